@@ -1,0 +1,46 @@
+# The same commands for people and for CI. Everything lives in .venv (override with VENV=...).
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup models demo test test-all check format bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[local,dev]"
+	touch $@
+
+setup: $(STAMP) ## Make .venv and install the package with its development tools
+
+models: $(STAMP) ## Fetch the model files of the demo and the tests (once; about 215 MB)
+	$(BIN)/personalllm models pull
+
+demo: models ## Run the benchmark's main job offline with a real small LLM and write demo-report/
+	PERSONALLLM_OFFLINE=1 $(BIN)/personalllm demo --out demo-report
+
+check: $(STAMP) ## Lint, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## Mend what the formatter and the linter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: models check ## All checks and the fast tests: unit, contract, end-to-end, docs' examples
+	$(BIN)/pytest -m "not slow"
+
+test-all: models check ## The slow tests too
+	$(BIN)/pytest
+
+bench: models ## Measure the speed targets, as ratios in one run
+	$(BIN)/python benchmarks/run.py
+
+clean: ## Remove what the commands above made (not the model files in your cache)
+	rm -rf $(VENV) demo-report runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,110 @@
+"""Where things are kept and how they are written: cache folder, atomic writes, canonical JSON, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "atomic_directory",
+    "atomic_path",
+    "cache_dir",
+    "canonical_json",
+    "digest",
+    "file_sha256",
+    "offline",
+    "write_json",
+]
+
+
+def cache_dir(*parts: str) -> Path:
+    """Return a folder (not created) below the user's cache, or below `$PERSONALLLM_CACHE` if that is set."""
+    override = os.environ.get("PERSONALLLM_CACHE")
+    if override:
+        return Path(override).expanduser().joinpath(*parts)
+    import platformdirs  # deferred: rarely needed, and import time counts
+
+    return Path(platformdirs.user_cache_dir("personalllm", appauthor=False)).joinpath(*parts)
+
+
+def offline() -> bool:
+    """Tell whether `$PERSONALLLM_OFFLINE` forbids every connection but loopback."""
+    return os.environ.get("PERSONALLLM_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; rename it onto `target` if the block ends well, remove it otherwise."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `target`; it becomes `target` if the block ends well and nobody was faster."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        try:
+            temporary.replace(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no white space: equal values give equal text.
+
+    Raises:
+        TypeError: If a value cannot be written as JSON.
+        ValueError: If a number is not finite.
+
+    >>> canonical_json({"b": 1, "a": [1.5, "x"]})
+    '{"a":[1.5,"x"],"b":1}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any, length: int = 16) -> str:
+    """Return the first `length` hexadecimal digits of the SHA-256 of a value's canonical JSON.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:length]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write a value as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -1,0 +1,71 @@
+"""Fixtures that the rooms share, and the switch that keeps tests offline."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from personalllm.errors import ModelFileError
+
+os.environ["PERSONALLLM_OFFLINE"] = "1"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(request, tmp_path_factory, monkeypatch):
+    """Give each test a cache of its own, unless it needs the model files of the user's cache."""
+    if request.node.get_closest_marker("models") is None:
+        monkeypatch.setenv("PERSONALLLM_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the checkout; skips where it is absent."""
+    path = Path(os.environ.get("PERSONALLLM_SHARED", ROOT.parent / "shared")) / "data"
+    if not (path / "README.md").is_file():
+        pytest.skip(f"real data is absent: no {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def embedder():
+    """The embedder, with the user's cache; skips where its files are absent."""
+    from personalllm.backends.embedding import default_embedder
+
+    try:
+        return default_embedder()
+    except ModelFileError as error:
+        pytest.skip(f"{error}")
+
+
+@pytest.fixture(scope="session")
+def chat_model():
+    """The demo's chat model; skips where its file is absent."""
+    from personalllm.backends.llm import LocalChatModel
+
+    try:
+        return LocalChatModel()
+    except ModelFileError as error:
+        pytest.skip(f"{error}")
+
+
+@pytest.fixture(scope="session")
+def reward_ensemble(embedder):
+    """The ten compact reward models."""
+    from personalllm.backends.reward import CompactEnsemble
+
+    return CompactEnsemble.load("compact-v1", embedder)
