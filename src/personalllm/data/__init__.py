@@ -1,1 +1,20 @@
-"""Room to be filled."""
+"""The data room: load, check, fingerprint, split and standardise the prompt x response x reward-model table."""
+
+from personalllm.data.benchmark import Benchmark, ScoreTable
+from personalllm.data.loading import load, validate
+from personalllm.data.problems import InvalidBenchmark, Problem
+from personalllm.data.standardise import Standardiser
+from personalllm.data.twin import make_twin
+from personalllm.data.writing import write_benchmark
+
+__all__ = [
+    "Benchmark",
+    "InvalidBenchmark",
+    "Problem",
+    "ScoreTable",
+    "Standardiser",
+    "load",
+    "make_twin",
+    "validate",
+    "write_benchmark",
+]

@@ -1,0 +1,264 @@
+"""One pass over the files of a source: reads them, checks every row and hands on what is sound.
+
+`validate` and `load` both use it, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from personalllm.data.coerce import to_scores, to_texts
+from personalllm.data.problems import ProblemLog
+from personalllm.data.readers import Column, Part, Unreadable, read_batches, read_columns
+from personalllm.data.schema import Schema, detect_schema
+from personalllm.types import F32
+
+__all__ = ["Batch", "Scan"]
+
+_SPLIT_NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows of a source.
+
+    Attributes:
+        prompt_ids: pyarrow large_string (b,).
+        prompts: pyarrow large_string (b,).
+        subsets: pyarrow large_string (b,).
+        splits: Split of each row, length b.
+        responses: pyarrow large_string (b * n_responses,), row-major.
+        models: pyarrow large_string (b * n_responses,), row-major.
+        scores: float32 (b, n_responses, n_reward_models), raw.
+    """
+
+    prompt_ids: Any
+    prompts: Any
+    subsets: Any
+    splits: list[str]
+    responses: Any
+    models: Any
+    scores: F32
+
+
+@dataclass(slots=True)
+class Scan:
+    """Reads the parts of a source and collects their problems.
+
+    Args:
+        parts: The files, in row order.
+        log: Receives the problems.
+
+    Attributes:
+        schema: Schema of the source, after the first file was opened.
+        n_rows: Rows read so far.
+    """
+
+    parts: list[Part]
+    log: ProblemLog
+    schema: Schema | None = None
+    n_rows: int = 0
+    _ids: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _unlabelled: list[Path] = field(default_factory=list)
+    _splits: set[str] = field(default_factory=set)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the rows in order; batches come only while every column that is needed is there."""
+        for part in self.parts:
+            yield from self._part(part)
+        if self._unlabelled and self._splits:
+            for path in self._unlabelled:
+                self.log.add(
+                    "split-mixed",
+                    path,
+                    "",
+                    f"the file belongs to no split, while other files belong to {', '.join(sorted(self._splits))}",
+                    "Name it after its split (train-..., test-...), or add a column `split`.",
+                )
+        source = self.parts[0].path if len(self.parts) == 1 else self.parts[0].path.parent
+        if not self.n_rows and not self.log.has_errors:
+            self.log.add("no-rows", source, "", "there are no rows", "Write at least one prompt.")
+
+    def _part(self, part: Part) -> Iterator[Batch]:
+        row = 0
+        try:
+            columns = read_columns(part)
+            if not columns:
+                self.log.add("no-rows", part.path, "", "the file is empty", "Write at least one prompt, or remove it.")
+                return
+            schema = self._schema(part, columns)
+            for values in read_batches(part, schema.columns):
+                batch, n_rows = self._check(part, schema, values, row)
+                row += n_rows
+                self.n_rows += n_rows
+                if batch is not None:
+                    yield batch
+        except Unreadable as error:
+            message = error.message + (f"; {row} rows could be read" if row and error.row is None else "")
+            rows = [] if error.row is None else [error.row]
+            self.log.add(error.kind, part.path, "", message, error.remedy, rows=rows)
+            return
+        if part.expected_rows is not None and row != part.expected_rows:
+            message = f"the file has {row} rows, its folder promises {part.expected_rows}; it is cut off"
+            self.log.add("truncated", part.path, "", message, "Copy the folder again.")
+        if not schema.has_split and part.split is None and row:
+            self._unlabelled.append(part.path)
+
+    def _schema(self, part: Part, columns: list[str]) -> Schema:
+        schema = detect_schema(part.path, columns, self.log)
+        if self.schema is None:
+            self.schema = schema
+        elif (schema.n_responses, schema.reward_models) != (self.schema.n_responses, self.schema.reward_models):
+            self.log.add(
+                "files-differ",
+                part.path,
+                "",
+                f"the file has {schema.n_responses} responses and the reward models "
+                f"{', '.join(schema.reward_models)}; {self.parts[0].path.name} has {self.schema.n_responses} and "
+                f"{', '.join(self.schema.reward_models)}",
+                "Give all files of a benchmark the same columns.",
+            )
+            return Schema(schema.n_responses, schema.reward_models, schema.columns, schema.has_split, complete=False)
+        return schema
+
+    def _check(self, part: Part, schema: Schema, values: Mapping[str, Column], start: int) -> tuple[Batch | None, int]:
+        import pyarrow as pa
+
+        n_rows = len(next(iter(values.values()))) if values else 0
+        texts: dict[str, Any] = {}
+        scores: dict[str, F32] = {}
+        for name in schema.columns:
+            if _is_score(name, schema):
+                scores[name] = self._scores(part, name, values[name], start)
+            elif name != "split":
+                texts[name] = self._texts(part, name, values[name], start)
+        splits = self._row_splits(part, values.get("split"), n_rows, start)
+        if "prompt_id" in texts:
+            self._check_ids(part, texts["prompt_id"].to_pylist(), splits, start)
+        if not schema.complete:
+            return None, n_rows
+        numbers = range(1, schema.n_responses + 1)
+        order = np.arange(n_rows * schema.n_responses).reshape(schema.n_responses, n_rows).T.ravel()
+        table = np.empty((n_rows, schema.n_responses, len(schema.reward_models)), np.float32)
+        for i in numbers:
+            for b, name in enumerate(schema.reward_models):
+                table[:, i - 1, b] = scores[f"response_{i}_{name}"]
+        batch = Batch(
+            prompt_ids=texts["prompt_id"],
+            prompts=texts["prompt"],
+            subsets=texts["subset"],
+            splits=splits,
+            responses=pa.concat_arrays([texts[f"response_{i}"] for i in numbers]).take(pa.array(order)),
+            models=pa.concat_arrays([texts[f"response_{i}_model"] for i in numbers]).take(pa.array(order)),
+            scores=table,
+        )
+        return batch, n_rows
+
+    def _report(self, kind: str, part: Part, column: str, what: tuple[str, str], rows: Iterable[int]) -> None:
+        listed = list(rows)
+        if listed:
+            self.log.add(kind, part.path, column, what[0], what[1], rows=listed)
+
+    def _texts(self, part: Part, name: str, column: Column, start: int) -> Any:
+        texts = to_texts(column, integers=name == "prompt_id")
+        noun = name.replace("_", " ") if name in ("prompt", "subset", "prompt_id") else _noun(name)
+        remedy = f"Store {name} as text."
+        self._report("dtype", part, name, (f"the {noun} is not text", remedy), [start + row for row in texts.wrong])
+        self._report(
+            "encoding",
+            part,
+            name,
+            (f"the {noun} is not valid Unicode", "Write the text as UTF-8 without lone surrogates."),
+            [start + row for row in texts.undecodable],
+        )
+        self._report(
+            "empty",
+            part,
+            name,
+            (f"the {noun} is empty", "Fill it in, or leave the prompt out."),
+            [start + row for row in texts.empty],
+        )
+        return texts.values
+
+    def _scores(self, part: Part, name: str, column: Column, start: int) -> F32:
+        scores = to_scores(column, parse=part.format == "csv")
+        again = "Score the response again, or leave the prompt out."
+        self._report(
+            "dtype",
+            part,
+            name,
+            ("the score is not a number", f"Store {name} as floating-point numbers."),
+            [start + row for row in scores.wrong],
+        )
+        self._report(
+            "score-missing", part, name, ("the score is missing", again), [start + row for row in scores.missing]
+        )
+        self._report(
+            "score-not-finite",
+            part,
+            name,
+            ("the score is NaN, infinite or beyond float32", again),
+            [start + row for row in scores.not_finite],
+        )
+        return scores.values
+
+    def _row_splits(self, part: Part, column: Column | None, n_rows: int, start: int) -> list[str]:
+        if column is None:
+            if part.split is not None:
+                self._splits.add(part.split)
+            return [part.split or "test"] * n_rows
+        splits: list[str] = to_texts(column).values.to_pylist()
+        bad = [row for row, split in enumerate(splits) if not _SPLIT_NAME.match(split)]
+        allowed = 'Use "train" and "test", in lower case, in every row.'
+        named = sorted({splits[row] for row in bad})
+        what = (f"the split name is not usable ({', '.join(map(repr, named[:3]))})", allowed)
+        self._report("split-mixed", part, "split", what, [start + row for row in bad])
+        self._splits.update(splits)
+        if part.split is not None:
+            other = [start + row for row, split in enumerate(splits) if split != part.split]
+            if other:
+                self.log.add(
+                    "split-conflict",
+                    part.path,
+                    "split",
+                    f"the column says another split than the file name ({part.split!r}); the column is believed",
+                    "Rename the file, or correct the column.",
+                    rows=other,
+                    severity="warning",
+                )
+        return splits
+
+    def _check_ids(self, part: Part, ids: list[str], splits: list[str], start: int) -> None:
+        for row, (name, split) in enumerate(zip(ids, splits, strict=True), start):
+            if not name:
+                continue
+            earlier = self._ids.setdefault(name, (split, f"{part.path.name} row {row}"))
+            if earlier[1] == f"{part.path.name} row {row}":
+                continue
+            same = earlier[0] == split
+            self.log.add(
+                "duplicate-id" if same else "duplicate-id-across-splits",
+                part.path,
+                "prompt_id",
+                f"the prompt id stands twice in the split {split!r} (first {name!r}, also {earlier[1]})"
+                if same
+                else f"the prompt id also stands in another split (first {name!r}, also {earlier[1]})",
+                "Give every prompt its own id." if same else "Make sure that no test prompt is also a train prompt.",
+                rows=[row],
+                severity="error" if same else "warning",
+            )
+
+
+def _is_score(name: str, schema: Schema) -> bool:
+    number, _, suffix = name.removeprefix("response_").partition("_")
+    return name.startswith("response_") and number.isdigit() and suffix in schema.reward_models
+
+
+def _noun(name: str) -> str:
+    return "name of the response model" if name.endswith("_model") else "response"
