@@ -1,0 +1,157 @@
+"""`personalllm data`: check a benchmark file, describe a benchmark, write a twin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from personalllm.data import Benchmark
+
+__all__ = ["app"]
+
+app = typer.Typer(name="data", help="Check, describe and make benchmark files.", no_args_is_help=True)
+
+Source = Annotated[str, typer.Argument(help='A file or folder, or one of the names "mini" and "personalllm".')]
+
+
+@app.command()
+def validate(path: Source) -> None:
+    """List everything that is wrong with a benchmark: column, row, remedy. Exits with 1 if there are errors."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from personalllm.data import validate as find_problems
+
+    console = Console()
+    problems = find_problems(path)
+    errors = sum(problem.severity == "error" for problem in problems)
+    if problems:
+        table = Table(title=f"Problems of {escape(path)}", title_justify="left", show_lines=True)
+        for heading in ("", "column", "row", "problem", "remedy"):
+            table.add_column(heading, overflow="fold")
+        several = len({problem.file for problem in problems}) > 1
+        for problem in problems:
+            where = f"{Path(problem.file).name}: " if several else ""
+            table.add_row(
+                "[red]error[/red]" if problem.severity == "error" else "[yellow]warning[/yellow]",
+                escape(problem.column),
+                "" if problem.row is None else str(problem.row),
+                escape(where + problem.message),
+                escape(problem.remedy),
+            )
+        console.print(table)
+    warnings = len(problems) - errors
+    verdict = "can be loaded" if not errors else "cannot be loaded"
+    console.print(f"{escape(path)}: {_number(errors, 'error')}, {_number(warnings, 'warning')}; it {verdict}.")
+    if errors:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(source: Source) -> None:
+    """Describe a benchmark: sizes, splits, response models, reward models, fingerprint."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from personalllm.data import load
+
+    benchmark = load(source)
+    console = Console()
+    facts = Table(show_header=False, box=None, title=f"Benchmark {escape(benchmark.name)}", title_justify="left")
+    facts.add_column()
+    facts.add_column(overflow="fold")
+    for key, value in _facts(benchmark):
+        facts.add_row(f"[bold]{key}[/bold]", escape(value))
+    console.print(facts)
+    console.print(_reward_table(benchmark))
+    console.print(_response_table(benchmark))
+
+
+@app.command()
+def twin(
+    out: Annotated[Path, typer.Option(help="File to write: .parquet, .jsonl[.gz], .csv[.gz], or a folder.")],
+    n_prompts: Annotated[int, typer.Option(help="Number of prompts; the default is the size of the release.")] = 10_402,
+    seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
+) -> None:
+    """Write a synthetic benchmark whose reward models agree with each other as the published ones do."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    from personalllm.data import make_twin, write_benchmark
+
+    console = Console()
+    with console.status("Drawing the twin"):
+        benchmark = make_twin(n_prompts, seed)
+    with console.status("Writing it"):
+        write_benchmark(benchmark, out)
+    console.print(f"{escape(str(out))}: {benchmark.n_prompts} prompts, fingerprint {benchmark.fingerprint}.")
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _facts(benchmark: Benchmark) -> list[tuple[str, str]]:
+    import json
+    from collections import Counter
+
+    subsets = Counter(benchmark.subsets.to_pylist()).most_common()
+    shown = ", ".join(f"{name} {count}" for name, count in subsets[:12])
+    n_bytes = sum(_text_bytes(texts) for texts in (benchmark.prompts, benchmark.responses))
+    return [
+        ("prompts", f"{benchmark.n_prompts:,}"),
+        ("splits", ", ".join(f"{split} {len(rows):,}" for split, rows in benchmark.splits.items())),
+        ("responses of each prompt", str(benchmark.n_responses)),
+        ("text", f"{n_bytes / 1e6:.1f} MB"),
+        ("subsets", shown + (f" and {len(subsets) - 12} more" if len(subsets) > 12 else "")),
+        ("metadata", json.dumps(benchmark.metadata, ensure_ascii=False) if benchmark.metadata else "none"),
+        ("fingerprint", benchmark.fingerprint),
+    ]
+
+
+def _text_bytes(texts: Any) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.sum(pc.binary_length(texts)).as_py() or 0)
+
+
+def _reward_table(benchmark: Benchmark) -> Any:
+    import numpy as np
+    from rich.markup import escape
+    from rich.table import Table
+
+    split = "train" if "train" in benchmark.splits else next(iter(benchmark.splits))
+    scores = benchmark.scores[benchmark.rows(split)].astype(np.float64)
+    table = Table(title=f"Reward models (raw scores, split {escape(split)})", title_justify="left")
+    table.add_column("reward model")
+    for heading in ("mean", "sd", "lowest", "highest"):
+        table.add_column(heading, justify="right")
+    for b, name in enumerate(benchmark.reward_models):
+        column = scores[:, :, b]
+        figures = (column.mean(), column.std(), column.min(), column.max())
+        table.add_row(escape(name), *(f"{figure:.4f}" for figure in figures))
+    return table
+
+
+def _response_table(benchmark: Benchmark) -> Any:
+    import numpy as np
+    import pyarrow.compute as pc
+    from rich.markup import escape
+    from rich.table import Table
+
+    sizes = pc.utf8_length(benchmark.responses).to_numpy()
+    models = benchmark.response_model_index.ravel()
+    table = Table(title="Response models", title_justify="left")
+    table.add_column("response model")
+    table.add_column("responses", justify="right")
+    table.add_column("mean characters", justify="right")
+    counts = np.bincount(models, minlength=len(benchmark.response_models))
+    totals = np.bincount(models, weights=sizes, minlength=len(benchmark.response_models))
+    for name, count, total in zip(benchmark.response_models, counts, totals, strict=True):
+        table.add_row(escape(name), f"{count:,}", f"{total / count:,.0f}")
+    return table
