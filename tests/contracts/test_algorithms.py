@@ -1,0 +1,54 @@
+"""Every registered algorithm keeps the contract."""
+
+import numpy as np
+import pytest
+
+from personalllm.algorithms import list_algorithms, load_algorithm
+from personalllm.algorithms.base import Algorithm
+from personalllm.testing import HashEmbedder, check_algorithm
+from personalllm.testing._scenes import planted_scene
+
+
+@pytest.mark.parametrize("name", list_algorithms())
+def test_keeps_the_contract(name):
+    check_algorithm(load_algorithm(name))
+
+
+@pytest.mark.parametrize("name", list_algorithms())
+def test_keeps_the_contract_with_its_default_parameters(name):
+    cls = load_algorithm(name)
+    if cls.example_params():
+        check_algorithm(cls, {})
+
+
+def planted_utility(name: str) -> float:
+    """Return the mean standardised utility of an algorithm's choices for the planted users."""
+    scene = planted_scene(HashEmbedder())
+    cls = load_algorithm(name)
+    backends = {"embedder": HashEmbedder()} if cls.needs else {}
+    algorithm: Algorithm = cls().bind(**backends, seed=3).fit(scene.pool).adapt(scene.targets)
+    choice = np.argmax(algorithm.rank(scene.queries), axis=1)
+    return float(scene.utilities[np.arange(len(choice)), choice].mean())
+
+
+@pytest.mark.parametrize("name", ["longest", "pooled-ranker"])
+def test_one_taste_for_everybody_gains_exactly_nothing_from_opposite_tastes(name):
+    assert planted_utility(name) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_embedding_ranker_comes_near_the_best_choice():
+    scene = planted_scene(HashEmbedder())
+    oracle = float(scene.utilities.max(axis=1).mean())
+    assert planted_utility("embedding-ranker") > 0.8 * oracle
+    assert abs(planted_utility("random")) < 0.3 * oracle
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("name", ["embedding-ranker", "pooled-ranker"])
+def test_keeps_the_contract_with_the_real_embedder(name, embedder):
+    check_algorithm(load_algorithm(name), embedder=embedder)
+
+
+@pytest.mark.models
+def test_self_icl_keeps_the_contract_with_the_real_chat_model(chat_model):
+    check_algorithm(load_algorithm("self-icl"), llm=chat_model)
