@@ -1,1 +1,1 @@
-"""Room to be filled."""
+"""Placeholder until this room is written."""

@@ -1,0 +1,202 @@
+"""A chat model that runs in this process with llama.cpp (extra `local`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from personalllm.backends.models import model_path
+from personalllm.errors import MissingExtra, ModelFileError, ParameterError, RunError
+from personalllm.storage import digest, file_sha256
+from personalllm.types import ChatReply, ChatRequest, Message
+
+__all__ = ["DEFAULT_CHAT_MODEL", "LocalChatModel"]
+
+DEFAULT_CHAT_MODEL = "smollm2-135m-instruct"
+
+
+class LocalChatModel:
+    """Answers chats with a GGUF model, reproducibly.
+
+    The layout is the fastest one whose texts do not change between runs: several single-threaded servers, each
+    answering one request at a time without a prompt cache. The number of servers changes the speed, never a text.
+
+    Args:
+        name: Name of a registered model file (`personalllm models list`).
+        path: A GGUF file to use instead of the registered one.
+        workers: Number of servers, >= 1; by default one for each processor, at most four.
+        context_length: Most tokens of prompt and reply together.
+
+    Raises:
+        MissingExtra: If the runtime is not installed.
+        ModelFileError: If the model file is absent or is not the registered one.
+    """
+
+    def __init__(
+        self,
+        name: str = DEFAULT_CHAT_MODEL,
+        *,
+        path: Path | None = None,
+        workers: int | None = None,
+        context_length: int = 4096,
+    ) -> None:
+        if workers is not None and workers < 1:
+            raise ParameterError("workers", ">= 1", workers)
+        if context_length < 64:
+            raise ParameterError("context_length", ">= 64 tokens", context_length)
+        self._name = name
+        self._path = model_path(name) if path is None else path
+        if not self._path.is_file():
+            raise ModelFileError(f"There is no model file at {self._path}.", "Give the path of a GGUF file.")
+        self._workers = workers or min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
+        self._context_length = context_length
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._started = 0
+        self._lock = threading.Lock()
+        self._identity = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self._name, self._path, self._workers, self._context_length)
+
+    @property
+    def name(self) -> str:
+        """Name of the model file."""
+        return self._name
+
+    @property
+    def identity(self) -> str:
+        """Name, and a digest of the weights, the runtime's version and the context length."""
+        if not self._identity:
+            from importlib.metadata import version
+
+            _runtime()
+            parts = {
+                "weights": file_sha256(self._path),
+                "runtime": f"xllamacpp {version('xllamacpp')}",
+                "layout": "one thread, one slot, no prompt cache",
+                "context_length": self._context_length,
+            }
+            self._identity = f"{self._name}@{digest(parts)}"
+        return self._identity
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and reply together."""
+        return self._context_length
+
+    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
+        """Answer the requests, in their order.
+
+        Raises:
+            RunError: If a prompt does not fit into the context, or the runtime fails.
+        """
+        if len(requests) <= 1 or self._workers == 1:
+            return [self._answer(request) for request in requests]
+        with ThreadPoolExecutor(min(self._workers, len(requests))) as threads:
+            return list(threads.map(self._answer, requests))
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Return the number of tokens of the messages, rendered with the model's own chat template."""
+        with self._server() as server:
+            prompt = _post(server, "/apply-template", {"messages": _turns(messages)})["prompt"]
+            body = {"content": prompt, "add_special": True, "parse_special": True}
+            return len(_post(server, "/tokenize", body)["tokens"])
+
+    def _answer(self, request: ChatRequest) -> ChatReply:
+        body = {
+            "messages": _turns(request.messages),
+            "max_tokens": request.max_tokens,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "top_k": request.top_k,
+            "min_p": 0.0,
+            "seed": request.seed,
+            "cache_prompt": False,
+        }
+        with self._server() as server:
+            reply = server.handle_chat_completions(body)
+        if "error" in reply:
+            raise RunError(
+                f"{self._name} refused a request: {reply['error'].get('message', reply['error'])}.",
+                "Shorten the prompt (fewer shots, a smaller history budget) or raise context_length.",
+            )
+        choice, usage = reply["choices"][0], reply["usage"]
+        reason: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
+        text = (choice["message"].get("content") or "").strip()
+        return ChatReply(text, reason, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+
+    @contextmanager
+    def _server(self) -> Iterator[Any]:
+        """Lend one idle server, starting another one while fewer than `workers` are up."""
+        with self._lock:
+            start = self._idle.empty() and self._started < self._workers
+            self._started += start
+        server = self._start() if start else self._idle.get()
+        try:
+            yield server
+        finally:
+            self._idle.put(server)
+
+    def _start(self) -> Any:
+        runtime = _runtime()
+        params = runtime.CommonParams()
+        params.model.path = str(self._path)
+        params.n_ctx = self._context_length
+        params.n_parallel = 1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+        params.n_gpu_layers = 0
+        params.cache_prompt = False
+        params.cache_ram_mib = 0
+        params.warmup = False
+        params.ui = False
+        params.endpoint_slots = False
+        params.verbosity = -1
+        try:
+            return runtime.Server(params)
+        except RuntimeError as error:
+            with self._lock:
+                self._started -= 1
+            raise ModelFileError(
+                f"{self._path} cannot be loaded: {error}.", "The file must be a GGUF model that llama.cpp knows."
+            ) from error
+
+
+def _restore(name: str, path: Path, workers: int, context_length: int) -> LocalChatModel:
+    return LocalChatModel(name, path=path, workers=workers, context_length=context_length)
+
+
+def _runtime() -> Any:
+    try:
+        import xllamacpp
+    except ImportError:
+        raise MissingExtra("xllamacpp", "local") from None
+    return xllamacpp
+
+
+def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def _post(server: Any, path: str, body: dict[str, Any]) -> Any:
+    """Ask the runtime's own loopback endpoint, which alone offers its template and tokenizer."""
+    from http.client import HTTPConnection
+
+    address = urlsplit(server.listening_address)
+    connection = HTTPConnection(address.hostname or "127.0.0.1", address.port, timeout=60)
+    try:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        payload = json.loads(response.read())
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise RunError(f"The local runtime answered {response.status} on {path}: {payload}.")
+    return payload

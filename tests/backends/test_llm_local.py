@@ -1,0 +1,95 @@
+"""The local chat model, with the real runtime and real weights."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from personalllm.backends.llm import LocalChatModel
+from personalllm.errors import ModelFileError, ParameterError, RunError
+from personalllm.testing import check_chat_model
+from personalllm.types import ChatRequest, Message
+
+pytestmark = pytest.mark.models
+
+
+def ask(text: str, **knobs: object) -> ChatRequest:
+    return ChatRequest((Message("user", text),), **{"max_tokens": 16, **knobs})
+
+
+def test_contract(chat_model):
+    check_chat_model(chat_model)
+
+
+def test_replies_do_not_depend_on_company_or_workers(chat_model):
+    requests = [ask(f"Name a thing that is {w}.", temperature=0.8, seed=i) for i, w in enumerate(["red", "old", "wet"])]
+    together = chat_model.chat(requests)
+    alone = LocalChatModel(workers=1).chat(list(reversed(requests)))
+    assert [r.text for r in together] == [r.text for r in reversed(alone)]
+    assert len({r.text for r in together}) == 3
+
+
+def test_greedy_text_is_the_same_in_another_process(chat_model):
+    code = (
+        "from personalllm.backends.llm import LocalChatModel;from personalllm.types import *;import sys;"
+        "sys.stdout.write(LocalChatModel().chat([ChatRequest((Message('user','What is rain?'),),24)])[0].text)"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout == chat_model.chat([ask("What is rain?", max_tokens=24)])[0].text != ""
+
+
+def test_seed_matters_only_above_temperature_zero(chat_model):
+    def text(temperature: float, seed: int) -> str:
+        return chat_model.chat([ask("Tell me a story.", temperature=temperature, seed=seed)])[0].text
+
+    assert text(0.0, 1) == text(0.0, 2)
+    assert text(1.0, 1) != text(1.0, 2)
+    assert text(1.0, 1) == text(1.0, 1)
+
+
+def test_token_count_equals_what_the_model_reads(chat_model):
+    messages = (Message("system", "Be brief."), Message("user", "Grüße aus Köln! 🌧️ <|im_end|>"))
+    reply = chat_model.chat([ChatRequest(messages, 1)])[0]
+    assert chat_model.count_tokens(messages) == reply.prompt_tokens
+
+
+def test_cut_and_complete_replies_say_so(chat_model):
+    cut, done = chat_model.chat(
+        [ask("Write a long essay about the sea.", max_tokens=5), ask("Say ok.", max_tokens=200)]
+    )
+    assert (cut.finish_reason, cut.completion_tokens) == ("length", 5)
+    assert done.finish_reason == "stop"
+
+
+def test_prompt_longer_than_the_context_is_refused():
+    model = LocalChatModel(context_length=128, workers=1)
+    with pytest.raises(RunError, match=r"exceeds the available context size.*Shorten the prompt"):
+        model.chat([ask("word " * 400)])
+    assert model.chat([ask("Say ok.")])[0].text
+
+
+def test_pickles_and_keeps_its_identity(chat_model):
+    copy = pickle.loads(pickle.dumps(chat_model))
+    assert copy.identity == chat_model.identity
+    assert LocalChatModel(context_length=256).identity != chat_model.identity
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [({"workers": 0}, "workers must be >= 1, got 0"), ({"context_length": 8}, "context_length must be >= 64 tokens")],
+)
+def test_bad_parameters(knobs, message, chat_model):
+    with pytest.raises(ParameterError, match=message):
+        LocalChatModel(**knobs)
+
+
+def test_a_file_that_is_no_model_is_refused(tmp_path):
+    with pytest.raises(ModelFileError, match="There is no model file at"):
+        LocalChatModel(path=tmp_path / "absent.gguf")
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF but not really")
+    with pytest.raises(ModelFileError, match="cannot be loaded"):
+        LocalChatModel(path=broken).chat([ask("hello")])
