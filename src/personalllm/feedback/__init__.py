@@ -1,1 +1,18 @@
-"""Room to be filled."""
+"""Feedback: preference pairs, ratings, pools of interactions, and the view of the texts that algorithms get."""
+
+from personalllm.feedback.interactions import interact, sample_prompts
+from personalllm.feedback.pool import InteractionPool, RatingPool
+from personalllm.feedback.ratings import ratings
+from personalllm.feedback.rules import FeedbackRule, RatingRule
+from personalllm.feedback.view import CorpusView
+
+__all__ = [
+    "CorpusView",
+    "FeedbackRule",
+    "InteractionPool",
+    "RatingPool",
+    "RatingRule",
+    "interact",
+    "ratings",
+    "sample_prompts",
+]

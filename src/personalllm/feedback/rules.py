@@ -1,0 +1,142 @@
+"""How a user's utilities become feedback: which pair is shown, and how reliably the better response wins."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+from personalllm.errors import ParameterError
+from personalllm.types import JSON
+
+__all__ = ["FeedbackRule", "PairRule", "RatingRule"]
+
+PairRule = Literal["best-vs-worst", "random", "ranks", "contested"]
+Scale = Literal["quantiles", "thresholds"]
+
+_MOST_STARS = 100
+
+
+def _check_number(name: str, value: float, *, upper: float = math.inf) -> None:
+    allowed = f"in [0, {upper:g}]" if math.isfinite(upper) else "finite and >= 0"
+    if isinstance(value, bool) or not (math.isfinite(value) and 0 <= value <= upper):
+        raise ParameterError(name, allowed, value)
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackRule:
+    r"""Which two responses a user compares, and how the comparison comes out.
+
+    The pairs:
+
+    - `"best-vs-worst"`: the user's best and worst response (the paper, section 4).
+    - `"random"`: two different responses, every ordered pair equally likely.
+    - `"ranks"`: the responses at two positions of the user's ranking, see `ranks`.
+    - `"contested"`: one of the pairs on which the reward models disagree most. The disagreement of a pair is the
+      number of reward models in the minority, $\min(n_{a>b}, n_{b>a})$; among the pairs of a prompt that reach the
+      maximum one is drawn, each equally likely. It depends on the scores alone, not on the user.
+
+    With a temperature T > 0 the outcome is drawn (Bradley-Terry):
+    $P(a \succ b) = 1 / (1 + e^{-(u_a - u_b) / T})$; with T = 0 the response of higher utility wins.
+
+    Attributes:
+        pairs: Which pair is shown.
+        ranks: For `"ranks"`: two positions, 0 the best, negative ones from the worst.
+        temperature: T, >= 0, in units of utility.
+        flip: Probability in [0, 1] that the label of a pair that is not a tie is swapped afterwards.
+        tie_margin: A pair with $|u_a - u_b|$ at most this is a tie: it is marked, and its order is a fair coin.
+
+    Raises:
+        ParameterError: If a value is out of its range.
+
+    >>> FeedbackRule(temperature=0.5).spec()["temperature"]
+    0.5
+    """
+
+    pairs: PairRule = "best-vs-worst"
+    ranks: tuple[int, int] = (0, -1)
+    temperature: float = 0.0
+    flip: float = 0.0
+    tie_margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.pairs not in get_args(PairRule):
+            raise ParameterError("pairs", f"one of {', '.join(get_args(PairRule))}", self.pairs)
+        ranks: Sequence[object] = tuple(self.ranks)
+        if len(ranks) != 2 or not all(type(rank) is int for rank in ranks) or ranks[0] == ranks[1]:
+            raise ParameterError("ranks", "two different integers", self.ranks)
+        object.__setattr__(self, "ranks", ranks)
+        _check_number("temperature", self.temperature)
+        _check_number("flip", self.flip, upper=1.0)
+        _check_number("tie_margin", self.tie_margin)
+
+    def spec(self) -> JSON:
+        """Return the rule as JSON."""
+        return {**dataclasses.asdict(self), "ranks": list(self.ranks)}
+
+    @classmethod
+    def from_spec(cls, spec: JSON) -> FeedbackRule:
+        """Return the rule that `spec()` described.
+
+        >>> FeedbackRule.from_spec(FeedbackRule(pairs="ranks", ranks=(0, 3)).spec()).ranks
+        (0, 3)
+        """
+        return cls(**{**spec, "ranks": tuple(spec.get("ranks", (0, -1)))})
+
+
+@dataclass(frozen=True, slots=True)
+class RatingRule:
+    r"""How many stars a response gets.
+
+    The scale turns a utility u into $1 + \#\{c : c < u\}$ stars, where the n - 1 cuts c are
+
+    - `"quantiles"`: the quantiles 1/n, ..., (n-1)/n of this user's utilities of all responses to the prompts it is
+      shown, so each user uses the whole scale;
+    - `"thresholds"`: the same utilities for all users, so a user who is harder to please gives fewer stars.
+
+    Attributes:
+        n_stars: Most stars, in [2, 100].
+        scale: Where the cuts come from.
+        thresholds: For `"thresholds"`: n_stars - 1 ascending utilities.
+        responses_per_prompt: Responses rated of each prompt, >= 1, drawn without repetition.
+        noise: Standard deviation, >= 0, of normal noise added to each utility before it is cut.
+
+    Raises:
+        ParameterError: If a value is out of its range.
+
+    >>> RatingRule(n_stars=3, scale="thresholds", thresholds=(-1.0, 1.0)).n_stars
+    3
+    """
+
+    n_stars: int = 5
+    scale: Scale = "quantiles"
+    thresholds: tuple[float, ...] = ()
+    responses_per_prompt: int = 1
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.scale not in get_args(Scale):
+            raise ParameterError("scale", f"one of {', '.join(get_args(Scale))}", self.scale)
+        if type(self.n_stars) is not int or not 2 <= self.n_stars <= _MOST_STARS:
+            raise ParameterError("n_stars", f"an integer in [2, {_MOST_STARS}]", self.n_stars)
+        cuts = tuple(float(cut) for cut in self.thresholds)
+        object.__setattr__(self, "thresholds", cuts)
+        wanted = self.n_stars - 1 if self.scale == "thresholds" else 0
+        ascending = all(a < b for a, b in pairwise(cuts)) and all(map(math.isfinite, cuts))
+        if len(cuts) != wanted or not ascending:
+            raise ParameterError("thresholds", f"{wanted} finite ascending utilities for this scale", self.thresholds)
+        if type(self.responses_per_prompt) is not int or self.responses_per_prompt < 1:
+            raise ParameterError("responses_per_prompt", "an integer >= 1", self.responses_per_prompt)
+        _check_number("noise", self.noise)
+
+    def spec(self) -> JSON:
+        """Return the rule as JSON."""
+        return {**dataclasses.asdict(self), "thresholds": list(self.thresholds)}
+
+    @classmethod
+    def from_spec(cls, spec: JSON) -> RatingRule:
+        """Return the rule that `spec()` described."""
+        return cls(**{**spec, "thresholds": tuple(spec.get("thresholds", ()))})
