@@ -1,0 +1,215 @@
+"""From what people write to an algorithm: `icl`, `icl[n_shots=3]`, `my_module:MyAlgorithm`, or an object."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from personalllm.algorithms.base import Algorithm
+from personalllm.algorithms.registry import get_algorithm, list_algorithms, load_algorithm
+from personalllm.errors import UserError
+from personalllm.evaluation.references import REFERENCES
+from personalllm.storage import digest, file_sha256
+from personalllm.types import JSON
+
+__all__ = ["Entry", "parse_algorithm", "resolve"]
+
+_FORM = re.compile(r"(?P<name>[^\[\]]+?)\s*(?:\[(?P<params>.*)\])?", re.DOTALL)
+_SYNTAX = "Write NAME, NAME[parameter=value,...] or module:Class, e.g. icl[n_shots=3]."
+_OURS = "personalllm."
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Entry:
+    """An algorithm that takes part in a run.
+
+    Attributes:
+        algorithm: Unfitted.
+        label: Unique name: the id with the parameters that differ from the defaults.
+        key: Folder name: the id and a digest of the spec; for an algorithm from outside this package the digest
+            covers its source file too, so that an edited algorithm is not taken for its former self.
+    """
+
+    algorithm: Algorithm
+    label: str
+    key: str
+
+    @classmethod
+    def of(cls, algorithm: Algorithm) -> Entry:
+        """Name an algorithm.
+
+        Raises:
+            UserError: If it has no id or a parameter that is not JSON.
+        """
+        kind = type(algorithm)
+        if not algorithm.id:
+            raise UserError(
+                f"The algorithm {kind.__module__}:{kind.__qualname__} has no id.",
+                f'Add to the class: id: ClassVar[str] = "{kind.__qualname__.lower()}"',
+            )
+        identity: JSON = {"spec": algorithm.spec()}
+        if not kind.__module__.startswith(_OURS):
+            identity |= {"class": f"{kind.__module__}:{kind.__qualname__}", "source": _source(kind)}
+        try:
+            suffix = digest(identity, 12)
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"The parameters of {algorithm.id!r} cannot be written as JSON: {error}.",
+                "Use numbers, strings, booleans, None, lists and dicts.",
+            ) from None
+        return cls(algorithm, _label(algorithm), f"{slug(algorithm.id)}-{suffix}")
+
+
+def slug(name: str) -> str:
+    """Return a name that any file system takes.
+
+    >>> slug("model:smollm2 135m/plain")
+    'model-smollm2-135m-plain'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
+
+
+def _label(algorithm: Algorithm) -> str:
+    """Return the id, with the parameters that differ from the defaults."""
+    changed = []
+    for field in dataclasses.fields(algorithm):
+        value = getattr(algorithm, field.name)
+        if field.default_factory is not dataclasses.MISSING:
+            default: Any = field.default_factory()
+        else:
+            default = field.default
+        if default is dataclasses.MISSING or value != default:
+            changed.append(f"{field.name}={value if isinstance(value, str) else json.dumps(value, default=repr)}")
+    return f"{algorithm.id}[{','.join(changed)}]" if changed else algorithm.id
+
+
+def _source(kind: type) -> str:
+    """Return a digest of the file that defines a class, or of the class's own text, or nothing."""
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    if file and Path(file).is_file():
+        return file_sha256(Path(file))
+    try:
+        return digest(inspect.getsource(kind), 64)
+    except (OSError, TypeError):
+        return ""
+
+
+def parse_algorithm(text: str) -> tuple[str, dict[str, Any]]:
+    """Split `NAME[parameter=value,...]` into the name and the parameters; values are JSON, else plain strings.
+
+    Raises:
+        UserError: If the text has another form.
+
+    >>> parse_algorithm("icl[n_shots=3]")
+    ('icl', {'n_shots': 3})
+    >>> parse_algorithm("my_module:Mine[mode=fast,weights=[1,2]]")
+    ('my_module:Mine', {'mode': 'fast', 'weights': [1, 2]})
+    """
+    match = _FORM.fullmatch(text.strip())
+    if match is None:
+        raise UserError(f"Cannot read the algorithm {text!r}.", _SYNTAX)
+    params: dict[str, Any] = {}
+    for item in _split(match["params"] or ""):
+        name, sign, value = item.partition("=")
+        name = name.strip()
+        if not sign or not name.isidentifier():
+            raise UserError(f"Cannot read the parameter {item.strip()!r} of the algorithm {text!r}.", _SYNTAX)
+        if name in params:
+            raise UserError(f"The parameter {name!r} stands twice in {text!r}.", "Give it once.")
+        params[name] = _value(value.strip())
+    return match["name"].strip(), params
+
+
+def _split(text: str) -> list[str]:
+    """Split at the commas that stand outside brackets, braces and quotes."""
+    items, depth, quoted, current = [], 0, False, ""
+    for character in text:
+        if character == '"':
+            quoted = not quoted
+        elif not quoted:
+            depth += (character in "[{") - (character in "]}")
+        if character == "," and not depth and not quoted:
+            items.append(current)
+            current = ""
+        else:
+            current += character
+    return [*items, current] if current.strip() or items else []
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
+
+
+def resolve(
+    algorithms: Iterable[Algorithm | str], track: Literal["rank", "generate"]
+) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
+    """Turn names and objects into entries, each once, in the order given.
+
+    Args:
+        algorithms: Objects, or texts: a registered name, a name with parameters, `module:Class`, `all` (every
+            registered algorithm of the track), or the name of a reference policy (always computed).
+        track: The track that they must take part in.
+
+    Returns:
+        The entries, and the names of the reference policies that were asked for.
+
+    Raises:
+        UserError: If a text cannot be read, a parameter is unknown, an algorithm is not of the track, or two different
+            algorithms have the same label.
+    """
+    entries: dict[str, Entry] = {}
+    references: list[str] = []
+    for item in algorithms:
+        for found in _expand(item, track):
+            if isinstance(found, str):
+                references.append(found)
+                continue
+            entry = Entry.of(found)
+            _check_track(entry, track)
+            entries.setdefault(entry.key, entry)
+    labels = [entry.label for entry in entries.values()]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UserError(f"Two different algorithms are called {label!r}.", "Give one of them another id.")
+        if label in REFERENCES or label.startswith("model:"):
+            raise UserError(f"The name {label!r} belongs to a reference policy.", "Give the algorithm another id.")
+    return tuple(entries.values()), tuple(references)
+
+
+def _expand(item: Algorithm | str, track: Literal["rank", "generate"]) -> Sequence[Algorithm | str]:
+    if isinstance(item, Algorithm):
+        return (item,)
+    if not isinstance(item, str):
+        raise UserError(
+            f"An algorithm must be an object or a name, got {type(item).__name__}.",
+            "Pass e.g. MetaICL() or 'meta-icl'.",
+        )
+    if item in REFERENCES or item.startswith("model:"):
+        return (item,)
+    if item == "all":
+        return tuple(get_algorithm(name) for name in list_algorithms() if track in load_algorithm(name).tracks())
+    name, params = parse_algorithm(item)
+    try:
+        return (get_algorithm(name, **params),)
+    except TypeError as error:
+        raise UserError(f"Cannot build the algorithm {item!r}: {error}.", _SYNTAX) from None
+
+
+def _check_track(entry: Entry, track: Literal["rank", "generate"]) -> None:
+    kind = type(entry.algorithm)
+    if track not in kind.tracks():
+        method = "rank" if track == "rank" else "messages"
+        raise UserError(
+            f"The algorithm {entry.label!r} does not take part in the {track} track.",
+            f"It takes part in: {', '.join(kind.tracks()) or 'none'}. Implement `{method}`, or choose another track.",
+        )

@@ -1,0 +1,146 @@
+"""Result types: what a run found, readable without the benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from personalllm.errors import UnknownName, UserError
+from personalllm.types import F32, JSON, Message
+
+__all__ = ["METRICS", "AlgorithmResult", "Estimate", "Results", "Sample"]
+
+METRICS = ("mean_utility", "win_rate_reference", "win_rate_best", "regret", "gain")
+"""Metric keys, in the order of the leaderboard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval; NaN where it is not defined.
+
+    Attributes:
+        value: Estimate over all evaluated users.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class AlgorithmResult:
+    """What one algorithm, or one reference policy, reached.
+
+    Attributes:
+        id: Label, unique within the results: the algorithm's id, with the parameters that differ from the defaults,
+            e.g. `icl[n_shots=3]`.
+        title: A few words for tables.
+        spec: Replayable JSON.
+        track: `rank` or `generate`.
+        kind: `algorithm`, or `reference` for a policy computed from the scores.
+        n_users: Users evaluated.
+        n_queries: Queries in all.
+        seconds: Wall-clock seconds of all sessions together; not part of any fingerprint.
+        metrics: Estimate of each of `METRICS`, over users.
+        versus_reference: Paired difference (this - reference algorithm) of each metric.
+        per_user: float32 (n_users,) means over the user's queries: `mean_utility`, `win_rate_reference`,
+            `win_rate_best`, `regret`, and the stored policies' mean utilities `oracle_utility`,
+            `population_best_utility`, `reference_utility`.
+        counts: Generate track: `generations`, `empty`, `cut` (at max_tokens), `prompt_tokens`, `completion_tokens`,
+            `examples`, `dropped_examples`.
+    """
+
+    id: str
+    title: str
+    spec: JSON
+    track: Literal["rank", "generate"]
+    kind: Literal["algorithm", "reference"]
+    n_users: int
+    n_queries: int
+    seconds: float
+    metrics: dict[str, Estimate]
+    versus_reference: dict[str, Estimate]
+    per_user: dict[str, F32]
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One query of the generate track and what came of it.
+
+    Attributes:
+        user: Row of the population.
+        prompt_id: The benchmark's id of the prompt.
+        prompt: Prompt text.
+        response: What was generated, or the stored response for a reference.
+        finish_reason: `stop`, `length` (cut at max_tokens) or `stored`.
+        n_examples: Examples of the history that were sent.
+        utility: The user's utility of the response (standard deviations of the RMs).
+        best_utility: The user's utility of the best stored response.
+        reference_utility: The user's utility of the reference response model's response.
+        messages: What was sent to the chat model.
+        history: The user's history as (prompt, chosen, rejected).
+    """
+
+    user: int
+    prompt_id: str
+    prompt: str
+    response: str
+    finish_reason: str
+    n_examples: int
+    utility: float
+    best_utility: float
+    reference_utility: float
+    messages: tuple[Message, ...]
+    history: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The results of a run.
+
+    Attributes:
+        protocol: The protocol as JSON.
+        fingerprint: Its fingerprint.
+        benchmark_name: Name of the benchmark.
+        algorithms: Algorithms in the order asked for, then the references.
+        directory: The run directory; None if the run was kept in memory.
+        versus: Label of the algorithm that `versus_reference` compares with.
+        manifest: Versions and fingerprints of the run.
+    """
+
+    protocol: JSON
+    fingerprint: str
+    benchmark_name: str
+    algorithms: tuple[AlgorithmResult, ...]
+    directory: Path | None = None
+    versus: str = ""
+    manifest: JSON = field(default_factory=dict)
+    sources: Mapping[str, Callable[[], list[Sample]]] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, algorithm_id: str) -> AlgorithmResult:
+        """Return the result of a label.
+
+        Raises:
+            UnknownName: If the run has no such algorithm; lists the nearest.
+        """
+        for result in self.algorithms:
+            if result.id == algorithm_id:
+                return result
+        raise UnknownName("algorithm in these results", algorithm_id, (r.id for r in self.algorithms))
+
+    def samples(self, algorithm_id: str) -> list[Sample]:
+        """Return the samples of the generate track, by user.
+
+        Raises:
+            UnknownName: If the run has no such algorithm.
+            UserError: If the run is of the rank track, which has no texts of its own.
+        """
+        self[algorithm_id]
+        if self.protocol["track"] != "generate":
+            raise UserError("The rank track generates no text, so it has no samples.", "Use the generate track.")
+        return self.sources[algorithm_id]()

@@ -1,0 +1,249 @@
+"""Run algorithms under a protocol; read runs back."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from personalllm.algorithms.base import Algorithm
+from personalllm.data import Benchmark
+from personalllm.errors import DataError, UserError
+from personalllm.evaluation.generate import GenerateTrack
+from personalllm.evaluation.metrics import draw_metrics, estimate, per_user_means
+from personalllm.evaluation.progress import Progress, ProgressEvent
+from personalllm.evaluation.protocol import Protocol
+from personalllm.evaluation.reading import assemble
+from personalllm.evaluation.references import Policy, StoredPolicies
+from personalllm.evaluation.resolve import Entry, resolve, slug
+from personalllm.evaluation.results import Results
+from personalllm.evaluation.store import DiskStore, Store, Unit, read_json, to_json
+from personalllm.evaluation.task import Task
+from personalllm.evaluation.tracks import Backends, RankTrack, Track, make_units
+from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
+from personalllm.storage import digest, write_json
+from personalllm.types import F32, JSON
+
+__all__ = ["evaluate"]
+
+_PACKAGES = ("personalllm", "numpy", "pyarrow", "scipy")
+
+
+def evaluate(
+    algorithms: Sequence[Algorithm | str],
+    protocol: Protocol,
+    benchmark: Benchmark,
+    *,
+    embedder: TextEmbedder | None = None,
+    llm: ChatModel | None = None,
+    rewards: RewardEnsemble | None = None,
+    out: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Results:
+    """Evaluate algorithms under a protocol, beside the reference policies, and resume what an earlier call began.
+
+    Everything that is complete in the run directory `out/<protocol fingerprint>` is read back; a part that is cut off
+    or altered is made again. The numbers are the same, bit for bit, whether a run was interrupted or not.
+
+    Args:
+        algorithms: Objects, registered names, names with parameters (`icl[n_shots=3]`), `module:Class`, or `all`.
+        protocol: From `Protocol.for_benchmark`; the identities of the backends that can change a number are filled in
+            here.
+        benchmark: The benchmark that the protocol was made for.
+        embedder: For the algorithms that need one.
+        llm: For the generate track, and the algorithms that need one.
+        rewards: For the generate track; its RMs must be the benchmark's.
+        out: Folder of runs; None keeps the run in memory.
+        progress: Called after each step.
+
+    Returns:
+        The algorithms in the order given, then the reference policies.
+
+    Raises:
+        UserError: If a backend is missing, an algorithm is not of the track, or it breaks its contract.
+        AxisMismatch: If the reward ensemble's RMs are not the benchmark's.
+        DataError: If the benchmark has no split or no reference response that the protocol needs.
+    """
+    entries, _ = resolve(algorithms, protocol.track)
+    writes = protocol.track == "generate" or any("llm" in entry.algorithm.needs for entry in entries)
+    bound = protocol.bind(
+        embedder=embedder.identity if embedder else None,
+        llm=llm.identity if llm and writes else None,
+        rewards=rewards.identity if rewards and protocol.track == "generate" else None,
+    )
+    task = Task(bound, benchmark)
+    backends = Backends(embedder, llm, rewards)
+    for entry in entries:
+        entry.algorithm.fresh().bind(embedder=embedder, llm=llm)
+        task.check_history(entry.algorithm.history, embedder)
+    policies = StoredPolicies.of(task)
+    track: Track = GenerateTrack(task, backends, policies) if bound.track == "generate" else RankTrack(task, backends)
+    store = Store(bound.fingerprint) if out is None else DiskStore(Path(out) / bound.fingerprint, bound.fingerprint)
+    manifest = _write_manifest(store, task, backends)
+    run = _Run(task, track, policies, store, progress or _unwatched)
+    keys = [run.algorithm(entry) for entry in entries] + [run.reference(policy) for policy in policies]
+    _write_order(store, keys)
+    return assemble(store, manifest, keys)
+
+
+def _unwatched(_event: ProgressEvent) -> None:
+    """Nobody watches."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    task: Task
+    track: Track
+    policies: StoredPolicies
+    store: Store
+    progress: Progress
+
+    def algorithm(self, entry: Entry) -> str:
+        """Do what is missing of an algorithm; return its key."""
+        total, label = self.track.n_rows, entry.label
+        if self._complete(entry.key, label):
+            self.progress(ProgressEvent(label, "start", total, total))
+            self.progress(ProgressEvent(label, "finish", total, total))
+            return entry.key
+        units = make_units(self.track, entry.key, self.task.protocol.seed)
+        tables = [self._read(unit, label) for unit in units]
+        done = sum(unit.stop - unit.start for unit, table in zip(units, tables, strict=True) if table is not None)
+        self.progress(ProgressEvent(label, "start", done, total))
+        began = time.perf_counter()
+        prepared = None
+        if done < total:
+            self.progress(ProgressEvent(label, "prepare", done, total))
+            prepared = self.track.prepare(entry)
+        for i, unit in enumerate(units):
+            if tables[i] is not None:
+                continue
+            tables[i] = self.track.compute(prepared, unit)
+            self.store.write_part(unit, tables[i])
+            now = time.perf_counter()
+            self.store.add_seconds(entry.key, now - began)
+            began = now
+            done += unit.stop - unit.start
+            self.progress(ProgressEvent(label, "step", done, total))
+        title = entry.algorithm.title or entry.algorithm.id
+        summary = {"label": label, "title": title, "spec": entry.algorithm.spec(), "kind": "algorithm"}
+        summary |= {"paper": entry.algorithm.paper, "counts": self.track.counts(tables)}
+        self._finish(entry.key, summary, self.track.utilities(tables))
+        self.progress(ProgressEvent(label, "finish", total, total))
+        return entry.key
+
+    def reference(self, policy: Policy) -> str:
+        """Note a reference policy; return its key."""
+        spec: JSON = {"id": policy.id, "params": {}}
+        key = f"{slug(policy.id)}-{digest({'reference': spec}, 12)}"
+        if self._complete(key, policy.id):
+            return key
+        for unit in make_units(self.track, key, self.task.protocol.seed):
+            table = self.track.stored(policy, unit)
+            if table is not None:
+                self.store.write_part(unit, table)
+        summary = {"label": policy.id, "title": policy.title, "spec": spec, "kind": "reference"}
+        self._finish(key, summary | {"paper": "", "counts": {}}, policy.utility)
+        return key
+
+    def _complete(self, key: str, label: str) -> bool:
+        before = len(self.store.damaged)
+        complete = self.store.read_done(key) is not None
+        self._report_damage(label, before)
+        return complete
+
+    def _read(self, unit: Unit, label: str) -> Any | None:
+        before = len(self.store.damaged)
+        table = self.store.read_part(unit)
+        self._report_damage(label, before)
+        return table
+
+    def _report_damage(self, label: str, before: int) -> None:
+        for path in self.store.damaged[before:]:
+            message = f"{path} is cut off, altered or not of this run; it is made again."
+            self.progress(ProgressEvent(label, "damaged", message=message))
+
+    def _finish(self, key: str, summary: JSON, utility: F32) -> None:
+        per_user = per_user_means(
+            utility,
+            best=self.policies["oracle"].utility,
+            population_best=self.policies["population-best"].utility,
+            reference=self.policies.reference.utility,
+        )
+        protocol = self.task.protocol
+        draws = draw_metrics(per_user, draws=protocol.bootstrap_draws, seed=protocol.seed)
+        metrics = {
+            name: {"value": to_json(e.value), "low": to_json(e.low), "high": to_json(e.high)}
+            for name, e in estimate(per_user, draws).items()
+        }
+        sizes = {"n_users": utility.shape[0], "n_queries": int(utility.size), "track": protocol.track}
+        self.store.write_done(key, summary | sizes | {"metrics": metrics}, per_user)
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return found | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+
+
+def _write_manifest(store: Store, task: Task, backends: Backends) -> JSON:
+    """Describe the run; the versions of every session are kept, oldest first."""
+    named = {"embedder": backends.embedder, "llm": backends.llm}
+    rewards = backends.rewards
+    manifest: JSON = {
+        "protocol": task.protocol.spec(),
+        "fingerprint": task.protocol.fingerprint,
+        "benchmark": {
+            "name": task.benchmark.name,
+            "fingerprint": task.benchmark.fingerprint,
+            "n_prompts": task.benchmark.n_prompts,
+            "n_responses": task.benchmark.n_responses,
+            "reward_models": list(task.benchmark.reward_models),
+            "response_models": list(task.benchmark.response_models),
+        },
+        "task": task.describe(),
+        "backends": {name: backend.name for name, backend in named.items() if backend is not None},
+        "reward_ensemble": list(rewards.reward_models) if rewards is not None else None,
+        "versions": [_versions()],
+    }
+    if not isinstance(store, DiskStore):
+        return manifest
+    path = store.directory / "manifest.json"
+    if path.exists():
+        manifest["versions"] = _earlier(path, manifest["versions"][0])
+    _make_run_directory(store.directory)
+    write_json(path, manifest)
+    return manifest
+
+
+def _earlier(path: Path, now: dict[str, str]) -> list[Any]:
+    try:
+        earlier = read_json(path).get("versions", [])
+    except DataError:
+        return [now]
+    return earlier if now in earlier else [*earlier, now]
+
+
+def _make_run_directory(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Cannot make the run directory {directory}: {error.strerror or error}.", "Choose another --out."
+        ) from None
+
+
+def _write_order(store: Store, keys: list[str]) -> None:
+    """Note the order in which algorithms were asked for; those of earlier calls stay, after the new ones."""
+    if not isinstance(store, DiskStore):
+        return
+    path = store.directory / "leaderboard.json"
+    earlier: list[str] = []
+    if path.exists():
+        try:
+            earlier = list(read_json(path).get("order", []))
+        except DataError:
+            earlier = []
+    write_json(path, {"order": [*keys, *(key for key in earlier if key not in keys)]})

@@ -1,0 +1,230 @@
+"""The task that a protocol sets: who asks what, and what is known of whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from personalllm.algorithms.base import HistoryRule
+from personalllm.data import Benchmark, ScoreTable, Standardiser
+from personalllm.errors import UserError
+from personalllm.evaluation.protocol import Protocol
+from personalllm.feedback import CorpusView, FeedbackRule, InteractionPool, interact, sample_prompts
+from personalllm.protocols import TextEmbedder
+from personalllm.seeding import derive_seed
+from personalllm.types import F32, I32, Histories, Queries
+from personalllm.users import Population, utilities
+
+__all__ = ["Task", "take_users"]
+
+_QUERIES_PER_BLOCK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What a protocol draws from a benchmark; all of it follows from the protocol, nothing from the algorithm.
+
+    Attributes:
+        protocol: The protocol.
+        benchmark: The benchmark that it was made for.
+    """
+
+    protocol: Protocol
+    benchmark: Benchmark
+
+    def __post_init__(self) -> None:
+        self.protocol.check(self.benchmark)
+
+    @cached_property
+    def standardiser(self) -> Standardiser:
+        """Mean and standard deviation of each RM."""
+        if self.protocol.standardiser == "published":
+            return Standardiser.published()
+        return Standardiser.fit(self.benchmark, split=self.protocol.history_split)
+
+    @cached_property
+    def table(self) -> ScoreTable:
+        """Standardised scores of all stored responses."""
+        return self.benchmark.score_table(self.standardiser)
+
+    @cached_property
+    def everyone(self) -> Population:
+        """The whole population of target users."""
+        spec = self.protocol.population
+        rms = self.benchmark.reward_models
+        if spec.kind == "published":
+            if isinstance(spec.alpha, tuple):
+                raise UserError("The published population has one alpha for all RMs.", "Give a single alpha.")
+            return Population.published(spec.alpha).subset(np.arange(min(spec.n_users, 1000), dtype=np.int32))
+        if spec.kind == "one-per-reward-model":
+            return Population.one_per_reward_model(rms)
+        if spec.kind == "uniform":
+            return Population.uniform(rms)
+        return Population.dirichlet(spec.n_users, spec.alpha, rms, derive_seed(spec.seed, "target users"))
+
+    @cached_property
+    def population(self) -> Population:
+        """The users who are evaluated: the first `limit` of everyone."""
+        return self.everyone.subset(np.arange(self.n_users, dtype=np.int32))
+
+    @property
+    def n_users(self) -> int:
+        """Number of users who are evaluated."""
+        limit = self.protocol.limit
+        return self.everyone.n_users if limit is None else min(limit, self.everyone.n_users)
+
+    @cached_property
+    def prompts(self) -> I32:
+        """int32 (n_users, n_queries_per_user): the row of each query's prompt."""
+        rows = np.sort(self.benchmark.rows(self.protocol.split)).astype(np.int32)
+        k = self.protocol.prompts_per_user
+        if k is None:
+            return np.broadcast_to(rows, (self.n_users, len(rows)))
+        seed = derive_seed(self.protocol.seed, "query prompts")
+        return sample_prompts(self.everyone.n_users, rows, k, seed)[: self.n_users]
+
+    @cached_property
+    def view(self) -> CorpusView:
+        """The benchmark as algorithms may read it."""
+        return CorpusView(self.benchmark, derive_seed(self.protocol.seed, "column order"))
+
+    @cached_property
+    def rule(self) -> FeedbackRule:
+        """How preference pairs arise."""
+        return FeedbackRule(**self.protocol.feedback.model_dump())
+
+    @property
+    def _known(self) -> I32:
+        """Rows of which feedback may be given."""
+        return np.sort(self.benchmark.rows(self.protocol.history_split)).astype(np.int32)
+
+    @cached_property
+    def others(self) -> Population:
+        """The users of the pool: the same distribution, another seed."""
+        spec, alpha = self.protocol.pool, self.protocol.population.alpha
+        seed = derive_seed(spec.seed, "pool users")
+        return Population.dirichlet(spec.n_users, alpha, self.benchmark.reward_models, seed)
+
+    @cached_property
+    def pool(self) -> Histories:
+        """The histories of other users."""
+        spec = self.protocol.pool
+        if spec.n_users == 0:
+            return Histories.empty(self.view.corpus, 0)
+        seed = derive_seed(spec.seed, "pool prompts")
+        prompts = sample_prompts(spec.n_users, self._known, spec.pairs_per_user, seed)
+        feedback = interact(self.others, self.table, prompts, self.rule, derive_seed(spec.seed, "pool feedback"))
+        return feedback.histories(self.view)
+
+    def histories(self, rule: HistoryRule, embedder: TextEmbedder | None = None) -> Histories:
+        """Return the target users' histories.
+
+        Args:
+            rule: `random` train prompts, or the train prompts `nearest` to the query (nearest last), by the cosine of
+                the prompts' embeddings.
+            embedder: Needed by `nearest`.
+
+        Raises:
+            UserError: If `nearest` is asked for without an embedder or with several queries for each user.
+        """
+        self.check_history(rule, embedder)
+        prompts = self._random() if rule == "random" or embedder is None else self._nearest(embedder)
+        if prompts.shape[1] == 0:
+            return Histories.empty(self.view.corpus, self.n_users)
+        everyone: InteractionPool = interact(
+            self.everyone, self.table, prompts, self.rule, derive_seed(self.protocol.seed, "target feedback", rule)
+        )
+        return take_users(everyone.histories(self.view), 0, self.n_users)
+
+    def _random(self) -> I32:
+        """int32 (n_everyone, pairs): random train prompts."""
+        pairs = self.protocol.history.pairs
+        if pairs == 0:
+            return np.empty((self.everyone.n_users, 0), np.int32)
+        return sample_prompts(
+            self.everyone.n_users, self._known, pairs, derive_seed(self.protocol.seed, "target history")
+        )
+
+    def check_history(self, rule: HistoryRule, embedder: TextEmbedder | None) -> None:
+        """Raise unless histories of this kind can be drawn (see `histories`)."""
+        if rule == "random":
+            return
+        if self.protocol.prompts_per_user != 1:
+            raise UserError(
+                'An algorithm whose `history` is "nearest" needs one query for each user, but this protocol asks '
+                f"{'every prompt of the split' if self.protocol.prompts_per_user is None else 'several'}.",
+                "Use the generate track, or prompts_per_user=1.",
+            )
+        if embedder is None:
+            raise UserError(
+                'An algorithm whose `history` is "nearest" needs an embedder to find the nearest prompts.',
+                "Pass embedder=... to evaluate(), or use the command line, which does it for you.",
+            )
+
+    def _nearest(self, embedder: TextEmbedder) -> I32:
+        """int32 (n_everyone, nearest): the train prompts nearest to each user's query, nearest last."""
+        seed = derive_seed(self.protocol.seed, "query prompts")
+        rows = np.sort(self.benchmark.rows(self.protocol.split)).astype(np.int32)
+        asked = sample_prompts(self.everyone.n_users, rows, 1, seed)[:, 0]
+        distinct, position = np.unique(asked, return_inverse=True)
+        known = self._known
+        texts = self.benchmark.prompt
+        keys = embedder.embed([texts(int(row)) for row in known])
+        wanted = embedder.embed([texts(int(row)) for row in distinct])
+        nearest = np.empty((len(distinct), self.protocol.history.nearest), np.int32)
+        for start in range(0, len(distinct), _QUERIES_PER_BLOCK):
+            block = slice(start, start + _QUERIES_PER_BLOCK)
+            cosine = wanted[block] @ keys.T
+            order = np.argsort(-cosine, axis=1, kind="stable")[:, : nearest.shape[1]]
+            nearest[block] = known[order[:, ::-1]]
+        return nearest[position.ravel()]
+
+    def queries(self, start: int, stop: int) -> Queries:
+        """Return the queries of users `start` to `stop`, who are numbered from 0."""
+        n, m = stop - start, self.prompts.shape[1]
+        user = np.repeat(np.arange(n, dtype=np.int32), m)
+        return Queries(self.view.corpus, n, user, self.prompts[start:stop].ravel())
+
+    def utilities(self, start: int, stop: int) -> F32:
+        """Return float32 (stop - start, n_queries_per_user, n_responses): utilities of the stored responses."""
+        n, m = stop - start, self.prompts.shape[1]
+        user = np.repeat(np.arange(start, stop, dtype=np.int32), m)
+        values = utilities(self.population, self.table, user, np.ascontiguousarray(self.prompts[start:stop]).ravel())
+        return values.reshape(n, m, -1)
+
+    def live_utilities(self, raw: F32, users: I32) -> F32:
+        """Return float32 (n,): utilities of new responses.
+
+        Args:
+            raw: float32 (n, n_reward_models) raw scores, in the order of the benchmark's RMs.
+            users: int32 (n,), rows of the population.
+        """
+        scores = self.standardiser.apply(raw[:, None, :])
+        return utilities(self.population, scores, users, np.arange(len(users), dtype=np.int32))[:, 0]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the protocol drew, as JSON for the manifest."""
+        return {
+            "population": self.everyone.spec(),
+            "standardiser": self.standardiser.spec(),
+            "feedback": self.rule.spec(),
+            "n_users": self.n_users,
+            "n_queries": int(self.prompts.size),
+        }
+
+
+def take_users(histories: Histories, start: int, stop: int) -> Histories:
+    """Return the histories of users `start` to `stop`, who are numbered from 0."""
+    first, last = np.searchsorted(histories.user, (start, stop))
+    rows = slice(int(first), int(last))
+    return Histories(
+        histories.corpus,
+        stop - start,
+        histories.user[rows] - start,
+        histories.prompt[rows],
+        histories.chosen[rows],
+        histories.rejected[rows],
+    )

@@ -1,0 +1,173 @@
+"""The two tracks: how one unit of work is done, and how the parts add up to utilities."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from personalllm.algorithms.base import Algorithm
+from personalllm.errors import UserError
+from personalllm.evaluation.references import Policy
+from personalllm.evaluation.resolve import Entry
+from personalllm.evaluation.store import Unit
+from personalllm.evaluation.task import Task, take_users
+from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
+from personalllm.seeding import derive_seed
+from personalllm.types import F32, Histories
+
+__all__ = ["Backends", "RankTrack", "Track", "fitted", "make_units"]
+
+
+@dataclass(frozen=True, eq=False)
+class Backends:
+    """What the edge handed over."""
+
+    embedder: TextEmbedder | None = None
+    llm: ChatModel | None = None
+    rewards: RewardEnsemble | None = None
+
+
+class Track(Protocol):
+    """How a track does its work."""
+
+    @property
+    def rows_per_unit(self) -> int:
+        """Rows of a unit."""
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in all."""
+
+    def prepare(self, entry: Entry) -> Any:
+        """Fit an algorithm; done once for all its units, and not at all if none is missing."""
+
+    def compute(self, prepared: Any, unit: Unit) -> Any:
+        """Do a unit's work and return its Arrow table."""
+
+    def utilities(self, tables: list[Any]) -> F32:
+        """Return float32 (n_users, n_queries_per_user) from all units' tables."""
+
+    def counts(self, tables: list[Any]) -> dict[str, int]:
+        """Return the counts that go into the result."""
+
+    def stored(self, policy: Policy, unit: Unit) -> Any | None:
+        """Return the table of a reference policy's samples, if the track keeps any."""
+
+
+def make_units(track: Track, key: str, seed: int) -> list[Unit]:
+    """Cut an algorithm's work into units.
+
+    Args:
+        track: The track.
+        key: Key of the algorithm.
+        seed: Seed of the protocol.
+    """
+    starts = range(0, track.n_rows, track.rows_per_unit)
+    return [
+        Unit(key, index, start, min(track.n_rows, start + track.rows_per_unit), derive_seed(seed, "unit", key, start))
+        for index, start in enumerate(starts)
+    ]
+
+
+def fitted(task: Task, backends: Backends, entry: Entry) -> Algorithm:
+    """Return a fresh copy of an algorithm, bound to the backends and fitted on the pool."""
+    algorithm = entry.algorithm.fresh()
+    seed = derive_seed(task.protocol.seed, "algorithm", entry.key)
+    algorithm.bind(embedder=backends.embedder, llm=backends.llm, seed=seed)
+    algorithm.fit(task.pool)
+    return algorithm
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    label: str
+    algorithm: Algorithm
+    histories: Histories
+
+
+@dataclass(frozen=True, eq=False)
+class RankTrack:
+    """Choose among the stored responses; a unit is a shard of users."""
+
+    task: Task
+    backends: Backends
+
+    @property
+    def rows_per_unit(self) -> int:
+        """Users of a shard."""
+        return self.task.protocol.users_per_shard
+
+    @property
+    def n_rows(self) -> int:
+        """Users."""
+        return self.task.n_users
+
+    def prepare(self, entry: Entry) -> _Fitted:
+        """Fit on the pool and draw the target users' histories."""
+        algorithm = fitted(self.task, self.backends, entry)
+        histories = self.task.histories(algorithm.history, self.backends.embedder)
+        return _Fitted(entry.label, algorithm, histories)
+
+    def compute(self, prepared: _Fitted, unit: Unit) -> Any:
+        """Let the algorithm choose for a shard of users; ties go to the lowest column of the corpus."""
+        import pyarrow as pa
+
+        algorithm = copy.copy(prepared.algorithm)
+        algorithm.bind(embedder=self.backends.embedder, llm=self.backends.llm, seed=unit.seed)
+        queries = self.task.queries(unit.start, unit.stop)
+        algorithm.adapt(take_users(prepared.histories, unit.start, unit.stop))
+        preference = _checked(prepared.label, algorithm.rank(queries), (len(queries), queries.corpus.n_responses))
+        column = preference.argmax(axis=1).astype(np.uint8)
+        response = self.task.view.to_responses(queries.prompt, column)
+        values = self.task.utilities(unit.start, unit.stop).reshape(len(queries), -1)
+        utility = np.take_along_axis(values, response[:, None].astype(np.intp), axis=1)[:, 0]
+        columns = {
+            "user": queries.user + np.int32(unit.start),
+            "prompt": queries.prompt,
+            "response": response,
+            "utility": utility,
+        }
+        return pa.table(columns)
+
+    def utilities(self, tables: list[Any]) -> F32:
+        """Return float32 (n_users, n_queries_per_user)."""
+        values = np.concatenate([table["utility"].to_numpy() for table in tables])
+        return values.astype(np.float32, copy=False).reshape(self.task.prompts.shape)
+
+    def counts(self, tables: list[Any]) -> dict[str, int]:
+        """Nothing to count."""
+        return {}
+
+    def stored(self, policy: Policy, unit: Unit) -> None:
+        """The rank track keeps no samples of the reference policies."""
+        return
+
+
+def _checked(label: str, preference: Any, shape: tuple[int, int]) -> F32:
+    """Return the preferences that an algorithm returned if they keep the contract.
+
+    Raises:
+        UserError: If type, shape or values are wrong; names the algorithm.
+    """
+    remedy = "rank() must return a preference for each candidate: float32 (n_queries, n_responses) without NaN."
+    if not isinstance(preference, np.ndarray):
+        raise UserError(f"The algorithm {label!r} returned a {type(preference).__name__}, not an array.", remedy)
+    if preference.dtype != np.float32:
+        raise UserError(
+            f"The algorithm {label!r} returned {preference.dtype}, expected float32.",
+            "Add .astype(numpy.float32) at the end of rank().",
+        )
+    if preference.shape != shape:
+        raise UserError(f"The algorithm {label!r} returned shape {preference.shape}, expected {shape}.", remedy)
+    bad = np.isnan(preference)
+    if bad.any():
+        query, column = (int(i) for i in np.argwhere(bad)[0])
+        raise UserError(
+            f"The algorithm {label!r} returned NaN for {int(bad.sum())} of {bad.size} candidates "
+            f"(first: query {query}, column {column}).",
+            remedy,
+        )
+    return preference

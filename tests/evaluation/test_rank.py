@@ -1,0 +1,303 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from personalllm.algorithms.base import Algorithm, HistoryRule
+from personalllm.data import Benchmark
+from personalllm.errors import DataError, UnknownName, UserError
+from personalllm.evaluation import (
+    METRICS,
+    REFERENCES,
+    ProgressEvent,
+    Protocol,
+    Results,
+    compare,
+    evaluate,
+    read_results,
+)
+from personalllm.evaluation.references import StoredPolicies
+from personalllm.evaluation.task import Task
+from personalllm.testing import HashEmbedder
+from personalllm.types import F32, Histories, Queries
+
+SMALL = {"n_users": 40, "pool_users": 60, "bootstrap_draws": 200, "users_per_shard": 16}
+
+
+def small(benchmark: Benchmark, **overrides: Any) -> Protocol:
+    return Protocol.for_benchmark(benchmark, **(SMALL | overrides))
+
+
+@dataclass
+class Spy(Algorithm):
+    """Notes all that it is handed."""
+
+    id: ClassVar[str] = "spy"
+    seen: ClassVar[list[Any]] = []
+
+    def fit(self, pool: Histories) -> Spy:
+        self.seen.append(("pool", pool))
+        return self
+
+    def adapt(self, histories: Histories) -> Spy:
+        self.seen.append(("histories", histories))
+        return self
+
+    def rank(self, queries: Queries) -> F32:
+        self.seen.append(("queries", queries, self.seed))
+        return np.zeros((len(queries), queries.corpus.n_responses), np.float32)
+
+
+@dataclass
+class Bad(Algorithm):
+    """Breaks the contract."""
+
+    id: ClassVar[str] = "bad"
+    how: str = "nan"
+
+    def rank(self, queries: Queries) -> F32:
+        values = np.zeros((len(queries), queries.corpus.n_responses), np.float32)
+        if self.how == "nan":
+            values[3, 1] = np.nan
+            return values
+        return {"wide": values.astype(np.float64), "short": values[:-1], "list": values.tolist()}[self.how]  # type: ignore[return-value]
+
+
+@dataclass
+class Near(Spy):
+    id: ClassVar[str] = "near"
+    history: ClassVar[HistoryRule] = "nearest"
+    seen: ClassVar[list[Any]] = []
+
+
+def check_order(results: Results) -> None:
+    means = {result.id: result.metrics["mean_utility"].value for result in results.algorithms}
+    assert all(means["worst"] <= value <= means["oracle"] for value in means.values())
+    assert means["best-single-rm"] <= means["population-best"] + 1e-5
+    assert means["population-best"] >= means[f"model:{results.protocol['reference_response_model']}"] - 1e-5
+
+
+def test_the_leaderboard_is_bounded_by_the_references(benchmark_: Benchmark) -> None:
+    results = evaluate(["all"], small(benchmark_), benchmark_, embedder=HashEmbedder())
+    assert [r.kind for r in results.algorithms] == ["algorithm"] * (len(results.algorithms) - 5) + ["reference"] * 5
+    check_order(results)
+    assert results["oracle"].metrics["gain"].value == 1
+    assert results["oracle"].metrics["regret"].value == 0
+    assert results["oracle"].metrics["win_rate_best"].value == 0.5
+    assert results["population-best"].metrics["gain"].value == 0
+    assert results[results.algorithms[-1].id].metrics["win_rate_reference"].value == 0.5
+    for result in results.algorithms:
+        assert (result.n_users, result.n_queries) == (40, 320)
+        assert set(result.metrics) == set(METRICS) == set(result.versus_reference)
+        for estimate in result.metrics.values():
+            assert estimate.low <= estimate.value <= estimate.high or math.isclose(estimate.low, estimate.high)
+        assert all(values.shape == (40,) and values.dtype == np.float32 for values in result.per_user.values())
+    assert results.versus == "random"
+    assert results["random"].versus_reference["mean_utility"].value == 0
+
+
+@settings(deadline=None, max_examples=8)
+@given(seed=st.integers(0, 10_000), alpha=st.sampled_from([0.02, 0.5, 20.0]), responses=st.integers(2, 5))
+def test_oracle_best_worst_for_any_benchmark(
+    make_benchmark: Callable[..., Benchmark], seed: int, alpha: float, responses: int
+) -> None:
+    benchmark = make_benchmark(n_train=8, n_test=3, n_responses=responses, seed=seed)
+    results = evaluate(["random", "longest"], small(benchmark, n_users=11, alpha=alpha, seed=seed), benchmark)
+    check_order(results)
+    for name, expected in (("oracle", 1.0), ("population-best", 0.0)):
+        gain = results[name].metrics["gain"].value
+        assert gain == expected or math.isnan(gain)
+
+
+def test_no_policy_that_ignores_the_user_beats_population_best(benchmark_: Benchmark) -> None:
+    task = Task(small(benchmark_), benchmark_)
+    values = task.utilities(0, task.n_users)
+    by_response = values.mean(axis=0, dtype=np.float64)
+    policies = StoredPolicies.of(task)
+    assert policies["population-best"].utility.mean(dtype=np.float64) == pytest.approx(by_response.max(axis=1).mean())
+    assert np.array_equal(policies["oracle"].utility, values.max(axis=2))
+
+
+def test_an_algorithm_sees_train_feedback_of_others_and_of_its_users_only(benchmark_: Benchmark) -> None:
+    Spy.seen.clear()
+    evaluate([Spy()], small(benchmark_), benchmark_)
+    train, test = set(benchmark_.rows("train").tolist()), set(benchmark_.rows("test").tolist())
+    kinds = [item[0] for item in Spy.seen]
+    assert kinds == ["pool", *["histories", "queries"] * 3]
+    pool = Spy.seen[0][1]
+    assert (pool.n_users, len(pool)) == (60, 60 * 24)
+    seeds = set()
+    for (_, histories), (_, queries, seed) in zip(Spy.seen[1::2], Spy.seen[2::2], strict=True):
+        assert histories.n_users == queries.n_users
+        assert len(histories) == 5 * histories.n_users
+        assert set(histories.prompt.tolist()) <= train
+        assert set(queries.prompt.tolist()) == test
+        seeds.add(seed)
+    assert len(seeds) == 3
+    assert set(pool.prompt.tolist()) <= train
+    texts = [sorted(pool.corpus.responses[row]) for row in range(benchmark_.n_prompts)]
+    stored = [
+        sorted(benchmark_.response(row, column) for column in range(benchmark_.n_responses))
+        for row in range(benchmark_.n_prompts)
+    ]
+    assert texts == stored
+    in_order = [list(pool.corpus.responses[r]) == [benchmark_.response(r, c) for c in range(5)] for r in range(32)]
+    assert not all(in_order)
+
+
+def test_pool_users_are_not_the_target_users(benchmark_: Benchmark) -> None:
+    task = Task(small(benchmark_, n_users=60), benchmark_)
+    assert task.others.n_users == task.everyone.n_users == 60
+    targets = task.everyone.weights[:, None, :]
+    assert not np.isclose(targets, task.others.weights[None, :, :]).all(axis=2).any()
+
+
+def test_a_choice_is_mapped_back_to_the_response_that_was_seen(benchmark_: Benchmark) -> None:
+    protocol = small(benchmark_)
+    results = evaluate(["longest"], protocol, benchmark_)
+    task = Task(protocol, benchmark_)
+    values = task.utilities(0, task.n_users)
+    chosen = [
+        max(range(benchmark_.n_responses), key=lambda column, row=row: len(benchmark_.response(int(row), column)))
+        for row in benchmark_.rows("test")
+    ]
+    expected = values[:, np.arange(len(chosen)), chosen].mean(axis=1, dtype=np.float64)
+    assert results["longest"].per_user["mean_utility"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_limit_takes_the_first_users_and_changes_nothing_about_them(benchmark_: Benchmark) -> None:
+    whole = evaluate(["longest"], small(benchmark_), benchmark_)
+    part = evaluate(["longest"], small(benchmark_, limit=10), benchmark_)
+    for name in ("longest", "oracle", "population-best"):
+        for column, values in part[name].per_user.items():
+            assert np.array_equal(values, whole[name].per_user[column][:10])
+
+
+@pytest.mark.parametrize("n_pairs", [0, 1, 24])
+def test_any_length_of_history(benchmark_: Benchmark, n_pairs: int) -> None:
+    results = evaluate(
+        ["embedding-ranker"], small(benchmark_, pairs=n_pairs, pool_users=0), benchmark_, embedder=HashEmbedder()
+    )
+    check_order(results)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("nan", r"'bad.*' returned NaN for 1 of 640 candidates \(first: query 3, column 1\)"),
+        ("wide", r"'bad\[how=wide\]' returned float64, expected float32. Add .astype"),
+        ("short", r"'bad\[how=short\]' returned shape \(127, 5\), expected \(128, 5\)"),
+        ("list", r"'bad\[how=list\]' returned a list, not an array"),
+    ],
+)
+def test_a_broken_contract_names_the_algorithm(benchmark_: Benchmark, how: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        evaluate([Bad(how=how)], small(benchmark_), benchmark_)
+
+
+def test_nearest_histories_need_one_query_and_an_embedder(benchmark_: Benchmark) -> None:
+    with pytest.raises(UserError, match="needs one query for each user, but this protocol asks every prompt"):
+        evaluate([Near()], small(benchmark_), benchmark_, embedder=HashEmbedder())
+    with pytest.raises(UserError, match="needs an embedder to find the nearest"):
+        evaluate([Near()], small(benchmark_, prompts_per_user=1), benchmark_)
+    with pytest.raises(UserError, match="'embedding-ranker' needs an embedder"):
+        evaluate(["embedding-ranker"], small(benchmark_), benchmark_)
+
+
+def test_nearest_histories_are_the_nearest_train_prompts(benchmark_: Benchmark) -> None:
+    Near.seen.clear()
+    protocol = small(benchmark_, prompts_per_user=1, nearest=3, users_per_shard=100)
+    evaluate([Near()], protocol, benchmark_, embedder=HashEmbedder())
+    histories, queries = Near.seen[1][1], Near.seen[2][1]
+    train = benchmark_.rows("train")
+    texts = [benchmark_.prompt(row) for row in range(benchmark_.n_prompts)]
+    vectors = HashEmbedder().embed(texts)
+    for user in range(queries.n_users):
+        cosine = vectors[train] @ vectors[queries.prompt[user]]
+        wanted = train[np.argsort(-cosine, kind="stable")[:3]]
+        mine = histories.prompt[histories.offsets[user] : histories.offsets[user + 1]]
+        assert sorted(mine.tolist()) == sorted(wanted.tolist())
+        assert mine[-1] == wanted[0]
+
+
+def test_results_survive_the_disk(benchmark_: Benchmark, tmp_path: Path) -> None:
+    protocol = small(benchmark_)
+    kept = evaluate(["random", "longest"], protocol, benchmark_, out=tmp_path)
+    memory = evaluate(["random", "longest"], protocol, benchmark_)
+    again = read_results(tmp_path)
+    assert kept.directory == again.directory == tmp_path / protocol.fingerprint
+    for results in (memory, again):
+        assert [r.id for r in results.algorithms] == [r.id for r in kept.algorithms]
+        for one, other in zip(results.algorithms, kept.algorithms, strict=True):
+            assert one.metrics == other.metrics
+            assert one.versus_reference == other.versus_reference
+            assert all(np.array_equal(one.per_user[name], other.per_user[name]) for name in other.per_user)
+    assert again.protocol == protocol.spec()
+    with pytest.raises(UserError, match="rank track generates no text"):
+        again.samples("random")
+
+
+def test_comparing_with_another_algorithm(benchmark_: Benchmark, tmp_path: Path) -> None:
+    evaluate(["longest", "random"], small(benchmark_), benchmark_, out=tmp_path)
+    results = read_results(tmp_path, versus="longest")
+    assert results.versus == "longest"
+    forth = results["random"].versus_reference["mean_utility"]
+    back = compare(results, "random")["longest"].versus_reference["mean_utility"]
+    assert forth.value == -back.value
+    with pytest.raises(UnknownName, match=r"named 'longset'\. Did you mean 'longest'"):
+        compare(results, "longset")
+
+
+def test_more_algorithms_join_the_same_run(benchmark_: Benchmark, tmp_path: Path) -> None:
+    events: list[ProgressEvent] = []
+    protocol = small(benchmark_)
+    first = evaluate(["random"], protocol, benchmark_, out=tmp_path)
+    second = evaluate(["longest", "random"], protocol, benchmark_, out=tmp_path, progress=events.append)
+    assert first.directory == second.directory
+    assert first["random"].metrics == second["random"].metrics
+    started = {event.algorithm: event.done for event in events if event.stage == "start"}
+    assert started == {"longest": 0, "random": 40}
+    evaluate(["random"], protocol, benchmark_, out=tmp_path)
+    assert [r.id for r in read_results(tmp_path).algorithms if r.kind == "algorithm"] == ["random", "longest"]
+
+
+def test_another_knob_is_another_directory(benchmark_: Benchmark, tmp_path: Path) -> None:
+    evaluate(["random"], small(benchmark_), benchmark_, out=tmp_path)
+    evaluate(["random"], small(benchmark_, seed=1), benchmark_, out=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(UserError, match="holds 2 runs"):
+        read_results(tmp_path)
+    with pytest.raises(UserError, match=r"no run in .*nowhere"):
+        read_results(tmp_path / "nowhere")
+
+
+def test_the_reference_model_must_have_answered(make_benchmark: Callable[..., Benchmark]) -> None:
+    benchmark = make_benchmark(n_train=6, n_test=2)
+    models = [["a", "b", "c", "d", "e"]] * 7 + [["a", "b", "c", "d", "d"]]
+    texts = [[benchmark.response(row, column) for column in range(5)] for row in range(8)]
+    changed = Benchmark.from_arrays(
+        name="gap",
+        prompt_ids=[f"p{i}" for i in range(8)],
+        prompts=[benchmark.prompt(row) for row in range(8)],
+        subsets=["s"] * 8,
+        splits=["train"] * 6 + ["test"] * 2,
+        responses=texts,
+        response_models=models,
+        reward_models=benchmark.reward_models,
+        scores=np.array(benchmark.scores),
+    )
+    with pytest.raises(DataError, match=r"'e' wrote no response to 1 of the 2 prompts \(first: 'p7'\)"):
+        evaluate(["random"], small(changed, reference_response_model="e"), changed)
+
+
+def test_every_reference_has_a_title() -> None:
+    assert set(REFERENCES) == {"oracle", "population-best", "best-single-rm", "worst"}
+    assert all(REFERENCES.values())

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from personalllm.algorithms.base import Algorithm
+from personalllm.algorithms.registry import list_algorithms, load_algorithm
+from personalllm.errors import PersonalLLMError, PluginError, UnknownName, UserError
+from personalllm.evaluation import parse_algorithm, resolve
+from personalllm.evaluation.resolve import Entry, slug
+
+MINE = """
+from dataclasses import dataclass
+from typing import ClassVar
+import numpy as np
+from personalllm.algorithms.base import Algorithm
+
+@dataclass
+class Mine(Algorithm):
+    id: ClassVar[str] = "mine"
+    bias: float = {bias}
+
+    def rank(self, queries):
+        return np.zeros((len(queries), queries.corpus.n_responses), np.float32)
+
+not_a_class = 3
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine_for_tests.py"
+    path.write_text(MINE.format(bias=0.0))
+    monkeypatch.delitem(sys.modules, "mine_for_tests", raising=False)
+    yield path
+    sys.modules.pop("mine_for_tests", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("icl", ("icl", {})),
+        ("icl[]", ("icl", {})),
+        (" icl[n_shots=3] ", ("icl", {"n_shots": 3})),
+        ("a-b[x=1.5, y=true ,z=null]", ("a-b", {"x": 1.5, "y": True, "z": None})),
+        ("a[x=True,y=None]", ("a", {"x": True, "y": None})),
+        ('m.n:C[mode=fast,items=[1,2],note="a,b"]', ("m.n:C", {"mode": "fast", "items": [1, 2], "note": "a,b"})),
+    ],
+)
+def test_the_syntax(text: str, expected: tuple[str, dict[str, Any]]) -> None:
+    assert parse_algorithm(text) == expected
+
+
+BAD: list[tuple[str, type[PersonalLLMError], str]] = [
+    ("", UserError, "Cannot read the algorithm ''"),
+    ("icl[n_shots=3", UserError, r"Cannot read the algorithm 'icl\[n_shots=3'. Write NAME"),
+    ("icl[3]", UserError, "Cannot read the parameter '3'"),
+    ("icl[n_shots=1,n_shots=2]", UserError, "'n_shots' stands twice"),
+    ("icl[shots=1]", UnknownName, "parameter of the algorithm 'icl' named 'shots'.*n_shots"),
+    ("icl[n_shots=0]", UserError, "n_shots must be an integer >= 1, got 0"),
+    ("icls", UnknownName, "no algorithm named 'icls'. Did you mean 'icl'"),
+    ("longest", UserError, "'longest' does not take part in the generate track. It takes part in: rank"),
+    ("no_such_module_at_all:X", PluginError, "Cannot import 'no_such_module_at_all'"),
+    ("mine_for_tests:Other", UnknownName, "named 'Other'"),
+    ("mine_for_tests:not_a_class", PluginError, "not a subclass"),
+]
+
+
+@pytest.mark.parametrize(("text", "error", "message"), BAD)
+def test_bad_names(text: str, error: type[PersonalLLMError], message: str, module: Path) -> None:
+    with pytest.raises(error, match=message):
+        resolve([text], "generate")
+
+
+def test_a_file_beside_the_user(module: Path) -> None:
+    (entry,), _ = resolve(["mine_for_tests:Mine[bias=2]"], "rank")
+    assert entry.label == "mine[bias=2]"
+    assert entry.key.startswith("mine-")
+    (plain,), _ = resolve(["mine_for_tests:Mine"], "rank")
+    assert plain.label == "mine"
+    assert plain.key != entry.key
+
+
+def test_an_edited_file_is_another_algorithm(module: Path) -> None:
+    (before,), _ = resolve(["mine_for_tests:Mine"], "rank")
+    module.write_text(module.read_text() + "\n# edited\n")
+    (after,), _ = resolve(["mine_for_tests:Mine"], "rank")
+    assert before.label == after.label
+    assert before.key != after.key
+
+
+@pytest.mark.parametrize("track", ["rank", "generate"])
+def test_all_is_every_registered_algorithm_of_the_track(track: Any) -> None:
+    entries, references = resolve(["all"], track)
+    expected = [name for name in list_algorithms() if track in load_algorithm(name).tracks()]
+    assert [entry.label for entry in entries] == expected
+    assert references == ()
+    assert len(expected) >= 3
+
+
+def test_each_algorithm_takes_part_once_and_references_are_set_apart() -> None:
+    entries, references = resolve(["random", "oracle", "random", "longest", "model:x"], "rank")
+    assert [entry.label for entry in entries] == ["random", "longest"]
+    assert references == ("oracle", "model:x")
+
+
+@dataclass
+class Sample(Algorithm):
+    id: ClassVar[str] = "sample"
+    weights: Any = field(default_factory=lambda: [1, 2])
+    name: str = "x"
+
+    def rank(self, queries: Any) -> Any:
+        return np.zeros(1)
+
+
+def test_labels_show_what_differs_from_the_defaults() -> None:
+    assert Entry.of(Sample()).label == "sample"
+    assert Entry.of(Sample(weights=[3], name="y")).label == "sample[weights=[3],name=y]"
+    with pytest.raises(UserError, match="parameters of 'sample' cannot be written as JSON"):
+        Entry.of(Sample(weights={1, 2}))
+
+
+def test_names_that_would_clash_are_refused() -> None:
+    @dataclass
+    class Nameless(Algorithm):
+        def rank(self, queries: Any) -> Any:
+            return None
+
+    @dataclass
+    class Impostor(Sample):
+        id: ClassVar[str] = "oracle"
+
+    @dataclass
+    class Twin(Sample):
+        id: ClassVar[str] = "sample"
+
+    for items, message in (
+        ([Nameless()], "has no id"),
+        ([Impostor()], "'oracle' belongs to a reference policy"),
+        ([Sample(), Twin()], "Two different algorithms are called 'sample'"),
+        ([3], "must be an object or a name, got int"),
+    ):
+        with pytest.raises(UserError, match=message):
+            resolve(items, "rank")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["a b", "../x", "é/ü", "model:m"])
+def test_slugs_are_safe_folder_names(name: str) -> None:
+    assert not set(slug(name)) & set("/\\: ")
+    assert slug(name) not in ("", ".", "..")

@@ -1,0 +1,261 @@
+"""A run that is killed goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from personalllm.data import Benchmark, write_benchmark
+from personalllm.errors import DataError
+from personalllm.evaluation import ProgressEvent, Protocol, evaluate, read_results
+from personalllm.evaluation.store import DiskStore, Unit
+from personalllm.testing import EchoChatModel
+
+DRIVER = """
+import sys, time
+from personalllm.data import load
+from personalllm.evaluation import Protocol, evaluate
+from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
+
+class Slow(EchoChatModel):
+    def chat(self, requests):
+        time.sleep({pause})
+        return super().chat(requests)
+
+if __name__ == "__main__":
+    benchmark = load(sys.argv[1], cache=False)
+    protocol = Protocol.for_benchmark(
+        benchmark, track="generate", n_users=40, pool_users=30, max_tokens=12, bootstrap_draws=300,
+        generation={{"requests_per_chunk": 4}})
+    evaluate(["zero-shot", "meta-icl"], protocol, benchmark,
+             embedder=HashEmbedder(), llm=Slow(), rewards=SurfaceRewards(), out=sys.argv[2])
+"""
+
+
+def start(folder: Path, source: Path, out: Path, pause: float) -> subprocess.Popen[bytes]:
+    script = folder / f"driver_{pause}.py"
+    script.write_text(DRIVER.format(pause=pause))
+    return subprocess.Popen([sys.executable, str(script), str(source), str(out)], env=os.environ | {"PYTHONPATH": ""})
+
+
+def comparable(run: Path) -> dict[str, Any]:
+    """Everything but the wall-clock seconds: file contents as bytes, by relative name."""
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and path.name != "timing.json"
+    }
+
+
+def only(folder: Path) -> Path:
+    (run,) = folder.iterdir()
+    return run
+
+
+def test_a_killed_evaluation_resumes_to_the_same_bytes(benchmark_: Benchmark, tmp_path: Path) -> None:
+    source = tmp_path / "tiny.parquet"
+    write_benchmark(benchmark_, source)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start(tmp_path, source, killed, pause=0.15)
+    deadline = time.monotonic() + 120
+    while len(list(killed.glob("*/zero-shot-*/samples/part-*.parquet"))) < 3:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    parts = list(killed.glob("*/*/samples/part-*.parquet"))
+    assert 3 <= len(parts) < 20
+    assert not list(killed.glob("*/*/metrics.json"))
+    whole_parts = [path for path in parts if path.with_suffix(".json").exists()]
+    assert len(whole_parts) >= len(parts) - 1
+    before = {path: path.stat().st_mtime_ns for path in whole_parts}
+
+    assert start(tmp_path, source, killed, pause=0.0).wait() == 0
+    assert start(tmp_path, source, whole, pause=0.0).wait() == 0
+    assert {path: path.stat().st_mtime_ns for path in whole_parts} == before
+    one, other = comparable(only(killed)), comparable(only(whole))
+    leftovers = [name for name in one if name not in other]
+    assert all(name.endswith(".part") for name in leftovers)
+    assert {name: one[name] for name in other} == other
+    for left, right in zip(read_results(killed).algorithms, read_results(whole).algorithms, strict=True):
+        assert left.metrics == right.metrics
+        assert left.versus_reference == right.versus_reference
+        assert left.counts == right.counts
+
+
+class Stop(Exception):
+    pass
+
+
+def protocol_for(benchmark: Benchmark, track: Any) -> Protocol:
+    knobs: dict[str, Any] = {"n_users": 30, "pool_users": 20, "bootstrap_draws": 100, "users_per_shard": 7}
+    if track == "generate":
+        knobs |= {"max_tokens": 10, "generation": {"requests_per_chunk": 7}}
+    return Protocol.for_benchmark(benchmark, track=track, **knobs)
+
+
+@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(stop_after=st.integers(1, 8), track=st.sampled_from(["rank", "generate"]))
+def test_stopping_anywhere_changes_nothing(
+    benchmark_: Benchmark, standins: Any, tmp_path_factory: pytest.TempPathFactory, stop_after: int, track: str
+) -> None:
+    names = ["random", "embedding-ranker"] if track == "rank" else ["zero-shot", "self-icl"]
+    protocol, steps = protocol_for(benchmark_, track), 0
+
+    def stop(event: ProgressEvent) -> None:
+        nonlocal steps
+        steps += event.stage == "step"
+        if steps == stop_after:
+            raise Stop
+
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.raises(Stop):
+        evaluate(names, protocol, benchmark_, out=folder / "a", progress=stop, **standins)
+    events: list[ProgressEvent] = []
+    evaluate(names, protocol, benchmark_, out=folder / "a", progress=events.append, **standins)
+    evaluate(names, protocol, benchmark_, out=folder / "b", **standins)
+    assert comparable(only(folder / "a")) == comparable(only(folder / "b"))
+    assert sum(event.stage == "step" for event in events) == 2 * 5 - stop_after
+
+
+def first_part(run: Path, name: str) -> Path:
+    return min(run.glob(f"{name}-*/samples/part-*.parquet"))
+
+
+def test_a_complete_run_is_not_run_again(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
+    protocol = protocol_for(benchmark_, "generate")
+    first = evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+
+    class Silent(EchoChatModel):
+        def chat(self, requests: Any) -> Any:
+            raise AssertionError("asked again")
+
+    again = evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **(standins | {"llm": Silent()}))
+    assert again["zero-shot"].metrics == first["zero-shot"].metrics
+    assert again["zero-shot"].seconds == first["zero-shot"].seconds
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "swap", "flip", "no note"])
+def test_a_damaged_part_is_made_again(benchmark_: Benchmark, standins: Any, tmp_path: Path, damage: str) -> None:
+    protocol = protocol_for(benchmark_, "generate")
+    evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+    run = only(tmp_path)
+    whole = comparable(run)
+    part = first_part(run, "zero-shot")
+    content = part.read_bytes()
+    changed = {
+        "cut": content[: len(content) // 2],
+        "empty": b"",
+        "text": b"PAR1 nothing of the kind PAR1",
+        "no note": content,
+        "swap": part.with_name("part-00001.parquet").read_bytes(),
+        "flip": content[:200] + bytes([content[200] ^ 1]) + content[201:],
+    }[damage]
+    part.write_bytes(changed)
+    if damage == "no note":
+        part.with_suffix(".json").unlink()
+    (part.parent.parent / "metrics.json").unlink()
+    events: list[ProgressEvent] = []
+    evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, progress=events.append, **standins)
+    (event,) = [event for event in events if event.stage == "damaged"]
+    assert str(part) in event.message
+    assert comparable(run) == whole
+
+
+def test_no_flipped_bit_passes_for_data(tmp_path: Path) -> None:
+    store, unit = DiskStore(tmp_path, "f"), Unit("a", 0, 0, 9, 1)
+    store.write_part(unit, pa.table({"user": list(range(300)), "text": [f"response {i}" for i in range(300)]}))
+    for path in (store.part_path("a", 0), store.part_path("a", 0).with_suffix(".json")):
+        content = path.read_bytes()
+        for position in range(0, len(content), 5):
+            if content[position : position + 1].isspace():
+                continue
+            path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
+            assert store.read_part(unit) is None, (path, position)
+        path.write_bytes(content)
+        assert store.read_part(unit) is not None
+    assert store.read_part(Unit("a", 0, 0, 8, 1)) is None
+    assert DiskStore(tmp_path, "g").read_part(unit) is None
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "per_user.parquet"])
+@pytest.mark.parametrize("damage", ["cut", "altered", "gone"])
+def test_damaged_results_are_refused_and_mended(
+    benchmark_: Benchmark, standins: Any, tmp_path: Path, name: str, damage: str
+) -> None:
+    protocol = protocol_for(benchmark_, "rank")
+    evaluate(["random"], protocol, benchmark_, out=tmp_path, **standins)
+    run = only(tmp_path)
+    whole = comparable(run)
+    (path,) = run.glob(f"random-*/{name}")
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        altered = content.replace(b"0", b"1", 3)
+        path.write_bytes(content[:-20] if damage == "cut" else altered)
+        assert path.read_bytes() != content
+    if (name, damage) != ("metrics.json", "gone"):
+        with pytest.raises(DataError, match=str(path)):
+            read_results(run)
+    evaluate(["random"], protocol, benchmark_, out=tmp_path, **standins)
+    assert comparable(run) == whole
+
+
+def test_a_damaged_part_is_named_when_samples_are_read(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
+    evaluate(["zero-shot"], protocol_for(benchmark_, "generate"), benchmark_, out=tmp_path, **standins)
+    part = first_part(only(tmp_path), "zero-shot")
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(DataError, match=f"{part} is cut off or was altered"):
+        read_results(tmp_path).samples("zero-shot")
+
+
+def test_the_manifest_describes_the_run_and_keeps_every_version(
+    benchmark_: Benchmark, standins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = protocol_for(benchmark_, "generate")
+    results = evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+    run = only(tmp_path)
+    assert run.name == results.fingerprint
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert Protocol.from_spec(manifest["protocol"]).fingerprint == run.name
+    assert manifest["benchmark"]["fingerprint"] == benchmark_.fingerprint
+    assert manifest["backends"] == {"embedder": "hash-stand-in", "llm": "echo-stand-in"}
+    assert manifest["task"]["n_users"] == 30
+    assert len(manifest["versions"]) == 1
+    evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+    assert json.loads((run / "manifest.json").read_text()) == manifest
+    monkeypatch.setattr("personalllm.evaluation.run._versions", lambda: {"personalllm": "99"})
+    evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+    versions = json.loads((run / "manifest.json").read_text())["versions"]
+    assert versions == [*manifest["versions"], {"personalllm": "99"}]
+
+
+def test_no_seconds_in_what_must_be_reproducible(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
+    evaluate(["zero-shot"], protocol_for(benchmark_, "generate"), benchmark_, out=tmp_path, **standins)
+    (timing,) = only(tmp_path).glob("zero-shot-*/timing.json")
+    assert json.loads(timing.read_text())["seconds"] >= 0
+    for path in only(tmp_path).rglob("*.parquet"):
+        assert "seconds" not in pq.read_schema(path).names
+    assert all("second" not in path.read_text() for path in only(tmp_path).rglob("metrics.json"))
+
+
+def test_a_run_directory_that_cannot_be_made_is_named(benchmark_: Benchmark, tmp_path: Path) -> None:
+    from personalllm.errors import UserError
+
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"Cannot make the run directory .*Choose another --out"):
+        evaluate(["random"], protocol_for(benchmark_, "rank"), benchmark_, out=tmp_path / "file")
