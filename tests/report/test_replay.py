@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from personalllm.evaluation.results import Results
+from personalllm.report.replay import command
+
+
+def test_every_knob_is_spelt_out(make_results: Callable[..., Results]) -> None:
+    text = command(make_results("generate", 16))
+    assert text is not None
+    words = shlex.split(text)
+    assert words[:2] == ["personalllm", "evaluate"]
+    assert words[2:6] == ["zero-shot", "icl[n_shots=3]", "icl[n_shots=1]", "meta-icl"]
+    options = dict(zip(words[6::2], words[7::2], strict=True))
+    assert options == {
+        "--track": "generate",
+        "--data": "mini",
+        "--users": "1000",
+        "--seed": "0",
+        "--alpha": "0.05",
+        "--limit": "16",
+        "--pairs": "5",
+        "--nearest": "5",
+        "--pool-users": "10000",
+        "--max-tokens": "96",
+        "--standardiser": "train",
+        "--reference-model": "qwen2.5-0.5b-plain",
+        "--embedder": "minilm-l6-int8",
+        "--llm": "smol",
+        "--out": "runs",
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"population": {"kind": "published", "alpha": 0.05, "n_users": 1000, "seed": 0}},
+        {"population": {"kind": "dirichlet", "alpha": [0.1, 0.2], "n_users": 1000, "seed": 0}},
+        {"feedback": {"pairs": "random"}},
+        {"split": "validation"},
+    ],
+)
+def test_what_the_command_line_cannot_say(change: dict[str, Any], make_results: Callable[..., Results]) -> None:
+    results = make_results("rank", 5)
+    results.protocol.update(change)
+    assert command(results) is None
