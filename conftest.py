@@ -16,7 +16,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parent
 
 
 @pytest.fixture(autouse=True)
