@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from personalllm.errors import AxisMismatch, RunError, UserError
 from personalllm.evaluation import Protocol, evaluate, read_results
 from personalllm.evaluation.task import Task
 from personalllm.testing import EchoChatModel, SurfaceRewards
-from personalllm.types import ChatReply, Conversation, Message, Queries
+from personalllm.types import F32, ChatReply, Conversation, Message, Queries
 
 SMALL = {"n_users": 30, "limit": 11, "pool_users": 20, "bootstrap_draws": 200, "max_tokens": 12}
 
@@ -179,3 +180,13 @@ def test_the_backends_are_part_of_the_protocol(benchmark_: Benchmark, standins: 
     other = evaluate([Parrot()], small(benchmark_), benchmark_, **(standins | {"llm": model}))
     assert one.fingerprint != other.fingerprint
     assert (one.protocol["llm"], one.protocol["rewards"]) == ("echo-stand-in-8192", "surface-stand-in")
+
+
+def test_an_ensemble_that_did_not_score_the_benchmark_is_refused(benchmark_: Benchmark, standins: Any) -> None:
+    class Shifted(SurfaceRewards):
+        def score(self, prompts: Sequence[str], responses: Sequence[str]) -> F32:
+            return super().score(prompts, responses) + np.float32(5)
+
+    protocol = small(benchmark_)
+    with pytest.raises(UserError, match=r"scores response \d of prompt 'p\d+' with .*, the benchmark holds"):
+        evaluate(["zero-shot"], protocol, benchmark_, **(standins | {"rewards": Shifted()}))

@@ -21,6 +21,9 @@ from personalllm.types import F32, I32, ChatReply, ChatRequest, Conversation, Hi
 
 __all__ = ["GenerateTrack", "to_samples"]
 
+_RESCORING_GAP = 0.1
+"""Most standard deviations by which a stored score may differ from the live one (batching, precision, processor)."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
@@ -85,7 +88,13 @@ class GenerateTrack:
         return np.ascontiguousarray(self.task.prompts).ravel()
 
     def prepare(self, entry: Entry) -> _Prepared:
-        """Fit, adapt, and have the algorithm write what to send for every query."""
+        """Fit, adapt, and have the algorithm write what to send for every query.
+
+        Raises:
+            UserError: If the reward ensemble does not score stored responses as the benchmark says, or the algorithm
+                does not return one conversation for each query.
+        """
+        self._check_rewards()
         algorithm = fitted(self.task, self.backends, entry)
         histories = self.task.histories(algorithm.history, self.backends.embedder)
         algorithm.adapt(histories)
@@ -97,6 +106,22 @@ class GenerateTrack:
                 "messages() must return one personalllm.types.Conversation for each query, in their order.",
             )
         return _Prepared(list(conversations), histories)
+
+    def _check_rewards(self) -> None:
+        """Score the responses to the first query again: the ensemble must be the one that scored the benchmark."""
+        benchmark, prompt = self.task.benchmark, int(self.prompts[0])
+        texts = [benchmark.response(prompt, column) for column in range(benchmark.n_responses)]
+        live = self.score(np.full(len(texts), prompt, np.int32), texts)
+        stored = benchmark.scores[prompt]
+        gap = np.abs(self.task.standardiser.apply(live[None]) - self.task.standardiser.apply(stored[None]))[0]
+        if gap.max() > _RESCORING_GAP:
+            column, rm = np.unravel_index(int(gap.argmax()), gap.shape)
+            raise UserError(
+                f"The reward ensemble scores response {column + 1} of prompt {benchmark.prompt_ids[prompt].as_py()!r} "
+                f"with {benchmark.reward_models[rm]} as {live[column, rm]:.4g}, the benchmark holds "
+                f"{stored[column, rm]:.4g}.",
+                "Use the ensemble (and the embedder) that scored the benchmark, or score the benchmark again.",
+            )
 
     def compute(self, prepared: _Prepared, unit: Unit) -> Any:
         """Ask the chat model, score what it wrote, and note everything."""
