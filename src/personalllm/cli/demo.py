@@ -1,0 +1,70 @@
+"""`personalllm demo`: the benchmark's main job from end to end, offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from personalllm.algorithms import Track
+
+__all__ = ["demo"]
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the runs and the report.")] = Path("demo-report"),
+    users: Annotated[int, typer.Option(min=1, help="Users of the rank track.")] = 1000,
+    writers: Annotated[int, typer.Option(min=1, help="Users of the generate track.")] = 12,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a generated response.")] = 80,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+) -> None:
+    """Run both tracks on the embedded benchmark with a real small language model, and write the HTML report.
+
+    The rank track runs at full size; in the generate track a local chat model writes for a few users. Run it again
+    and it goes on from where it stopped.
+    """
+    import time
+
+    from rich.console import Console
+
+    from personalllm.cli.evaluate import show_leaderboard, watch
+    from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
+    from personalllm.data import load
+    from personalllm.evaluation import Protocol, evaluate
+    from personalllm.report import render_report
+
+    console = Console()
+    began = time.perf_counter()
+    benchmark = load("mini")
+    console.print(
+        f"[bold]mini[/]: {benchmark.n_prompts} prompts x {benchmark.n_responses} responses x "
+        f"{len(benchmark.reward_models)} reward models, fingerprint {benchmark.fingerprint[:12]}",
+        highlight=False,
+    )
+    embedder, llm = build_embedder(), build_llm()
+    rewards = build_rewards(benchmark.metadata, embedder)
+    stages: tuple[tuple[Track, str, dict[str, Any]], ...] = (
+        ("rank", f"{users:,} users choose among stored responses", {"n_users": users}),
+        (
+            "generate",
+            f"{llm.name} writes for {writers} users, the reward models score what it wrote",
+            {"n_users": users, "limit": min(writers, users), "max_tokens": max_tokens},
+        ),
+    )
+    found = []
+    for track, what, knobs in stages:
+        console.print(f"\n[bold]{track} track[/]: {what}")
+        stage_began = time.perf_counter()
+        protocol = Protocol.for_benchmark(benchmark, track=track, seed=seed, **knobs)
+        with watch(console) as progress:
+            results = evaluate(
+                ["all"], protocol, benchmark, embedder=embedder, llm=llm, rewards=rewards, out=out, progress=progress
+            )
+        found.append(results)
+        show_leaderboard(results)
+        console.print(f"{track} track: {time.perf_counter() - stage_began:.0f} s", highlight=False)
+    page = render_report(found, out / "report.html")
+    console.print(f"\n[bold]Report[/]: {page} (open it in a browser)", soft_wrap=True)
+    console.print(f"In all {time.perf_counter() - began:.0f} s.", highlight=False)
