@@ -130,12 +130,21 @@ def test_a_bad_file_is_refused_with_the_place(tmp_path, name, content, message):
 @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=40), st.floats(0.05, 0.95))
 def test_no_group_is_on_both_sides_and_the_side_is_its_own(groups, held_out):
     n = len(groups)
-    pairs = Preferences(("p",) * n, tuple(map(str, range(n))), ("r",) * n, tuple(groups))
+    pairs = Preferences(tuple(groups), tuple(map(str, range(n))), ("r",) * n, tuple(groups))
     fitted, tested = pairs.split(held_out)
     assert not set(fitted.groups) & set(tested.groups)
     assert sorted(fitted.chosen + tested.chosen) == sorted(pairs.chosen)
     alone, _ = pairs.take([0]).split(held_out)
     assert bool(len(alone)) == (groups[0] in fitted.groups)
+
+
+def test_a_prompt_of_two_groups_is_not_on_both_sides():
+    groups = tuple(f"dialogue {i}" for i in range(100))
+    prompts = ("Yes, please.",) * 50 + groups[50:]
+    fitted, tested = Preferences(prompts, groups, ("r",) * 100, groups).split(0.5)
+    assert "Yes, please." in fitted.prompts
+    assert not set(fitted.prompts) & set(tested.prompts)
+    assert len(tested) > 10
 
 
 def test_the_fit_meets_the_gradient_condition():

@@ -62,8 +62,11 @@ class Preferences:
     def split(self, held_out: float) -> tuple[Preferences, Preferences]:
         """Split into pairs to fit on and pairs held out, by group.
 
-        A group's side follows from the SHA-256 of its text, so it is the same in every file: models fitted on different
-        files, or on mixtures of files, never see each other's held-out groups.
+        A group's side follows from the SHA-256 of its text, so it is the same in every file: models fitted on
+        different files, or on mixtures of files, never see each other's held-out groups.
+
+        Where groups are wider than prompts (dialogues that end in the same "Yes, please."), a prompt can be in groups
+        of both sides; such pairs are left out of the held-out ones, so that no prompt is on both sides.
 
         Args:
             held_out: Expected share of groups held out, in (0, 1).
@@ -73,7 +76,9 @@ class Preferences:
         """
         side = {group: _unit(group) < held_out for group in dict.fromkeys(self.groups)}
         out = np.array([side[group] for group in self.groups], bool)
-        return self.take(np.flatnonzero(~out)), self.take(np.flatnonzero(out))
+        fitted = self.take(np.flatnonzero(~out))
+        seen = frozenset(fitted.prompts)
+        return fitted, self.take([i for i, held in enumerate(out) if held and self.prompts[i] not in seen])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Preferences]) -> Preferences:

@@ -134,10 +134,11 @@ def train_compact(
     """Fit a compact reward model on preference pairs and test it on held-out prompts.
 
     A linear Bradley-Terry model, P(chosen wins) = sigmoid(score(chosen) - score(rejected)), with a ridge penalty chosen
-    by five-fold cross-validation over prompts, on the pairs to fit on only. Without `use_length`, the standardised log
-    word count is regressed out of every other feature over the responses fitted on and has no weight of its own, so the
-    score is uncorrelated with it there. Scores are scaled to mean 0 and standard deviation 1 over the responses fitted
-    on.
+    by five-fold cross-validation over prompts, on the pairs to fit on only (see `choose_penalty`).
+
+    Without `use_length`, the standardised log word count is regressed out of every other feature over the responses
+    fitted on and has no weight of its own, so the score is uncorrelated with it there. Scores are scaled to mean 0 and
+    standard deviation 1 over the responses fitted on.
 
     Args:
         preferences: The pairs.
@@ -161,6 +162,29 @@ def train_compact(
     if min(sizes) < 2:
         raise ParameterError("preferences", "of at least two prompts on each side of the split", sizes)
 
+    heads, penalty, validated = _fit(fitted, name, embedder, penalties, use_length=use_length)
+    margins, correlation = _test(heads, tested, embedder)
+    longer = np.sign(lengths(tested.chosen) - lengths(tested.rejected))
+    groups = tested.group_index()
+    report = TrainingReport(
+        n_fitted=len(fitted),
+        n_fitted_groups=sizes[0],
+        n_held_out=len(tested),
+        n_held_out_groups=sizes[1],
+        penalty=penalty,
+        cross_validation=validated,
+        held_out=accuracy(margins, groups),
+        always_longer=accuracy(longer, groups),
+        length_correlation=correlation,
+        uses_length=use_length,
+    )
+    return TrainedReward(heads, report)
+
+
+def _fit(
+    fitted: Preferences, name: str, embedder: TextEmbedder, penalties: Sequence[float], *, use_length: bool
+) -> tuple[RewardHeads, float, float]:
+    """Return (the model, its penalty, the cross-validated accuracy of that penalty)."""
     features = _Features.of(fitted, embedder)
     surface = np.concatenate(features.surface).astype(np.float64)
     mean = surface.mean(axis=0).astype(np.float32)
@@ -182,22 +206,7 @@ def train_compact(
         embedder.name,
         embedder.identity,
     )
-    margins, correlation = _test(heads, tested, embedder)
-    longer = np.sign(lengths(tested.chosen) - lengths(tested.rejected))
-    groups = tested.group_index()
-    report = TrainingReport(
-        n_fitted=len(fitted),
-        n_fitted_groups=sizes[0],
-        n_held_out=len(tested),
-        n_held_out_groups=sizes[1],
-        penalty=penalty,
-        cross_validation=tried[penalty],
-        held_out=accuracy(margins, groups),
-        always_longer=accuracy(longer, groups),
-        length_correlation=correlation,
-        uses_length=use_length,
-    )
-    return TrainedReward(heads, report)
+    return heads, penalty, tried[penalty]
 
 
 def _test(heads: RewardHeads, tested: Preferences, embedder: TextEmbedder) -> tuple[F32, float]:
