@@ -97,7 +97,6 @@ def _number(count: int, noun: str) -> str:
 
 
 def _facts(benchmark: Benchmark) -> list[tuple[str, str]]:
-    import json
     from collections import Counter
 
     subsets = Counter(benchmark.subsets.to_pylist()).most_common()
@@ -109,9 +108,16 @@ def _facts(benchmark: Benchmark) -> list[tuple[str, str]]:
         ("responses of each prompt", str(benchmark.n_responses)),
         ("text", f"{n_bytes / 1e6:.1f} MB"),
         ("subsets", shown + (f" and {len(subsets) - 12} more" if len(subsets) > 12 else "")),
-        ("metadata", json.dumps(benchmark.metadata, ensure_ascii=False) if benchmark.metadata else "none"),
+        *((name.replace("_", " "), _brief(value)) for name, value in benchmark.metadata.items() if name != "name"),
         ("fingerprint", benchmark.fingerprint),
     ]
+
+
+def _brief(value: object) -> str:
+    """Show a plain value whole, and of a nested one what it holds."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_brief(inner)}" for name, inner in value.items())
+    return f"{len(value)} entries" if isinstance(value, list) else str(value)
 
 
 def _text_bytes(texts: Any) -> int:
