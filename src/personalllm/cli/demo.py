@@ -17,7 +17,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs and the report.")] = Path("demo-report"),
     users: Annotated[int, typer.Option(min=1, help="Users of the rank track.")] = 1000,
     writers: Annotated[int, typer.Option(min=1, help="Users of the generate track.")] = 12,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a generated response.")] = 80,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a generated response.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
 ) -> None:
     """Run both tracks on the embedded benchmark with a real small language model, and write the HTML report.
