@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from personalllm.cli.progress import counted
 
 if TYPE_CHECKING:
     from personalllm.build import Recipe
@@ -20,30 +20,6 @@ app = typer.Typer(no_args_is_help=True)
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", help="Working folder of the build; run again to go on.")]
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("[bold]{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("eta"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _chat_models(recipe: Recipe) -> dict[str, ChatModel]:
@@ -80,7 +56,7 @@ def respond(recipe_path: RecipePath, out: Out) -> None:
     from personalllm.build import respond as draw
 
     recipe = _read(recipe_path)
-    with _progress("responses") as progress:
+    with counted("responses") as progress:
         given_up = draw(recipe, read_prompts(out), _chat_models(recipe), out, progress=progress)
     typer.echo(f"Responses in {out / 'responses'}; {given_up} given up as empty or repetitive.")
 
@@ -96,7 +72,7 @@ def score(recipe_path: RecipePath, out: Out) -> None:
     responses = read_responses(recipe, _chat_models(recipe), out)
     kept = complete_prompts(read_prompts(out), responses)
     texts = [[responses[m.name][p.prompt_id].text for m in recipe.response_model] for p in kept]
-    with _progress("scores") as progress:
+    with counted("scores") as progress:
         values = score_blocks(kept, texts, _ensemble(recipe), out, progress=progress)
     typer.echo(f"{values.size} scores of {len(kept)} prompts in {out / 'scores'}")
 

@@ -30,6 +30,7 @@ def demo(
     from rich.console import Console
 
     from personalllm.cli.evaluate import show_leaderboard, watch
+    from personalllm.cli.progress import embed_texts
     from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
     from personalllm.data import load
     from personalllm.evaluation import Protocol, evaluate
@@ -45,6 +46,7 @@ def demo(
     )
     embedder, llm = build_embedder(), build_llm()
     rewards = build_rewards(benchmark.metadata, embedder)
+    embed_texts(benchmark, embedder, console)
     stages: tuple[tuple[Track, str, dict[str, Any]], ...] = (
         ("rank", f"{users:,} users choose among stored responses", {"n_users": users}),
         (

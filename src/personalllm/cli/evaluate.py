@@ -94,6 +94,7 @@ def evaluate(
     """Evaluate algorithms and print the leaderboard with 95 % intervals; re-running resumes."""
     from rich.console import Console
 
+    from personalllm.cli.progress import embed_texts
     from personalllm.data import load
     from personalllm.evaluation import Protocol, resolve
     from personalllm.evaluation import evaluate as run
@@ -116,6 +117,8 @@ def evaluate(
     _check_versus(versus, entries, protocol)
     backends = _backends(entries, track, benchmark.metadata, (embedder, llm, rewards))
     console = Console(stderr=True)
+    if any("embedder" in entry.algorithm.needs for entry in entries):
+        embed_texts(benchmark, backends["embedder"], console)
     try:
         with watch(console) as progress:
             results = run(algorithms, protocol, benchmark, out=out, progress=progress, **backends)
