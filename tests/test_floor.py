@@ -68,6 +68,9 @@ def test_histories_are_read_only_and_know_their_offsets():
     assert Histories.empty(CORPUS, 2).offsets.tolist() == [0, 0, 0]
     with pytest.raises(ValueError, match="read-only"):
         histories.user[0] = 1
+    for column in (histories.user, histories.prompt, histories.chosen, histories.rejected):
+        with pytest.raises(ValueError, match="cannot set WRITEABLE"):
+            column.setflags(write=True)
 
 
 def test_queries_and_corpus_refuse_mismatches():

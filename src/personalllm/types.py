@@ -141,14 +141,13 @@ class Corpus:
 
 
 def _column(name: str, values: npt.ArrayLike, dtype: type[np.generic], upper: int) -> npt.NDArray[Any]:
-    """Return a read-only (n,) column after a check of its range [0, upper)."""
+    """Return a (n,) column on memory that nobody can make writable, after a check of its range [0, upper)."""
     array = np.array(values, dtype=dtype)
     if array.ndim != 1:
         raise AxisMismatch(f"{name} must be one-dimensional, got shape {array.shape}.")
     if array.size and not (int(array.min()) >= 0 and int(array.max()) < upper):
         raise ParameterError(name, f"in [0, {upper})", (int(array.min()), int(array.max())))
-    array.setflags(write=False)
-    return array
+    return np.frombuffer(array.tobytes(), dtype=dtype)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

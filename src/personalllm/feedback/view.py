@@ -40,14 +40,14 @@ class _Texts(Sequence[str]):
 
 
 class _Rows(Sequence[tuple[str, ...]]):
-    """Responses of each prompt in the order of the view, made when asked for."""
+    """Rows of `width` strings of an Arrow array, made when asked for."""
 
-    def __init__(self, array: Any, order: U8) -> None:
+    def __init__(self, array: Any, width: int) -> None:
         self._array = array
-        self._order = order
+        self._width = width
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._array) // self._width
 
     @overload
     def __getitem__(self, index: int) -> tuple[str, ...]: ...
@@ -57,14 +57,14 @@ class _Rows(Sequence[tuple[str, ...]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = range(len(self))[index]
-        start = row * self._order.shape[1]
-        return tuple(str(self._array[start + int(column)].as_py()) for column in self._order[row])
+        return tuple(self._array.slice(row * self._width, self._width).to_pylist())
 
 
 class CorpusView:
     """Shows a benchmark as a `Corpus` with the responses of each prompt in a seeded random order.
 
-    The texts stay in Arrow; a Python string is made only when one is asked for.
+    The texts stay in Arrow; a Python string is made only when one is asked for. The responses are copied in their new
+    order, so that nothing which is handed to an algorithm knows the order of the benchmark.
 
     Args:
         benchmark: What is shown.
@@ -86,7 +86,9 @@ class CorpusView:
         self.order: U8 = order
         self._columns: U8 = columns
         self.seed = seed
-        self.corpus = Corpus(_Texts(benchmark.prompts), _Rows(benchmark.responses, order))
+        places = np.arange(len(order), dtype=np.int64)[:, None] * order.shape[1] + order
+        shown = benchmark.responses.take(places.ravel())
+        self.corpus = Corpus(_Texts(benchmark.prompts), _Rows(shown, order.shape[1]))
 
     @property
     def n_prompts(self) -> int:
