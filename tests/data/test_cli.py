@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from personalllm.cli.data import app
 from personalllm.data import load, make_twin, write_benchmark
-from personalllm.errors import DataError
+from personalllm.errors import DataError, UserError
 
 
 @pytest.fixture
@@ -79,3 +79,11 @@ def test_twin_writes_what_make_twin_returns(tmp_path: Path, run: Any) -> None:
     bench = load(tmp_path / "twin.parquet")
     assert bench.fingerprint == make_twin(40, seed=3).fingerprint
     assert bench.fingerprint in "".join(result.output.split())
+
+
+def test_twin_does_not_make_missing_folders(tmp_path: Path, run: Any) -> None:
+    error = run("twin", "--n-prompts", 40, "--out", tmp_path / "no" / "where" / "twin.parquet").exception
+    assert isinstance(error, UserError)
+    assert str(tmp_path / "no" / "where") in error.message
+    assert "--out" in error.remedy
+    assert not (tmp_path / "no").exists()

@@ -152,6 +152,16 @@ CHANGES: list[tuple[str, Callable[[Columns], None], str, str, int | None, str, s
         "another split",
         "no test prompt",
     ),
+    (
+        "same prompt in both splits",
+        put("prompt", 3, " PROMPT\n\t0 "),
+        "duplicate-prompt-across-splits",
+        "prompt",
+        3,
+        "warning",
+        "(first 'p3' in 'test', also 'p0' in 'train', ",
+        "Remove it from one of the splits: feedback on it would show the answer",
+    ),
     ("split name", put("split", 1, "Train"), "split-mixed", "split", 1, "error", "'Train'", "lower case"),
     ("empty split", put("split", 1, None), "split-mixed", "split", 1, "error", "not usable", "every row"),
 ]
@@ -233,6 +243,28 @@ def test_row_numbers_count_on_over_batches(tmp_path: Path, make_benchmark: Any) 
     path.write_text(text.replace('"p1100"', '"p7"'), encoding="utf-8", newline="")
     warnings = validate(path)
     assert [(p.kind, p.row) for p in warnings] == [("duplicate-id-across-splits", 1100)]
+
+
+def test_the_same_prompt_in_one_split_is_no_leak(tmp_path: Path, columns: Columns, write_jsonl: Any) -> None:
+    put("prompt", 2, "Prompt 0")(columns)
+    assert validate(write_jsonl(tmp_path / "a.jsonl", columns)) == []
+
+
+def test_prompts_of_both_splits_are_counted_over_files(tmp_path: Path, columns: Columns, write_jsonl: Any) -> None:
+    del columns["split"]
+    write_jsonl(tmp_path / "b" / "train.jsonl", columns)
+    columns["prompt_id"] = [f"q{i}" for i in range(4)]
+    columns["prompt"] = ["prompt 0", "Another", "Prompt  2", "Prompt 2"]
+    write_jsonl(tmp_path / "b" / "test.jsonl", columns)
+    (problem,) = validate(tmp_path / "b")
+    assert (problem.kind, problem.severity, problem.row, problem.count) == (
+        "duplicate-prompt-across-splits",
+        "warning",
+        0,
+        3,
+    )
+    assert "first 'q0' in 'test', also 'p0' in 'train', train.jsonl row 0) in 3 rows (0, 2, 3)" in problem.message
+    assert problem.file.endswith("test.jsonl")
 
 
 def cut(path: Path, keep: float) -> Path:
@@ -333,6 +365,7 @@ def test_files_of_one_folder_must_agree(tmp_path: Path, columns: Columns, write_
     for i in (1, 2, 3):
         del columns[f"response_{i}_rm_b"]
     columns["prompt_id"] = [f"q{i}" for i in range(4)]
+    columns["prompt"] = [f"Question {i}" for i in range(4)]
     write_jsonl(tmp_path / "b" / "test.jsonl", columns)
     (problem,) = validate(tmp_path / "b")
     assert problem.kind == "files-differ"
@@ -343,6 +376,7 @@ def test_files_with_and_without_a_split(tmp_path: Path, columns: Columns, write_
     del columns["split"]
     write_jsonl(tmp_path / "b" / "train.jsonl", columns)
     columns["prompt_id"] = [f"q{i}" for i in range(4)]
+    columns["prompt"] = [f"Question {i}" for i in range(4)]
     write_jsonl(tmp_path / "b" / "more.jsonl", columns)
     (problem,) = validate(tmp_path / "b")
     assert problem.kind == "split-mixed"

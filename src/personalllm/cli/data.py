@@ -83,7 +83,10 @@ def twin(
     from rich.markup import escape
 
     from personalllm.data import make_twin, write_benchmark
+    from personalllm.errors import UserError
 
+    if not out.parent.is_dir():
+        raise UserError(f"There is no folder {str(out.parent)!r} to write to.", "Make it first, or correct --out.")
     console = Console()
     with console.status("Drawing the twin"):
         benchmark = make_twin(n_prompts, seed)

@@ -166,7 +166,7 @@ def _dataset_parts(folder: Path, split: str | None) -> list[Part]:
 
 
 def read_columns(part: Part) -> list[str]:
-    """Return the column names of a file, in file order.
+    """Return the column names of a file, in file order; of JSONL, every key that any row has.
 
     Raises:
         Unreadable: If the file is cut off, empty or not of its format.
@@ -183,8 +183,7 @@ def read_columns(part: Part) -> list[str]:
         with _open_text(part.path) as stream:
             if part.format == "csv":
                 return next(csv.reader(stream, strict=True), [])
-            first = next(_json_rows(stream), None)
-            return [] if first is None else list(first)
+            return _json_names(stream)
 
 
 def read_batches(part: Part, columns: Sequence[str]) -> Iterator[Mapping[str, Column]]:
@@ -288,6 +287,18 @@ def _csv_rows(stream: IO[str], columns: Sequence[str]) -> Iterator[list[Any]]:
                 number,
             )
         yield [row[position] for position in positions]
+
+
+def _json_names(stream: IO[str]) -> list[str]:
+    """Return the keys of the rows up to the first damage, which `read_batches` reports with the rows before it."""
+    names: dict[str, None] = {}
+    try:
+        for row in _json_rows(stream):
+            names |= dict.fromkeys(row)
+    except (Unreadable, EOFError, OSError, UnicodeDecodeError, zlib.error):
+        if not names:
+            raise
+    return list(names)
 
 
 def _json_columns(stream: IO[str], columns: Sequence[str]) -> Iterator[list[Any]]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ class Scan:
     schema: Schema | None = None
     n_rows: int = 0
     _ids: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _prompts: dict[bytes, tuple[str, str, str]] = field(default_factory=dict)
     _unlabelled: list[Path] = field(default_factory=list)
     _splits: set[str] = field(default_factory=set)
 
@@ -140,7 +142,10 @@ class Scan:
                 texts[name] = self._texts(part, name, values[name], start)
         splits = self._row_splits(part, values.get("split"), n_rows, start)
         if "prompt_id" in texts:
-            self._check_ids(part, texts["prompt_id"].to_pylist(), splits, start)
+            ids = texts["prompt_id"].to_pylist()
+            self._check_ids(part, ids, splits, start)
+            if "prompt" in texts:
+                self._check_prompts(part, texts["prompt"].to_pylist(), ids, splits, start)
         if not schema.complete:
             return None, n_rows
         numbers = range(1, schema.n_responses + 1)
@@ -252,6 +257,26 @@ class Scan:
                 "Give every prompt its own id." if same else "Make sure that no test prompt is also a train prompt.",
                 rows=[row],
                 severity="error" if same else "warning",
+            )
+
+    def _check_prompts(self, part: Part, prompts: list[str], ids: list[str], splits: list[str], start: int) -> None:
+        for row, (prompt, name, split) in enumerate(zip(prompts, ids, splits, strict=True), start):
+            words = " ".join(prompt.split()).casefold()
+            if not words:
+                continue
+            key = hashlib.sha256(words.encode()).digest()
+            first_split, first_name, where = self._prompts.setdefault(key, (split, name, f"{part.path.name} row {row}"))
+            if first_split == split or first_name == name:
+                continue
+            self.log.add(
+                "duplicate-prompt-across-splits",
+                part.path,
+                "prompt",
+                f"the same prompt also stands in another split under another id (first {name!r} in {split!r}, "
+                f"also {first_name!r} in {first_split!r}, {where})",
+                "Remove it from one of the splits: feedback on it would show the answer to the query.",
+                rows=[row],
+                severity="warning",
             )
 
 

@@ -17,7 +17,7 @@ from personalllm.types import JSON
 
 __all__ = ["FORMAT_VERSION", "open_stored", "source_key", "store"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _PROMPT_COLUMNS = ("prompt_id", "prompt", "subset", "split")
 
 
