@@ -108,6 +108,12 @@ def test_cut_and_empty_responses_are_reported(folder: Path) -> None:
     assert "zero-shot: of 20 responses 0 were empty and 20 were cut at the token limit; all are counted." in text
 
 
+def test_a_history_shorter_than_asked_for_is_reported(folder: Path) -> None:
+    text = output(run("self-icl[n_shots=7]", "self-icl[n_shots=4]", "--track", "generate", *SMALL, *STANDINS))
+    notes = [line for line in text.splitlines() if "examples each" in line]
+    assert notes == ["self-icl[n_shots=7]: 5.0 examples each; the history holds no more, or the budget was full"]
+
+
 BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
     (["randum", *SMALL], UnknownName, "Did you mean 'random'"),
     (["random", "--users", "0", *SMALL[2:]], ParameterError, r"n_users must be .*1, got 0"),
@@ -117,6 +123,7 @@ BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
     (["random", "--versus", "longest", *SMALL], UnknownName, "algorithm in this run named 'longest'"),
     (["random", "--max-tokens", "5", *SMALL], ParameterError, "left out in the rank track"),
     (["random", "--reference-model", "smal", *SMALL], UnknownName, "Did you mean 'small'"),
+    (["random", "model:nope", *SMALL], UserError, "'model:nope' is not the ref.*--reference-model nope"),
     (["embedding-ranker", *SMALL], ModelFileError, "personalllm models pull"),
     (["embedding-ranker", *SMALL, "--embedder", "other"], UserError, "no embedder named 'other'"),
     (["zero-shot", "--track", "generate", *SMALL], UserError, "does not say which reward ensemble"),

@@ -147,3 +147,14 @@ def test_a_protocol_of_another_benchmark_is_refused(make_benchmark: Callable[...
     protocol = Protocol.for_benchmark(make_benchmark())
     with pytest.raises(UserError, match=r"was made for the benchmark 'tiny-0'.* but 'tiny-1' has"):
         protocol.check(make_benchmark(seed=1))
+
+
+def test_a_limit_that_leaves_nobody_out_is_no_limit(benchmark_: Benchmark) -> None:
+    whole = Protocol.for_benchmark(benchmark_, n_users=20)
+    for limit in (20, 21, 10_000):
+        limited = Protocol.for_benchmark(benchmark_, n_users=20, limit=limit)
+        assert limited.limit is None
+        assert limited.fingerprint == whole.fingerprint
+    assert Protocol.for_benchmark(benchmark_, n_users=20, limit=19).limit == 19
+    assert Protocol.from_spec(whole.spec() | {"limit": 50}) == whole
+    assert Protocol.for_benchmark(benchmark_, population={"kind": "uniform"}, limit=1).limit is None

@@ -12,7 +12,7 @@ from personalllm.algorithms.base import Algorithm
 from personalllm.algorithms.registry import list_algorithms, load_algorithm
 from personalllm.errors import PersonalLLMError, PluginError, UnknownName, UserError
 from personalllm.evaluation import parse_algorithm, resolve
-from personalllm.evaluation.resolve import Entry, slug
+from personalllm.evaluation.resolve import Entry, check_references, slug
 
 MINE = """
 from dataclasses import dataclass
@@ -93,6 +93,29 @@ def test_an_edited_file_is_another_algorithm(module: Path) -> None:
     (after,), _ = resolve(["mine_for_tests:Mine"], "rank")
     assert before.label == after.label
     assert before.key != after.key
+
+
+def test_an_edited_base_in_another_file_is_another_algorithm(module: Path) -> None:
+    derived = module.with_name("derived_for_tests.py")
+    derived.write_text("from mine_for_tests import Mine\n\nclass Derived(Mine):\n    id = 'derived'\n")
+    try:
+        (before,), _ = resolve(["derived_for_tests:Derived"], "rank")
+        (again,), _ = resolve(["derived_for_tests:Derived"], "rank")
+        module.write_text(module.read_text() + "\n# edited\n")
+        (after,), _ = resolve(["derived_for_tests:Derived"], "rank")
+    finally:
+        sys.modules.pop("derived_for_tests", None)
+    assert before.key == again.key
+    assert before.key != after.key
+
+
+def test_only_the_reference_response_model_can_be_asked_for() -> None:
+    check_references(("oracle", "worst", "model:a"), "a")
+    for name in ("model:b", "model:", "model:oracle"):
+        wrong = name.removeprefix("model:")
+        message = f"'{name}' is not the reference response model of this run, which is 'a'. .*--reference-model {wrong}"
+        with pytest.raises(UserError, match=message):
+            check_references(("oracle", name), "a")
 
 
 @pytest.mark.parametrize("track", ["rank", "generate"])

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from personalllm.algorithms.base import Algorithm
 from personalllm.data import Benchmark, write_benchmark
 from personalllm.errors import DataError
 from personalllm.evaluation import ProgressEvent, Protocol, evaluate, read_results
 from personalllm.evaluation.store import DiskStore, Unit
 from personalllm.testing import EchoChatModel
+from personalllm.types import F32, Histories, Queries
 
 DRIVER = """
 import sys, time
@@ -129,6 +134,106 @@ def test_stopping_anywhere_changes_nothing(
     evaluate(names, protocol, benchmark_, out=folder / "b", **standins)
     assert comparable(only(folder / "a")) == comparable(only(folder / "b"))
     assert sum(event.stage == "step" for event in events) == 2 * 5 - stop_after
+
+
+@dataclass
+class Stateful(Algorithm):
+    """Uses up a generator and fills a cache that it made in `fit`; notes what it is handed."""
+
+    id: ClassVar[str] = "stateful"
+    needs: ClassVar[frozenset[Any]] = frozenset({"embedder"})
+    seen: ClassVar[list[Any]] = []
+
+    def fit(self, pool: Histories) -> Stateful:
+        self.pool_, self.rng_, self.calls_, self.scorer_ = pool, np.random.default_rng(0), {"rank": 0}, [self.embedder]
+        return self
+
+    def rank(self, queries: Queries) -> F32:
+        self.calls_["rank"] += 1
+        self.seen.append((self.pool_, self.pool_.prompt, queries.corpus, self.scorer_[0], self.calls_["rank"]))
+        return self.rng_.random((len(queries), queries.corpus.n_responses), dtype=np.float32)
+
+
+def test_a_part_in_the_middle_is_made_again_as_it_was(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
+    protocol = protocol_for(benchmark_, "rank")
+    evaluate([Stateful()], protocol, benchmark_, out=tmp_path, **standins)
+    run = only(tmp_path)
+    whole = comparable(run)
+    (folder,) = run.glob("stateful-*")
+    for name in ("samples/part-00002.parquet", "samples/part-00002.json", "metrics.json"):
+        (folder / name).unlink()
+    evaluate([Stateful()], protocol, benchmark_, out=tmp_path, **standins)
+    assert comparable(run) == whole
+
+
+def test_units_share_nothing_but_what_cannot_change(benchmark_: Benchmark, standins: Any) -> None:
+    Stateful.seen.clear()
+    evaluate([Stateful()], protocol_for(benchmark_, "rank"), benchmark_, **standins)
+    assert [calls for *_, calls in Stateful.seen] == [1] * 5
+    pool, prompt, corpus, _, _ = Stateful.seen[0]
+    for other in Stateful.seen:
+        assert other[0] is pool
+        assert other[1] is prompt
+        assert other[2] is corpus is pool.corpus
+        assert other[3] is standins["embedder"]
+
+
+EDITED = """
+from dataclasses import dataclass
+from typing import ClassVar
+import numpy as np
+from personalllm.algorithms.base import Algorithm
+
+@dataclass
+class Mine(Algorithm):
+    id: ClassVar[str] = "mine"
+
+    def rank(self, queries):
+        return np.float32([[{sign}len(r) for r in queries.corpus.responses[p]] for p in queries.prompt])
+"""
+
+
+@pytest.mark.parametrize("order_lost", [False, True])
+def test_of_an_edited_algorithm_the_newest_is_read(
+    benchmark_: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order_lost: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    protocol, found = protocol_for(benchmark_, "rank"), []
+    for sign in ("+", "-"):
+        Path("edited_for_tests.py").write_text(EDITED.format(sign=sign))
+        monkeypatch.delitem(sys.modules, "edited_for_tests", raising=False)
+        found.append(evaluate(["edited_for_tests:Mine"], protocol, benchmark_, out="runs")["mine"].metrics)
+        time.sleep(0.02)
+    sys.modules.pop("edited_for_tests", None)
+    assert found[0] != found[1]
+    run = only(Path("runs"))
+    assert len(list(run.glob("mine-*"))) == 2
+    if order_lost:
+        (run / "leaderboard.json").unlink()
+    results = read_results("runs")
+    assert [result.id for result in results.algorithms].count("mine") == 1
+    assert results["mine"].metrics == found[1]
+
+
+def test_the_samples_are_those_of_the_newest(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
+    protocol = protocol_for(benchmark_, "generate")
+    first = evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+    run = only(tmp_path)
+    (folder,) = run.glob("zero-shot-*")
+    shutil.copytree(folder, run / "zero-shot-older")
+    shutil.rmtree(run / "zero-shot-older" / "samples")
+    assert read_results(tmp_path).samples("zero-shot") == first.samples("zero-shot")
+
+
+def test_an_edited_algorithm_counts_before_the_run_has_ended(benchmark_: Benchmark, tmp_path: Path) -> None:
+    def stop(event: ProgressEvent) -> None:
+        if (event.algorithm, event.stage) == ("longest", "start"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        evaluate(["random", "longest"], protocol_for(benchmark_, "rank"), benchmark_, out=tmp_path, progress=stop)
+    order = json.loads((only(tmp_path) / "leaderboard.json").read_text())["order"]
+    assert [key.rpartition("-")[0] for key in order] == ["random", "longest"]
 
 
 def first_part(run: Path, name: str) -> Path:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from rich.table import Table
 
-    from personalllm.evaluation import Estimate, Progress, ProgressEvent, Protocol, Results
+    from personalllm.evaluation import AlgorithmResult, Estimate, Progress, ProgressEvent, Protocol, Results
     from personalllm.evaluation.resolve import Entry
     from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
     from personalllm.types import JSON
@@ -98,8 +98,9 @@ def evaluate(
     from personalllm.data import load
     from personalllm.evaluation import Protocol, resolve
     from personalllm.evaluation import evaluate as run
+    from personalllm.evaluation.resolve import check_references
 
-    entries, _ = resolve(algorithms, track.value)
+    entries, references = resolve(algorithms, track.value)
     benchmark = load(data)
     required = {"n_users": users, "seed": seed, "alpha": alpha, "pool_users": pool_users}
     optional = {
@@ -114,6 +115,7 @@ def evaluate(
     protocol = Protocol.for_benchmark(
         benchmark, track=track.value, standardiser=standardiser.value, **required, **given
     )
+    check_references(references, protocol.reference_response_model)
     _check_versus(versus, entries, protocol)
     backends = _backends(entries, track, benchmark.metadata, (embedder, llm, rewards))
     console = Console(stderr=True)
@@ -228,10 +230,23 @@ def show_leaderboard(results: Results, versus: str | None = None, console: Conso
                 "all are counted.",
                 highlight=False,
             )
+        if _lacks_examples(result):
+            each = result.counts["examples"] / result.counts["generations"]
+            console.print(
+                f"{escape(result.id)}: {each:.1f} examples each; the history holds no more, or the budget was full",
+                highlight=False,
+            )
     if results.directory is not None:
         where = escape(str(results.directory))
         console.print(f"Results: {where}", highlight=False, soft_wrap=True)
         console.print(f"Report:  personalllm report {where}", highlight=False, soft_wrap=True)
+
+
+def _lacks_examples(result: AlgorithmResult) -> bool:
+    """Tell whether fewer examples were sent than the algorithm asked for."""
+    wanted = result.spec["params"].get("n_shots")
+    generations = result.counts.get("generations", 0)
+    return isinstance(wanted, int) and result.counts.get("examples", 0) < wanted * generations
 
 
 def _table(results: Results, *, wide: bool, plain: bool) -> Table:

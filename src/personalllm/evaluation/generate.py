@@ -14,7 +14,7 @@ from personalllm.evaluation.resolve import Entry
 from personalllm.evaluation.results import Sample
 from personalllm.evaluation.store import Unit
 from personalllm.evaluation.task import Task
-from personalllm.evaluation.tracks import Backends, fitted
+from personalllm.evaluation.tracks import Backends, fitted, running
 from personalllm.protocols import ChatModel, RewardEnsemble
 from personalllm.seeding import derive_seed
 from personalllm.types import F32, I32, ChatReply, ChatRequest, Conversation, Histories
@@ -93,19 +93,22 @@ class GenerateTrack:
         Raises:
             UserError: If the reward ensemble does not score stored responses as the benchmark says, or the algorithm
                 does not return one conversation for each query.
+            RunError: If the algorithm fails.
         """
         self._check_rewards()
         algorithm = fitted(self.task, self.backends, entry)
         histories = self.task.histories(algorithm.history, self.backends.embedder)
-        algorithm.adapt(histories)
+        with running(entry.label, "adapt"):
+            algorithm.adapt(histories)
         queries = self.task.queries(0, self.task.n_users)
-        conversations = algorithm.messages(queries)
+        with running(entry.label, "messages"):
+            conversations = list(algorithm.messages(queries))
         if len(conversations) != len(queries) or not all(isinstance(c, Conversation) for c in conversations):
             raise UserError(
                 f"The algorithm {entry.label!r} returned {len(conversations)} items for {len(queries)} queries.",
                 "messages() must return one personalllm.types.Conversation for each query, in their order.",
             )
-        return _Prepared(list(conversations), histories)
+        return _Prepared(conversations, histories)
 
     def _check_rewards(self) -> None:
         """Score the responses to the first query again: the ensemble must be the one that scored the benchmark."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from personalllm.errors import DataError, ParameterError, UnknownName, UserError
 from personalllm.storage import digest
@@ -136,7 +136,7 @@ class Protocol(_Frozen):
         feedback: How preference pairs arise.
         generation: How the chat model is run.
         prompts_per_user: Prompts asked by each user; None = every prompt of the split (rank track only).
-        limit: Only the first users of the population; None = all.
+        limit: Only the first users of the population; None = all, and a limit that leaves nobody out becomes None.
         standardiser: `train` (fitted on the history split) or `published` (the paper's constants).
         reference_response_model: The response model that `win_rate_reference` compares with.
         users_per_shard: Users ranked at once.
@@ -168,6 +168,12 @@ class Protocol(_Frozen):
     embedder: str | None = None
     llm: str | None = None
     rewards: str | None = None
+
+    @field_validator("limit")
+    @classmethod
+    def _limits_something(cls, limit: int | None, info: ValidationInfo) -> int | None:
+        population = info.data.get("population")
+        return None if limit is None or (population and limit >= population.n_users) else limit
 
     @property
     def fingerprint(self) -> str:

@@ -22,7 +22,7 @@ def assemble(store: Store, manifest: JSON, keys: list[str]) -> Results:
     Args:
         store: Where they are kept.
         manifest: Of the run.
-        keys: Their keys, in the order wanted.
+        keys: Their keys, in the order wanted; of several with the same label only the first counts.
 
     Raises:
         DataError: If a file is absent, cut off or altered; names it.
@@ -33,6 +33,8 @@ def assemble(store: Store, manifest: JSON, keys: list[str]) -> Results:
         if done is None:
             raise DataError(f"The run has no {key!r}.", "Run the same evaluation again: it mends the run.")
         summary, per_user = done
+        if summary["label"] in sources:
+            continue
         result = AlgorithmResult(
             id=summary["label"],
             title=summary["title"],
@@ -105,7 +107,7 @@ def compare(results: Results, versus: str) -> Results:
 
 
 def read_results(directory: str | Path, *, versus: str | None = None) -> Results:
-    """Read a run back, every complete algorithm in it.
+    """Read a run back, every complete algorithm in it; of an edited one, the version that was asked for last.
 
     Args:
         directory: The run directory, or the folder of runs if there is just one run in it.
@@ -122,7 +124,8 @@ def read_results(directory: str | Path, *, versus: str | None = None) -> Results
     order: list[str] = []
     if (folder / "leaderboard.json").exists():
         order = [str(key) for key in read_json(folder / "leaderboard.json").get("order", [])]
-    complete = sorted(path.parent.name for path in folder.glob("*/metrics.json"))
+    written = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
+    complete = sorted(written, key=lambda key: (-written[key], key))
     keys = [key for key in order if key in complete] + [key for key in complete if key not in order]
     results = assemble(DiskStore(folder, str(manifest["fingerprint"])), manifest, keys)
     ranked = sorted(results.algorithms, key=lambda result: result.kind == "reference")

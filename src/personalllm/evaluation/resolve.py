@@ -18,7 +18,7 @@ from personalllm.evaluation.references import REFERENCES
 from personalllm.storage import digest, file_sha256
 from personalllm.types import JSON
 
-__all__ = ["Entry", "parse_algorithm", "resolve"]
+__all__ = ["Entry", "check_references", "parse_algorithm", "resolve"]
 
 _FORM = re.compile(r"(?P<name>[^\[\]]+?)\s*(?:\[(?P<params>.*)\])?", re.DOTALL)
 _SYNTAX = "Write NAME, NAME[parameter=value,...] or module:Class, e.g. icl[n_shots=3]."
@@ -33,7 +33,8 @@ class Entry:
         algorithm: Unfitted.
         label: Unique name: the id with the parameters that differ from the defaults.
         key: Folder name: the id and a digest of the spec; for an algorithm from outside this package the digest
-            covers its source file too, so that an edited algorithm is not taken for its former self.
+            covers the source files of its class and of the bases outside this package too, so that an edited
+            algorithm is not taken for its former self.
     """
 
     algorithm: Algorithm
@@ -55,7 +56,7 @@ class Entry:
             )
         identity: JSON = {"spec": algorithm.spec()}
         if not kind.__module__.startswith(_OURS):
-            identity |= {"class": f"{kind.__module__}:{kind.__qualname__}", "source": _source(kind)}
+            identity |= {"class": f"{kind.__module__}:{kind.__qualname__}", "source": _sources(kind)}
         try:
             suffix = digest(identity, 12)
         except (TypeError, ValueError) as error:
@@ -87,6 +88,11 @@ def _label(algorithm: Algorithm) -> str:
         if default is dataclasses.MISSING or value != default:
             changed.append(f"{field.name}={value if isinstance(value, str) else json.dumps(value, default=repr)}")
     return f"{algorithm.id}[{','.join(changed)}]" if changed else algorithm.id
+
+
+def _sources(kind: type) -> list[str]:
+    """Return the digests of a class and of its bases outside this package."""
+    return [_source(base) for base in kind.__mro__ if base is not object and not base.__module__.startswith(_OURS)]
 
 
 def _source(kind: type) -> str:
@@ -184,6 +190,25 @@ def resolve(
         if label in REFERENCES or label.startswith("model:"):
             raise UserError(f"The name {label!r} belongs to a reference policy.", "Give the algorithm another id.")
     return tuple(entries.values()), tuple(references)
+
+
+def check_references(references: Iterable[str], response_model: str) -> None:
+    """Raise unless every reference policy that was asked for is one that the run computes.
+
+    Args:
+        references: From `resolve`.
+        response_model: The protocol's reference response model.
+
+    Raises:
+        UserError: If `model:NAME` is not the reference response model; says how to make it so.
+    """
+    for reference in references:
+        name = reference.removeprefix("model:")
+        if reference not in REFERENCES and name != response_model:
+            raise UserError(
+                f"{reference!r} is not the reference response model of this run, which is {response_model!r}.",
+                f"Pass --reference-model {name} (in Python: reference_response_model={name!r}).",
+            )
 
 
 def _expand(item: Algorithm | str, track: Literal["rank", "generate"]) -> Sequence[Algorithm | str]:

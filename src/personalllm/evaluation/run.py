@@ -19,7 +19,7 @@ from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.reading import assemble
 from personalllm.evaluation.references import Policy, StoredPolicies
-from personalllm.evaluation.resolve import Entry, resolve, slug
+from personalllm.evaluation.resolve import Entry, check_references, resolve, slug
 from personalllm.evaluation.results import Results
 from personalllm.evaluation.store import DiskStore, Store, Unit, read_json, to_json
 from personalllm.evaluation.task import Task
@@ -64,11 +64,14 @@ def evaluate(
         The algorithms in the order given, then the reference policies.
 
     Raises:
-        UserError: If a backend is missing, an algorithm is not of the track, or it breaks its contract.
+        UserError: If a backend is missing, an algorithm is not of the track or breaks its contract, or `model:NAME`
+            is not the protocol's reference response model.
+        RunError: If an algorithm's own code fails; names the algorithm and the method.
         AxisMismatch: If the reward ensemble's RMs are not the benchmark's.
         DataError: If the benchmark has no split or no reference response that the protocol needs.
     """
-    entries, _ = resolve(algorithms, protocol.track)
+    entries, references = resolve(algorithms, protocol.track)
+    check_references(references, protocol.reference_response_model)
     writes = protocol.track == "generate" or any("llm" in entry.algorithm.needs for entry in entries)
     bound = protocol.bind(
         embedder=embedder.identity if embedder else None,
@@ -85,6 +88,7 @@ def evaluate(
     store = Store(bound.fingerprint) if out is None else DiskStore(Path(out) / bound.fingerprint, bound.fingerprint)
     manifest = _write_manifest(store, task, backends)
     run = _Run(task, track, policies, store, progress or _unwatched)
+    _write_order(store, [entry.key for entry in entries])
     keys = [run.algorithm(entry) for entry in entries] + [run.reference(policy) for policy in policies]
     _write_order(store, keys)
     return assemble(store, manifest, keys)
@@ -236,7 +240,10 @@ def _make_run_directory(directory: Path) -> None:
 
 
 def _write_order(store: Store, keys: list[str]) -> None:
-    """Note the order in which algorithms were asked for; those of earlier calls stay, after the new ones."""
+    """Note the order in which algorithms were asked for; those of earlier calls stay, after the new ones.
+
+    Noted before the work too: of two versions of an algorithm the first in this order is the newer one.
+    """
     if not isinstance(store, DiskStore):
         return
     path = store.directory / "leaderboard.json"

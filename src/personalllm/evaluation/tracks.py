@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from personalllm.algorithms.base import Algorithm
-from personalllm.errors import UserError
+from personalllm.errors import PersonalLLMError, RunError, UserError
 from personalllm.evaluation.references import Policy
 from personalllm.evaluation.resolve import Entry
 from personalllm.evaluation.store import Unit
@@ -18,7 +21,7 @@ from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
 from personalllm.seeding import derive_seed
 from personalllm.types import F32, Histories
 
-__all__ = ["Backends", "RankTrack", "Track", "fitted", "make_units"]
+__all__ = ["Backends", "RankTrack", "Track", "fitted", "make_units", "running"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +75,44 @@ def make_units(track: Track, key: str, seed: int) -> list[Unit]:
     ]
 
 
+@contextmanager
+def running(label: str, method: str) -> Iterator[None]:
+    """Name the algorithm and the method if the algorithm's own code fails.
+
+    Raises:
+        RunError: Instead of any exception that is not of this package, which stays as its cause.
+    """
+    try:
+        yield
+    except PersonalLLMError:
+        raise
+    except Exception as error:  # anyone's code runs here, and may raise anything
+        raise RunError(
+            f"The algorithm {label!r} failed in {method}: {type(error).__name__}: {error}.",
+            "Run personalllm.testing.check_algorithm on it.",
+        ) from error
+
+
 def fitted(task: Task, backends: Backends, entry: Entry) -> Algorithm:
     """Return a fresh copy of an algorithm, bound to the backends and fitted on the pool."""
     algorithm = entry.algorithm.fresh()
     seed = derive_seed(task.protocol.seed, "algorithm", entry.key)
     algorithm.bind(embedder=backends.embedder, llm=backends.llm, seed=seed)
-    algorithm.fit(task.pool)
+    pool = task.pool
+    with running(entry.label, "fit"):
+        algorithm.fit(pool)
     return algorithm
+
+
+def _own_copy(task: Task, backends: Backends, algorithm: Algorithm) -> Algorithm:
+    """Return a deep copy of a fitted algorithm, so that no unit of work sees what another one left behind.
+
+    The backends, the corpus and the columns of the pool cannot change, so they are shared.
+    """
+    pool = task.pool
+    parts = [getattr(part, field.name) for part in (pool, pool.corpus) for field in dataclasses.fields(part)]
+    shared = (backends.embedder, backends.llm, pool, *parts)
+    return copy.deepcopy(algorithm, {id(value): value for value in shared})
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,11 +149,16 @@ class RankTrack:
         """Let the algorithm choose for a shard of users; ties go to the lowest column of the corpus."""
         import pyarrow as pa
 
-        algorithm = copy.copy(prepared.algorithm)
+        with running(prepared.label, "a deep copy of what fit learned"):
+            algorithm = _own_copy(self.task, self.backends, prepared.algorithm)
         algorithm.bind(embedder=self.backends.embedder, llm=self.backends.llm, seed=unit.seed)
         queries = self.task.queries(unit.start, unit.stop)
-        algorithm.adapt(take_users(prepared.histories, unit.start, unit.stop))
-        preference = _checked(prepared.label, algorithm.rank(queries), (len(queries), queries.corpus.n_responses))
+        histories = take_users(prepared.histories, unit.start, unit.stop)
+        with running(prepared.label, "adapt"):
+            algorithm.adapt(histories)
+        with running(prepared.label, "rank"):
+            ranked = algorithm.rank(queries)
+        preference = _checked(prepared.label, ranked, (len(queries), queries.corpus.n_responses))
         column = preference.argmax(axis=1).astype(np.uint8)
         response = self.task.view.to_responses(queries.prompt, column)
         values = self.task.utilities(unit.start, unit.stop).reshape(len(queries), -1)

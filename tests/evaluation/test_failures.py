@@ -1,0 +1,87 @@
+"""What a failing algorithm looks like to its author."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from personalllm.algorithms.base import Algorithm
+from personalllm.data import Benchmark
+from personalllm.errors import ParameterError, RunError, UserError
+from personalllm.evaluation import Protocol, evaluate
+from personalllm.types import F32, Conversation, Histories, Message, Queries
+
+
+@dataclass
+class Faulty(Algorithm):
+    """Fails in the method that `where` names."""
+
+    id: ClassVar[str] = "faulty"
+    where: str = "fit"
+    ours: bool = False
+
+    def _pass(self, where: str) -> None:
+        if where == self.where:
+            raise ParameterError("x", "1", 2) if self.ours else KeyError("missing")
+
+    def fit(self, pool: Histories) -> Faulty:
+        self._pass("fit")
+        self.state_ = (i for i in range(3)) if self.where == "copy" else None
+        return self
+
+    def adapt(self, histories: Histories) -> Faulty:
+        self._pass("adapt")
+        return self
+
+    def rank(self, queries: Queries) -> F32:
+        self._pass("rank")
+        return np.zeros((len(queries), queries.corpus.n_responses), np.float32)
+
+    def messages(self, queries: Queries) -> list[Conversation]:
+        self._pass("messages")
+        if self.where == "nothing":
+            return None  # type: ignore[return-value]
+        return [Conversation((Message("user", "x"),), n_examples=0)] * len(queries)
+
+
+def run(benchmark: Benchmark, standins: dict[str, Any], track: Any, algorithm: Algorithm) -> None:
+    protocol = Protocol.for_benchmark(benchmark, track=track, n_users=4, pool_users=3, bootstrap_draws=100)
+    evaluate([algorithm], protocol, benchmark, **standins)
+
+
+FAILURES = [("rank", name) for name in ("fit", "adapt", "rank")]
+FAILURES += [("generate", name) for name in ("fit", "adapt", "messages")]
+
+
+@pytest.mark.parametrize(("track", "where"), FAILURES)
+def test_an_algorithm_that_fails_is_named(benchmark_: Benchmark, standins: Any, track: str, where: str) -> None:
+    with pytest.raises(RunError) as caught:
+        run(benchmark_, standins, track, Faulty(where=where, ours=False))
+    label = "faulty" if where == "fit" else f"faulty[where={where}]"
+    assert caught.value.message == f"The algorithm {label!r} failed in {where}: KeyError: 'missing'."
+    assert caught.value.remedy == "Run personalllm.testing.check_algorithm on it."
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(("track", "where"), FAILURES)
+def test_errors_of_this_package_stay(benchmark_: Benchmark, standins: Any, track: str, where: str) -> None:
+    with pytest.raises(ParameterError, match="x must be 1, got 2"):
+        run(benchmark_, standins, track, Faulty(where=where, ours=True))
+
+
+def test_nothing_to_send_and_nothing_to_copy(benchmark_: Benchmark, standins: Any) -> None:
+    with pytest.raises(RunError, match=r"failed in messages: TypeError"):
+        run(benchmark_, standins, "generate", Faulty(where="nothing"))
+    with pytest.raises(RunError, match=r"failed in a deep copy of what fit learned: TypeError.*generator"):
+        run(benchmark_, standins, "rank", Faulty(where="copy"))
+
+
+@pytest.mark.parametrize("name", ["model:nope", "model:alpha-2"])
+def test_a_response_model_that_is_not_the_reference_is_refused(benchmark_: Benchmark, name: str) -> None:
+    protocol = Protocol.for_benchmark(benchmark_, n_users=4, pool_users=3, reference_response_model="alpha-1")
+    with pytest.raises(UserError, match=f"{name!r} is not the reference response model of this run.*'alpha-1'"):
+        evaluate(["random", name], protocol, benchmark_)
+    assert evaluate(["random", "oracle", "model:alpha-1"], protocol, benchmark_)["model:alpha-1"].kind == "reference"
