@@ -169,19 +169,11 @@ def _backends(
 def watch(console: Console) -> Iterator[Progress]:
     """Yield a progress callback: live bars with the time left on a terminal, a line for each algorithm elsewhere."""
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+    from personalllm.cli.progress import bars
+
     tasks: dict[str, TaskID] = {}
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+    with bars(console, disable=not console.is_terminal) as shown:
 
         def show(event: ProgressEvent) -> None:
             label = escape(event.algorithm)
@@ -189,11 +181,11 @@ def watch(console: Console) -> Iterator[Progress]:
                 console.print(f"[yellow]{label}[/]: {escape(event.message)}", soft_wrap=True)
                 return
             if event.stage == "start":
-                tasks[event.algorithm] = bars.add_task(label, total=event.total, completed=event.done)
+                tasks[event.algorithm] = shown.add_task(label, total=event.total, completed=event.done)
                 if event.done:
                     console.print(f"{label}: {event.done} of {event.total} were done before", highlight=False)
             learning = " (learning)" if event.stage == "prepare" else ""
-            bars.update(tasks[event.algorithm], completed=event.done, description=label + learning)
+            shown.update(tasks[event.algorithm], completed=event.done, description=label + learning)
             if event.stage == "finish" and not console.is_terminal:
                 console.print(f"{label}: {event.total} done", highlight=False)
 

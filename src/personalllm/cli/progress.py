@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
     from personalllm.data import Benchmark
 
-__all__ = ["counted", "embed_texts"]
+__all__ = ["bars", "counted", "embed_texts"]
 
 _MOST_TEXTS = 20_000
 
 
-@contextmanager
-def counted(title: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback `(done, total)` behind a bar; nothing is drawn before its first call with a total above 0."""
+def bars(console: Console | None = None, *, disable: bool = False) -> Progress:
+    """Return bars that show what is done of what, the time so far and the time left."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -36,9 +36,15 @@ def counted(title: str, console: Console | None = None) -> Iterator[Callable[[in
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
-        task = bars.add_task(title, total=None, visible=False)
-        yield lambda done, total: bars.update(task, completed=done, total=total, visible=total > 0)
+    return Progress(*columns, console=console, disable=disable)
+
+
+@contextmanager
+def counted(title: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback `(done, total)` behind a bar; nothing is drawn before its first call with a total above 0."""
+    with bars(console) as shown:
+        task = shown.add_task(title, total=None, visible=False)
+        yield lambda done, total: shown.update(task, completed=done, total=total, visible=total > 0)
 
 
 def embed_texts(benchmark: Benchmark, embedder: Any, console: Console) -> None:
