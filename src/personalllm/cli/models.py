@@ -80,18 +80,17 @@ def list_models() -> None:
     from personalllm.backends.models import load_entries, model_state
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("name", "kind", "size", "licence", "source", "state"):
-        table.add_column(column, no_wrap=column not in ("licence", "source"), overflow="fold")
+    table.add_column("name, licence, source", overflow="fold")
+    for column in ("kind", "size", "state"):
+        table.add_column(column, no_wrap=True)
     for name, entry in load_entries().items():
         state = model_state(name)
         kind = f"{entry.kind}, opt-in" if entry.opt_in else entry.kind
         colour = f"[{_COLOURS[state]}]{state}[/]"
         table.add_row(
-            name,
+            f"{escape(name)}\n[dim]  {escape(entry.licence)}\n  {escape(_short_source(entry.source))}[/]",
             kind,
             f"{entry.size / 1e6:,.0f} MB",
-            escape(entry.licence),
-            escape(_short_source(entry.source)),
             colour,
         )
     Console().print(table)
