@@ -96,4 +96,6 @@ def test_where_the_embedding_ranker_stands(benchmark, embedder, pairs, null):
     protocol = Protocol.for_benchmark(benchmark, track="rank", n_users=1000, seed=0, pairs=pairs)
     results = evaluate([null, "embedding-ranker"], protocol, benchmark, embedder=embedder)
     difference = compare(results, null)["embedding-ranker"].versus_reference["gain"]
-    assert min(SIDE[pairs, null] * end for end in (difference.low, difference.high)) > 0, difference
+    assert min(SIDE[pairs, null] * end for end in (difference.low, difference.high)) > 0, (
+        f"the difference to {null} is now {difference}: if that is meant, say so in docs/LOG.md and here"
+    )

@@ -336,7 +336,8 @@ def _default_reference(benchmark: Benchmark) -> str:
 def _parameter_error(error: ValidationError) -> ParameterError:
     """Turn the first complaint of pydantic into ours."""
     first = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in first["loc"]) or "protocol"
+    fields = [str(part) for part in first["loc"] if str(part).isidentifier() or isinstance(part, int)]
+    name = ".".join(fields) or "protocol"
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted({*Protocol.model_fields, *_SHORT}))
         return ParameterError(name, f"a field of the protocol ({known})", first["input"])
