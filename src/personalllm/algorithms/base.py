@@ -21,6 +21,12 @@ Need = Literal["embedder", "llm"]
 Track = Literal["rank", "generate"]
 HistoryRule = Literal["random", "nearest"]
 
+_NEEDS = {
+    "embedder": "personalllm.backends.embedding.default_embedder()",
+    "llm": "personalllm.backends.llm.LocalChatModel()",
+}
+_HISTORIES = ("random", "nearest")
+
 
 @dataclass
 class Algorithm:
@@ -50,11 +56,14 @@ class Algorithm:
         Raises:
             UserError: If a backend that the algorithm needs is missing.
         """
+        for name, given_as, allowed in (("needs", self.needs, _NEEDS), ("history", {self.history}, _HISTORIES)):
+            if not set(given_as) <= set(allowed):
+                raise ParameterError(f"{name} of {self.id!r}", f"of {', '.join(allowed)}", sorted(given_as))
         for need, given in (("embedder", embedder), ("llm", llm)):
             if need in self.needs and given is None:
                 raise UserError(
                     f"The algorithm {self.id!r} needs an {need}.",
-                    f"Pass {need}=... to evaluate(), or use the command line, which does it for you.",
+                    f"Pass {need}={_NEEDS[need]} to evaluate(), or use the command line, which does it for you.",
                 )
         self._embedder, self._llm, self._seed = embedder, llm, seed
         return self

@@ -257,7 +257,7 @@ def _table(results: Results, *, wide: bool, plain: bool) -> Table:
     table.add_column("algorithm", no_wrap=wide, overflow="fold")
     columns = [
         ("mean_utility", "utility"),
-        ("gain", "gain %"),
+        ("gain", "gain"),
         ("win_rate_reference", "wins vs reference %"),
         *((("win_rate_best", "wins vs best %"), ("regret", "regret")) if wide else ()),
     ]

@@ -59,5 +59,7 @@ def embed_texts(benchmark: Benchmark, embedder: Any, console: Console) -> None:
 
     texts = [*benchmark.prompts.to_pylist(), *benchmark.responses.to_pylist()]
     if isinstance(embedder, CachedEmbedder) and len(texts) <= _MOST_TEXTS:
+        if not console.is_terminal:
+            console.print(f"embedding {len(set(texts)):,} texts, those that are not kept from an earlier run")
         with counted("embedding (kept for the next run)", console) as progress:
             embedder.embed(texts, progress)

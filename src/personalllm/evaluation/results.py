@@ -122,6 +122,16 @@ class Results:
     manifest: JSON = field(default_factory=dict)
     sources: Mapping[str, Callable[[], list[Sample]]] = field(default_factory=dict, repr=False)
 
+    def __str__(self) -> str:
+        """Return a line for each algorithm: mean utility and gain with their intervals."""
+        lines = [f"{self.benchmark_name}, {self.protocol['track']} track, protocol {self.fingerprint}"]
+        for result in sorted(self.algorithms, key=lambda r: -r.metrics["mean_utility"].value):
+            cells = [f"{name} {e.value:6.3f} [{e.low:.3f}, {e.high:.3f}]" for name, e in _shown(result)]
+            lines.append(f"{result.id:24s} {'  '.join(cells)}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
     def __getitem__(self, algorithm_id: str) -> AlgorithmResult:
         """Return the result of a label.
 
@@ -144,3 +154,7 @@ class Results:
         if self.protocol["track"] != "generate":
             raise UserError("The rank track generates no text, so it has no samples.", "Use the generate track.")
         return self.sources[algorithm_id]()
+
+
+def _shown(result: AlgorithmResult) -> list[tuple[str, Estimate]]:
+    return [("utility", result.metrics["mean_utility"]), ("gain", result.metrics["gain"])]
