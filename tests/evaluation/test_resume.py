@@ -198,6 +198,7 @@ def test_of_an_edited_algorithm_the_newest_is_read(
     benchmark_: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order_lost: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # equal size and second: a cached file would hide the edit
     protocol, found = protocol_for(benchmark_, "rank"), []
     for sign in ("+", "-"):
         Path("edited_for_tests.py").write_text(EDITED.format(sign=sign))
