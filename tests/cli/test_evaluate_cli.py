@@ -84,6 +84,7 @@ def test_the_rank_track_prints_a_leaderboard_and_resumes(folder: Path) -> None:
     }
     assert rows[0] == "oracle"
     assert rows[-1] == "worst"
+    assert read_results("runs")["shortest"].spec["class"] == "shortest_for_tests:Shortest"
     (directory,) = Path("runs").iterdir()
     assert f"Results: runs/{directory.name}" in text
     assert f"personalllm report runs/{directory.name}" in text

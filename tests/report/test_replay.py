@@ -50,3 +50,11 @@ def test_what_the_command_line_cannot_say(change: dict[str, Any], make_results: 
     results = make_results("rank", 5)
     results.protocol.update(change)
     assert command(results) is None
+
+
+def test_an_algorithm_of_ones_own_is_named_by_its_class(make_results: Callable[..., Results]) -> None:
+    results = make_results("generate", 16)
+    results["icl[n_shots=3]"].spec["class"] = "my_module:Mine"
+    text = command(results)
+    assert text is not None
+    assert shlex.split(text)[3] == "my_module:Mine[n_shots=3]"

@@ -133,7 +133,11 @@ class _Run:
             done += unit.stop - unit.start
             self.progress(ProgressEvent(label, "step", done, total))
         title = entry.algorithm.title or entry.algorithm.id
-        summary = {"label": label, "title": title, "spec": entry.algorithm.spec(), "kind": "algorithm"}
+        kind = type(entry.algorithm)
+        spec = entry.algorithm.spec()
+        if not kind.__module__.startswith("personalllm."):
+            spec["class"] = f"{kind.__module__}:{kind.__qualname__}"
+        summary = {"label": label, "title": title, "spec": spec, "kind": "algorithm"}
         summary |= {"paper": entry.algorithm.paper, "counts": self.track.counts(tables)}
         self._finish(entry.key, summary, self.track.utilities(tables))
         self.progress(ProgressEvent(label, "finish", total, total))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from personalllm.report.views import leaves
 
 if TYPE_CHECKING:
-    from personalllm.evaluation import Results
+    from personalllm.evaluation import AlgorithmResult, Results
 
 __all__ = ["command"]
 
@@ -51,7 +51,7 @@ def command(results: Results) -> str | None:
     fixed = all(flat.get(key, value) == value for key, value in _FIXED.items())
     if len(seeds) > 1 or not fixed or isinstance(flat.get("population.alpha"), (list, tuple)):
         return None
-    words = ["personalllm", "evaluate", *(row.id for row in results.algorithms if row.kind == "algorithm")]
+    words = ["personalllm", "evaluate", *(_name(row) for row in results.algorithms if row.kind == "algorithm")]
     words += ["--track", str(flat.get("track", "rank")), "--data", results.benchmark_name]
     for key, option in _OPTIONS.items():
         if flat.get(key) is not None:
@@ -61,3 +61,9 @@ def command(results: Results) -> str | None:
         if name in backends:
             words += [f"--{name}", str(backends[name])]
     return shlex.join([*words, "--out", results.directory.parent.name if results.directory else "runs"])
+
+
+def _name(row: AlgorithmResult) -> str:
+    """Return what to type for an algorithm: its label, with `module:Class` for the id if it is the user's own."""
+    own = row.spec.get("class")
+    return f"{own}{row.id.removeprefix(str(row.spec['id']))}" if own else row.id
