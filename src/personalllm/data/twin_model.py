@@ -7,23 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from personalllm.data.standardise import PUBLISHED
 from personalllm.types import F32
 
 __all__ = ["FAMILIES", "N_RESPONSES", "REWARD_MODELS", "TwinModel", "draw_noise", "twin_scores"]
 
 N_RESPONSES = 8
-REWARD_MODELS = (
-    "beaver_7b",
-    "gemma_2b",
-    "gemma_7b",
-    "llama3_sfairx",
-    "mistral_raft",
-    "mistral_ray",
-    "mistral_weqweasdas",
-    "oasst_deberta_v3",
-    "oasst_pythia_1b",
-    "oasst_pythia_7b",
-)
+REWARD_MODELS = tuple(PUBLISHED)
 FAMILIES = (0, 1, 1, 2, 3, 4, 3, 5, 5, 5)
 """Family of each reward model: those of one family share a factor."""
 
