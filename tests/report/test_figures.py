@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from personalllm.analysis.drawing import drawing
 from personalllm.evaluation.results import Estimate, Results
 from personalllm.report import write_figures
-from personalllm.report.figures import distribution_figure, drawing, leaderboard_figure
+from personalllm.report.figures import distribution_figure, leaderboard_figure
 from personalllm.report.svg import inline_svg
 from personalllm.report.views import track_views, user_benefits
 

@@ -1,6 +1,5 @@
 """Figures: mean utility and gain with intervals, and how the users fare one by one.
 
-The drawing library is imported inside the functions, and no global state of it is touched.
 Algorithms are filled circles, references hollow diamonds, so that the figures read in grey as well.
 """
 
@@ -9,15 +8,14 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.analysis.drawing import INK, drawing
 from personalllm.report.views import POPULATION_BEST, TrackView, as_sequence, track_views, user_benefits, user_values
 from personalllm.storage import atomic_path
 
@@ -27,44 +25,10 @@ if TYPE_CHECKING:
 
     from personalllm.evaluation import AlgorithmResult, Estimate, Results
 
-__all__ = ["INK", "distribution_figure", "drawing", "leaderboard_figure", "write_figures"]
-
-INK = {
-    "ink": "#1c2126",
-    "muted": "#5b6570",
-    "rule": "#cfd4da",
-    "paper": "#fefefe",
-    "accent": "#0a6aa8",
-    "soft": "#bcd9ec",
-    "mark": "#c4520a",
-}
-"""The palette, by role; the page maps each role to a colour of the light or the dark scheme."""
+__all__ = ["distribution_figure", "leaderboard_figure", "write_figures"]
 
 _WIDTH = 8.2
 _STRIP_LIMIT = 60
-
-
-@contextmanager
-def drawing(*, text_as_paths: bool) -> Iterator[None]:
-    """Set what makes figures reproducible and free of mathematical markup, for the length of a block."""
-    import matplotlib as mpl
-
-    settings: Any = {
-        "svg.hashsalt": "personalllm",
-        "svg.fonttype": "path" if text_as_paths else "none",
-        "text.parse_math": False,
-        "font.family": ["DejaVu Sans"],
-        "font.size": 9.5,
-        "axes.edgecolor": INK["rule"],
-        "axes.labelcolor": INK["muted"],
-        "text.color": INK["ink"],
-        "xtick.color": INK["muted"],
-        "ytick.color": INK["ink"],
-        "axes.unicode_minus": True,
-    }
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        yield
 
 
 def _label(name: str) -> str:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from personalllm.analysis.drawing import drawing
 from personalllm.errors import UserError
 from personalllm.report import numbers
 from personalllm.report.examples import Pair, choose_pair, excerpt
-from personalllm.report.figures import drawing, figures_of
+from personalllm.report.figures import figures_of
 from personalllm.report.replay import command
 from personalllm.report.svg import inline_svg
 from personalllm.report.views import POPULATION_BEST, TrackView, flatten, track_views, user_benefits, user_values

@@ -7,7 +7,7 @@ from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from personalllm.report.figures import INK
+from personalllm.analysis.drawing import INK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,7 @@ def inline_svg(figure: Figure, *, key: str, title: str, description: str) -> str
     """Return a figure as an `<svg>` element to put into a page.
 
     Args:
-        figure: What to draw; call within `figures.drawing`.
+        figure: What to draw; call within `analysis.drawing.drawing`.
         key: Prefix of all ids; unique in the page.
         title: Short name, read out by screen readers.
         description: What the figure shows, in words.
