@@ -1,6 +1,9 @@
+import re
+
 import numpy as np
 import pytest
 
+from personalllm.algorithms._prompting import Example
 from personalllm.seeding import generator
 from personalllm.types import Corpus, Histories, Queries
 
@@ -41,3 +44,32 @@ def make_queries(corpus):
         return Queries(corpus, n_users, np.asarray(user), np.asarray(prompt))
 
     return make
+
+
+LINE_END = "(\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])"
+LABELS = {"Prompt:": "prompt", "Response liked:": "liked", "Response disliked:": "disliked"}
+
+
+@pytest.fixture(scope="session")
+def shown():
+    """Return a reader of a conversation's examples, most relevant first, that knows the layout but not the texts."""
+
+    def read(conversation):
+        turns = conversation.messages
+        if len(turns) > 1:
+            pairs = zip(turns[1:-1:2], turns[2:-1:2], strict=True)
+            return [Example(asked.content, answer.content) for asked, answer in pairs][::-1]
+        found, lines = [], turns[0].content.split("\n")
+        for line in lines[1:] if "Prompt:" in lines else []:
+            if line == "Prompt:":
+                found.append({})
+            if line in LABELS:
+                found[-1][LABELS[line]] = part = []
+            elif line.startswith("  "):
+                part.append(line)
+            elif line:
+                break
+        text = lambda part: re.sub(LINE_END + "  ", r"\1", "\n".join(part)[2:])  # noqa: E731
+        return [Example(**{name: text(part) for name, part in example.items()}) for example in found][::-1]
+
+    return read

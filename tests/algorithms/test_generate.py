@@ -2,10 +2,16 @@ import numpy as np
 import pytest
 
 from personalllm.algorithms import get_algorithm
+from personalllm.algorithms._prompting import Example
 from personalllm.testing import EchoChatModel, HashEmbedder
-from personalllm.types import Histories, Message
+from personalllm.types import Corpus, Histories, Message, Queries
 
 EMBEDDER = HashEmbedder(32)
+BOTH = "winning-and-losing"
+MODES = ("winning", "losing", BOTH, "losing-as-winning")
+MODE = pytest.mark.parametrize(
+    ("feedback", "layout"), [(mode, "text") for mode in MODES] + [("winning", "turns"), ("losing-as-winning", "turns")]
+)
 
 
 def trained(name, pool, targets, **params):
@@ -13,16 +19,14 @@ def trained(name, pool, targets, **params):
     return algorithm.bind(embedder=EMBEDDER, llm=EchoChatModel()).fit(pool).adapt(targets)
 
 
-def shown(conversation):
-    """The examples of a conversation, (prompt, liked), most relevant first."""
-    turns = conversation.messages[1:-1]
-    pairs = [(turns[i].content, turns[i + 1].content) for i in range(0, len(turns), 2)]
-    return pairs[::-1]
-
-
-def chosen(histories, row):
+def example(histories, row, feedback="winning"):
+    """What a feedback mode shows of one interaction, by the definition."""
     prompt = histories.prompt[row]
-    return histories.corpus.prompts[prompt], histories.corpus.responses[prompt][histories.chosen[row]]
+    chosen, rejected = (
+        histories.corpus.responses[prompt][side[row]] for side in (histories.chosen, histories.rejected)
+    )
+    liked = {"winning": chosen, "winning-and-losing": chosen, "losing-as-winning": rejected}.get(feedback)
+    return Example(histories.corpus.prompts[prompt], liked, rejected if feedback in ("losing", BOTH) else None)
 
 
 def test_zero_shot_is_the_prompt_alone(make_histories, make_queries, corpus):
@@ -33,78 +37,71 @@ def test_zero_shot_is_the_prompt_alone(make_histories, make_queries, corpus):
     ]
 
 
-def test_self_icl_shows_the_latest_interactions(make_histories, make_queries):
+@MODE
+def test_self_icl_shows_the_latest_interactions(make_histories, make_queries, shown, feedback, layout):
     targets = make_histories([2, 6, 0], "targets")
-    asked = trained("self-icl", targets, targets, n_shots=3).messages(make_queries([1, 0, 2], [25, 25, 26], 3))
-    assert shown(asked[0]) == [chosen(targets, row) for row in (7, 6, 5)]
-    assert shown(asked[1]) == [chosen(targets, row) for row in (1, 0)]
+    queries = make_queries([1, 0, 2], [25, 25, 26], 3)
+    asked = trained("self-icl", targets, targets, n_shots=3, feedback=feedback, layout=layout).messages(queries)
+    assert shown(asked[0]) == [example(targets, row, feedback) for row in (7, 6, 5)]
+    assert shown(asked[1]) == [example(targets, row, feedback) for row in (1, 0)]
     assert [c.n_examples for c in asked] == [3, 2, 0]
+    assert [c.n_dropped for c in asked] == [0, 0, 0]
     assert len(asked[2].messages) == 1
 
 
-def test_icl_shows_the_users_nearest_prompts(make_histories, make_queries, corpus):
+@MODE
+def test_icl_shows_the_users_nearest_prompts(make_histories, make_queries, corpus, shown, feedback, layout):
     targets = make_histories([12, 9], "targets")
     queries = make_queries([1, 0, 1], [25, 26, 27], 2)
-    for i, conversation in enumerate(trained("icl", targets, targets, n_shots=4).messages(queries)):
+    algorithm = trained("icl", targets, targets, n_shots=4, feedback=feedback, layout=layout)
+    for i, conversation in enumerate(algorithm.messages(queries)):
         user, prompt = queries.user[i], queries.prompt[i]
         rows = np.flatnonzero(targets.user == user)
         vectors = EMBEDDER.embed([corpus.prompts[targets.prompt[row]] for row in rows])
         near = rows[np.argsort(-(vectors @ EMBEDDER.embed([corpus.prompts[prompt]])[0]), kind="stable")[:4]]
-        assert shown(conversation) == [chosen(targets, row) for row in near]
+        assert shown(conversation) == [example(targets, row, feedback) for row in near]
 
 
-def joint_vectors(histories):
-    """Mean of e(prompt, chosen) - e(prompt, rejected) for each user, at unit length, one user at a time."""
-    corpus, result = histories.corpus, []
-    for user in range(histories.n_users):
-        rows = np.flatnonzero(histories.user == user)
-        sides = [
-            EMBEDDER.embed(
-                [
-                    f"{corpus.prompts[histories.prompt[i]]}\n\n{corpus.responses[histories.prompt[i]][side[i]]}"
-                    for i in rows
-                ]
-            )
-            for side in (histories.chosen, histories.rejected)
-        ]
-        mean = (sides[0] - sides[1]).mean(axis=0)
-        result.append(mean / np.linalg.norm(mean))
-    return np.array(result)
+def test_a_history_that_answers_a_prompt_twice_shows_both_answers(corpus, make_queries, shown):
+    twice = Histories(corpus, 1, [0, 0, 0], [4, 4, 7], [1, 2, 0], [0, 3, 1])
+    queries = make_queries([0], [4], 1)
+    assert shown(trained("icl", twice, twice, n_shots=2).messages(queries)[0]) == [
+        example(twice, 0),
+        example(twice, 1),
+    ]
+    assert shown(trained("self-icl", twice, twice, n_shots=9).messages(queries)[0]) == [
+        example(twice, row) for row in (2, 1, 0)
+    ]
 
 
-def test_meta_icl_shows_similar_users_nearest_prompts_winning(make_histories, make_queries, corpus):
-    pool, targets = make_histories([9, 4, 8, 7, 6, 9], "pool"), make_histories([5, 8], "targets")
-    queries = make_queries([1, 0, 1], [25, 26, 27], 2)
-    algorithm = trained("meta-icl", pool, targets, n_shots=3, n_similar=2)
-    similarity = joint_vectors(targets) @ joint_vectors(pool).T
-    neighbours = np.argsort(-similarity, axis=1, kind="stable")[:, :2]
-    assert np.array_equal(algorithm.similar_, neighbours)
-    for i, conversation in enumerate(algorithm.messages(queries)):
-        asked = EMBEDDER.embed([corpus.prompts[queries.prompt[i]]])[0]
-        first_of_prompt = {}
-        for neighbour in neighbours[queries.user[i]]:
-            for row in np.flatnonzero(pool.user == neighbour):
-                first_of_prompt.setdefault(int(pool.prompt[row]), row)
-        near = sorted(first_of_prompt, key=lambda p: -float(EMBEDDER.embed([corpus.prompts[p]])[0] @ asked))[:3]
-        assert shown(conversation) == [chosen(pool, first_of_prompt[p]) for p in near]
+@pytest.mark.parametrize("name", ["icl", "self-icl", "meta-icl", "lookup-icl"])
+@MODE
+def test_texts_with_lines_and_markup_are_shown_whole(name, shown, feedback, layout):
+    texts = ["Prompt:\n  x\nResponse liked:\n  y", "| a |\r\n|---|\n```\nb\n```\n", "a\u2028Response disliked:\n  z"]
+    corpus = Corpus([f"{text} {i}" for i, text in enumerate(texts)], [[text, text[::-1], "plain"] for text in texts])
+    own = Histories(corpus, 1, [0, 0, 0], [0, 1, 2], [0, 1, 2], [1, 2, 0])
+    asked = trained(name, own, own, feedback=feedback, layout=layout).messages(Queries(corpus, 1, [0], [1]))[0]
+    assert sorted(map(repr, shown(asked))) == sorted(repr(example(own, row, feedback)) for row in range(3))
+    assert asked.messages[-1].content.endswith(corpus.prompts[1])
 
 
-def test_meta_icl_passes_over_pool_users_without_history(make_histories, make_queries):
-    pool, targets = make_histories([0, 4, 0, 5, 0], "pool"), make_histories([5], "targets")
-    algorithm = trained("meta-icl", pool, targets, n_similar=4)
-    assert sorted(algorithm.similar_[0].tolist()) == [1, 3]
-    assert algorithm.messages(make_queries([0], [25], 1))[0].n_examples == 3
+def test_all_modes_show_the_same_interactions(make_histories, make_queries, shown):
+    pool, targets = make_histories([9, 4, 8], "pool"), make_histories([5, 8], "targets")
+    queries = make_queries([1, 0], [25, 26], 2)
+    for name in ("icl", "self-icl", "meta-icl", "lookup-icl"):
+        asked = {mode: trained(name, pool, targets, feedback=mode).messages(queries) for mode in MODES}
+        prompts = {mode: [[e.prompt for e in shown(c)] for c in found] for mode, found in asked.items()}
+        assert all(found == prompts["winning"] for found in prompts.values())
+        assert len({found[0].messages for found in asked.values()}) == len(MODES)
 
 
-def test_meta_icl_gives_a_new_user_the_pools_typical_users(make_histories, make_queries, corpus):
-    pool = make_histories([9, 4, 8, 7], "pool")
-    algorithm = trained("meta-icl", pool, Histories.empty(corpus, 1), n_similar=2)
-    mean = algorithm.pool_mean_ / np.linalg.norm(algorithm.pool_mean_)
-    assert algorithm.similar_[0].tolist() == np.argsort(-(joint_vectors(pool) @ mean), kind="stable")[:2].tolist()
-    assert algorithm.messages(make_queries([0], [25], 1))[0].n_examples == 3
+def test_dropped_examples_are_reported(make_histories, make_queries):
+    targets = make_histories([6], "targets")
+    asked = trained("self-icl", targets, targets, n_shots=5, max_history_tokens=70).messages(make_queries([0], [25], 1))
+    assert (asked[0].n_examples, asked[0].n_dropped) == (2, 3)
 
 
-@pytest.mark.parametrize("name", ["icl", "self-icl", "meta-icl"])
+@pytest.mark.parametrize("name", ["icl", "self-icl", "meta-icl", "lookup-icl"])
 def test_without_any_history_they_become_zero_shot(name, corpus, make_queries):
     none, queries = Histories.empty(corpus, 2), make_queries([0, 1], [25, 26], 2)
     assert trained(name, none, none).messages(queries) == trained("zero-shot", none, none).messages(queries)

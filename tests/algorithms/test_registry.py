@@ -8,7 +8,17 @@ import personalllm.algorithms as room
 from personalllm.algorithms import Algorithm, algorithm_from_spec, get_algorithm, list_algorithms, load_algorithm
 from personalllm.errors import ParameterError, PluginError, UnknownName, UserError
 
-IDS = ("embedding-ranker", "icl", "longest", "meta-icl", "pooled-ranker", "random", "self-icl", "zero-shot")
+IDS = (
+    "embedding-ranker",
+    "icl",
+    "longest",
+    "lookup-icl",
+    "meta-icl",
+    "pooled-ranker",
+    "random",
+    "self-icl",
+    "zero-shot",
+)
 
 
 def test_lists_the_built_in_algorithms():
@@ -33,7 +43,8 @@ def test_a_file_is_named_after_its_algorithm(name):
 def test_listing_imports_no_algorithm():
     code = (
         "import sys; from personalllm.algorithms import list_algorithms; list_algorithms(); "
-        "print([m for m in sys.modules if m == 'scipy' or m.startswith('personalllm.algorithms.icl')])"
+        "print([m for m in sys.modules if m in ('scipy', 'faiss') or m.startswith('personalllm.algorithms.') "
+        "and m.rpartition('.')[2] not in ('base', 'registry')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -64,6 +75,25 @@ def test_a_spec_gives_the_algorithm_back(name):
         ("self-icl", {"max_history_tokens": 0}, ParameterError, "max_history_tokens must be an integer >= 1"),
         ("self-icl", {"reply_tokens": 1.5}, ParameterError, "reply_tokens must be an integer >= 1, got 1.5"),
         ("meta-icl", {"n_similar": -1}, ParameterError, "n_similar must be an integer >= 1, got -1"),
+        ("lookup-icl", {"n_prompts": 0}, ParameterError, "n_prompts must be an integer >= 1, got 0"),
+        ("meta-icl", {"embedding_pairs": 0}, ParameterError, "embedding_pairs must be an integer >= 1, got 0"),
+        ("lookup-icl", {"embedding_pairs": "all"}, ParameterError, "embedding_pairs must be an integer >= 1"),
+        (
+            "meta-icl",
+            {"embedding": "loosing"},
+            ParameterError,
+            "embedding must be one of winning-minus-losing, winning, losing, got 'loosing'",
+        ),
+        ("meta-icl", {"search": "annoy"}, ParameterError, "search must be one of exact, faiss, got 'annoy'"),
+        (
+            "icl",
+            {"feedback": "both"},
+            ParameterError,
+            "feedback must be one of winning, losing, winning-and-losing, losing-as-winning, got 'both'",
+        ),
+        ("self-icl", {"feedback": None}, ParameterError, "feedback must be one of winning,"),
+        ("icl", {"feedback": ["winning"]}, ParameterError, "feedback must be one of winning,"),
+        ("icl", {"layout": "xml"}, ParameterError, "layout must be one of text, turns, got 'xml'"),
         ("embedding-ranker", {"shrinkage": -0.1}, ParameterError, "shrinkage must be a finite number >= 0"),
         ("embedding-ranker", {"shrinkage": float("inf")}, ParameterError, "shrinkage must be a finite number >= 0"),
         ("embedding-ranker", {"shrinkage": float("nan")}, ParameterError, "shrinkage must be a finite number >= 0"),
@@ -104,6 +134,6 @@ def test_unbound_backends_and_missing_tracks_say_so(make_queries):
 
 @pytest.mark.parametrize("name", IDS)
 def test_tracks(name):
-    generates = {"icl", "meta-icl", "self-icl", "zero-shot"}
+    generates = {"icl", "lookup-icl", "meta-icl", "self-icl", "zero-shot"}
     assert load_algorithm(name).tracks() == (("generate",) if name in generates else ("rank",))
     assert Algorithm.tracks() == ()

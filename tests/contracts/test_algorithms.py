@@ -21,6 +21,43 @@ def test_keeps_the_contract_with_its_default_parameters(name):
         check_algorithm(cls, {})
 
 
+IN_CONTEXT = ("icl", "self-icl", "meta-icl", "lookup-icl")
+SHOWN = [
+    {"feedback": "losing"},
+    {"feedback": "winning-and-losing"},
+    {"feedback": "losing-as-winning"},
+    {"layout": "turns"},
+    {"feedback": "losing-as-winning", "layout": "turns"},
+    {"n_shots": 50},
+    {"max_history_tokens": 60},
+]
+ACROSS = [
+    {"embedding": "winning"},
+    {"embedding": "losing", "embedding_pairs": 1},
+    {"embedding_pairs": 2, "feedback": "winning-and-losing"},
+    {"n_similar": 500},
+]
+
+
+@pytest.mark.parametrize("params", SHOWN, ids=str)
+@pytest.mark.parametrize("name", IN_CONTEXT)
+def test_in_context_algorithms_keep_the_contract_however_they_show_the_feedback(name, params):
+    cls = load_algorithm(name)
+    check_algorithm(cls, cls.example_params() | params)
+
+
+@pytest.mark.parametrize("params", ACROSS, ids=str)
+@pytest.mark.parametrize("name", ["meta-icl", "lookup-icl"])
+def test_learning_across_users_keeps_the_contract_with_every_user_embedding(name, params):
+    cls = load_algorithm(name)
+    check_algorithm(cls, cls.example_params() | params)
+
+
+@pytest.mark.parametrize("n_prompts", [1, 500])
+def test_looking_up_keeps_the_contract_with_one_and_with_all_prompts(n_prompts):
+    check_algorithm(load_algorithm("lookup-icl"), {"n_shots": 2, "n_similar": 2, "n_prompts": n_prompts})
+
+
 def planted_utility(name: str) -> float:
     """Return the mean standardised utility of an algorithm's choices for the planted users."""
     scene = planted_scene(HashEmbedder())

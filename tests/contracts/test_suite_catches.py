@@ -190,7 +190,7 @@ class ShowsTheColumn(SelfICL):
 @dataclass
 class SameForAll(SelfICL):
     def messages(self, queries):
-        return [replace(c, messages=c.messages[-1:], n_examples=0) for c in super().messages(queries)]
+        return [Conversation((Message("user", queries.corpus.prompts[row]),)) for row in queries.prompt.tolist()]
 
 
 BROKEN = [

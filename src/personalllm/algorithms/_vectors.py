@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.algorithms._retrieval import unit_rows
+from personalllm.algorithms.retrieval import unit_rows
 from personalllm.protocols import TextEmbedder
 from personalllm.types import F32, Corpus, Histories, Queries
 
-__all__ = ["UserSums", "embed_prompts", "embed_responses", "score_candidates"]
+__all__ = [
+    "PairVectors",
+    "UserEmbedding",
+    "UserSums",
+    "embed_prompts",
+    "embed_responses",
+    "first_pairs",
+    "score_candidates",
+]
 
 I64 = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.integer[Any]]
+UserEmbedding = Literal["winning-minus-losing", "winning", "losing"]
 
 _PROMPT_BLOCK = 64
+_PAIR_BLOCK = 8_192
 
 
 def _distinct(keys: I64, size: int) -> tuple[I64, I64]:
@@ -60,9 +70,70 @@ def embed_responses(
     return embedder.embed(texts), place
 
 
+def _sides(histories: Histories, embedding: UserEmbedding) -> tuple[npt.NDArray[np.uint8], F32]:
+    """Return the columns whose vectors make up an interaction's, uint8 (n, n_sides), and their signs, (n_sides,)."""
+    if embedding == "winning":
+        return histories.chosen[:, None], np.ones(1, dtype=np.float32)
+    if embedding == "losing":
+        return histories.rejected[:, None], np.ones(1, dtype=np.float32)
+    return np.column_stack([histories.chosen, histories.rejected]), np.array([1, -1], dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class PairVectors:
+    """Vectors of interactions: prompt and response together, winning, losing, or the difference of the two.
+
+    Attributes:
+        units: float32 (n_distinct, dim), the vectors of the distinct interactions, at unit length.
+        place: int64 (n,): the vector of each row of the histories.
+        mean: float32 (dim,), the mean over all rows before they got unit length; zero if there are none.
+    """
+
+    units: F32
+    place: I64
+    mean: F32
+
+    @classmethod
+    def of(cls, embedder: TextEmbedder, histories: Histories, embedding: UserEmbedding) -> Self:
+        """Embed the distinct texts, then put the vectors together in blocks."""
+        columns, signs = _sides(histories, embedding)
+        width, n_sides = histories.corpus.n_responses, len(signs)
+        keys = histories.prompt.astype(np.int64)
+        for side in range(n_sides):
+            keys = keys * width + columns[:, side]
+        distinct, first, place = np.unique(keys, return_index=True, return_inverse=True)
+        prompts = np.repeat(histories.prompt[first], n_sides)
+        texts, where = embed_responses(embedder, histories.corpus, prompts, columns[first].ravel(), with_prompt=True)
+        sides = where.reshape(len(distinct), n_sides)
+        uses = np.bincount(place, minlength=len(distinct)).astype(np.float64)
+        units = np.empty((len(distinct), embedder.dim), dtype=np.float32)
+        total = np.zeros(embedder.dim)
+        for start in range(0, len(distinct), _PAIR_BLOCK):
+            block = slice(start, start + _PAIR_BLOCK)
+            vectors = np.asarray(sum(sign * texts[sides[block, side]] for side, sign in enumerate(signs)))
+            total += uses[block] @ vectors
+            units[block] = unit_rows(vectors)
+        return cls(units, place, (total / max(1, len(histories))).astype(np.float32))
+
+
+def first_pairs(histories: Histories, n: int | None) -> Histories:
+    """Return the histories with the first n interactions of each user; all of them if n is None."""
+    if n is None:
+        return histories
+    kept = np.arange(len(histories)) - histories.offsets[histories.user] < n
+    return Histories(
+        histories.corpus,
+        histories.n_users,
+        histories.user[kept],
+        histories.prompt[kept],
+        histories.chosen[kept],
+        histories.rejected[kept],
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class UserSums:
-    """Sums over each user's interactions of (vector of the chosen - vector of the rejected response).
+    """Sums over each user's interactions of (vector of the chosen - vector of the rejected response), or of one side.
 
     Attributes:
         sums: float32 (n_users, dim); zero for a user without interactions.
@@ -73,32 +144,42 @@ class UserSums:
     counts: I64
 
     @classmethod
-    def of(cls, embedder: TextEmbedder, histories: Histories, *, with_prompt: bool = False) -> Self:
+    def of(
+        cls,
+        embedder: TextEmbedder,
+        histories: Histories,
+        *,
+        with_prompt: bool = False,
+        embedding: UserEmbedding = "winning-minus-losing",
+    ) -> Self:
         """Add up the histories, each user's rows in their order."""
         from scipy.sparse import csr_array
 
         n = len(histories)
+        columns, signs = _sides(histories, embedding)
+        n_sides = len(signs)
         vectors, place = embed_responses(
             embedder,
             histories.corpus,
-            np.repeat(histories.prompt, 2),
-            np.column_stack([histories.chosen, histories.rejected]).ravel(),
+            np.repeat(histories.prompt, n_sides),
+            columns.ravel(),
             with_prompt=with_prompt,
         )
         counts = np.diff(histories.offsets)
         if n == 0:
             return cls(np.zeros((histories.n_users, embedder.dim), dtype=np.float32), counts)
-        signs = np.tile(np.array([1, -1], dtype=np.float32), n)
-        rows = csr_array((signs, place, 2 * histories.offsets), shape=(histories.n_users, len(vectors)))
+        rows = csr_array(
+            (np.tile(signs, n), place, n_sides * histories.offsets), shape=(histories.n_users, len(vectors))
+        )
         return cls(np.asarray(rows @ vectors, dtype=np.float32), counts)
 
     def mean_over_pairs(self) -> F32:
-        """Return the mean difference over all interactions of all users, float32 (dim,); zero if there are none."""
+        """Return the mean vector over all interactions of all users, float32 (dim,); zero if there are none."""
         total = self.sums.sum(axis=0, dtype=np.float64)
         return np.asarray(total / max(1, int(self.counts.sum())), dtype=np.float32)
 
     def means(self, prior: F32, strength: float = 0.0) -> F32:
-        """Return each user's mean difference, shrunk towards a prior: `(sum + s prior) / (n + s)`.
+        """Return each user's mean vector, shrunk towards a prior: `(sum + s prior) / (n + s)`.
 
         Args:
             prior: float32 (dim,); stands in for a user without interactions, too.

@@ -8,6 +8,7 @@ It sees texts, interactions and the injected backends; weights and scores are ou
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -141,3 +142,9 @@ class Algorithm:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ParameterError(name, "an integer >= 1", value)
+
+    def check_one_of(self, name: str, allowed: Sequence[str]) -> None:
+        """Raise `ParameterError` unless the named parameter is one of the allowed texts (for `__post_init__`)."""
+        value = getattr(self, name)
+        if not (isinstance(value, str) and value in allowed):
+            raise ParameterError(name, f"one of {', '.join(allowed)}", value)

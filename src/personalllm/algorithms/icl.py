@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from personalllm.algorithms._prompting import InContext, liked
-from personalllm.algorithms._retrieval import similarities, top_rows
+from personalllm.algorithms._prompting import InContext
 from personalllm.algorithms._vectors import embed_prompts
 from personalllm.algorithms.base import HistoryRule, Need
+from personalllm.algorithms.retrieval import similarities, top_rows
 from personalllm.types import Conversation, Histories, Queries
 
 __all__ = ["ICL"]
@@ -16,11 +16,18 @@ __all__ = ["ICL"]
 
 @dataclass
 class ICL(InContext):
-    """Shows the chosen responses of the `n_shots` interactions whose prompts are nearest to the query's prompt.
+    """Shows the user's feedback on the `n_shots` interactions whose prompts are nearest to the query's prompt.
 
-    Nearest by the cosine of prompt embeddings. It is evaluated with the user's feedback on the nearest train prompts,
-    so it says how far in-context learning gets when the history is as relevant as it can be (section 4, personalised
-    ICL, winning only).
+    Nearest by `cos(e(prompt_i), e(query))`, e the embedding; ties go to the earlier interaction. It is evaluated with
+    the user's feedback on the nearest train prompts, so it says how far in-context learning gets when the history is
+    as relevant as it can be (section 4, personalised ICL: winning only, losing only, both, losing mislabelled).
+
+    Args:
+        n_shots: Examples shown, >= 1.
+        feedback: `winning`, `losing`, `winning-and-losing` or `losing-as-winning` (mislabelled).
+        layout: `text` (one user turn, as in the paper) or `turns` (only where all that is shown is shown as liked).
+        max_history_tokens: Most tokens of history in the prompt.
+        reply_tokens: Room in the context window that is left to the reply.
     """
 
     id: ClassVar[str] = "icl"
@@ -36,14 +43,13 @@ class ICL(InContext):
         return self
 
     def messages(self, queries: Queries) -> list[Conversation]:
-        """Return the nearest liked responses and the prompt, for each query."""
-        history, offsets = self.histories_, self.histories_.offsets
+        """Return the nearest interactions and the prompt, for each query."""
+        offsets = self.histories_.offsets
         asked, place = embed_prompts(self.embedder, queries.corpus, queries.prompt)
         conversations = []
         for i, (user, row) in enumerate(zip(queries.user.tolist(), queries.prompt.tolist(), strict=True)):
             own = slice(int(offsets[user]), int(offsets[user + 1]))
             near = similarities(asked[place[i]][None, :], self.vectors_[self.place_[own]])
             nearest = top_rows(near, self.n_shots)[0] + own.start
-            examples = [liked(history, j) for j in nearest.tolist()]
-            conversations.append(self.converse(queries.corpus.prompts[row], examples))
+            conversations.append(self.converse(queries.corpus.prompts[row], self.histories_, nearest.tolist()))
         return conversations

@@ -21,6 +21,7 @@ ALGORITHMS = Registry(
         "embedding-ranker": f"{_ROOM}.embedding_ranker:EmbeddingRanker",
         "icl": f"{_ROOM}.icl:ICL",
         "longest": f"{_ROOM}.longest:Longest",
+        "lookup-icl": f"{_ROOM}.lookup_icl:LookupICL",
         "meta-icl": f"{_ROOM}.meta_icl:MetaICL",
         "pooled-ranker": f"{_ROOM}.pooled_ranker:PooledRanker",
         "random": f"{_ROOM}.random_choice:RandomChoice",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from personalllm.algorithms._prompting import InContext, liked
+from personalllm.algorithms._prompting import InContext
 from personalllm.algorithms.base import Need
 from personalllm.types import Conversation, Histories, Queries
 
@@ -14,10 +14,17 @@ __all__ = ["SelfICL"]
 
 @dataclass
 class SelfICL(InContext):
-    """Shows the chosen responses of the user's `n_shots` latest interactions (section 4, self-ICL, winning only).
+    """Shows the user's feedback on the latest `n_shots` of their n interactions, those n - n_shots + 1 to n.
 
     The history is of random prompts, so it tells the user's taste but nothing about the prompt at hand. Later
-    interactions count as more relevant.
+    interactions count as more relevant (section 4, self-ICL; the paper shows winning responses only).
+
+    Args:
+        n_shots: Examples shown, >= 1.
+        feedback: `winning`, `losing`, `winning-and-losing` or `losing-as-winning` (mislabelled).
+        layout: `text` (one user turn, as in the paper) or `turns` (only where all that is shown is shown as liked).
+        max_history_tokens: Most tokens of history in the prompt.
+        reply_tokens: Room in the context window that is left to the reply.
     """
 
     id: ClassVar[str] = "self-icl"
@@ -31,12 +38,11 @@ class SelfICL(InContext):
         return self
 
     def messages(self, queries: Queries) -> list[Conversation]:
-        """Return the user's latest liked responses and the prompt, for each query."""
-        history, offsets = self.histories_, self.histories_.offsets
+        """Return the user's latest interactions and the prompt, for each query."""
+        offsets = self.histories_.offsets
         conversations = []
         for user, row in zip(queries.user.tolist(), queries.prompt.tolist(), strict=True):
             stop = int(offsets[user + 1])
             latest = range(stop - 1, max(int(offsets[user]), stop - self.n_shots) - 1, -1)
-            examples = [liked(history, i) for i in latest]
-            conversations.append(self.converse(queries.corpus.prompts[row], examples))
+            conversations.append(self.converse(queries.corpus.prompts[row], self.histories_, latest))
         return conversations
