@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from personalllm.types import F32, ChatReply, ChatRequest, Message
 
-__all__ = ["ChatModel", "Executor", "RewardEnsemble", "TextEmbedder"]
+__all__ = ["ChatModel", "Executor", "RewardEnsemble", "TextClassifier", "TextEmbedder"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -78,3 +78,19 @@ class Executor(Protocol):
 
     def map(self, function: Callable[[T], R], units: Sequence[T]) -> Iterator[R]:
         """Yield `function(unit)` for each unit, in order."""
+
+
+@runtime_checkable
+class TextClassifier(Protocol):
+    """Measures features of texts, such as formality or sentiment."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features, in the order of the last axis of `measure`."""
+
+    @property
+    def identity(self) -> str:
+        """All that decides the values: weights or lexicon, library and version."""
+
+    def measure(self, texts: Sequence[str]) -> F32:
+        """Return float32 (n_texts, n_features); a text's row does not depend on the other texts."""

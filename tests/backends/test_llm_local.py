@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import subprocess
 import sys
@@ -93,3 +94,15 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     broken.write_bytes(b"GGUF but not really")
     with pytest.raises(ModelFileError, match="cannot be loaded"):
         LocalChatModel(path=broken).chat([ask("hello")])
+
+
+def test_first_token_probabilities_agree_with_what_is_written(chat_model):
+    requests = [ask("What is the capital of France? One word.", max_tokens=1), ask("Count: 1, 2, 3,", max_tokens=1)]
+    found = chat_model.first_token_logprobs(requests, 5)
+    for tokens, reply in zip(found, chat_model.chat(requests), strict=True):
+        assert max(tokens, key=tokens.__getitem__).strip() == reply.text
+        assert 1 <= len(tokens) <= 5
+        assert 0 < sum(math.exp(value) for value in tokens.values()) <= 1 + 1e-5
+    assert found[0] != found[1]
+    with pytest.raises(ParameterError, match="top"):
+        chat_model.first_token_logprobs(requests, 0)

@@ -1,4 +1,6 @@
 import hashlib
+import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -6,9 +8,11 @@ import zipfile
 import pytest
 from typer.testing import CliRunner
 
+from personalllm.backends.llm import OpenAIChatModel
 from personalllm.backends.models import REGISTRY, model_path
 from personalllm.cli.models import app
-from personalllm.errors import ModelFileError, OfflineError, UnknownName
+from personalllm.errors import ModelFileError, OfflineError, ParameterError, UnknownName
+from personalllm.types import ChatRequest, Message
 
 DATA = b"weights" * 100
 
@@ -93,6 +97,58 @@ def test_an_empty_cache_says_what_to_do(wheels):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys\nimport personalllm.cli.models\n"
-        "assert not {'onnxruntime', 'pip', 'huggingface_hub'} & set(sys.modules)"
+        "assert not {'onnxruntime', 'pip', 'huggingface_hub', 'xllamacpp', 'openai'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_serve_needs_a_model_that_is_here(wheels):
+    assert isinstance(run("serve", "tinny").exception, UnknownName)
+    assert isinstance(run("serve", "tiny").exception, ModelFileError)
+    assert isinstance(run("serve", "tiny", "--port", "70000").exception, ParameterError)
+
+
+def test_serve_says_where_and_stops_on_ctrl_c(wheels, monkeypatch):
+    given = {}
+
+    class Server:
+        base_url = "http://127.0.0.1:4321/v1"
+
+        def __init__(self, name, **fields):
+            given.update(fields, name=name)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            given["closed"] = True
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("personalllm.backends.llm.serve.ChatServer", Server)
+    monkeypatch.setattr("threading.Event.wait", interrupt)
+    result = run("serve", "tiny", "--port", "4321", "--context-length", "512", "--threads", "2")
+    assert result.exit_code == 0, result.output
+    assert given == {"name": "tiny", "port": 4321, "context_length": 512, "threads": 2, "closed": True}
+    assert "http://127.0.0.1:4321/v1" in result.output
+    assert "OPENAI_BASE_URL=http://127.0.0.1:4321/v1 personalllm evaluate icl --llm openai:tiny" in result.output
+    assert result.output.endswith("stopped\n")
+
+
+@pytest.mark.models
+def test_serve_for_real(chat_model, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    command = "from personalllm.cli import main; main()"
+    arguments = [sys.executable, "-c", command, "models", "serve", chat_model.name, "--port", "0"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            url = process.stdout.readline().split()[2]
+            request = ChatRequest((Message("user", "Say ok."),), 6)
+            served = OpenAIChatModel(chat_model.name, base_url=url, stream=True).chat([request])
+            assert served == chat_model.chat([request])
+        finally:
+            os.kill(process.pid, signal.SIGINT)
+        rest = process.communicate(timeout=30)[0]
+    assert process.returncode == 0
+    assert rest.endswith("stopped\n")

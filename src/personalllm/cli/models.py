@@ -1,4 +1,4 @@
-"""`personalllm models`: pull, list and verify the model files."""
+"""`personalllm models`: pull, list, verify and serve the model files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(name="models", help="Pull, list and verify the model files.", no_args_is_help=True)
+app = typer.Typer(name="models", help="Pull, list, verify and serve the model files.", no_args_is_help=True)
 
 _COLOURS = {"ready": "green", "absent": "dim", "damaged": "red"}
 
@@ -115,3 +115,32 @@ def verify(names: Names = None) -> None:
         console.print(f"[green]ok[/]  {name}", highlight=False)
     if not verified:
         console.print("No model is in the cache. Run: personalllm models pull")
+
+
+@app.command()
+def serve(
+    name: Annotated[str, typer.Argument(help="A chat model, see `list`.", autocompletion=_complete)],
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
+    context_length: Annotated[int, typer.Option(help="Most tokens of prompt and reply together.")] = 4096,
+    threads: Annotated[int, typer.Option(help="Threads of the computation; on a busy machine more are slower.")] = 1,
+) -> None:
+    """Serve a chat model over HTTP (OpenAI protocol) on this machine only, until Ctrl-C.
+
+    One request is answered at a time, without a prompt cache: the same request gives the same text again.
+    """
+    import threading
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from personalllm.backends.llm.serve import ChatServer
+
+    console = Console(soft_wrap=True, highlight=False)
+    with ChatServer(name, port=port, context_length=context_length, threads=threads) as server:
+        console.print(f"[green]serving[/]  {escape(name)}  [bold]{server.base_url}[/]  [dim](Ctrl-C stops it)[/]")
+        command = f"OPENAI_BASE_URL={server.base_url} personalllm evaluate icl --llm openai:{name}"
+        console.print(f"In another terminal:\n  {escape(command)}")
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            console.print("stopped")

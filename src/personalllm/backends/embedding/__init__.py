@@ -1,11 +1,12 @@
-"""Text embedders: all-MiniLM-L6-v2 on the CPU, and a disk cache for any embedder."""
+"""Text embedders: all-MiniLM-L6-v2 on the CPU, OpenAI-compatible servers, and a disk cache for any embedder."""
 
 from __future__ import annotations
 
 from personalllm.backends.embedding.cache import CachedEmbedder, EmbedProgress
 from personalllm.backends.embedding.minilm import MiniLMEmbedder
+from personalllm.backends.embedding.openai import OpenAIEmbedder
 
-__all__ = ["CachedEmbedder", "EmbedProgress", "MiniLMEmbedder", "default_embedder"]
+__all__ = ["CachedEmbedder", "EmbedProgress", "MiniLMEmbedder", "OpenAIEmbedder", "default_embedder"]
 
 
 def default_embedder() -> CachedEmbedder:

@@ -6,8 +6,8 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -98,10 +98,26 @@ class LocalChatModel:
         Raises:
             RunError: If a prompt does not fit into the context, or the runtime fails.
         """
-        if len(requests) <= 1 or self._workers == 1:
-            return [self._answer(request) for request in requests]
-        with ThreadPoolExecutor(min(self._workers, len(requests))) as threads:
-            return list(threads.map(self._answer, requests))
+        return self.chat_each(requests, _ignore)
+
+    def chat_each(self, requests: Sequence[ChatRequest], done: Callable[[int, ChatReply], None]) -> list[ChatReply]:
+        """Answer the requests as `chat` does, and hand over each reply as soon as it is there.
+
+        Args:
+            requests: n requests.
+            done: Called in this thread with (index of the request, its reply).
+        """
+        replies: dict[int, ChatReply] = {}
+        with ThreadPoolExecutor(self._workers) as threads:
+            futures = {threads.submit(self._answer, request): i for i, request in enumerate(requests)}
+            try:
+                for future in as_completed(futures):
+                    i = futures[future]
+                    replies[i] = future.result()
+                    done(i, replies[i])
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
+        return [replies[i] for i in range(len(requests))]
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Return the number of tokens of the messages, rendered with the model's own chat template."""
@@ -109,6 +125,36 @@ class LocalChatModel:
             prompt = _post(server, "/apply-template", {"messages": _turns(messages)})["prompt"]
             body = {"content": prompt, "add_special": True, "parse_special": True}
             return len(_post(server, "/tokenize", body)["tokens"])
+
+    def first_token_logprobs(self, requests: Sequence[ChatRequest], top: int) -> list[dict[str, float]]:
+        """Return for each request the natural log-probabilities of the `top` most likely first tokens, by text.
+
+        Args:
+            requests: n requests; only their messages count.
+            top: How many tokens, >= 1.
+
+        Raises:
+            ParameterError: If `top` < 1.
+            RunError: If a prompt does not fit into the context, or the runtime fails.
+        """
+        if top < 1:
+            raise ParameterError("top", ">= 1", top)
+        with ThreadPoolExecutor(self._workers) as threads:
+            return list(threads.map(lambda request: self._first_token(request, top), requests))
+
+    def _first_token(self, request: ChatRequest, top: int) -> dict[str, float]:
+        body = {
+            "messages": _turns(request.messages),
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "logprobs": True,
+            "top_logprobs": top,
+            "cache_prompt": False,
+        }
+        found: dict[str, float] = {}
+        for entry in self._ask(body)["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+            found.setdefault(str(entry["token"]), float(entry["logprob"]))
+        return found
 
     def _answer(self, request: ChatRequest) -> ChatReply:
         body = {
@@ -121,6 +167,14 @@ class LocalChatModel:
             "seed": request.seed,
             "cache_prompt": False,
         }
+        reply = self._ask(body)
+        choice, usage = reply["choices"][0], reply["usage"]
+        reason: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
+        text = (choice["message"].get("content") or "").strip()
+        return ChatReply(text, reason, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+
+    def _ask(self, body: dict[str, Any]) -> Any:
+        """Return the runtime's answer to a chat request."""
         with self._server() as server:
             reply = server.handle_chat_completions(body)
         if "error" in reply:
@@ -128,10 +182,7 @@ class LocalChatModel:
                 f"{self._name} refused a request: {reply['error'].get('message', reply['error'])}.",
                 "Shorten the prompt (fewer shots, a smaller history budget) or raise context_length.",
             )
-        choice, usage = reply["choices"][0], reply["usage"]
-        reason: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
-        text = (choice["message"].get("content") or "").strip()
-        return ChatReply(text, reason, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
+        return reply
 
     @contextmanager
     def _server(self) -> Iterator[Any]:
@@ -146,31 +197,72 @@ class LocalChatModel:
             self._idle.put(server)
 
     def _start(self) -> Any:
-        runtime = _runtime()
-        params = runtime.CommonParams()
-        params.model.path = str(self._path)
-        params.n_ctx = self._context_length
-        params.n_parallel = 1
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-        params.n_gpu_layers = 0
-        params.cache_prompt = False
-        params.cache_ram_mib = 0
-        params.warmup = False
-        params.ui = False
-        params.endpoint_slots = False
-        params.verbosity = -1
         try:
-            return runtime.Server(params)
-        except RuntimeError as error:
+            return open_server(self._path, self._context_length)
+        except ModelFileError:
             with self._lock:
                 self._started -= 1
-            raise ModelFileError(
-                f"{self._path} cannot be loaded: {error}.", "The file must be a GGUF model that llama.cpp knows."
-            ) from error
+            raise
+
+
+def open_server(
+    path: Path,
+    context_length: int,
+    *,
+    threads: int = 1,
+    port: int = 0,
+    alias: str | None = None,
+    embeddings: bool = False,
+) -> Any:
+    """Start the runtime in the reproducible layout: one slot, no prompt cache, a sampler with neutral settings.
+
+    Args:
+        path: A GGUF file.
+        context_length: Most tokens of prompt and reply together.
+        threads: Threads of the computation.
+        port: Port on 127.0.0.1; 0 takes a free one.
+        alias: Name by which HTTP clients know the model; the file's if None.
+        embeddings: Serve embeddings instead of chats.
+
+    Raises:
+        ModelFileError: If the file cannot be loaded.
+    """
+    runtime = _runtime()
+    params = runtime.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx = context_length
+    params.n_parallel = 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.n_gpu_layers = 0
+    params.cache_prompt = False
+    params.cache_ram_mib = 0
+    params.warmup = False
+    params.ui = False
+    params.endpoint_slots = False
+    params.verbosity = -1
+    params.hostnames = ["127.0.0.1"]
+    params.port = port
+    params.embedding = embeddings
+    if embeddings:
+        params.n_batch = params.n_ubatch = context_length
+    params.sampling.top_k = 0
+    params.sampling.min_p = 0.0
+    if alias is not None:
+        params.model_alias = {alias}
+    try:
+        return runtime.Server(params)
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"{path} cannot be loaded: {error}.", "The file must be a GGUF model that llama.cpp knows."
+        ) from error
 
 
 def _restore(name: str, path: Path, workers: int, context_length: int) -> LocalChatModel:
     return LocalChatModel(name, path=path, workers=workers, context_length=context_length)
+
+
+def _ignore(index: int, reply: ChatReply) -> None:
+    del index, reply
 
 
 def _runtime() -> Any:

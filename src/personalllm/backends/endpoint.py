@@ -1,0 +1,272 @@
+"""A server that speaks the OpenAI protocol: its address, the key, the connection, and what its errors mean.
+
+The key is read from the environment when a request is made. It is never stored, shown, logged or pickled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import os
+import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any, TypeVar
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
+
+from personalllm.errors import MissingExtra, OfflineError, ParameterError, PersonalLLMError, RunError, UserError
+from personalllm.storage import offline
+
+__all__ = ["BrokenReply", "Endpoint", "back_off", "openai_sdk", "run_coroutine"]
+
+T = TypeVar("T")
+
+_KEY = "OPENAI_API_KEY"
+_TRANSIENT = (408, 409, 429)
+_LONGEST_MESSAGE = 400
+
+
+class BrokenReply(RunError):
+    """A reply that came, but is cut off or not what the protocol says; worth another try."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """The address of a server and how patient we are with it.
+
+    Attributes:
+        base_url: Address of the API, usually ending in `/v1`.
+        timeout: Most seconds without a sign of life, > 0.
+        retries: Further tries after a failure that may pass, >= 0.
+
+    Raises:
+        UserError: If the address is not http(s), or carries a password or a query.
+        OfflineError: If `PERSONALLLM_OFFLINE` is set and the server is not on this machine.
+    """
+
+    base_url: str
+    timeout: float = 300.0
+    retries: int = 4
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base_url", self.base_url.strip().rstrip("/"))
+        parts = urlsplit(self.base_url)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise UserError(
+                "The base URL carries a user name, a password or a query, which would end up in results.",
+                f"Give only the address, e.g. http://127.0.0.1:8000/v1, and put the key into {_KEY}.",
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise UserError(
+                f"{self.base_url!r} is not the address of a server.", "Give one such as http://127.0.0.1:8000/v1."
+            )
+        if not self.timeout > 0:
+            raise ParameterError("timeout", "> 0 seconds", self.timeout)
+        if self.retries < 0:
+            raise ParameterError("retries", ">= 0", self.retries)
+        self.check_allowed()
+
+    @property
+    def root(self) -> str:
+        """The address without `/v1`, where servers keep what is not part of the OpenAI protocol."""
+        return self.base_url.removesuffix("/v1")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the server is on this machine."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    def check_allowed(self) -> None:
+        """Raise `OfflineError` if the offline switch forbids this server."""
+        if offline() and not self.loopback:
+            raise OfflineError(
+                f"PERSONALLLM_OFFLINE is set, and {self.base_url} is not on this machine.",
+                "Unset PERSONALLLM_OFFLINE, or use a server on 127.0.0.1.",
+            )
+
+    def client(self) -> Any:
+        """Return a new asynchronous client of the `openai` package, to be used as a context manager.
+
+        Redirects are not followed, and a server on this machine is never asked through a proxy.
+        """
+        sdk = openai_sdk()
+        self.check_allowed()
+        transport = sdk.DefaultAsyncHttpxClient(trust_env=not self.loopback, follow_redirects=False)
+        return sdk.AsyncOpenAI(
+            api_key=self._key(),
+            base_url=self.base_url,
+            timeout=self.timeout,
+            max_retries=self.retries,
+            http_client=transport,
+        )
+
+    def fetch(self, url: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        """Ask for what the protocol does not have (token counts, properties).
+
+        Args:
+            url: Below `root`.
+            body: Sent as JSON with POST; None for GET.
+
+        Returns:
+            The status and the decoded JSON (None if it is none).
+
+        Raises:
+            UserError: If the key is refused.
+            RunError: If the server cannot be reached, or fails again and again.
+        """
+        self.check_allowed()
+        for attempt in range(self.retries + 1):
+            last = attempt == self.retries
+            try:
+                status, payload = self._send(url, body)
+            except (URLError, OSError, HTTPException) as error:
+                if last:
+                    raise self._unreachable(getattr(error, "reason", None) or error) from None
+            else:
+                if status in (401, 403):
+                    raise self._refused_key(_said(payload))
+                if status < 500 and status not in _TRANSIENT:
+                    return status, payload
+                if last or status == 501:
+                    return status, payload
+            time.sleep(back_off(attempt))
+        raise AssertionError("unreachable")
+
+    def failure(self, error: Exception, model: str) -> PersonalLLMError:
+        """Return what an exception of the `openai` package means, in words, without the key."""
+        sdk = openai_sdk()
+        if isinstance(error, sdk.APITimeoutError):
+            return RunError(
+                f"{self.base_url} did not answer within {self.timeout:g} s, {self.retries + 1} times in a row.",
+                "Raise the timeout, or ask for fewer replies at once.",
+            )
+        if isinstance(error, sdk.APIConnectionError):
+            return self._unreachable(error.__cause__ or error)
+        if not isinstance(error, sdk.APIStatusError):
+            return RunError(f"{self.base_url} failed on {model}: {self.scrub(str(error))}.")
+        return self._status_failure(int(error.status_code), _said(error.body) or str(error), model)
+
+    def scrub(self, text: str) -> str:
+        """Return a server's words on one line, shortened, the key blotted out."""
+        key = os.environ.get(_KEY, "")
+        line = " ".join(text.replace(key, "[key]").split() if key else text.split()).rstrip(".")
+        return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + " ..."
+
+    def _status_failure(self, status: int, said: str, model: str) -> PersonalLLMError:
+        words = self.scrub(said)
+        if status in (401, 403):
+            return self._refused_key(words)
+        if status == 404 or 300 <= status < 400:
+            return UserError(
+                f"{self.base_url} has no chat or embedding model {model!r}: {status} {words}.",
+                f"Check the model's name (see {self.base_url}/models) and the address, which usually ends in /v1.",
+            )
+        if status in (400, 413, 422):
+            return RunError(
+                f"{model} refused a request: {words}.",
+                "If the prompt is too long: fewer shots, a smaller history budget, or a larger context_length. "
+                "If a setting is not known to the server: leave it out.",
+            )
+        if status in (402, 429):
+            return RunError(
+                f"{self.base_url} refused more requests: {status} {words}.",
+                "Wait, lower the concurrency, or check the quota of the key. The same command goes on from here.",
+            )
+        return RunError(f"{self.base_url} failed on {model}: {status} {words}.", "See the server's own log.")
+
+    def _refused_key(self, said: str) -> UserError:
+        return UserError(
+            f"{self.base_url} refused the key: {self.scrub(said) or 'no reason given'}.",
+            f"Put a valid key into the environment variable {_KEY}.",
+        )
+
+    def _unreachable(self, reason: object) -> RunError:
+        return RunError(
+            f"{self.base_url} cannot be reached: {self.scrub(str(reason))}.",
+            "Start the server, or check the address and the port.",
+        )
+
+    def _key(self) -> str:
+        key = os.environ.get(_KEY, "").strip()
+        if not key and not self.loopback:
+            raise UserError(f"There is no key for {self.base_url}.", f"Put it into the environment variable {_KEY}.")
+        return key or "none"
+
+    def _send(self, url: str, body: dict[str, Any] | None) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer {self._key()}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = Request(url, data, headers)  # noqa: S310  (the scheme is checked above)
+        try:
+            with self._opener().open(request, timeout=self.timeout) as response:
+                return int(response.status), _decoded(response.read())
+        except HTTPError as error:
+            with error:
+                return int(error.code), _decoded(error.read())
+
+    def _opener(self) -> OpenerDirector:
+        return build_opener(ProxyHandler({} if self.loopback else None), _NoRedirect)
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Lets a redirect be an error: the key must not travel to another host."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def back_off(attempt: int) -> float:
+    """Return the seconds to wait after try number `attempt` (from 0): 0.5 s, doubled each time, at most 8 s.
+
+    >>> [back_off(attempt) for attempt in (0, 1, 10)]
+    [0.5, 1.0, 8.0]
+    """
+    return float(min(8.0, 0.5 * 2.0 ** min(attempt, 10)))
+
+
+def openai_sdk() -> Any:
+    """Return the package `openai`.
+
+    Raises:
+        MissingExtra: If it is not installed.
+    """
+    try:
+        import openai
+    except ImportError:
+        raise MissingExtra("openai", "openai") from None
+    return openai
+
+
+def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, also from inside a running event loop (a notebook)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
+def _decoded(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None
+
+
+def _said(payload: object) -> str:
+    """Return the message in the body of an error, or an empty text."""
+    if isinstance(payload, dict):
+        inner = payload.get("error", payload)
+        if isinstance(inner, dict):
+            inner = inner.get("message") or inner.get("detail") or ""
+        return str(inner)
+    return ""

@@ -1,0 +1,218 @@
+"""A disk cache of replies, by who was asked and what."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from personalllm.errors import RunError, UserError
+from personalllm.protocols import ChatModel
+from personalllm.storage import cache_dir, canonical_json, digest
+from personalllm.types import ChatReply, ChatRequest, Message
+
+__all__ = ["CachedChatModel"]
+
+_SLICE = 8
+_KEYS_PER_QUERY = 500
+_WAIT_SECONDS = 120.0
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply BLOB NOT NULL, crc INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+@runtime_checkable
+class _OneByOne(Protocol):
+    """A chat model that hands over each reply as soon as it is there."""
+
+    def chat_each(self, requests: Sequence[ChatRequest], done: Callable[[int, ChatReply], None]) -> list[ChatReply]: ...
+
+
+class CachedChatModel:
+    """Keeps the replies of a chat model on disk, keyed by its identity and by every field of the request.
+
+    The cache is one SQLite file for each model identity: each reply is committed when it arrives, so neither a killed
+    run nor a request that fails loses what was answered, and several processes may share the file. SQLite rather than
+    a file for each reply, because a run has tens of thousands of short replies and a transaction is what has to be
+    atomic. A damaged entry is asked for again. Equal requests of one call are asked once.
+
+    Do not use it to check that a model is deterministic: it would compare a reply with itself.
+
+    Args:
+        model: What answers the requests that are not there yet.
+        directory: Where the files are; the folder `replies` of the user's cache if None.
+    """
+
+    def __init__(self, model: ChatModel, directory: Path | str | None = None) -> None:
+        self._model = model
+        self._directory = None if directory is None else Path(directory)
+        self._counts: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"CachedChatModel({self._model!r})"
+
+    def __reduce__(self) -> tuple[type[CachedChatModel], tuple[ChatModel, Path | None]]:
+        return CachedChatModel, (self._model, self._directory)
+
+    @property
+    def name(self) -> str:
+        """Name of the model inside."""
+        return self._model.name
+
+    @property
+    def identity(self) -> str:
+        """Identity of the model inside: a cache does not change a reply."""
+        return self._model.identity
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and reply together, of the model inside."""
+        return self._model.context_length
+
+    @property
+    def path(self) -> Path:
+        """The SQLite file of this model."""
+        folder = self._directory if self._directory is not None else cache_dir("replies")
+        return folder / f"{digest(self.identity, 32)}.sqlite"
+
+    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
+        """Answer the requests, in their order, from the cache where they are there.
+
+        Raises:
+            UserError: If the cache file cannot be opened or written.
+            RunError: If the model inside fails; what it had answered is in the cache.
+        """
+        keys = [_key(request) for request in requests]
+        distinct = dict(zip(keys, requests, strict=True))
+        if not distinct:
+            return []
+        with self._file() as store:
+            found = store.read(list(distinct))
+            absent = [key for key in distinct if key not in found]
+            if absent:
+                found.update(self._ask(store, absent, [distinct[key] for key in absent]))
+        return [found[key] for key in keys]
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Return the number of tokens of the messages as the model inside counts them; counts are remembered."""
+        key = _digest([(message.role, message.content) for message in messages])
+        if key not in self._counts:
+            self._counts[key] = self._model.count_tokens(messages)
+        return self._counts[key]
+
+    def _ask(self, store: _Store, keys: list[str], requests: list[ChatRequest]) -> dict[str, ChatReply]:
+        """Ask the model inside and store each reply as early as it lets us."""
+        if isinstance(self._model, _OneByOne):
+
+            def keep(i: int, reply: ChatReply) -> None:
+                try:
+                    store.write([keys[i]], [reply])
+                except sqlite3.Error as error:
+                    raise self._unusable(error) from error
+
+            return dict(zip(keys, self._model.chat_each(requests, keep), strict=True))
+        found: dict[str, ChatReply] = {}
+        for start in range(0, len(keys), _SLICE):
+            part = keys[start : start + _SLICE]
+            replies = self._model.chat(requests[start : start + _SLICE])
+            if len(replies) != len(part):
+                raise RunError(f"{self.name} gave {len(replies)} replies to {len(part)} requests.")
+            store.write(part, replies)
+            found.update(zip(part, replies, strict=True))
+        return found
+
+    @contextmanager
+    def _file(self) -> Iterator[_Store]:
+        """Open the file, made anew if it is damaged."""
+        path = self.path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                connection = _connect(path, self.identity)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:
+                path.replace(path.with_suffix(".damaged"))
+                connection = _connect(path, self.identity)
+            with closing(connection):
+                yield _Store(connection)
+        except (sqlite3.Error, OSError) as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> UserError:
+        """Say that the cache file cannot be used."""
+        return UserError(
+            f"The reply cache {self.path} cannot be used: {error}.",
+            "Free the disk or delete the file, or set PERSONALLLM_CACHE to a folder that can be written.",
+        )
+
+
+class _Store:
+    """The replies in one open file; callable from the threads of a model."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def read(self, keys: Sequence[str]) -> dict[str, ChatReply]:
+        """Return the intact replies of the keys."""
+        found = {}
+        for start in range(0, len(keys), _KEYS_PER_QUERY):
+            part = keys[start : start + _KEYS_PER_QUERY]
+            marks = ",".join("?" * len(part))
+            query = f"SELECT request, reply, crc FROM replies WHERE request IN ({marks})"  # noqa: S608
+            for key, blob, crc in self._connection.execute(query, part):
+                reply = _decode(blob, crc)
+                if reply is not None:
+                    found[str(key)] = reply
+        return found
+
+    def write(self, keys: Sequence[str], replies: Sequence[ChatReply]) -> None:
+        """Store replies in one transaction."""
+        rows = []
+        for key, reply in zip(keys, replies, strict=True):
+            blob = json.dumps(asdict(reply)).encode()
+            rows.append((key, blob, zlib.crc32(blob)))
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", rows)
+            self._connection.execute("COMMIT")
+
+
+def _connect(path: Path, identity: str) -> sqlite3.Connection:
+    """Open a cache file and make sure that its tables are there."""
+    connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'about'").fetchone():
+            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            connection.execute("INSERT OR IGNORE INTO about VALUES ('identity', ?)", (identity,))
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _decode(blob: object, crc: object) -> ChatReply | None:
+    """Return a stored reply, or None if the entry is damaged."""
+    if not isinstance(blob, bytes) or zlib.crc32(blob) != crc:
+        return None
+    try:
+        return ChatReply(**json.loads(blob))
+    except (ValueError, TypeError):
+        return None
+
+
+def _key(request: ChatRequest) -> str:
+    return _digest(asdict(request))
+
+
+def _digest(value: object) -> str:
+    """Return a digest of texts that may hold a lone surrogate, which UTF-8 cannot."""
+    return digest(canonical_json(value).encode("utf-8", "surrogatepass").hex(), 64)
