@@ -15,7 +15,7 @@ from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
 from personalllm.data import Benchmark, write_benchmark
 from personalllm.errors import ModelFileError, ParameterError, PersonalLLMError, PluginError, UnknownName, UserError
 from personalllm.evaluation import read_results
-from personalllm.testing import SurfaceRewards
+from personalllm.testing import EchoChatModel, SurfaceRewards
 
 WORDS = ("river,", "stone", "light", "cloud,", "garden", "music", "letter", "winter", "bread")
 STANDINS = ["--embedder", "personalllm.testing:HashEmbedder", "--llm", "personalllm.testing:EchoChatModel"]
@@ -115,6 +115,63 @@ def test_a_history_shorter_than_asked_for_is_reported(folder: Path) -> None:
     assert notes == ["self-icl[n_shots=7]: 5.0 examples each; the history holds no more, or the budget was full"]
 
 
+PAPER = ["--preset", "paper-icl", "--set", "pool.pairs_per_user=8", "--max-tokens", "6", *SMALL, *STANDINS]
+
+
+def test_a_preset_brings_its_protocol_and_its_algorithms(folder: Path) -> None:
+    text = output(run(*PAPER, "--limit", "3"))
+    results = read_results("runs")
+    assert results.preset in text
+    assert "Preset paper-icl-v1, changed: population.n_users 1000 -> 20, " in text
+    assert "not comparable with the preset's numbers" in text
+    assert "beside the preset's own" not in text
+    assert len([row for row in results.algorithms if row.kind == "algorithm"]) == 16
+    assert results.protocol["track"] == "generate"
+    assert results.protocol["pool"] == {"n_users": 10, "pairs_per_user": 8, "seed": 0}
+    assert (results.protocol["generation"]["max_tokens"], results.protocol["limit"]) == (6, 3)
+    assert results.protocol["history"]["counterfactual"] == "none"
+
+
+def test_named_algorithms_replace_the_presets(folder: Path) -> None:
+    text = output(run("zero-shot", "icl[n_shots=2]", *PAPER, "--set", "counterfactual=other-user"))
+    results = read_results("runs")
+    assert [row.id for row in results.algorithms if row.kind == "algorithm"] == ["zero-shot", "icl[n_shots=2]"]
+    assert "history.counterfactual none -> other-user" in text
+    assert "beside the preset's own algorithms: icl[n_shots=2]" in text
+
+
+def test_set_reaches_every_field_and_wins_over_options(folder: Path) -> None:
+    settings = ["feedback.flip=0.25", "population.kind=dirichlet", "alpha=[1,2,3,4]", "bootstrap_draws=100"]
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    text = output(run("random", "--alpha", "0.3", *SMALL, *flags))
+    protocol = read_results("runs").protocol
+    assert protocol["feedback"]["flip"] == 0.25
+    assert protocol["population"]["alpha"] == [1, 2, 3, 4]
+    assert protocol["bootstrap_draws"] == 100
+    assert protocol["preset"] is None
+    assert "Preset" not in text
+
+
+def test_the_chat_model_gets_the_options(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    def build(name: str, **options: Any) -> EchoChatModel:
+        asked.append((name, options))
+        return EchoChatModel()
+
+    monkeypatch.setattr("personalllm.cli.wiring.build_llm", build)
+    base = ["zero-shot", "--track", "generate", *SMALL, *STANDINS[:2], *STANDINS[4:], "--llm", "openai:m"]
+    output(run(*base))
+    server = ["--base-url", "http://127.0.0.1:9/v1", "--stream", "--context-length", "99", "--no-reply-cache"]
+    server += ["--concurrency", "3", "--revision", "r1"]
+    output(run(*base, *server))
+    plain = {"base_url": None, "stream": False, "context_length": None, "cache": True}
+    plain |= {"concurrency": None, "revision": None}
+    given = {"base_url": "http://127.0.0.1:9/v1", "stream": True, "context_length": 99, "cache": False}
+    given |= {"concurrency": 3, "revision": "r1"}
+    assert asked == [("openai:m", plain), ("openai:m", given)]
+
+
 BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
     (["randum", *SMALL], UnknownName, "Did you mean 'random'"),
     (["random", "--users", "0", *SMALL[2:]], ParameterError, r"n_users must be .*1, got 0"),
@@ -131,6 +188,15 @@ BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
     (["zero-shot", "--track", "generate", *SMALL, *STANDINS[4:]], ModelFileError, "personalllm models pull"),
     (["zero-shot", *SMALL], UserError, "does not take part in the rank track"),
     (["random", *SMALL, "--data", "absent.parquet"], UserError, "absent.parquet"),
+    ([*SMALL], UserError, "No algorithm is named. Name one, e.g. random, or all; or choose a --preset"),
+    (["--preset", "paper-ic", *SMALL], UnknownName, "no preset named 'paper-ic'. Did you mean 'paper-icl'"),
+    (["--preset", "paper-icl", *SMALL], UserError, r"Override it: --set pool.pairs_per_user=8 \("),
+    (["random", "--set", "alpha", *SMALL], UserError, "Cannot read the setting 'alpha'. Write NAME=VALUE"),
+    (["random", "--set", "alhpa=1", *SMALL], ParameterError, "alhpa must be a field of the protocol"),
+    (["random", "--set", "limit=1", "--set", "limit=2", *SMALL], UserError, "--set limit is given twice"),
+    (["random", "--set", "llm=x", *SMALL], UserError, "'llm' is no setting of the protocol"),
+    (["random", "--set", "a.b=1", *SMALL], UserError, "There is no setting 'a.b' in the protocol. Before the dot"),
+    (["random", "--set", "seed=null", *SMALL], ParameterError, "seed must be"),
 ]
 
 

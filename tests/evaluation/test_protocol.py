@@ -36,6 +36,7 @@ CHANGES: list[dict[str, Any]] = [
     {"seed": 1},
     {"pairs": 4},
     {"nearest": 4},
+    {"counterfactual": "shuffled"},
     {"pool_users": 10},
     {"pool_pairs": 3},
     {"limit": 10},
@@ -64,6 +65,7 @@ def test_the_content_counts_and_the_name_does_not(
     assert base.fingerprint == Protocol.for_benchmark(make_benchmark()).fingerprint
     assert base.model_copy(update={"benchmark": "another name"}).fingerprint == base.fingerprint
     assert base.fingerprint != Protocol.for_benchmark(make_benchmark(seed=1)).fingerprint
+    assert base.model_copy(update={"preset": "paper-icl-v1"}).fingerprint == base.fingerprint
     assert base.bind(embedder="e").fingerprint != base.fingerprint
 
 
@@ -145,8 +147,9 @@ def test_binding(benchmark_: Benchmark) -> None:
 
 def test_a_protocol_of_another_benchmark_is_refused(make_benchmark: Callable[..., Benchmark]) -> None:
     protocol = Protocol.for_benchmark(make_benchmark())
-    with pytest.raises(UserError, match=r"was made for the benchmark 'tiny-0'.* but 'tiny-1' has"):
-        protocol.check(make_benchmark(seed=1))
+    for use in (protocol.check, protocol.changed):
+        with pytest.raises(UserError, match=r"was made for the benchmark 'tiny-0'.* but 'tiny-1' has"):
+            use(make_benchmark(seed=1))
 
 
 def test_a_limit_that_leaves_nobody_out_is_no_limit(benchmark_: Benchmark) -> None:

@@ -3,122 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from personalllm.errors import DataError, ParameterError, UnknownName, UserError
+from personalllm.evaluation.settings import PARTS, SHORT, expand, merge
+from personalllm.evaluation.specs import FeedbackSpec, Frozen, GenerationSpec, HistorySpec, PoolSpec, PopulationSpec
 from personalllm.storage import digest
 from personalllm.types import JSON
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
 
-__all__ = [
-    "METRICS_VERSION",
-    "FeedbackSpec",
-    "GenerationSpec",
-    "HistorySpec",
-    "PoolSpec",
-    "PopulationSpec",
-    "Protocol",
-]
+__all__ = ["METRICS_VERSION", "NAMES_ONLY", "Protocol"]
 
 METRICS_VERSION: Literal[1] = 1
 """Raised whenever the same protocol could give another number; part of every fingerprint."""
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NAMES_ONLY = ("benchmark", "preset")
+"""Fields for people, which the fingerprint leaves out."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class PopulationSpec(_Frozen):
-    """Which target users are evaluated (paper, section 2).
-
-    Attributes:
-        kind: `dirichlet` draws weights from Dirichlet(alpha); `published` is the paper's population to the last bit;
-            `one-per-reward-model` has one user for each RM; `uniform` is the single user of equal weights.
-        alpha: Concentration, or one value for each RM; > 0.
-        n_users: Number of users, >= 1 (set by the kind itself for the last two).
-        seed: Seed of the draw.
-    """
-
-    kind: Literal["dirichlet", "published", "one-per-reward-model", "uniform"] = "dirichlet"
-    alpha: Positive | tuple[Positive, ...] = 0.05
-    n_users: int = Field(default=1000, ge=1)
-    seed: int = 0
-
-
-class PoolSpec(_Frozen):
-    """The other users, whose histories `fit` gets: drawn like the targets with another seed (paper, section 4).
-
-    Attributes:
-        n_users: Number of users, >= 0.
-        pairs_per_user: Random train prompts with feedback of each, >= 1.
-        seed: Seed of the users, their prompts and their feedback.
-    """
-
-    n_users: int = Field(default=10_000, ge=0)
-    pairs_per_user: int = Field(default=50, ge=1)
-    seed: int = 0
-
-
-class HistorySpec(_Frozen):
-    """What is known of each target user (paper, section 4).
-
-    Attributes:
-        pairs: Random train prompts with feedback, for algorithms whose `history` is "random"; >= 0.
-        nearest: Train prompts nearest to the query, for algorithms whose `history` is "nearest"; >= 0.
-    """
-
-    pairs: int = Field(default=5, ge=0)
-    nearest: int = Field(default=5, ge=0)
-
-
-class FeedbackSpec(_Frozen):
-    """How a user turns utilities into a preference pair; the arguments of `personalllm.feedback.FeedbackRule`."""
-
-    pairs: Literal["best-vs-worst", "random", "ranks", "contested"] = "best-vs-worst"
-    ranks: tuple[int, int] = (0, -1)
-    temperature: float = Field(default=0.0, ge=0)
-    flip: float = Field(default=0.0, ge=0, le=1)
-    tie_margin: float = Field(default=0.0, ge=0)
-
-
-class GenerationSpec(_Frozen):
-    """How the chat model is run in the generate track.
-
-    Attributes:
-        max_tokens: Most new tokens, >= 1.
-        temperature: 0 is greedy decoding.
-        top_p: Nucleus mass in (0, 1].
-        requests_per_chunk: Requests handed to the chat model at once, and kept on disk as one part.
-    """
-
-    max_tokens: int = Field(default=256, ge=1)
-    temperature: float = Field(default=0.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    requests_per_chunk: int = Field(default=8, ge=1)
-
-
-_SHORT: dict[str, tuple[tuple[str, str], ...]] = {
-    "n_users": (("population", "n_users"),),
-    "alpha": (("population", "alpha"),),
-    "pairs": (("history", "pairs"),),
-    "nearest": (("history", "nearest"),),
-    "pool_users": (("pool", "n_users"),),
-    "pool_pairs": (("pool", "pairs_per_user"),),
-    "max_tokens": (("generation", "max_tokens"),),
-    "temperature": (("generation", "temperature"),),
-    "seed": (("", "seed"), ("population", "seed"), ("pool", "seed")),
-}
-_PARTS = ("population", "pool", "history", "feedback", "generation")
-
-
-class Protocol(_Frozen):
+class Protocol(Frozen):
     """All that could change a number, and nothing that could not; make it with `Protocol.for_benchmark`.
 
     Two runs are comparable if and only if their protocols have the same `fingerprint`.
@@ -128,6 +36,7 @@ class Protocol(_Frozen):
         track: `rank` chooses among the stored responses, `generate` writes new ones that the RMs score.
         benchmark: Name of the benchmark, for people; not part of the fingerprint.
         benchmark_fingerprint: SHA-256 of its content.
+        preset: Id of the preset that it was made from, whatever was changed since; not part of the fingerprint.
         split: Split of the queries.
         history_split: Split of all histories; differs from `split`, so that no answer can leak.
         population: The target users.
@@ -151,6 +60,7 @@ class Protocol(_Frozen):
     track: Literal["rank", "generate"]
     benchmark: str
     benchmark_fingerprint: str
+    preset: str | None = None
     split: str = "test"
     history_split: str = "train"
     population: PopulationSpec = PopulationSpec()
@@ -177,11 +87,11 @@ class Protocol(_Frozen):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of the canonical JSON, the benchmark's name left out.
+        """16 hexadecimal digits of the SHA-256 of the canonical JSON, the names of benchmark and preset left out.
 
-        The name is for people: the content's own fingerprint is what counts.
+        The names are for people: the benchmark's own fingerprint is what counts, and the values of the preset.
         """
-        return digest({name: value for name, value in self.spec().items() if name != "benchmark"})
+        return digest({name: value for name, value in self.spec().items() if name not in NAMES_ONLY})
 
     def spec(self) -> JSON:
         """Return the protocol as replayable JSON."""
@@ -217,7 +127,7 @@ class Protocol(_Frozen):
 
     @classmethod
     def for_benchmark(
-        cls, benchmark: Benchmark, *, track: Literal["rank", "generate"] = "rank", **overrides: Any
+        cls, benchmark: Benchmark, /, *, track: Literal["rank", "generate"] = "rank", **overrides: Any
     ) -> Self:
         """Return the protocol of a benchmark, with defaults that fit its size.
 
@@ -225,14 +135,14 @@ class Protocol(_Frozen):
             benchmark: What to evaluate on.
             track: `rank` or `generate`.
             **overrides: Any field; a nested one as an object or a mapping of the values to change. Short forms:
-                `n_users`, `alpha`, `pairs`, `nearest`, `pool_users`, `pool_pairs`, `max_tokens`, `temperature`; and
-                `seed`, which seeds the users and the pool too.
+                `n_users`, `alpha`, `pairs`, `nearest`, `counterfactual`, `pool_users`, `pool_pairs`, `max_tokens`,
+                `temperature`; and `seed`, which seeds the users and the pool too.
 
         Raises:
             ParameterError: If a value is unknown or out of range; names it, the range and what was given.
             DataError: If the benchmark has no rows in a split that the protocol needs.
         """
-        values, nested = _expand(overrides)
+        values, nested = expand(overrides)
         values |= {"track": track, "benchmark": benchmark.name, "benchmark_fingerprint": benchmark.fingerprint}
         known = _rows(benchmark, str(values.get("history_split", "train")))
         asked = _rows(benchmark, str(values.get("split", "test")))
@@ -242,7 +152,7 @@ class Protocol(_Frozen):
             values.setdefault("prompts_per_user", 1)
         elif nested["generation"]:
             raise ParameterError("generation", "left out in the rank track", nested["generation"])
-        for part in _PARTS:
+        for part in PARTS:
             values[part] = nested[part]
         if track != "generate":
             del values["generation"]
@@ -254,6 +164,22 @@ class Protocol(_Frozen):
         protocol = cls.from_spec(values)
         protocol.check(benchmark, known=known, asked=asked)
         return protocol
+
+    def changed(self, benchmark: Benchmark, /, **overrides: Any) -> Self:
+        """Return the protocol with some fields changed, checked against the benchmark it was made for.
+
+        Args:
+            benchmark: The benchmark.
+            **overrides: As for `for_benchmark`.
+
+        Raises:
+            ParameterError: If a value is unknown or out of range; names it, the range and what was given.
+            UserError: If the protocol was made for another benchmark.
+        """
+        self.check(benchmark)
+        own = {"metrics_version", "benchmark", "benchmark_fingerprint"}
+        spec = {name: value for name, value in self.spec().items() if name not in own}
+        return self.for_benchmark(benchmark, **merge(spec, overrides))
 
     def check(self, benchmark: Benchmark, *, known: int | None = None, asked: int | None = None) -> None:
         """Raise unless the protocol can be run on a benchmark.
@@ -275,6 +201,8 @@ class Protocol(_Frozen):
         ):
             if value > upper:
                 raise ParameterError(name, f"at most the number of prompts of its split ({upper})", value)
+        if self.history.counterfactual == "other-user" and self.population.n_users < 2:
+            raise ParameterError("history.counterfactual", "another one where there is but one user", "other-user")
         if self.track == "generate" and self.prompts_per_user is None:
             raise ParameterError("prompts_per_user", "an integer >= 1 in the generate track", None)
         if (self.track == "generate") != (self.generation is not None):
@@ -300,24 +228,6 @@ def _rows(benchmark: Benchmark, split: str) -> int:
     return len(benchmark.splits[split])
 
 
-def _expand(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Split overrides into top-level values and changes of the nested parts."""
-    values: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
-    for name, value in overrides.items():
-        if name in _PARTS:
-            nested[name].update(value.model_dump() if isinstance(value, BaseModel) else dict(value or {}))
-        elif name not in _SHORT:
-            values[name] = value
-    for name in _SHORT.keys() & overrides.keys():
-        for part, field in _SHORT[name]:
-            if part:
-                nested[part].setdefault(field, overrides[name])
-            else:
-                values[field] = overrides[name]
-    return values, nested
-
-
 def _default_reference(benchmark: Benchmark) -> str:
     """Return the response model that the benchmark names, or the one with the best mean standardised score."""
     named = benchmark.metadata.get("reference_response_model")
@@ -333,14 +243,22 @@ def _default_reference(benchmark: Benchmark) -> str:
     return benchmark.response_models[int(np.argmax(np.where(counts > 0, totals / np.maximum(counts, 1), -np.inf)))]
 
 
+def _known(name: str) -> str:
+    """Return the fields that stand beside one: those of its part, or the protocol's own and the short forms."""
+    part, dot, _ = name.partition(".")
+    if not dot:
+        return ", ".join(sorted({*Protocol.model_fields, *SHORT}))
+    spec = GenerationSpec if part == "generation" else type(Protocol.model_fields[part].default)
+    return ", ".join(f"{part}.{field}" for field in spec.model_fields)
+
+
 def _parameter_error(error: ValidationError) -> ParameterError:
     """Turn the first complaint of pydantic into ours."""
     first = error.errors(include_url=False)[0]
     fields = [str(part) for part in first["loc"] if str(part).isidentifier() or isinstance(part, int)]
     name = ".".join(fields) or "protocol"
     if first["type"] == "extra_forbidden":
-        known = ", ".join(sorted({*Protocol.model_fields, *_SHORT}))
-        return ParameterError(name, f"a field of the protocol ({known})", first["input"])
+        return ParameterError(name, f"a field of the protocol ({_known(name)})", first["input"])
     if first["type"] == "missing":
         return ParameterError(name, "given", None)
     allowed = first["msg"].removeprefix("Input should be ")

@@ -15,10 +15,11 @@ from personalllm.algorithms.base import Algorithm
 from personalllm.algorithms.registry import get_algorithm, list_algorithms, load_algorithm
 from personalllm.errors import UserError
 from personalllm.evaluation.references import REFERENCES
+from personalllm.evaluation.settings import read_value
 from personalllm.storage import digest, file_sha256
 from personalllm.types import JSON
 
-__all__ = ["Entry", "check_references", "parse_algorithm", "resolve"]
+__all__ = ["Entry", "check_references", "parse_algorithm", "resolve", "split_list"]
 
 _FORM = re.compile(r"(?P<name>[^\[\]]+?)\s*(?:\[(?P<params>.*)\])?", re.DOTALL)
 _SYNTAX = "Write NAME, NAME[parameter=value,...] or module:Class, e.g. icl[n_shots=3]."
@@ -122,19 +123,23 @@ def parse_algorithm(text: str) -> tuple[str, dict[str, Any]]:
     if match is None:
         raise UserError(f"Cannot read the algorithm {text!r}.", _SYNTAX)
     params: dict[str, Any] = {}
-    for item in _split(match["params"] or ""):
+    for item in split_list(match["params"] or ""):
         name, sign, value = item.partition("=")
         name = name.strip()
         if not sign or not name.isidentifier():
             raise UserError(f"Cannot read the parameter {item.strip()!r} of the algorithm {text!r}.", _SYNTAX)
         if name in params:
             raise UserError(f"The parameter {name!r} stands twice in {text!r}.", "Give it once.")
-        params[name] = _value(value.strip())
+        params[name] = read_value(value.strip())
     return match["name"].strip(), params
 
 
-def _split(text: str) -> list[str]:
-    """Split at the commas that stand outside brackets, braces and quotes."""
+def split_list(text: str) -> list[str]:
+    """Split at the commas that stand outside brackets, braces and quotes.
+
+    >>> split_list("1,[2,3],x")
+    ['1', '[2,3]', 'x']
+    """
     items, depth, quoted, current = [], 0, False, ""
     for character in text:
         if character == '"':
@@ -147,13 +152,6 @@ def _split(text: str) -> list[str]:
         else:
             current += character
     return [*items, current] if current.strip() or items else []
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return {"True": True, "False": False, "None": None}.get(text, text)
 
 
 def resolve(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from personalllm.errors import UnknownName, UserError
+from personalllm.evaluation.settings import describe_changes
 from personalllm.types import F32, JSON, Message
 
 __all__ = ["METRICS", "AlgorithmResult", "Estimate", "Results", "Sample"]
@@ -122,9 +123,27 @@ class Results:
     manifest: JSON = field(default_factory=dict)
     sources: Mapping[str, Callable[[], list[Sample]]] = field(default_factory=dict, repr=False)
 
+    @property
+    def preset(self) -> str:
+        """The preset that the protocol was made from, what differs from it, and what else takes part; or nothing.
+
+        Two presets may set the same protocol for different algorithms; both are said if both were run.
+        """
+        known = self.manifest.get("presets", [])
+        labels = [result.id for result in self.algorithms if result.kind == "algorithm"]
+        own = {label for preset in known for label in preset["algorithms"]}
+        others = [label for label in labels if label not in own] if known else []
+        described = [
+            describe_changes(preset["id"], {name: (before, now) for name, before, now in preset["changes"]})
+            for preset in known
+        ]
+        more = [f"beside the preset's own algorithms: {', '.join(others)}"] if others else []
+        return "; ".join([*described, *more])
+
     def __str__(self) -> str:
         """Return a line for each algorithm: mean utility and gain with their intervals."""
         lines = [f"{self.benchmark_name}, {self.protocol['track']} track, protocol {self.fingerprint}"]
+        lines += [f"preset {self.preset}"] if self.preset else []
         for result in sorted(self.algorithms, key=lambda r: -r.metrics["mean_utility"].value):
             cells = [f"{name} {e.value:6.3f} [{e.low:.3f}, {e.high:.3f}]" for name, e in _shown(result)]
             lines.append(f"{result.id:24s} {'  '.join(cells)}")

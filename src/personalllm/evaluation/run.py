@@ -15,6 +15,7 @@ from personalllm.data import Benchmark
 from personalllm.errors import DataError, UserError
 from personalllm.evaluation.generate import GenerateTrack
 from personalllm.evaluation.metrics import draw_metrics, estimate, per_user_means
+from personalllm.evaluation.presets import get_preset
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.reading import assemble
@@ -215,23 +216,40 @@ def _write_manifest(store: Store, task: Task, backends: Backends) -> JSON:
         "backends": {name: backend.name for name, backend in named.items() if backend is not None},
         "reward_ensemble": list(rewards.reward_models) if rewards is not None else None,
         "versions": [_versions()],
+        "presets": _presets(task.protocol),
     }
     if not isinstance(store, DiskStore):
         return manifest
     path = store.directory / "manifest.json"
     if path.exists():
-        manifest["versions"] = _earlier(path, manifest["versions"][0])
+        _keep_earlier(path, manifest)
     _make_run_directory(store.directory)
     write_json(path, manifest)
     return manifest
 
 
-def _earlier(path: Path, now: dict[str, str]) -> list[Any]:
+def _keep_earlier(path: Path, manifest: JSON) -> None:
+    """Keep what earlier sessions of this run noted: their versions and their presets."""
     try:
-        earlier = read_json(path).get("versions", [])
+        earlier = read_json(path)
     except DataError:
-        return [now]
-    return earlier if now in earlier else [*earlier, now]
+        return
+    versions = earlier.get("versions", [])
+    manifest["versions"] = versions if manifest["versions"][0] in versions else [*versions, *manifest["versions"]]
+    now = [preset["id"] for preset in manifest["presets"]]
+    manifest["presets"] += [preset for preset in earlier.get("presets", []) if preset["id"] not in now]
+    if manifest["presets"]:
+        manifest["protocol"]["preset"] = manifest["presets"][0]["id"]
+
+
+def _presets(protocol: Protocol) -> list[JSON]:
+    """Say which preset the protocol was made from, what it changes, and which algorithms the preset names."""
+    if protocol.preset is None:
+        return []
+    preset = get_preset(protocol.preset)
+    entries, _ = resolve(preset.algorithms, preset.protocol["track"])
+    changes = [[name, *values] for name, values in preset.changes(protocol).items()]
+    return [{"id": preset.id, "changes": changes, "algorithms": [entry.label for entry in entries]}]
 
 
 def _make_run_directory(directory: Path) -> None:

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from personalllm.algorithms.base import HistoryRule
+from personalllm.algorithms.retrieval import nearest
 from personalllm.data import Benchmark, ScoreTable, Standardiser
 from personalllm.errors import UserError
+from personalllm.evaluation.counterfactual import partners, rewritten
 from personalllm.evaluation.protocol import Protocol
-from personalllm.feedback import CorpusView, FeedbackRule, InteractionPool, interact, sample_prompts
+from personalllm.feedback import CorpusView, FeedbackRule, interact, sample_prompts
 from personalllm.protocols import TextEmbedder
 from personalllm.seeding import derive_seed
 from personalllm.types import F32, I32, Histories, Queries
 from personalllm.users import Population, utilities
 
 __all__ = ["Task", "take_users"]
-
-_QUERIES_PER_BLOCK = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ class Task:
         return feedback.histories(self.view)
 
     def histories(self, rule: HistoryRule, embedder: TextEmbedder | None = None) -> Histories:
-        """Return the target users' histories.
+        """Return the target users' histories, or the counterfactual ones that the protocol asks for.
 
         Args:
             rule: `random` train prompts, or the train prompts `nearest` to the query (nearest last), by the cosine of
@@ -134,9 +134,12 @@ class Task:
         prompts = self._random() if rule == "random" or embedder is None else self._nearest(embedder)
         if prompts.shape[1] == 0:
             return Histories.empty(self.view.corpus, self.n_users)
-        everyone: InteractionPool = interact(
-            self.everyone, self.table, prompts, self.rule, derive_seed(self.protocol.seed, "target feedback", rule)
-        )
+        seed, kind = self.protocol.seed, self.protocol.history.counterfactual
+        speakers = self.everyone
+        if kind == "other-user":
+            speakers = speakers.subset(partners(speakers.n_users, derive_seed(seed, "partners")))
+        everyone = interact(speakers, self.table, prompts, self.rule, derive_seed(seed, "target feedback", rule))
+        everyone = rewritten(kind, everyone, derive_seed(seed, "counterfactual", rule))
         return take_users(everyone.histories(self.view), 0, self.n_users)
 
     def _random(self) -> I32:
@@ -150,18 +153,20 @@ class Task:
 
     def check_history(self, rule: HistoryRule, embedder: TextEmbedder | None) -> None:
         """Raise unless histories of this kind can be drawn (see `histories`)."""
-        if rule == "random":
-            return
-        if self.protocol.prompts_per_user != 1:
+        self.check_queries(rule)
+        if rule == "nearest" and embedder is None:
+            raise UserError(
+                'An algorithm whose `history` is "nearest" needs an embedder to find the nearest prompts.',
+                "Pass embedder=... to evaluate(), or use the command line, which does it for you.",
+            )
+
+    def check_queries(self, rule: HistoryRule) -> None:
+        """Raise unless the users ask as many prompts as histories of this kind allow."""
+        if rule == "nearest" and self.protocol.prompts_per_user != 1:
             raise UserError(
                 'An algorithm whose `history` is "nearest" needs one query for each user, but this protocol asks '
                 f"{'every prompt of the split' if self.protocol.prompts_per_user is None else 'several'}.",
                 "Use the generate track, or prompts_per_user=1.",
-            )
-        if embedder is None:
-            raise UserError(
-                'An algorithm whose `history` is "nearest" needs an embedder to find the nearest prompts.',
-                "Pass embedder=... to evaluate(), or use the command line, which does it for you.",
             )
 
     def _nearest(self, embedder: TextEmbedder) -> I32:
@@ -174,13 +179,8 @@ class Task:
         texts = self.benchmark.prompt
         keys = embedder.embed([texts(int(row)) for row in known])
         wanted = embedder.embed([texts(int(row)) for row in distinct])
-        nearest = np.empty((len(distinct), self.protocol.history.nearest), np.int32)
-        for start in range(0, len(distinct), _QUERIES_PER_BLOCK):
-            block = slice(start, start + _QUERIES_PER_BLOCK)
-            cosine = wanted[block] @ keys.T
-            order = np.argsort(-cosine, axis=1, kind="stable")[:, : nearest.shape[1]]
-            nearest[block] = known[order[:, ::-1]]
-        return nearest[position.ravel()]
+        found = nearest(wanted, keys, self.protocol.history.nearest)[:, ::-1]
+        return known[found][position.ravel()]
 
     def queries(self, start: int, stop: int) -> Queries:
         """Return the queries of users `start` to `stop`, who are numbered from 0."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +12,16 @@ import numpy as np
 from personalllm.analysis.drawing import drawing
 from personalllm.errors import UserError
 from personalllm.report import numbers
-from personalllm.report.examples import Pair, choose_pair, excerpt
+from personalllm.report.examples import Pair, choose_pair
 from personalllm.report.figures import figures_of
 from personalllm.report.replay import command
 from personalllm.report.svg import inline_svg
+from personalllm.report.template import environment, stylesheet
 from personalllm.report.views import POPULATION_BEST, TrackView, flatten, track_views, user_benefits, user_values
 from personalllm.report.words import LABELS, TRACKS, describe, finding, measured
 from personalllm.storage import atomic_path
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
-
     from personalllm.evaluation import AlgorithmResult, Results
 
 __all__ = ["render_report"]
@@ -116,30 +112,6 @@ def _surroundings(results: Results) -> dict[str, Any]:
     return {key: results.manifest[key] for key in kept if results.manifest.get(key)}
 
 
-def _environment() -> Environment:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    folder = resources.files("personalllm.report").joinpath("templates")
-    environment = Environment(
-        loader=FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": numbers.number,
-        "signed": partial(numbers.number, signed=True),
-        "percent": numbers.percent,
-        "count": numbers.count,
-        "duration": numbers.duration,
-        "excerpt": excerpt,
-        "interval": numbers.interval,
-        "json": partial(json.dumps, indent=2, sort_keys=True, ensure_ascii=False),
-    }
-    return environment
-
-
 def render_report(results: Sequence[Results], path: str | Path) -> Path:
     """Write one HTML page about one or several runs; equal results give an equal page.
 
@@ -162,17 +134,17 @@ def render_report(results: Sequence[Results], path: str | Path) -> Path:
     target = Path(path) / "report.html" if Path(path).is_dir() else Path(path)
     shown = tuple(dict.fromkeys(view.results for view in views))
     page = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
-            css=resources.files("personalllm.report").joinpath("templates", "report.css").read_text(encoding="utf-8"),
+            css=stylesheet(),
             sections=tuple(_section(view) for view in views),
             measured=measured(views),
             benchmarks=", ".join(dict.fromkeys(result.benchmark_name for result in shown)),
             runs=shown,
             settings=_settings([result.protocol for result in shown]),
             versions=_settings([_surroundings(result) for result in shown]),
-            commands=tuple(text for result in shown if (text := command(result)) is not None),
+            commands=tuple(command(result) for result in shown),
             absent=numbers.ABSENT,
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
@@ -25,37 +26,43 @@ _OPTIONS = {
     "standardiser": "--standardiser",
     "reference_response_model": "--reference-model",
 }
-_FIXED: dict[str, Any] = {
+_DEFAULTS: dict[str, Any] = {
     "split": "test",
     "history_split": "train",
     "population.kind": "dirichlet",
     "pool.pairs_per_user": 50,
+    "history.counterfactual": "none",
     "feedback.pairs": "best-vs-worst",
+    "feedback.ranks": [0, -1],
     "feedback.temperature": 0.0,
     "feedback.flip": 0.0,
     "feedback.tie_margin": 0.0,
     "generation.temperature": 0.0,
     "generation.top_p": 1.0,
+    "generation.requests_per_chunk": 8,
+    "users_per_shard": 200,
     "bootstrap_draws": 2000,
+}
+_ELSEWHERE = {
+    *("metrics_version", "track", "benchmark", "benchmark_fingerprint", "preset", "generation"),
+    *("embedder", "llm", "rewards"),
 }
 
 
-def command(results: Results) -> str | None:
-    """Return the command that makes a run again.
-
-    Returns:
-        The command; None if the protocol has a setting that the command line cannot express.
-    """
+def command(results: Results) -> str:
+    """Return the command that makes a run again: its algorithms, and every setting that is not the default."""
     flat = dict(leaves(results.protocol))
-    seeds = {flat.get(key, 0) for key in ("seed", "population.seed", "pool.seed")}
-    fixed = all(flat.get(key, value) == value for key, value in _FIXED.items())
-    if len(seeds) > 1 or not fixed or isinstance(flat.get("population.alpha"), (list, tuple)):
-        return None
     words = ["personalllm", "evaluate", *(_name(row) for row in results.algorithms if row.kind == "algorithm")]
     words += ["--track", str(flat.get("track", "rank")), "--data", results.benchmark_name]
     for key, option in _OPTIONS.items():
-        if flat.get(key) is not None:
-            words += [option, str(flat[key])]
+        value = flat.get(key)
+        if value is not None and not isinstance(value, (list, tuple)):
+            words += [option, str(value)]
+    for key, value in flat.items():
+        told = key in _OPTIONS and not isinstance(value, (list, tuple))
+        seeded = key in ("population.seed", "pool.seed") and value == flat.get("seed", 0)
+        if not (told or seeded or key in _ELSEWHERE or _DEFAULTS.get(key) == value):
+            words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
     backends = results.manifest.get("backends") or {}
     for name in ("embedder", "llm"):
         if name in backends:

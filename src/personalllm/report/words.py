@@ -19,6 +19,7 @@ TRACKS = {"rank": "Choosing among stored responses", "generate": "Writing new re
 
 LABELS = {
     "metrics_version": "Version of the metrics",
+    "preset": "Preset",
     "track": "Track",
     "benchmark": "Benchmark",
     "benchmark_fingerprint": "Fingerprint of its content",
@@ -33,6 +34,7 @@ LABELS = {
     "pool.seed": "Seed of the pool",
     "history.pairs": "Random pairs known of each user",
     "history.nearest": "Nearest pairs known of each user",
+    "history.counterfactual": "Whose feedback the histories hold",
     "feedback.pairs": "How preference pairs arise",
     "feedback.ranks": "Ranks contrasted (if by ranks)",
     "feedback.temperature": "Noise of choices (temperature)",

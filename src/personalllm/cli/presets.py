@@ -1,0 +1,65 @@
+"""`personalllm presets`: the named protocols and every value in them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from personalllm.cli.options import complete_presets
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from personalllm.evaluation import Preset
+
+__all__ = ["presets"]
+
+
+def presets(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="Id of a preset, or its name for the newest version.",
+            autocompletion=complete_presets,
+            show_default="list all",
+        ),
+    ] = None,
+) -> None:
+    """List the named protocols, or show every field and algorithm of one."""
+    from personalllm.cli.leaderboard import output_console
+    from personalllm.evaluation import get_preset, list_presets
+
+    console = output_console()
+    if name is not None:
+        _show(get_preset(name), console)
+        return
+    for known in list_presets():
+        preset = get_preset(known)
+        console.print(f"[bold]{known}[/]  {preset.title}; {len(preset.algorithms)} algorithms", highlight=False)
+    console.print("Every field of one: personalllm presets NAME", highlight=False)
+
+
+def _show(preset: Preset, console: Console) -> None:
+    """Print a preset, every field of it."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from personalllm.evaluation.settings import flatten, shown
+
+    console.print(f"[bold]{preset.id}[/]  {escape(preset.title)}", highlight=False, soft_wrap=True)
+    console.print(escape(preset.description), highlight=False)
+    console.print(f"Source: {escape(preset.source)}\n", highlight=False, soft_wrap=True)
+    table = Table(box=None, show_header=False)
+    for field, value in flatten(preset.protocol).items():
+        table.add_row(field, escape(shown(value)))
+    console.print(table)
+    console.print("\nAlgorithms", highlight=False)
+    for algorithm in preset.algorithms:
+        console.print(f"  {escape(algorithm)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"\nRun: personalllm evaluate --preset {preset.id} --data BENCHMARK --llm MODEL; change a field with "
+        "--set FIELD=VALUE",
+        highlight=False,
+        soft_wrap=True,
+    )

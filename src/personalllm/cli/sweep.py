@@ -1,0 +1,191 @@
+"""`personalllm sweep`: every combination of lists of values, one table, and a winner only if there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from personalllm.cli import options as o
+from personalllm.cli.leaderboard import interval_cell, output_console, watch
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from personalllm.data import Benchmark
+    from personalllm.evaluation import SweepCell, SweepResults
+
+__all__ = ["sweep"]
+
+Vary = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME=VALUE,VALUE,...",
+        help="Values of a parameter of the algorithms, or of protocol.FIELD; several lists are combined. Repeatable.",
+        show_default=False,
+    ),
+]
+Algorithms = Annotated[
+    list[str],
+    typer.Argument(help="As for evaluate; 'all' is not allowed.", autocompletion=o.complete_algorithms),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the cells and the number of requests.")]
+
+
+def sweep(
+    algorithms: Algorithms,
+    vary: Vary,
+    preset: o.PresetName = None,
+    track: o.Track = None,
+    data: o.Data = "mini",
+    users: o.Users = None,
+    seed: o.Seed = None,
+    out: o.Out = Path("runs"),
+    limit: o.Limit = None,
+    alpha: o.Alpha = None,
+    pool_users: o.PoolUsers = None,
+    max_tokens: o.MaxTokens = None,
+    settings: o.Settings = None,
+    dry_run: DryRun = False,  # noqa: FBT002
+    embedder: o.EmbedderName = "minilm-l6-int8",
+    llm: o.LlmName = "smollm2-135m-instruct",
+    rewards: o.RewardsName = None,
+    base_url: o.BaseUrl = None,
+    stream: o.Stream = False,  # noqa: FBT002
+    context_length: o.ContextLength = None,
+    no_reply_cache: o.NoReplyCache = False,  # noqa: FBT002
+    concurrency: o.Concurrency = None,
+    revision: o.Revision = None,
+) -> None:
+    """Evaluate every combination of values and print one table; every cell is an ordinary run, and re-running resumes.
+
+    A winner is named only if it beats every other cell on the same users: paired tests, corrected for their number.
+    """
+    from personalllm.data import load
+    from personalllm.errors import UserError
+    from personalllm.evaluation import parse_axis, plan_sweep
+
+    given = {
+        "track": track and track.value,
+        "n_users": users,
+        "seed": seed,
+        "alpha": alpha,
+        "pool_users": pool_users,
+        "max_tokens": max_tokens,
+        "limit": limit,
+    }
+    axes: dict[str, Sequence[Any]] = {}
+    for text in vary:
+        name, values = parse_axis(text)
+        if name in axes:
+            raise UserError(f"--vary {name} is given twice.", "Give all its values at once, separated by commas.")
+        axes[name] = values
+    benchmark = load(data)
+    protocol = o.make_protocol(benchmark, preset, given, settings)
+    cells = plan_sweep(algorithms, axes, protocol, benchmark)
+    if dry_run:
+        _show_plan(cells, output_console())
+        return
+    choice = o.BackendChoice(
+        embedder, llm, rewards, base_url, stream, context_length, not no_reply_cache, concurrency, revision
+    )
+    results = _run(cells, benchmark, choice, out)
+    _show(results, output_console())
+
+
+def _run(cells: Sequence[SweepCell], benchmark: Benchmark, choice: o.BackendChoice, out: Path) -> SweepResults:
+    """Run the cells, watched."""
+    from rich.console import Console
+
+    from personalllm.cli.progress import embed_texts
+    from personalllm.evaluation import resolve, run_sweep
+
+    tracks = dict.fromkeys(cell.protocol.track for cell in cells)
+    entries = tuple(
+        entry
+        for track in tracks
+        for entry in resolve([cell.algorithm for cell in cells if cell.protocol.track == track], track)[0]
+    )
+    needed = "generate" if "generate" in tracks else "rank"
+    backends = o.build_backends(entries, needed, benchmark.metadata, choice)
+    console = Console(stderr=True)
+    if any("embedder" in entry.algorithm.needs for entry in entries):
+        embed_texts(benchmark, backends["embedder"], console)
+    try:
+        with watch(console) as progress:
+            return run_sweep(cells, benchmark, out=out, progress=progress, **backends)
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command goes on from here.")
+        raise typer.Exit(130) from None
+
+
+def _show_plan(cells: Sequence[SweepCell], console: Console) -> None:
+    """List the cells and what they cost."""
+    from rich.markup import escape
+
+    for number, cell in enumerate(cells):
+        console.print(f"{number:4d}  {escape(str(cell))}", highlight=False, soft_wrap=True)
+    requests = sum(cell.n_queries for cell in cells if cell.protocol.track == "generate")
+    queries = sum(cell.n_queries for cell in cells)
+    runs = len({cell.protocol.fingerprint for cell in cells})
+    console.print(
+        f"{len(cells)} cells under {runs} protocol{'s' * (runs > 1)}: {queries:,} queries, {requests:,} requests to "
+        "the chat model (fewer where an earlier run or the reply cache has them). Nothing was run.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _show(results: SweepResults, console: Console) -> None:
+    """Print the table, the verdicts and the files."""
+    from rich.markup import escape
+
+    if results.rows[0].cell.protocol.preset:
+        console.print(
+            "Preset " + escape(results.rows[0].preset) + " (first cell; the table's file has the others)",
+            highlight=False,
+            soft_wrap=True,
+        )
+    console.print(_table(results, plain=not console.is_terminal))
+    for contest in results.contests:
+        console.print(escape(contest.sentence()), highlight=False, soft_wrap=True)
+    for path in results.files:
+        console.print(f"Table: {escape(str(path))}", highlight=False, soft_wrap=True)
+
+
+def _table(results: SweepResults, *, plain: bool) -> Table:
+    """Return a row for each cell, cells of the same users together."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from personalllm.evaluation.settings import shown
+
+    table = Table(box=None if plain else box.SIMPLE_HEAD)
+    several = len({row.cell.base for row in results.rows}) > 1
+    apart = len(results.contests) > 1
+    names = [*(["users"] if apart else []), *(["algorithm"] if several else [])]
+    for name in (*names, *(axis.removeprefix("protocol.") for axis in results.axes)):
+        table.add_column(escape(name), overflow="fold")
+    for name in ("utility", "gain", "wins vs reference %", "behind the best", "Holm p"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    placed = [(place, contest, row) for place, contest in enumerate(results.contests) for row in contest.rows]
+    for place, contest, row in placed:
+        metrics = row.result.metrics
+        compared = contest.comparison(row)
+        values = [*([f"set {place}"] if apart else []), *([row.cell.base] if several else [])]
+        values += [shown(row.cell.values[axis]) for axis in results.axes]
+        table.add_row(
+            *(escape(value) for value in values),
+            interval_cell(metrics["mean_utility"], " "),
+            interval_cell(metrics["gain"], " "),
+            interval_cell(metrics["win_rate_reference"], " ", percent=True),
+            interval_cell(compared.difference, " ") if compared else "-",
+            f"{compared.p_holm:.2g}" if compared else "-",
+            contest.verdict(row),
+        )
+    return table

@@ -1,0 +1,270 @@
+"""Named protocols: their values, what is said of a change, and that the name itself changes no number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from personalllm.data import Benchmark, make_twin
+from personalllm.errors import ParameterError, UnknownName, UserError
+from personalllm.evaluation import (
+    PRESETS,
+    Preset,
+    Protocol,
+    evaluate,
+    get_preset,
+    list_presets,
+    presets,
+    read_results,
+    resolve,
+)
+from personalllm.evaluation.settings import flatten
+from personalllm.storage import digest
+
+SMALL: dict[str, Any] = {
+    "n_users": 6,
+    "pool_users": 5,
+    "pool_pairs": 24,
+    "max_tokens": 6,
+    "bootstrap_draws": 100,
+}
+
+PINNED = {
+    "paper-icl-v1": "df423bb6420d1440",
+    "paper-meta-v1": "141b74d927f3bef9",
+    "paper-meta-logged-v1": "377bf797f4d92ede",
+}
+
+
+@pytest.fixture(scope="module")
+def twin() -> Benchmark:
+    return make_twin(80, seed=0)
+
+
+def test_the_papers_values(twin: Benchmark) -> None:
+    protocol = get_preset("paper-icl").protocol_for(twin)
+    expected = {
+        "track": "generate",
+        "population.alpha": 0.05,
+        "population.n_users": 1000,
+        "prompts_per_user": 1,
+        "history.pairs": 5,
+        "history.nearest": 5,
+        "history.counterfactual": "none",
+        "pool.n_users": 10_000,
+        "pool.pairs_per_user": 50,
+        "feedback.pairs": "best-vs-worst",
+        "generation.max_tokens": 512,
+        "generation.temperature": 0.0,
+        "reference_response_model": "openai/gpt-4o",
+        "preset": "paper-icl-v1",
+    }
+    found = flatten(protocol.spec())
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_the_papers_algorithms() -> None:
+    entries, _ = resolve(get_preset("paper-icl").algorithms, "generate")
+    assert len(entries) == 16
+    shown = {
+        (e.algorithm.id, e.algorithm.params()["n_shots"], e.algorithm.params()["feedback"])
+        for e in entries
+        if e.algorithm.id != "zero-shot"
+    }
+    modes = ("winning", "losing", "winning-and-losing", "losing-as-winning")
+    assert shown == {("icl", shots, mode) for shots in (1, 3, 5) for mode in modes} | {
+        ("self-icl", shots, "winning") for shots in (1, 3, 5)
+    }
+    assert {e.algorithm.params().get("max_history_tokens", 7000) for e in entries} == {7000}
+    for name, n_similar, pairs in (("paper-meta", 20, 50), ("paper-meta-logged", 5, 5)):
+        entries, _ = resolve(get_preset(name).algorithms, "generate")
+        meta = [e.algorithm.params() for e in entries if e.algorithm.id == "meta-icl"]
+        assert {params["embedding"] for params in meta} == {"winning", "losing", "winning-minus-losing"}
+        used = {(p["n_shots"], p["n_similar"], p["embedding_pairs"], p["feedback"]) for p in meta}
+        assert used == {(3, n_similar, pairs, "winning")}
+
+
+def test_a_version_never_changes() -> None:
+    """If this fails: make a new version, and leave the old one as it is."""
+    content = {
+        name: digest({"protocol": PRESETS[name].protocol, "algorithms": PRESETS[name].algorithms})
+        for name in ("paper-icl-v1", "paper-meta-v1", "paper-meta-logged-v1")
+    }
+    assert content == PINNED
+
+
+def test_the_logged_settings_are_those_of_the_printed_numbers(twin: Benchmark) -> None:
+    logged, text = (get_preset(name).protocol_for(twin) for name in ("paper-meta-logged", "paper-meta"))
+    assert (logged.pool.n_users, text.pool.n_users) == (1000, 10_000)
+    assert get_preset("paper-meta").changes(logged) == {"pool.n_users": (10_000, 1000)}
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_a_preset_fixes_every_field(twin: Benchmark, name: str) -> None:
+    preset = get_preset(name)
+    protocol = preset.protocol_for(twin)
+    assert preset.changes(protocol) == {}
+    bound = {"metrics_version", "benchmark", "benchmark_fingerprint", "preset", "embedder", "llm", "rewards"}
+    assert set(flatten(preset.protocol)) == set(flatten(protocol.spec())) - bound
+    resolve(preset.algorithms, "generate")
+
+
+CHANGES: list[tuple[dict[str, Any], dict[str, tuple[Any, Any]]]] = [
+    ({"alpha": 0.1}, {"population.alpha": (0.05, 0.1)}),
+    ({"population": {"alpha": 0.1}}, {"population.alpha": (0.05, 0.1)}),
+    ({"limit": 20}, {"limit": (None, 20)}),
+    ({"limit": 1000}, {}),
+    ({"n_users": 1000}, {}),
+    ({"counterfactual": "flipped"}, {"history.counterfactual": ("none", "flipped")}),
+    ({"seed": 4}, {"population.seed": (0, 4), "pool.seed": (0, 4), "seed": (0, 4)}),
+    ({"feedback": {"flip": 0.1}}, {"feedback.flip": (0.0, 0.1)}),
+    ({"users_per_shard": 7}, {"users_per_shard": (200, 7)}),
+    (
+        {"reference_response_model": "openai/gpt-4-turbo"},
+        {"reference_response_model": ("openai/gpt-4o", "openai/gpt-4-turbo")},
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "changes"), CHANGES, ids=lambda value: str(value)[:60])
+def test_whatever_is_overridden_is_said(
+    twin: Benchmark, overrides: dict[str, Any], changes: dict[str, tuple[Any, Any]]
+) -> None:
+    preset = get_preset("paper-icl")
+    protocol = preset.protocol_for(twin, **overrides)
+    assert preset.changes(protocol) == changes
+    assert protocol.preset == "paper-icl-v1"
+    same = protocol.fingerprint == preset.protocol_for(twin).fingerprint
+    assert same is (not changes)
+
+
+def test_the_rank_track_drops_the_generation_knobs(twin: Benchmark) -> None:
+    preset = get_preset("paper-icl")
+    protocol = preset.protocol_for(twin, track="rank")
+    assert (protocol.generation, protocol.prompts_per_user) == (None, 1)
+    changed = preset.changes(protocol)
+    assert changed["track"] == ("generate", "rank")
+    assert changed["generation.max_tokens"] == (512, None)
+
+
+def test_the_name_is_not_part_of_the_fingerprint(twin: Benchmark) -> None:
+    named = get_preset("paper-icl").protocol_for(twin)
+    by_hand = Protocol.for_benchmark(
+        twin,
+        track="generate",
+        n_users=1000,
+        alpha=0.05,
+        pool_users=10_000,
+        pool_pairs=50,
+        max_tokens=512,
+        reference_response_model="openai/gpt-4o",
+    )
+    assert by_hand.preset is None
+    assert by_hand.fingerprint == named.fingerprint
+    assert get_preset("paper-icl").changes(by_hand) == {}
+    assert Protocol.from_spec(json.loads(json.dumps(named.spec()))) == named
+
+
+def test_another_reference_counts_as_a_change(make_benchmark: Callable[..., Benchmark]) -> None:
+    benchmark = make_benchmark(reference_response_model="beta-2")
+    preset = get_preset("paper-icl")
+    protocol = preset.protocol_for(benchmark, pool_pairs=24)
+    assert protocol.reference_response_model == "beta-2"
+    assert preset.changes(protocol) == {
+        "pool.pairs_per_user": (50, 24),
+        "reference_response_model": ("openai/gpt-4o", "beta-2"),
+    }
+
+
+def test_a_benchmark_that_is_too_small_is_told_the_override(make_benchmark: Callable[..., Benchmark]) -> None:
+    preset = get_preset("paper-icl")
+    message = r"paper-icl-v1 has pool.pairs_per_user = 50, but the train split .* 24 prompts.*"
+    with pytest.raises(UserError, match=message + r"--set pool.pairs_per_user=24 .*pool={'pairs_per_user': 24}"):
+        preset.protocol_for(make_benchmark())
+    with pytest.raises(UserError, match=r"history.pairs = 5, but .*--set history.pairs=4 "):
+        preset.protocol_for(make_benchmark(n_train=4), pool_pairs=4)
+    with pytest.raises(UserError, match=r"history.nearest = 5, but .*--set history.nearest=4 "):
+        preset.protocol_for(make_benchmark(n_train=4), pool_pairs=4, pairs=4)
+    with pytest.raises(ParameterError, match=r"pool_pairs must be at most .*\(24\), got 60"):
+        preset.protocol_for(make_benchmark(), pool_pairs=60)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"alhpa": 1}, r"alhpa must be a field of the protocol \(alpha, "),
+    ({"population": {"alhpa": 1}}, r"population.alhpa must be .*\(population.kind, population.alpha"),
+    ({"population": 3}, "population must be a mapping of its fields, got 3"),
+    ({"counterfactual": "other"}, r"history.counterfactual must be 'none', 'other-user', 'flipped' or 'shuffled'"),
+    ({"self": 1}, "self must be a field of the protocol"),
+    ({"cls": 1}, "cls must be a field of the protocol"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "message"), BAD, ids=str)
+def test_bad_overrides_are_named(twin: Benchmark, overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ParameterError, match=message):
+        get_preset("paper-icl").protocol_for(twin, **overrides)
+
+
+def test_a_bare_name_is_the_newest_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in (2, 10):
+        one = PRESETS["paper-icl-v1"]
+        newer = Preset(f"paper-icl-v{version}", one.title, one.description, one.source, one.protocol, one.algorithms)
+        monkeypatch.setitem(presets.PRESETS, newer.id, newer)
+    assert get_preset("paper-icl").id == "paper-icl-v10"
+    assert get_preset("paper-icl-v1").id == "paper-icl-v1"
+    assert get_preset("paper-meta").id == "paper-meta-v1"
+    with pytest.raises(UnknownName, match=r"no preset named 'paper-cil'.*'paper-icl'"):
+        get_preset("paper-cil")
+
+
+def test_a_result_says_what_was_changed(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
+    protocol = get_preset("paper-icl").protocol_for(benchmark_, **SMALL)
+    results = evaluate(["zero-shot", "icl[n_shots=2]"], protocol, benchmark_, out=tmp_path, **standins)
+    said = results.preset
+    assert said.startswith("paper-icl-v1, changed: population.n_users 1000 -> 6, pool.n_users 10000 -> 5, ")
+    assert "generation.max_tokens 512 -> 6" in said
+    assert "reference_response_model openai/gpt-4o -> " in said
+    assert said.endswith(
+        ": not comparable with the preset's numbers; beside the preset's own algorithms: icl[n_shots=2]"
+    )
+    assert said in str(results)
+    assert read_results(tmp_path).preset == said
+    assert results.manifest["presets"][0]["changes"][0] == ["population.n_users", 1000, 6]
+    by_hand = protocol.model_copy(update={"preset": None})
+    again = evaluate(["zero-shot"], by_hand, benchmark_, out=tmp_path, **standins)
+    assert again.fingerprint == results.fingerprint
+    assert read_results(tmp_path).preset == said
+    meta = get_preset("paper-meta").protocol_for(benchmark_, **SMALL)
+    both = evaluate(["zero-shot"], meta, benchmark_, out=tmp_path, **standins).preset
+    assert both.startswith("paper-meta-v1, changed: ")
+    assert "; paper-icl-v1, changed: " in both
+    assert "beside" not in both
+
+
+def test_an_unchanged_preset_says_only_its_name(benchmark_: Benchmark, standins: Any, monkeypatch: Any) -> None:
+    one = PRESETS["paper-icl-v1"]
+    fields = Protocol.for_benchmark(benchmark_, track="generate", **SMALL).spec()
+    own = {name: value for name, value in fields.items() if name in one.protocol}
+    monkeypatch.setitem(presets.PRESETS, "tiny-v1", Preset("tiny-v1", "", "", "", own, ("zero-shot",)))
+    protocol = get_preset("tiny").protocol_for(benchmark_)
+    assert evaluate(["zero-shot"], protocol, benchmark_, **standins).preset == "tiny-v1"
+    plain = Protocol.for_benchmark(benchmark_, track="generate", **SMALL)
+    results = evaluate(["zero-shot"], plain, benchmark_, **standins)
+    assert results.preset == ""
+    assert "preset" not in str(results)
+
+
+def test_a_protocol_changes_field_by_field(benchmark_: Benchmark) -> None:
+    protocol = get_preset("paper-icl").protocol_for(benchmark_, **SMALL).bind(embedder="e")
+    changed = protocol.changed(benchmark_, population={"alpha": 0.2}, counterfactual="shuffled")
+    assert (changed.population.alpha, changed.population.n_users, changed.embedder) == (0.2, 6, "e")
+    assert changed.history == protocol.history.model_copy(update={"counterfactual": "shuffled"})
+    assert changed.preset == protocol.preset
+    assert protocol.changed(benchmark_) == protocol
+    assert protocol.changed(benchmark_, population={"kind": "uniform"}).population.n_users == 1
+    with pytest.raises(ParameterError, match=r"population\.alpha"):
+        protocol.changed(benchmark_, alpha=-1)

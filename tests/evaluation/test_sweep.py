@@ -1,0 +1,402 @@
+"""Sweeps: the cells, what is refused beforehand, the table, the winner, and going on after SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from personalllm.algorithms.base import Algorithm
+from personalllm.data import Benchmark, make_twin, write_benchmark
+from personalllm.errors import ParameterError, UserError
+from personalllm.evaluation import (
+    METRICS,
+    AlgorithmResult,
+    Protocol,
+    SweepCell,
+    SweepRow,
+    evaluate,
+    get_preset,
+    parse_axis,
+    plan_sweep,
+    sweep,
+)
+from personalllm.evaluation.contest import Contest, hold_contests
+from personalllm.evaluation.metrics import draw_metrics, estimate
+from personalllm.testing import EchoChatModel
+from personalllm.types import F32, Queries
+
+RANK: dict[str, Any] = {"n_users": 30, "pool_users": 6, "bootstrap_draws": 200}
+GENERATE: dict[str, Any] = RANK | {"track": "generate", "n_users": 9, "max_tokens": 8}
+
+
+@dataclass
+class Slot(Algorithm):
+    """Prefers the longer response (sign 1) or the shorter one (-1); with skill 0 the first."""
+
+    id: ClassVar[str] = "slot"
+    skill: float = 0.0
+    sign: int = 1
+
+    def __post_init__(self) -> None:
+        if self.skill < 0:
+            raise ParameterError("skill", ">= 0", self.skill)
+
+    def rank(self, queries: Queries) -> F32:
+        lengths = np.array([[len(text) for text in queries.corpus.responses[p]] for p in queries.prompt], np.float32)
+        return np.float32(self.sign * self.skill) * lengths
+
+
+def protocol_for(benchmark: Benchmark, **overrides: Any) -> Protocol:
+    return Protocol.for_benchmark(benchmark, **(RANK | overrides))
+
+
+def test_the_cells_are_the_product(benchmark_: Benchmark) -> None:
+    axes = {"skill": [1.0, 2.0], "protocol.population.alpha": [0.05, 0.1], "sign": [1, -1]}
+    cells = plan_sweep([Slot()], axes, protocol_for(benchmark_), benchmark_)
+    assert [tuple(cell.values.values()) for cell in cells] == [
+        (skill, alpha, sign) for skill in (1.0, 2.0) for alpha in (0.05, 0.1) for sign in (1, -1)
+    ]
+    assert [cell.algorithm for cell in cells[:2]] == [Slot(1.0, 1), Slot(1.0, -1)]
+    assert {cell.protocol.population.alpha for cell in cells if cell.values["sign"] == 1} == {0.05, 0.1}
+    assert {(cell.n_users, cell.n_queries) for cell in cells} == {(30, 240)}
+    assert str(cells[2]) == "slot, skill=1.0, protocol.population.alpha=0.1, sign=1"
+    limited = plan_sweep(["random"], {"protocol.limit": [4, 90]}, protocol_for(benchmark_), benchmark_)
+    assert [cell.n_users for cell in limited] == [4, 30]
+    assert len(plan_sweep(["random", "longest"], {}, protocol_for(benchmark_), benchmark_)) == 2
+    asked = plan_sweep(["random"], {"protocol.prompts_per_user": [None, 2]}, protocol_for(benchmark_), benchmark_)
+    assert [cell.n_queries for cell in asked] == [240, 60]
+
+
+def test_several_fields_of_one_part_are_varied_together(benchmark_: Benchmark) -> None:
+    axes = {"protocol.history.pairs": [1, 2], "protocol.history.counterfactual": ["none", "flipped"]}
+    cells = plan_sweep(["random"], axes, protocol_for(benchmark_, nearest=3), benchmark_)
+    found = [(c.protocol.history.pairs, c.protocol.history.counterfactual, c.protocol.history.nearest) for c in cells]
+    assert found == [(1, "none", 3), (1, "flipped", 3), (2, "none", 3), (2, "flipped", 3)]
+
+
+BAD: list[tuple[list[Any], dict[str, Any], str]] = [
+    ([], {}, "A sweep needs an algorithm"),
+    (["random"], {"protocol.limit": []}, r"the axis 'protocol.limit' must be a list of different values, got \[\]"),
+    (["random"], {"protocol.limit": [3, 3]}, "must be a list of different values"),
+    (["random"], {"shots": [3]}, "The cell 'random, shots=3' cannot be run: .*no parameter"),
+    (["embedding-ranker"], {"shrink": [3]}, "'embedding-ranker, shrink=3' cannot be run: .*Did you mean 'shrinkage'"),
+    ([Slot()], {"shots": [3]}, "The cell 'slot, shots=3' cannot be run: The algorithm 'slot' has no parameter 'shots'"),
+    ([Slot()], {"skill": [1.0, -1.0]}, "The cell 'slot, skill=-1.0' cannot be run: skill must be >= 0, got -1.0"),
+    (["random"], {"protocol.alpha": [0.1, 0]}, "'random, protocol.alpha=0' cannot be run: population.alpha must be gr"),
+    (["random"], {"protocol.population.alhpa": [1]}, "cannot be run: population.alhpa must be a field"),
+    (["random"], {"protocol.history.pairs": [5, 25]}, r"'random, .*pairs=25' cannot be run: .*\(24\), got 25"),
+    (["random"], {"protocol.benchmark": ["a"]}, "'benchmark' is no setting of the protocol"),
+    (["random"], {"protocol.llm": ["a"]}, "'llm' is no setting of the protocol"),
+    (["random"], {"protocol.a.b": [1]}, "There is no setting 'a.b'"),
+    (["randum"], {}, "The cell 'randum' cannot be run: .*Did you mean 'random'"),
+    (["oracle"], {}, "The cell 'oracle' cannot be run"),
+    (["all"], {}, "The cell 'all' cannot be run"),
+    (["icl"], {"n_shots": [1]}, "The cell 'icl, n_shots=1' cannot be run: .*does not take part in the rank track"),
+    (["random", "random"], {}, "The cells 'random' and 'random' are the same run"),
+    (["random"], {"protocol.limit": [30, 31]}, "The cells 'random, protocol.limit=30' and .* are the same run"),
+    (["embedding-ranker[shrinkage=1]"], {"shrinkage": [2]}, "'shrinkage' is fixed by .* and varied too"),
+    (["random"], {"protocol.alpha": ["NaN"]}, "'random, protocol.alpha=NaN' cannot be run: population.alpha"),
+    (["embedding-ranker"], {"shrinkage": ["much"]}, "'embedding-ranker, shrinkage=much' cannot be run"),
+    ([Slot()], {"protocol.history.counterfactual": ["none", "other"]}, "counterfactual=other' cannot be run"),
+]
+
+
+@pytest.mark.parametrize(("algorithms", "axes", "message"), BAD, ids=lambda value: str(value)[:50])
+def test_what_cannot_be_run_is_refused_before_anything_runs(
+    benchmark_: Benchmark, tmp_path: Path, algorithms: list[Any], axes: dict[str, Any], message: str
+) -> None:
+    for call in (plan_sweep, lambda *args: sweep(*args, out=tmp_path / "runs")):
+        with pytest.raises(UserError, match=message):
+            call(algorithms, axes, protocol_for(benchmark_), benchmark_)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_backends_are_refused_before_anything_runs(benchmark_: Benchmark, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"The cell 'embedding-ranker' cannot be run: .*needs an embedder"):
+        sweep(["random", "embedding-ranker"], {}, protocol_for(benchmark_), benchmark_, out=tmp_path / "runs")
+    several = Protocol.for_benchmark(benchmark_, **(GENERATE | {"prompts_per_user": 2}))
+    with pytest.raises(UserError, match=r"The cell 'icl' cannot be run: .*one query for each user"):
+        plan_sweep(["zero-shot", "icl"], {}, several, benchmark_)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_every_cell_is_an_ordinary_run(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
+    protocol = Protocol.for_benchmark(benchmark_, **GENERATE)
+    axes = {"n_shots": [1, 3], "feedback": ["winning", "losing"], "protocol.population.alpha": [0.05, 0.5]}
+    results = sweep(["icl"], axes, protocol, benchmark_, out=tmp_path, **standins)
+    assert len(results.rows) == 8
+    for row in results.rows:
+        own = Protocol.for_benchmark(benchmark_, **(GENERATE | {"alpha": row.cell.protocol.population.alpha}))
+        alone = evaluate([row.cell.algorithm], own, benchmark_, out=tmp_path / "alone", **standins)
+        assert alone.fingerprint == row.fingerprint
+        assert alone[row.cell.label].metrics == row.result.metrics
+        assert (tmp_path / row.fingerprint / "manifest.json").is_file()
+    assert {row.cell.label for row in results.rows} == {
+        *("icl[n_shots=1]", "icl[n_shots=1,feedback=losing]", "icl", "icl[feedback=losing]"),
+    }
+
+
+def test_the_table(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
+    protocol = Protocol.for_benchmark(benchmark_, **GENERATE)
+    axes: dict[str, Any] = {"n_shots": [1, 2], "protocol.population.alpha": [0.05, 1], "protocol.limit": [None, 4]}
+    results = sweep(["icl", "self-icl"], axes, protocol, benchmark_, out=tmp_path, **standins)
+    table = results.table()
+    assert table.num_rows == 16
+    assert table.column_names[:5] == ["cell", "algorithm", *axes]
+    assert table.schema.field("n_shots").type == pa.int64()
+    assert table.schema.field("protocol.population.alpha").type == pa.float64()
+    assert set(table["protocol.limit"].to_pylist()) == {"null", "4"}
+    assert {f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")} < set(table.column_names)
+    for i, row in enumerate(results.rows):
+        line = table.slice(i, 1).to_pylist()[0]
+        assert line["algorithm"] == row.cell.base
+        assert line["mean_utility"] == row.result.metrics["mean_utility"].value
+        assert line["win_rate_best_high"] == row.result.metrics["win_rate_best"].high
+        assert line["n_users"] == (9 if row.cell.values["protocol.limit"] is None else 4)
+        assert line["examples_per_query"] == row.cell.values["n_shots"]
+        assert (line["empty"], line["fingerprint"]) == (0, row.fingerprint)
+        assert line["preset"] is None
+    assert len(results.contests) == 4
+    assert results.winner is None
+    assert set(table["users"].to_pylist()) == {0, 1, 2, 3}
+    csv, parquet = results.files
+    assert pyarrow.parquet.read_table(parquet).equals(table)
+    assert pyarrow.csv.read_csv(csv).column_names == table.column_names
+    assert pyarrow.csv.read_csv(csv)["verdict"].to_pylist() == table["verdict"].to_pylist()
+    assert not list(tmp_path.glob("*.part"))
+    again = sweep(["icl", "self-icl"], axes, protocol, benchmark_, out=tmp_path, **standins)
+    assert again.files == results.files
+    assert again.table().equals(table)
+    other = sweep(["icl"], axes, protocol, benchmark_, out=tmp_path, **standins)
+    assert set(other.files).isdisjoint(results.files)
+
+
+def test_a_sweep_of_a_preset_says_what_each_cell_changes(benchmark_: Benchmark, standins: Any) -> None:
+    small = {key: value for key, value in GENERATE.items() if key != "track"} | {"pool_pairs": 24}
+    protocol = get_preset("paper-icl").protocol_for(benchmark_, **small)
+    results = sweep(["icl"], {"protocol.alpha": [0.05, 0.2]}, protocol, benchmark_, **standins)
+    one, other = results.table()["preset"].to_pylist()
+    assert one.startswith("paper-icl-v1, changed: population.n_users 1000 -> 9, ")
+    assert other.startswith("paper-icl-v1, changed: population.alpha 0.05 -> 0.2, population.n_users 1000 -> 9, ")
+
+
+def test_a_winner_beats_every_other_cell(make_benchmark: Callable[..., Benchmark]) -> None:
+    benchmark = make_benchmark(n_test=20)
+    results = sweep([Slot(skill=1.0)], {"sign": [-1, 1]}, protocol_for(benchmark, n_users=100, alpha=10.0), benchmark)
+    assert results.winner is not None
+    assert results.winner.cell.values == {"sign": 1}
+    sentence = results.contests[0].sentence()
+    assert sentence.startswith("Winner among 2 cells on the same 100 users: slot[skill=1.0], sign=1 (paired sign-flip")
+    assert "chosen on these users: expect its lead to shrink" in sentence
+    assert results.table()["verdict"].to_pylist() == ["behind", "winner"]
+    assert sentence in str(results)
+
+
+def test_cells_of_other_protocols_compete_if_the_users_are_the_same(benchmark_: Benchmark, standins: Any) -> None:
+    axes = {"protocol.history.pairs": [1, 20], "protocol.population.seed": [0, 1]}
+    results = sweep(["embedding-ranker"], axes, protocol_for(benchmark_), benchmark_, embedder=standins["embedder"])
+    assert [len(contest.rows) for contest in results.contests] == [2, 2]
+    assert len({row.fingerprint for row in results.rows}) == 4
+    for contest in results.contests:
+        assert len({row.cell.values["protocol.population.seed"] for row in contest.rows}) == 1
+
+
+def test_progress_says_which_settings(benchmark_: Benchmark) -> None:
+    seen: set[str] = set()
+    axes = {"sign": [1, -1], "protocol.population.alpha": [0.05, 0.1]}
+    sweep([Slot(1.0)], axes, protocol_for(benchmark_), benchmark_, progress=lambda event: seen.add(event.algorithm))
+    assert seen == {
+        f"slot[skill=1.0{sign}] protocol.population.alpha={alpha}" for sign in ("", ",sign=-1") for alpha in (0.05, 0.1)
+    }
+
+
+def row_of(utility: Any, name: str, protocol: Protocol) -> SweepRow:
+    values = np.asarray(utility, np.float32)
+    n = len(values)
+    columns = {"win_rate_reference": 0.5, "win_rate_best": 0, "regret": 1, "oracle_utility": 3}
+    columns |= {"population_best_utility": 0, "reference_utility": 0}
+    per_user = {"mean_utility": values} | {key: np.full(n, value, np.float32) for key, value in columns.items()}
+    metrics = estimate(per_user, draw_metrics(per_user, draws=100, seed=0))
+    algorithm = Slot()
+    cell = SweepCell(name, {}, algorithm, name, protocol, n, n)
+    result = AlgorithmResult(name, name, {}, "rank", "algorithm", n, n, 0.0, metrics, {}, per_user)
+    return SweepRow(cell, result, "f")
+
+
+def contest_of(benchmark: Benchmark, *utilities: Any) -> Contest:
+    protocol = protocol_for(benchmark, bootstrap_draws=100)
+    rows = [row_of(utility, f"c{i}", protocol) for i, utility in enumerate(utilities)]
+    (contest,) = hold_contests(rows)
+    return contest
+
+
+def test_a_cell_that_beats_all_but_one_is_no_winner(benchmark_: Benchmark) -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=200)
+    close = base + rng.normal(size=200) * 0.5
+    close += base.mean() - close.mean()
+    contest = contest_of(benchmark_, base - 1, base + 0.001, close, base - 0.5)
+    assert contest.winner is None
+    assert contest.best.cell.label == "c1"
+    assert [row.cell.label for row in contest.ties] == ["c2"]
+    assert [contest.verdict(row) for row in contest.rows] == [
+        *("behind", "best, no winner", "cannot be told from the best", "behind"),
+    ]
+    assert contest.sentence() == (
+        "No winner among 4 cells on the same 200 users. The highest mean utility is that of c1, but it cannot be told "
+        "from: c2 (paired sign-flip tests over users, Holm-corrected for 3 comparisons, at 5%)."
+    )
+    without = contest_of(benchmark_, base - 1, base + 0.001, base - 0.5)
+    assert without.winner is without.best
+
+
+def test_the_correction_decides(benchmark_: Benchmark) -> None:
+    """A lead that is significant on its own is not one among twenty such leads."""
+    rng = np.random.default_rng(1)
+    base = rng.normal(size=100)
+    noise = rng.normal(size=(12, 100))
+    noise = (noise - noise.mean(axis=1, keepdims=True)) / noise.std(axis=1, keepdims=True)
+    gap = 2.3 / np.sqrt(100)
+    alone = contest_of(benchmark_, base, base - gap + noise[0])
+    assert alone.comparisons[0].p_value < 0.04
+    assert alone.winner is alone.best
+    many = contest_of(benchmark_, base, *(base - gap + row for row in noise))
+    assert all(comparison.p_value < 0.04 for comparison in many.comparisons)
+    assert many.winner is None
+    assert len(many.ties) == 12
+    assert "c6; and 6 more, marked in the table" in many.sentence()
+    assert all(comparison.p_holm >= comparison.p_value for comparison in many.comparisons)
+
+
+def test_equal_cells_have_no_winner(benchmark_: Benchmark) -> None:
+    """The family-wise error: of cells that are all alike one is named in at most 5 % of sweeps, and a bit of chance."""
+    rng = np.random.default_rng(2)
+    protocol = protocol_for(benchmark_, bootstrap_draws=100)
+    named = 0
+    for _ in range(60):
+        base = rng.normal(size=25)
+        rows = [row_of(base + rng.normal(size=25), f"c{i}", protocol) for i in range(3)]
+        (contest,) = hold_contests(rows)
+        named += contest.winner is not None
+    assert named <= 7
+
+
+def test_equal_means_go_to_the_first_and_one_cell_is_alone(benchmark_: Benchmark) -> None:
+    one = contest_of(benchmark_, [1.0, 2.0, 3.0])
+    assert (one.winner, one.comparisons) == (None, ())
+    assert one.verdict(one.best) == "alone"
+    assert "the only cell on its 3 users" in one.sentence()
+    two = contest_of(benchmark_, [1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    assert two.best.cell.label == "c0"
+    assert two.comparisons[0].p_holm == 1
+    assert two.winner is None
+
+
+@pytest.mark.parametrize(("n_users", "others", "few"), [(5, 1, True), (6, 1, False), (6, 2, True), (7, 3, False)])
+def test_too_few_users_for_any_winner_are_said(benchmark_: Benchmark, n_users: int, others: int, few: bool) -> None:
+    apart = contest_of(benchmark_, np.arange(n_users) + 9.0, *[np.arange(n_users)] * others)
+    assert (apart.winner is None) is few
+    alike = contest_of(benchmark_, *[np.arange(n_users)] * (others + 1))
+    assert alike.sentence().endswith("So few users could not make a winner.") is few
+
+
+def test_axes_are_parsed() -> None:
+    assert parse_axis("n_shots=1,3,5") == ("n_shots", (1, 3, 5))
+    assert parse_axis("feedback=winning, losing") == ("feedback", ("winning", "losing"))
+    assert parse_axis("protocol.population.alpha=[0.1,0.2],0.3") == ("protocol.population.alpha", ([0.1, 0.2], 0.3))
+    assert parse_axis("x=null,true,[1,2]") == ("x", (None, True, [1, 2]))
+    assert parse_axis("x=") == ("x", ())
+    assert parse_axis("x=NaN,Infinity,-Infinity") == ("x", ("NaN", "Infinity", "-Infinity"))
+    with pytest.raises(UserError, match="Cannot read the setting 'n_shots'"):
+        parse_axis("n_shots")
+
+
+def test_a_sweep_of_the_twin_is_paired_and_typed(standins: Any) -> None:
+    twin = make_twin(60, seed=2)
+    axes = {"shrinkage": [1.0, 100.0], "protocol.history.counterfactual": ["none", "flipped"]}
+    protocol = Protocol.for_benchmark(twin, n_users=200, pool_users=20, pairs=20, bootstrap_draws=200)
+    results = sweep(["embedding-ranker"], axes, protocol, twin, embedder=standins["embedder"])
+    assert len(results.contests) == 1
+    assert results.axes == tuple(axes)
+    assert results.table()["n_users"].to_pylist() == [200] * 4
+    assert len(results.contests[0].comparisons) == 3
+
+
+DRIVER = """
+import sys, time
+from personalllm.data import load
+from personalllm.evaluation import Protocol, sweep
+from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
+
+class Slow(EchoChatModel):
+    def chat(self, requests):
+        time.sleep({pause})
+        return super().chat(requests)
+
+if __name__ == "__main__":
+    benchmark = load(sys.argv[1], cache=False)
+    protocol = Protocol.for_benchmark(
+        benchmark, track="generate", n_users=16, pool_users=6, max_tokens=12, bootstrap_draws=200,
+        generation={{"requests_per_chunk": 4}})
+    sweep(["icl"], {{"n_shots": [1, 2], "protocol.population.alpha": [0.05, 1.0]}}, protocol, benchmark,
+          embedder=HashEmbedder(), llm=Slow(), rewards=SurfaceRewards(), out=sys.argv[2])
+"""
+
+
+def start(folder: Path, source: Path, out: Path, pause: float) -> subprocess.Popen[bytes]:
+    script = folder / f"driver_{pause}.py"
+    script.write_text(DRIVER.format(pause=pause))
+    return subprocess.Popen([sys.executable, str(script), str(source), str(out)], env=os.environ | {"PYTHONPATH": ""})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "timing.json" and path.suffix != ".part"
+    }
+
+
+def test_a_killed_sweep_goes_on_to_the_same_bytes(benchmark_: Benchmark, tmp_path: Path) -> None:
+    source = tmp_path / "tiny.parquet"
+    write_benchmark(benchmark_, source)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = start(tmp_path, source, killed, pause=0.15)
+    deadline = time.monotonic() + 120
+    while len(list(killed.glob("*/icl-*/samples/part-*.json"))) < 10:
+        assert process.poll() is None, "the sweep ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = {path: path.stat().st_mtime_ns for path in killed.glob("*/icl-*/samples/part-*.json")}
+    assert 10 <= len(done) < 16
+    assert len(list(killed.glob("*/manifest.json"))) == 2
+    assert not list(killed.glob("sweep-*"))
+
+    assert start(tmp_path, source, killed, pause=0.0).wait() == 0
+    assert start(tmp_path, source, whole, pause=0.0).wait() == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(list(whole.glob("sweep-*.csv"))) == 1
+    assert contents(killed) == contents(whole)
+
+
+def test_the_reply_is_the_algorithms_own(benchmark_: Benchmark, standins: Any) -> None:
+    """Cells of one protocol share nothing but the users: a cell alone and beside others gives the same numbers."""
+    protocol = Protocol.for_benchmark(benchmark_, **GENERATE)
+    both = sweep(["icl"], {"n_shots": [1, 2]}, protocol, benchmark_, **standins)
+    alone = sweep(["icl"], {"n_shots": [2]}, protocol, benchmark_, **(standins | {"llm": EchoChatModel()}))
+    assert both.rows[1].result.metrics == alone.rows[0].result.metrics
