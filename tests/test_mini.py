@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import personalllm
-from personalllm.analysis import diversity
+from personalllm.analysis import Votes
 from personalllm.backends.reward import shipped_metadata
 from personalllm.build import Recipe, fault
 from personalllm.data import Standardiser, load, validate
@@ -70,9 +70,9 @@ def test_the_stored_scores_are_those_of_the_shipped_ensemble(mini, reward_ensemb
 
 def test_users_disagree_about_the_test_prompts(mini):
     table = mini.score_table(Standardiser.fit(mini), mini.rows("test"))
-    found = diversity(Population.dirichlet(1000, 0.05, table.reward_models, seed=0), table)
+    found = Votes.of("alpha 0.05", Population.dirichlet(1000, 0.05, table.reward_models, seed=0), table)
     assert found.share_at_most(0.5) >= 0.30
-    assert np.mean(found.n_winners >= 4) >= 0.5
+    assert np.mean(found.n_winners() >= 4) >= 0.5
 
 
 def test_the_reference_response_model_is_clearly_better_than_the_chat_model_of_the_demo(mini):

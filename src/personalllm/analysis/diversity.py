@@ -1,64 +1,198 @@
-"""How much a population disagrees about the best response (section 3.1 of the paper)."""
+"""How much populations disagree about the best response, side by side (section 3.1 of the paper)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from personalllm.data import ScoreTable
-from personalllm.types import F32, U8
-from personalllm.users import Population, choices
+from personalllm.analysis.base import Analysis
+from personalllm.analysis.intervals import DRAWS, Measured, bootstrap_means, intervals, percentiles
+from personalllm.analysis.votes import F64, Votes
+from personalllm.errors import ParameterError
 
-__all__ = ["Diversity", "diversity", "vote_counts"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["PLOTTED_BINS", "THRESHOLDS", "Diversity", "as_plotted", "distinct_names", "diversity", "measured_table"]
+
+THRESHOLDS = (0.5, 0.75, 0.95)
+"""The vote shares at which the paper counts prompts."""
+
+PLOTTED_BINS: dict[str, tuple[int, int]] = {"<=2": (2, 3), "3": (4, 4), "4": (5, 5), "5": (6, 6), ">=6": (7, 255)}
+"""The labels of the paper's histogram of winners, and the numbers of winners (ends included) behind each."""
 
 
 @dataclass(frozen=True, eq=False)
-class Diversity:
-    """Disagreement of a population over a set of prompts.
+class Diversity(Analysis):
+    """Disagreement of populations over the same kind of prompts.
 
     Attributes:
-        top_share: float32 (n_prompts,), share of the users who choose the prompt's most popular response.
-        n_winners: uint8 (n_prompts,), number of responses that are at least one user's best.
-        wins: float32 (n_responses,), share of all choices that fall on each column.
-        entropy: float32 (n_prompts,), entropy of the choices in nats.
+        populations: The votes, in the order in which they were given.
+        thresholds: Vote shares in (0, 1], ascending.
+        measured: All figures: `top share at most`, `winners`, `winners as plotted` and `wins` are shares in [0, 1];
+            `entropy` (levels `mean` and `sd`) is in nats; `pair agreement` is a probability.
     """
 
-    top_share: F32
-    n_winners: U8
-    wins: F32
-    entropy: F32
+    populations: tuple[Votes, ...]
+    thresholds: tuple[float, ...]
+    measured: tuple[Measured, ...]
 
-    def share_at_most(self, threshold: float) -> float:
-        """Return the share of prompts whose top share is at most `threshold`; ties count half, as in the paper."""
-        tied = np.isclose(self.top_share, threshold, rtol=0, atol=1e-6)
-        return float(np.mean((self.top_share < threshold) & ~tied) + np.mean(tied) / 2)
+    id: ClassVar[str] = "diversity"
+    title: ClassVar[str] = "Preference diversity"
 
-    def winners_histogram(self) -> dict[int, float]:
-        """Return the share of prompts with 1, 2, ... distinct winners."""
-        counts = np.bincount(self.n_winners, minlength=len(self.wins) + 1)[1:]
-        return {n: float(c) / len(self.n_winners) for n, c in enumerate(counts, 1)}
+    def of(self, quantity: str, population: str) -> dict[str, Measured]:
+        """Return the figures of one quantity of one population by level."""
+        return {m.level: m for m in self.measured if m.quantity == quantity and m.population == population}
+
+    def tables(self) -> dict[str, Any]:
+        """Return `diversity`: one row for each population, quantity and level, with 95 % intervals."""
+        return {"diversity": measured_table(self.measured)}
+
+    def plot(self, *, plotted_bins: bool = False) -> Figure:
+        """Draw thresholds, distinct winners and wins of the options, populations side by side.
+
+        Args:
+            plotted_bins: True for the bins of the paper's figure, whose labels are one too low.
+        """
+        from personalllm.analysis._diversity_figures import diversity_figure
+
+        return diversity_figure(self, plotted_bins=plotted_bins)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what to keep in mind."""
+        voters = {votes.n_voters.max() for votes in self.populations} | {v.n_voters.min() for v in self.populations}
+        lines = [
+            "A prompt whose top share is exactly at a threshold counts half, as in the paper.",
+            (
+                "Intervals are 95 % percentile intervals from resampling the prompts; the voters are taken as they "
+                "are, so the spread of another draw of users is not in them."
+            ),
+            (
+                "`winners as plotted` puts the numbers of winners under the labels of the paper's figure, which are "
+                "one too low and leave out prompts with a single winner; `winners` is the true histogram."
+            ),
+        ]
+        if len(voters) > 1:
+            low, high = min(voters), max(voters)
+            lines.append(
+                f"The numbers of voters differ ({low:g} to {high:g}): fewer voters find fewer winners, a higher top "
+                "share and a lower entropy by chance alone; only the pair agreement can be compared as it is."
+            )
+        if len({votes.n_options for votes in self.populations}) > 1:
+            lines.append("The numbers of options differ, which changes every figure.")
+        return tuple(lines)
 
 
-def vote_counts(best: U8, n_responses: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-    """Count the votes, int64 (n_prompts, n_responses), from the users' best responses, uint8 (n_users, n_prompts)."""
-    return np.stack([np.count_nonzero(best == r, axis=0) for r in range(n_responses)], axis=1).astype(np.int64)
-
-
-def diversity(population: Population, scores: ScoreTable) -> Diversity:
-    """Measure the disagreement of a population about the best response.
+def diversity(*votes: Votes, thresholds: Sequence[float] = THRESHOLDS, draws: int = DRAWS, seed: int = 0) -> Diversity:
+    """Measure how much populations disagree about the best response (paper, section 3.1).
 
     Args:
-        population: The users.
-        scores: Standardised scores of the prompts.
+        votes: One or more populations with distinct names.
+        thresholds: Vote shares in (0, 1].
+        draws: Resamples of the prompts behind each interval.
+        seed: Seed of the resamples.
+
+    Raises:
+        ParameterError: If no population is given, two share a name, or a threshold is out of range.
+
+    >>> votes = Votes(counts=[[3, 1], [2, 2]], n_voters=[4, 4], name="four people")
+    >>> diversity(votes).of("top share at most", "four people")["0.75"].value
+    0.75
     """
-    best, _ = choices(population, scores)
-    votes = vote_counts(best, scores.values.shape[1])
-    shares = votes / population.n_users
-    logs = np.log(shares, where=shares > 0, out=np.zeros_like(shares))
-    return Diversity(
-        top_share=shares.max(1).astype(np.float32),
-        n_winners=np.count_nonzero(votes, axis=1).astype(np.uint8),
-        wins=shares.mean(0).astype(np.float32),
-        entropy=-(shares * logs).sum(1).astype(np.float32),
+    distinct_names(votes)
+    levels = tuple(sorted(float(threshold) for threshold in thresholds))
+    if not levels or not all(0 < level <= 1 for level in levels):
+        raise ParameterError("thresholds", "in (0, 1]", tuple(thresholds))
+    measured: list[Measured] = []
+    for one in votes:
+        columns = _columns(one, levels)
+        values = np.column_stack([column for _, _, column in columns])
+        found = intervals(values, draws=draws, seed=seed)
+        measured += [
+            Measured(one.name, quantity, level, *interval, one.n_prompts)
+            for (quantity, level, _), interval in zip(columns, found, strict=True)
+        ]
+        measured += _spread_of_entropy(one, draws, seed)
+        measured += _agreement(one, draws, seed)
+    return Diversity(tuple(votes), levels, tuple(measured))
+
+
+def distinct_names(votes: Sequence[Votes]) -> None:
+    """Check that there are populations and that no two share a name.
+
+    Raises:
+        ParameterError: If that is not so.
+    """
+    names = [one.name for one in votes]
+    if not names:
+        raise ParameterError("votes", "one population or more", names)
+    if len(set(names)) < len(names):
+        raise ParameterError("the names of the populations", "distinct", names)
+
+
+def as_plotted(histogram: Mapping[int, float]) -> dict[str, float]:
+    """Return a histogram of distinct winners in the bins of the paper's figure.
+
+    The labels of that figure read <=2, 3, 4, 5, >=6, but the code behind it appears to count prompts with {2, 3}, 4, 5,
+    6 and {7, 8} winners and to drop those with one, so the bins do not sum to 1.
+
+    Args:
+        histogram: Share of the prompts with each number of winners, as `Votes.winners_histogram` returns it.
+
+    >>> as_plotted({1: 0.5, 2: 0.2, 3: 0.1, 4: 0.1, 8: 0.1})
+    {'<=2': 0.30000000000000004, '3': 0.1, '4': 0.0, '5': 0.0, '>=6': 0.1}
+    """
+    return {
+        label: float(sum(share for n, share in histogram.items() if low <= n <= high))
+        for label, (low, high) in PLOTTED_BINS.items()
+    }
+
+
+def measured_table(measured: Sequence[Measured]) -> Any:
+    """Return figures as a table with the columns of `Measured`, 95 % intervals in `low` and `high`."""
+    import pyarrow as pa
+
+    return pa.table(
+        {name: [getattr(row, name) for row in measured] for name in Measured._fields},
+        schema=pa.schema(
+            [pa.field(name, pa.string()) for name in ("population", "quantity", "level")]
+            + [pa.field(name, pa.float64()) for name in ("value", "low", "high")]
+            + [pa.field("n_prompts", pa.int64())]
+        ),
     )
+
+
+def _columns(votes: Votes, thresholds: tuple[float, ...]) -> list[tuple[str, str, F64]]:
+    """Return quantity, level and the value for each prompt, of all that is a mean over prompts."""
+    winners = votes.n_winners()
+    found = [("top share at most", f"{threshold:g}", votes.at_most(threshold)) for threshold in thresholds]
+    found += [("winners", str(n), (winners == n).astype(np.float64)) for n in range(1, votes.n_options + 1)]
+    found += [
+        ("winners as plotted", label, ((winners >= low) & (winners <= high)).astype(np.float64))
+        for label, (low, high) in PLOTTED_BINS.items()
+    ]
+    columns = votes.option_columns()
+    found += [("wins", option, columns[:, i]) for i, option in enumerate(votes.options)]
+    return [*found, ("entropy", "mean", votes.entropy())]
+
+
+def _spread_of_entropy(votes: Votes, draws: int, seed: int) -> Iterator[Measured]:
+    """Yield the standard deviation of the entropy over prompts."""
+    entropy = votes.entropy()
+    low = high = np.nan
+    if votes.n_prompts > 1:
+        first, second = bootstrap_means(np.column_stack([entropy, entropy**2]), draws=draws, seed=seed).T
+        (low,), (high,) = percentiles(np.sqrt(np.maximum(second - first**2, 0))[:, None])
+    yield Measured(votes.name, "entropy", "sd", float(entropy.std()), float(low), float(high), votes.n_prompts)
+
+
+def _agreement(votes: Votes, draws: int, seed: int) -> Iterator[Measured]:
+    """Yield the agreement of two voters over the prompts with two voters or more, if there are any."""
+    agreement = votes.pair_agreement()
+    agreement = agreement[np.isfinite(agreement)]
+    if agreement.size:
+        (interval,) = intervals(agreement[:, None], draws=draws, seed=seed)
+        yield Measured(votes.name, "pair agreement", "mean", *interval, agreement.size)

@@ -1,16 +1,33 @@
-"""What all figures share: the palette by role, and settings that make them reproducible.
+"""What all figures share: the palette by role, the looks of series, and settings that make figures reproducible.
 
 The drawing library is imported inside the functions, and no global state of it is touched.
 """
 
 from __future__ import annotations
 
+import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-__all__ = ["INK", "drawing"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "INK",
+    "SERIES",
+    "WIDTH",
+    "Look",
+    "bare",
+    "drawing",
+    "key_of_series",
+    "look",
+    "new_figure",
+    "short",
+    "whisker",
+]
 
 INK = {
     "ink": "#1c2126",
@@ -22,6 +39,95 @@ INK = {
     "mark": "#c4520a",
 }
 """The palette, by role; the page maps each role to a colour of the light or the dark scheme."""
+
+WIDTH = 8.2
+"""Width of a figure in inches; at 800 pixels the smallest text, 8.5 pt, is 11.5 pixels high."""
+
+
+class Look(NamedTuple):
+    """How one of several series looks: it differs from the others in fill, hatch and marker, not in colour alone."""
+
+    face: str
+    edge: str
+    hatch: str
+    marker: str
+    line: str
+
+    @property
+    def stroke(self) -> str:
+        """Colour of a thin line or of the edge of a marker: the edge, or the face if the edge is that of the paper."""
+        return self.face if self.edge == INK["paper"] else self.edge
+
+
+SERIES: tuple[Look, ...] = (
+    Look(INK["accent"], INK["accent"], "", "o", "-"),
+    Look(INK["soft"], INK["accent"], "", "s", "--"),
+    Look(INK["paper"], INK["accent"], "////", "^", "-."),
+    Look(INK["mark"], INK["paper"], "\\\\\\\\", "D", ":"),
+    Look(INK["paper"], INK["mark"], "....", "v", (0, (6, 2, 1, 2, 1, 2))),  # type: ignore[arg-type]
+    Look(INK["rule"], INK["ink"], "xxx", "P", (0, (1, 3))),  # type: ignore[arg-type]
+)
+"""The looks of series, in order."""
+
+
+def look(index: int) -> Look:
+    """Return the look of series `index`; a seventh series looks like the first."""
+    return SERIES[index % len(SERIES)]
+
+
+def short(name: str, width: int = 28) -> str:
+    """Return a name on one line of at most `width` characters."""
+    return textwrap.shorten(name, width, placeholder="\u2026") if len(name) > width else name
+
+
+def new_figure(height: float) -> Figure:
+    """Return an empty figure of the common width that keeps its parts apart; call within `drawing`."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(wspace=0.06, hspace=0.06))
+    figure.set_facecolor("none")
+    return figure
+
+
+def bare(axis: Axes, *, grid: str) -> None:
+    """Take away what a panel does not need, and draw a faint grid along `"x"`, `"y"` or `"both"`."""
+    axis.set_facecolor("none")
+    axis.spines[["top", "right", "left" if grid == "x" else "top"]].set_visible(False)
+    axis.grid(visible=True, axis=grid, color=INK["rule"], linewidth=0.5)  # type: ignore[arg-type]
+    axis.set_axisbelow(True)
+    axis.tick_params(axis="x", color=INK["rule"], labelsize=9)
+    axis.tick_params(axis="y", color=INK["rule"], labelsize=9, length=0)
+
+
+def whisker(axis: Axes, at: float, low: float, high: float, *, upright: bool, colour: str = INK["ink"]) -> None:
+    """Draw an interval as a thin line at `at`; nothing if it is not defined."""
+    if low == low and high == high:
+        ends = ([at, at], [low, high]) if upright else ([low, high], [at, at])
+        axis.plot(*ends, color=INK["paper"], linewidth=1.9, solid_capstyle="butt", zorder=2.9)
+        axis.plot(*ends, color=colour, linewidth=1.1, solid_capstyle="butt", zorder=3)
+
+
+def key_of_series(figure: Figure, names: Sequence[str], *, bars: bool) -> None:
+    """Put the names of the series above the panels, with their looks."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = []
+    for index, name in enumerate(names):
+        style = look(index)
+        if bars:
+            handles.append(Patch(facecolor=style.face, edgecolor=style.edge, hatch=style.hatch, label=short(name)))
+        else:
+            points: dict[str, Any] = {
+                "marker": style.marker,
+                "markerfacecolor": style.face,
+                "markeredgecolor": style.stroke,
+            }
+            handles.append(Line2D([], [], linestyle="none", markersize=6.5, label=short(name), **points))
+    columns = min(len(names), 4)
+    by_rows = [handles[index] for column in range(columns) for index in range(column, len(handles), columns)]
+    figure.legend(handles=by_rows, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
 
 
 @contextmanager
@@ -41,6 +147,7 @@ def drawing(*, text_as_paths: bool) -> Iterator[None]:
         "xtick.color": INK["muted"],
         "ytick.color": INK["ink"],
         "axes.unicode_minus": True,
+        "hatch.linewidth": 0.8,
     }
     with mpl.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")

@@ -104,17 +104,19 @@ def all_steps(recipe_path: RecipePath, out: Out) -> None:
 
 def _figures(benchmark: Benchmark) -> dict[str, str]:
     """Measure the diversity of the test prompts for the data card."""
-    from personalllm.analysis import diversity
+    from personalllm.analysis import Votes
     from personalllm.data import Standardiser
     from personalllm.users import Population
 
-    table = benchmark.score_table(Standardiser.fit(benchmark), benchmark.rows("test"))
+    rows = benchmark.rows("test")
+    table = benchmark.score_table(Standardiser.fit(benchmark), rows)
     figures = {}
     for alpha in (0.01, 0.05, 0.1):
-        found = diversity(Population.dirichlet(1000, alpha, table.reward_models, seed=0), table)
+        users = Population.dirichlet(1000, alpha, table.reward_models, seed=0)
+        found = Votes.of(f"alpha {alpha}", users, table, benchmark, rows)
         shares = ", ".join(f"{found.share_at_most(t):.1%} <= {t:.0%}" for t in (0.5, 0.75, 0.95))
         winners = ", ".join(f"{n}: {share:.0%}" for n, share in found.winners_histogram().items())
-        wins = ", ".join(f"{n} {w:.1%}" for n, w in zip(benchmark.response_models, found.wins, strict=True))
+        wins = ", ".join(f"{n} {w:.1%}" for n, w in zip(found.options, found.option_shares(), strict=True))
         figures[f"test prompts by their top vote share, 1,000 users, alpha {alpha}"] = shares
         figures[f"test prompts by distinct winners, alpha {alpha}"] = winners
         figures[f"wins of each response model, alpha {alpha}"] = wins

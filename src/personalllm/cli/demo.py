@@ -44,7 +44,7 @@ def demo(
         f"{len(benchmark.reward_models)} reward models, fingerprint {benchmark.fingerprint[:12]}",
         highlight=False,
     )
-    embedder, llm = build_embedder(), build_llm()
+    embedder, llm = build_embedder(), build_llm(cache=False)
     rewards = build_rewards(benchmark.metadata, embedder)
     embed_texts(benchmark, embedder, console)
     stages: tuple[tuple[Track, str, dict[str, Any]], ...] = (

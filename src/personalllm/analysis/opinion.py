@@ -1,0 +1,302 @@
+"""How well a simulated population represents people's opinions (OpinionQA; section 3.3 and appendix of the paper).
+
+Each reward model chooses one option of a multiple-choice question. A user answers with the option whose value is
+nearest to the weighted mean of the values that the reward models chose. The distribution of the population's answers
+is compared with that of people, group by group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from personalllm.analysis.base import Analysis
+from personalllm.errors import AxisMismatch, DataError, ParameterError
+from personalllm.protocols import RewardEnsemble
+from personalllm.seeding import generator
+from personalllm.users import Population
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "GroupScore",
+    "OpinionQuestion",
+    "Opinions",
+    "Representativeness",
+    "answer_shares",
+    "representation_score",
+    "representativeness",
+    "with_choices",
+]
+
+F64 = npt.NDArray[np.float64]
+Opinions = Mapping[tuple[str, str], Mapping[str, F64]]
+"""Shares of the options by (attribute, group) and question, float64 (n_options,), each summing to 1."""
+
+_DRAWS = 2000
+OVERALL = ("overall", "overall")
+
+
+@dataclass(frozen=True, eq=False)
+class OpinionQuestion:
+    """A multiple-choice question with ordered options.
+
+    Attributes:
+        key: Name, e.g. `SAFECRIME_W26`.
+        text: The question as it is asked.
+        options: Option texts, without refusals; at least 2.
+        values: float64 (n_options,), distinct; their order is the order of the options on the scale.
+        choices: Option that each reward model chooses, an index into `options`; empty until known.
+    """
+
+    key: str
+    text: str
+    options: tuple[str, ...]
+    values: F64
+    choices: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.values, dtype=np.float64)
+        object.__setattr__(self, "values", values)
+        if len(self.options) < 2 or values.shape != (len(self.options),) or len(np.unique(values)) != len(values):
+            raise DataError(
+                f"The question {self.key!r} has {len(self.options)} options and the values {values.tolist()}.",
+                "Give at least 2 options and one distinct value for each.",
+            )
+        for name, choice in self.choices.items():
+            if not 0 <= choice < len(self.options):
+                raise ParameterError(f"choice of {name!r} in {self.key!r}", f"in [0, {len(self.options)})", choice)
+
+    @property
+    def order(self) -> npt.NDArray[np.intp]:
+        """Options from the lowest value to the highest."""
+        return np.argsort(self.values)
+
+
+def answer_shares(question: OpinionQuestion, population: Population) -> F64:
+    """Return the share of the users who answer with each option, float64 (n_options,).
+
+    User i's answer is `argmin_o |values[o] - sum_b w_b^i values[choices[b]]|`; the first listed option wins a tie.
+
+    Args:
+        question: With the choice of every reward model of the population.
+        population: The users.
+
+    Raises:
+        AxisMismatch: If the choice of a reward model is missing.
+    """
+    missing = [name for name in population.reward_models if name not in question.choices]
+    if missing:
+        raise AxisMismatch(
+            f"The question {question.key!r} has no choice of the reward models {', '.join(missing)}.",
+            "Give the option that each reward model of the population chooses, or use with_choices().",
+        )
+    chosen = question.values[[question.choices[name] for name in population.reward_models]]
+    opinion = population.weights @ chosen
+    answer = np.abs(opinion[:, None] - question.values[None, :]).argmin(axis=1)
+    return np.bincount(answer, minlength=len(question.options)) / population.n_users
+
+
+def representation_score(question: OpinionQuestion, shares: F64, people: F64) -> float:
+    """Return `1 - W1(shares, people) / (n_options - 1)` in [0, 1]; 1 where both distributions are equal.
+
+    W1 is the Wasserstein distance between the positions 0, 1, ... of the options on the scale.
+
+    >>> question = OpinionQuestion("Q", "How safe?", ("not", "very"), np.array([0.0, 1.0]), {})
+    >>> representation_score(question, np.array([0.75, 0.25]), np.array([0.25, 0.75]))
+    0.5
+    """
+    gap = np.cumsum((shares - people)[question.order])[:-1]
+    return float(1 - np.abs(gap).sum() / (len(shares) - 1))
+
+
+def with_choices(questions: Sequence[OpinionQuestion], rewards: RewardEnsemble) -> list[OpinionQuestion]:
+    """Let a reward ensemble choose: each reward model's option is the one it scores highest as a response.
+
+    Args:
+        questions: Earlier choices are replaced.
+        rewards: Scores each option's text as the response to the question's text; the first option wins a tie.
+    """
+    prompts = [question.text for question in questions for _ in question.options]
+    raw = rewards.score(prompts, [option for question in questions for option in question.options])
+    chosen, start = [], 0
+    for question in questions:
+        best = raw[start : start + len(question.options)].argmax(axis=0)
+        chosen.append(replace(question, choices=dict(zip(rewards.reward_models, best.tolist(), strict=True))))
+        start += len(question.options)
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class GroupScore:
+    """How well one answerer represents one group of people.
+
+    Attributes:
+        answerer: `population`, `equal weights`, `uniform answers`, the best single reward model, or another source.
+        attribute: What the group is defined by, e.g. `education`.
+        group: Its name.
+        n_questions: Questions with answers of the group.
+        score: Mean over questions of the representation score, in [0, 1].
+        low: Lower end of the 95 % interval, by resampling questions.
+        high: Upper end.
+    """
+
+    answerer: str
+    attribute: str
+    group: str
+    n_questions: int
+    score: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Representativeness(Analysis):
+    """Representation scores of a population, and of what to compare it with, for each group of people.
+
+    Attributes:
+        scores: One for each answerer and group, groups in the order of the file.
+        n_users: Users of the population.
+        questions: Keys of the questions that were compared.
+    """
+
+    id: ClassVar[str] = "opinion"
+    title: ClassVar[str] = "Opinions: the population beside people"
+
+    scores: tuple[GroupScore, ...]
+    n_users: int
+    questions: tuple[str, ...]
+
+    def of(self, answerer: str, attribute: str = OVERALL[0], group: str = OVERALL[1]) -> GroupScore:
+        """Return one score.
+
+        Raises:
+            ParameterError: If there is none of that name.
+        """
+        for score in self.scores:
+            if (score.answerer, score.attribute, score.group) == (answerer, attribute, group):
+                return score
+        known = sorted({(s.answerer, s.attribute, s.group) for s in self.scores})
+        raise ParameterError("answerer, attribute, group", f"one of {known[:8]} ...", (answerer, attribute, group))
+
+    def groups_led(self, answerer: str = "population", among: Collection[str] | None = None) -> tuple[int, int]:
+        """Return in how many groups the answerer has the highest score, and the number of groups (without overall).
+
+        Args:
+            answerer: Who should lead.
+            among: Whom to compare with; None for all answerers (the paper compares with language models).
+        """
+        best: dict[tuple[str, str], GroupScore] = {}
+        for score in self.scores:
+            key = (score.attribute, score.group)
+            if among is not None and score.answerer not in (answerer, *among):
+                continue
+            if key != OVERALL and (key not in best or score.score > best[key].score):
+                best[key] = score
+        return sum(score.answerer == answerer for score in best.values()), len(best)
+
+    def tables(self) -> dict[str, Any]:
+        """Return `opinion_scores`."""
+        import pyarrow as pa
+
+        names = ("answerer", "attribute", "group", "n_questions", "score", "low", "high")
+        return {"opinion_scores": pa.table({name: [getattr(s, name) for s in self.scores] for name in names})}
+
+    def plot(self) -> Figure:
+        """Draw the scores of each group."""
+        from personalllm.analysis._opinion_figure import opinion_figure
+
+        return opinion_figure(self)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what to keep in mind."""
+        led, groups = self.groups_led()
+        leads = f"Among all answerers the population leads in {led} of {groups} groups." if groups else ""
+        return tuple(
+            note
+            for note in (
+                f"{len(self.questions)} questions, {self.n_users:,} users; intervals by resampling the questions.",
+                leads,
+                "Answers spread evenly over the options score high too: read the population beside `uniform answers`.",
+            )
+            if note
+        )
+
+
+def representativeness(
+    questions: Sequence[OpinionQuestion],
+    population: Population,
+    people: Opinions,
+    *,
+    others: Mapping[str, Mapping[str, F64]] | None = None,
+    seed: int = 0,
+) -> Representativeness:
+    """Compare a population's answers with people's, group by group.
+
+    Score of a group = mean over questions of `1 - W1(D, D_H) / (n_options - 1)`.
+
+    Args:
+        questions: With the choices of the population's reward models.
+        population: The users.
+        people: Shares by (attribute, group) and question, as `read_opinions` returns them.
+        others: Further answerers, e.g. language models: shares by question; a question that one lacks is left out of
+            its mean.
+        seed: Of the resampling.
+
+    Raises:
+        DataError: If no question has answers of people, or shares do not fit a question.
+    """
+    known = {question.key: question for question in questions}
+    answered = {key for by_question in people.values() for key in by_question}
+    used = [key for key in known if key in answered]
+    if not used:
+        raise DataError("None of the questions has answers of people.", "The keys of both files must agree.")
+    answers = _answerers([known[key] for key in used], population) | dict(others or {})
+    scores = [
+        _group_score(
+            name,
+            group,
+            [(known[key], shares[key], by_question[key]) for key in used if key in by_question and key in shares],
+            seed,
+        )
+        for group, by_question in people.items()
+        for name, shares in answers.items()
+    ]
+    return Representativeness(tuple(s for s in scores if s is not None), population.n_users, tuple(used))
+
+
+def _answerers(questions: Sequence[OpinionQuestion], population: Population) -> dict[str, dict[str, F64]]:
+    """Return the shares of the population, of its mean user, of answers at random, and of each reward model."""
+    names = population.reward_models
+    answers = {
+        "population": {q.key: answer_shares(q, population) for q in questions},
+        "equal weights": {q.key: answer_shares(q, Population.uniform(names)) for q in questions},
+        "uniform answers": {q.key: np.full(len(q.options), 1 / len(q.options)) for q in questions},
+    }
+    for name in names:
+        answers[f"RM {name}"] = {q.key: np.eye(len(q.options))[q.choices[name]] for q in questions}
+    return answers
+
+
+def _group_score(
+    answerer: str, group: tuple[str, str], compared: list[tuple[OpinionQuestion, F64, F64]], seed: int
+) -> GroupScore | None:
+    """Return the mean over questions with its interval; None without any question."""
+    if not compared:
+        return None
+    for question, shares, people in compared:
+        for whose, values in ((answerer, shares), (f"{group[0]}: {group[1]}", people)):
+            if values.shape != question.values.shape or (values < 0).any() or abs(values.sum() - 1) > 1e-6:
+                raise DataError(
+                    f"The shares of {whose!r} for {question.key!r} are {values.tolist()}.",
+                    f"Give {len(question.options)} shares >= 0 that sum to 1.",
+                )
+    values = np.array([representation_score(question, shares, people) for question, shares, people in compared])
+    rows = generator(seed, "opinion", len(values)).integers(0, len(values), (_DRAWS, len(values)))
+    low, high = np.quantile(values[rows].mean(axis=1), (0.025, 0.975))
+    return GroupScore(answerer, *group, len(values), float(values.mean()), float(low), float(high))

@@ -1,0 +1,268 @@
+"""Files of real votes: which columns they have, and how they are checked.
+
+One row is one vote (columns `prompt`, `option`, `voter`) or the total of one option of one prompt (columns `prompt`,
+`option`, `count`). `prompt` is an id or the text itself; a column `text` may give the text beside an id. `option` names
+the option, by position or by who wrote it, and is empty for a tie between the options of the prompt. A row without a
+voter, or with a count of 0, says that an option was shown and got no vote.
+
+CSV, JSONL (one object a line; both also gzipped) and Parquet are read by these columns. A `.json` file is read as a
+list of objects in the layout of the PandaLM test set: `instruction`, `input`, and `annotator1`, `annotator2`, ... with
+0 for a tie, 1 or 2.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from personalllm.analysis.votes import Ties, Votes
+from personalllm.errors import DataError, ParameterError
+from personalllm.types import JSON
+
+__all__ = ["TIE", "read_votes"]
+
+TIE = "tie"
+"""Name of the option that ties become with `ties="option"`."""
+
+_MOST_OPTIONS = 255
+_FORMATS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+_ANNOTATOR = re.compile(r"annotator[0-9]+\Z")
+_PANDALM_OPTIONS = ("response 1", "response 2")
+
+
+class _Ballot:
+    """Collects the votes of a file: prompts and options in the order of their first appearance."""
+
+    def __init__(self) -> None:
+        self.prompts: dict[str, int] = {}
+        self.options: dict[str, int] = {}
+        self.texts: dict[int, str] = {}
+        self.shown: set[tuple[int, int]] = set()
+        self.votes: list[tuple[int, int, float]] = []
+        self.voters: dict[tuple[int, str], str] = {}
+
+    def add(self, prompt: str, option: str, weight: float, text: str | None = None) -> None:
+        """Take `weight` votes for an option, or for a tie if the option is empty."""
+        row = self.prompts.setdefault(prompt, len(self.prompts))
+        if text:
+            self.texts.setdefault(row, text)
+        column = -1
+        if option:
+            column = self.options.setdefault(option, len(self.options))
+            self.shown.add((row, column))
+        if weight:
+            self.votes.append((row, column, weight))
+
+
+def read_votes(path: Path, *, name: str | None = None, ties: Ties = "split") -> Votes:
+    """Return the votes of a file; `Votes.from_file` describes the arguments.
+
+    Raises:
+        DataError: If the file is absent or breaks the format; says where and how to mend it.
+        ParameterError: If `ties` is not one of the three rules.
+    """
+    if ties not in ("split", "option", "drop"):
+        raise ParameterError("ties", "'split', 'option' or 'drop'", ties)
+    path = path.expanduser()
+    kind = next((suffix for suffix in _FORMATS if path.name.lower().endswith(suffix)), None)
+    if kind is None:
+        raise DataError(f"{path.name} is not a file of votes.", f"Give one of {', '.join(_FORMATS)}.")
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.", "Check the path.")
+    ballot = _Ballot()
+    if kind.startswith(".json") and not kind.startswith(".jsonl"):
+        _take_pandalm(ballot, path)
+    else:
+        rows = _parquet(path) if kind == ".parquet" else _csv(path) if kind.startswith(".csv") else _jsonl(path)
+        for where, row in rows:
+            _take(ballot, f"{path.name}, {where}", row)
+    if not ballot.votes:
+        raise DataError(f"{path.name} holds no votes.", "Give at least one row with an option and a voter or a count.")
+    if len(ballot.options) > _MOST_OPTIONS:
+        raise DataError(
+            f"{path.name} names {len(ballot.options)} distinct options, more than {_MOST_OPTIONS}.",
+            "Name options by position or by who wrote them, not by their texts.",
+        )
+    return _votes(ballot, name or path.name, path.name, ties)
+
+
+def _text(path: Path) -> str:
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
+        return data.decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path.name} cannot be read: {error}.", "Write it as UTF-8; gzip it only if it ends in .gz."
+        ) from error
+
+
+def _csv(path: Path) -> Iterator[tuple[str, JSON]]:
+    try:
+        reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+        for row in reader:
+            if None in row:
+                raise DataError(f"{path.name}, line {reader.line_num}: more values than columns.", "Quote the commas.")
+            yield f"line {reader.line_num}", row
+    except csv.Error as error:
+        raise DataError(
+            f"{path.name} is not CSV: {error}.", "Quote texts with commas, quotes or line breaks."
+        ) from error
+
+
+def _jsonl(path: Path) -> Iterator[tuple[str, JSON]]:
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path.name}, line {number}: not JSON: {error}.", "Write one object a line.") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path.name}, line {number}: not an object.", "Write one object a line.")
+        yield f"line {number}", row
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, JSON]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        columns = [name for name in file.schema_arrow.names if name in ("prompt", "option", "voter", "count", "text")]
+        batches = file.iter_batches(columns=columns)
+        number = 0
+        for batch in batches:
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", row
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path.name} is not Parquet: {error}.", "Write it again.") from error
+
+
+def _cell(row: JSON, column: str) -> str:
+    value = row.get(column)
+    return "" if value is None else str(value).strip()
+
+
+def _take(ballot: _Ballot, where: str, row: JSON) -> None:
+    """Check a row and take its votes."""
+    for column in ("prompt", "option"):
+        if column not in row:
+            raise DataError(f"{where}: the column {column!r} is missing.", "Columns: prompt, option, voter (or count).")
+    if ("voter" in row) == ("count" in row):
+        raise DataError(f"{where}: there must be a column 'voter' or a column 'count', and not both.")
+    prompt, option = _cell(row, "prompt"), _cell(row, "option")
+    if not prompt:
+        raise DataError(f"{where}: the prompt is empty.", "Give its id or its text.")
+    if "count" in row:
+        weight = _count(where, row["count"])
+    else:
+        voter = _cell(row, "voter")
+        weight = 1.0 if voter else 0.0
+        key = (ballot.prompts.get(prompt, len(ballot.prompts)), voter)
+        if voter and key in ballot.voters:
+            raise DataError(
+                f"{where}: voter {voter!r} votes twice on the prompt {prompt[:40]!r} (first: {ballot.voters[key]}).",
+                "Keep one vote of each voter for each prompt.",
+            )
+        if voter:
+            ballot.voters[key] = where.rsplit(", ", 1)[-1]
+    if not option and not weight:
+        raise DataError(f"{where}: neither an option nor a vote.", "Remove the row.")
+    ballot.add(prompt, option, weight, _cell(row, "text"))
+
+
+def _count(where: str, value: Any) -> float:
+    try:
+        count = float(value)
+    except (TypeError, ValueError):
+        count = math.nan
+    if not (math.isfinite(count) and count >= 0 and count == int(count)):
+        raise DataError(
+            f"{where}: count must be an integer >= 0, got {value!r}.", "Write 0 for an option without votes."
+        )
+    return count
+
+
+def _take_pandalm(ballot: _Ballot, path: Path) -> None:
+    """Take the votes of a file in the layout of the PandaLM test set."""
+    try:
+        rows = json.loads(_text(path))
+    except ValueError as error:
+        raise DataError(
+            f"{path.name} is not JSON: {error}.", "For one object a line, end the name in .jsonl."
+        ) from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path.name} is not a list of objects.", "A .json file must have the layout of PandaLM.")
+    for number, row in enumerate(rows):
+        where = f"{path.name}, item {number}"
+        names = sorted(name for name in row if _ANNOTATOR.match(name)) if isinstance(row, dict) else []
+        if not names:
+            raise DataError(f"{where}: there is no key 'annotator1'.", "A .json file must have the layout of PandaLM.")
+        parts = (_cell(row, "instruction"), _cell(row, "input"))
+        for option in _PANDALM_OPTIONS:
+            ballot.add(str(number), option, 0.0, "\n".join(part for part in parts if part))
+        for name in names:
+            if isinstance(row[name], bool) or row[name] not in (0, 1, 2):
+                raise DataError(f"{where}: {name} must be 0 (a tie), 1 or 2, got {row[name]!r}.")
+            ballot.add(str(number), _PANDALM_OPTIONS[row[name] - 1] if row[name] else "", 1.0)
+
+
+def _votes(ballot: _Ballot, name: str, file: str, ties: Ties) -> Votes:
+    """Count the votes of a ballot by a rule for ties."""
+    n_prompts, n_options = len(ballot.prompts), len(ballot.options)
+    rows, columns, weights = (np.array(part) for part in zip(*ballot.votes, strict=True))
+    shown = np.zeros((n_prompts, n_options), bool)
+    for row, column in ballot.shown:
+        shown[row, column] = True
+    tied = columns < 0
+    counts = np.zeros((n_prompts, n_options))
+    np.add.at(counts, (rows[~tied], columns[~tied]), weights[~tied])
+    tie = np.bincount(rows[tied], weights[tied], n_prompts)
+    squares = counts.sum(1)
+    options = list(ballot.options)
+    if ties == "option" and tie.any():
+        counts = np.column_stack([counts, tie])
+        options.append(_free_name(options))
+        squares = squares + tie
+    elif ties == "split" and tie.any():
+        n_shown = shown.sum(1)
+        lone = (tie > 0) & (n_shown < 2)
+        if lone.any():
+            raise DataError(
+                f"{file}: the prompt {list(ballot.prompts)[int(np.flatnonzero(lone)[0])][:40]!r} has a tie but fewer "
+                "than two named options.",
+                "Add a row without a voter (or with a count of 0) for every option that was shown.",
+            )
+        part = tie / np.maximum(n_shown, 1)
+        counts = counts + shown * part[:, None]
+        squares = squares + part
+    kept = np.flatnonzero(counts.sum(1) > 0)
+    if not kept.size:
+        raise DataError(f"{file} holds nothing but ties.", 'Read it with ties="split" or ties="option".')
+    ids = list(ballot.prompts)
+    return Votes(
+        counts=counts[kept],
+        n_voters=counts[kept].sum(1),
+        name=name,
+        options=tuple(options),
+        prompts=tuple(ballot.texts.get(row, ids[row]) for row in kept.tolist()),
+        prompt_ids=tuple(ids[row] for row in kept.tolist()),
+        squares=squares[kept] if ties == "split" and tie.any() else None,
+    )
+
+
+def _free_name(options: Iterable[str]) -> str:
+    name = TIE
+    while name in options:
+        name += "'"
+    return name

@@ -1,0 +1,235 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personalllm.analysis.opinion import (
+    OpinionQuestion,
+    answer_shares,
+    representation_score,
+    representativeness,
+    with_choices,
+)
+from personalllm.analysis.opinion_files import read_opinions, read_questions
+from personalllm.errors import AxisMismatch, DataError, ParameterError
+from personalllm.users import Population
+
+WORKED = json.loads((Path(__file__).parents[1] / "golden" / "opinion_worked.json").read_text())["questions"]
+
+
+def worked(key: str) -> OpinionQuestion:
+    found = WORKED[key]
+    options = tuple(str(value) for value in found["options"])
+    choices = {name: found["options"].index(value) for name, value in found["choices"].items()}
+    return OpinionQuestion(key, key, options, np.array(found["options"]), choices)
+
+
+@pytest.mark.parametrize("key", WORKED)
+def test_ten_worked_questions_of_the_paper(key: str) -> None:
+    shares = answer_shares(worked(key), Population.published(0.05))
+    assert shares.round(3).tolist() == WORKED[key]["population"]
+
+
+def test_there_are_ten_worked_questions() -> None:
+    assert len(WORKED) == 10
+
+
+@pytest.mark.parametrize("group", ["Asian", "Black", "Hispanic"])
+def test_distances_of_the_paper(group: str) -> None:
+    question, found = worked("VTRS_VALS_W92"), WORKED["VTRS_VALS_W92"]
+    shares = answer_shares(question, Population.published(0.05))
+    score = representation_score(question, shares, np.array(found["people"][group]))
+    assert 1 - score == pytest.approx(found["distance"][group], abs=1e-6)
+
+
+def question(n: int = 3, **changes: object) -> OpinionQuestion:
+    fields: dict[str, object] = {
+        "key": "Q",
+        "text": "How?",
+        "options": tuple("abcdef"[:n]),
+        "values": np.arange(n) / (n - 1),
+        "choices": {"x": 0, "y": n - 1},
+    }
+    return OpinionQuestion(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_first_listed_option_wins_a_tie() -> None:
+    users = Population(np.array([[0.5, 0.5]]), ("x", "y"))
+    assert answer_shares(question(2), users).tolist() == [1, 0]
+    turned = question(2, options=("b", "a"), values=np.array([1.0, 0.0]), choices={"x": 1, "y": 0})
+    assert answer_shares(turned, users).tolist() == [1, 0]
+
+
+def test_score_goes_by_values_not_by_the_listed_order() -> None:
+    listed = question(3, values=np.array([0.0, 1.0, 0.5]))
+    far = representation_score(listed, np.array([1.0, 0, 0]), np.array([0, 1.0, 0]))
+    near = representation_score(listed, np.array([1.0, 0, 0]), np.array([0, 0, 1.0]))
+    assert (far, near) == (0.0, 0.5)
+
+
+shares_of = st.lists(st.floats(0, 1), min_size=4, max_size=4).filter(lambda v: sum(v) > 0.1)
+
+
+@given(shares_of, shares_of)
+def test_score_is_symmetric_within_bounds_and_one_for_equals(one: list[float], two: list[float]) -> None:
+    from scipy.stats import wasserstein_distance
+
+    p, q = np.array(one) / sum(one), np.array(two) / sum(two)
+    score = representation_score(question(4), p, q)
+    assert -1e-12 <= score <= 1 + 1e-12
+    assert score == pytest.approx(representation_score(question(4), q, p))
+    assert representation_score(question(4), p, p) == 1
+    assert score == pytest.approx(1 - wasserstein_distance(range(4), range(4), p, q) / 3)
+
+
+class Rewards:
+    reward_models = ("x", "y")
+    identity = "letters"
+
+    def score(self, prompts: list[str], responses: list[str]) -> np.ndarray:
+        assert len(prompts) == len(responses)
+        return np.array([[ord(text[0]), -ord(text[0])] for text in responses], np.float32)
+
+
+def test_reward_models_choose_their_best_option() -> None:
+    first, second = with_choices([question(3, choices={}), question(2, key="R", choices={})], Rewards())
+    assert first.choices == {"x": 2, "y": 0}
+    assert second.choices == {"x": 1, "y": 0}
+
+
+def test_population_beside_people() -> None:
+    users = Population(np.array([[1.0, 0.0], [0.0, 1.0]]), ("x", "y"))
+    people = {
+        ("overall", "overall"): {"Q": np.array([0.5, 0.0, 0.5])},
+        ("age", "young"): {"Q": np.array([1.0, 0.0, 0.0]), "unasked": np.array([1.0])},
+    }
+    result = representativeness([question()], users, people, others={"model": {"Q": np.array([1.0, 0, 0])}})
+    assert result.of("population").score == 1
+    assert result.of("equal weights").score == 0.5
+    assert result.of("population", "age", "young").score == 0.5
+    assert result.of("RM x", "age", "young").score == 1
+    assert result.of("model", "age", "young").score == 1
+    assert result.groups_led("population") == (0, 1)
+    assert result.groups_led("RM x") == (1, 1)
+    assert result.groups_led("population", among=["uniform answers"]) == (1, 1)
+    assert result.of("uniform answers").score == pytest.approx(1 - (1 / 6 + 1 / 6) / 2)
+    assert result.tables()["opinion_scores"].num_rows == 2 * 6
+    assert result.plot().axes
+    assert any("0 of 1 groups" in note for note in result.notes())
+    with pytest.raises(ParameterError, match="answerer"):
+        result.of("nobody")
+
+
+def test_interval_is_over_questions() -> None:
+    users = Population(np.array([[1.0, 0.0]]), ("x", "y"))
+    asked = [question(2, key=f"Q{i}") for i in range(20)]
+    people = {("overall", "overall"): {f"Q{i}": np.eye(2)[i % 2] for i in range(20)}}
+    score = representativeness(asked, users, people).of("population")
+    assert score.score == 0.5
+    assert 0.25 <= score.low <= 0.35
+    assert 0.65 <= score.high <= 0.75
+
+
+BAD_PEOPLE = [
+    ({("overall", "overall"): {"Q": np.array([0.5, 0.5])}}, "Give 3 shares"),
+    ({("overall", "overall"): {"Q": np.array([0.5, 0.5, 0.5])}}, "sum to 1"),
+    ({("overall", "overall"): {"Q": np.array([1.5, -0.5, 0.0])}}, ">= 0"),
+    ({("overall", "overall"): {"other": np.array([1.0])}}, "keys of both files"),
+]
+
+
+@pytest.mark.parametrize(("people", "message"), BAD_PEOPLE)
+def test_shares_that_do_not_fit(people: dict, message: str) -> None:
+    users = Population(np.array([[1.0, 0.0]]), ("x", "y"))
+    with pytest.raises(DataError, match=message):
+        representativeness([question()], users, people)
+
+
+def test_every_reward_model_must_have_chosen() -> None:
+    users = Population(np.array([[1.0, 0.0]]), ("x", "z"))
+    with pytest.raises(AxisMismatch, match=r"no choice of the reward models z"):
+        answer_shares(question(), users)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"options": ("a",), "values": np.array([0.0])}, DataError, "at least 2"),
+        ({"values": np.array([0.0, 0.0, 1.0])}, DataError, "distinct"),
+        ({"choices": {"x": 3}}, ParameterError, r"in \[0, 3\)"),
+    ],
+)
+def test_questions_that_are_none(changes: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        question(**changes)
+
+
+def write(path: Path, rows: list[tuple[object, ...]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("question", "attribute", "group", "option", "share"), *rows])
+    return path
+
+
+ASKED = {"question": "Q", "text": "How?", "options": ["no", "yes, \u00e9"], "choices": {"x": "no"}}
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(json.dumps(ASKED) + "\n\n", encoding="utf-8")
+    (asked,) = read_questions(path)
+    assert (asked.options, asked.values.tolist(), dict(asked.choices)) == (("no", "yes, \u00e9"), [0, 1], {"x": 0})
+    rows = [
+        ("Q", "age", "old", "yes, \u00e9", 3),
+        ("Q", "overall", "overall", "no", 1.5),
+        ("Q", "overall", "overall", "yes, \u00e9", 4.5),
+    ]
+    people = read_opinions(write(tmp_path / "people.csv", rows), [asked])
+    assert list(people) == [("overall", "overall"), ("age", "old")]
+    assert people["overall", "overall"]["Q"].tolist() == [0.25, 0.75]
+    assert people["age", "old"]["Q"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["not json"], "line 1 is not a question"),
+        ([json.dumps(ASKED), json.dumps(ASKED)], "line 2: the question 'Q' stands twice"),
+        ([json.dumps(ASKED | {"choices": {"x": "maybe"}})], "line 1 is not a question"),
+        ([json.dumps(ASKED | {"values": [0, 0]})], "line 1: .* distinct"),
+        ([], "no questions"),
+        (["[1]"], "line 1 is not a question"),
+    ],
+)
+def test_bad_questions(tmp_path: Path, lines: list[str], message: str) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_questions(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("R", "age", "old", "no", 1)], "line 2: there is no question 'R'"),
+        ([("Q", "age", "old", "perhaps", 1)], "line 2: 'perhaps' is no option"),
+        ([("Q", "age", "old", "no", -1)], "line 2: the share is '-1'"),
+        ([("Q", "age", "old", "no", "nan")], "line 2: the share is 'nan'"),
+        ([("Q", "age", "old", "no", 1), ("Q", "age", "old", "no", 2)], "line 3: this option stands twice"),
+        ([("Q", "age", "old", "no", 0)], "nobody of age: old answered 'Q'"),
+    ],
+)
+def test_bad_answers(tmp_path: Path, rows: list[tuple[object, ...]], message: str) -> None:
+    asked = OpinionQuestion("Q", "How?", ("no", "yes"), np.array([0.0, 1.0]), {})
+    with pytest.raises(DataError, match=message):
+        read_opinions(write(tmp_path / "people.csv", rows), [asked])
+
+
+def test_answers_without_a_column(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text("question,group\nQ,old\n", encoding="utf-8")
+    with pytest.raises(DataError, match="lacks the columns attribute, option, share"):
+        read_opinions(path, [question()])
