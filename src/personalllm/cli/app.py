@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from personalllm import __version__
-from personalllm.cli import build, data, demo, evaluate, models, report, rewards
+from personalllm.cli import (
+    analyze,
+    build,
+    data,
+    demo,
+    evaluate,
+    models,
+    personas,
+    presets,
+    report,
+    reproduce,
+    rewards,
+    sweep,
+)
 from personalllm.errors import PersonalLLMError, UserError
 
 __all__ = ["app", "main"]
@@ -24,7 +37,12 @@ app.add_typer(data.app, name="data", help="Inspect, validate and make benchmark 
 app.add_typer(models.app, name="models", help="Fetch and verify model files.")
 app.add_typer(rewards.app, name="rewards", help="Train and inspect compact reward models.")
 app.add_typer(build.app, name="build", help="Make a benchmark from prompts, chat models and reward models.")
+app.add_typer(reproduce.app, name="reproduce", help="Run the paper's experiments and set the numbers side by side.")
+app.add_typer(personas.app, name="personas", help="Let personas score the responses (persona prompting).")
 app.command(name="evaluate")(evaluate.evaluate)
+app.command(name="presets")(presets.presets)
+app.command(name="sweep")(sweep.sweep)
+app.command(name="analyze")(analyze.analyze)
 app.command(name="report")(report.report_command)
 app.command(name="demo")(demo.demo)
 

@@ -1,0 +1,267 @@
+"""`personalllm reproduce`: the paper's experiments, ours beside the paper's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from personalllm.cli import options as o
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from personalllm.data import Benchmark
+    from personalllm.evaluation import Progress, ProgressEvent
+    from personalllm.evaluation.reproduction import Reproduction
+    from personalllm.evaluation.section4 import Plan
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True)
+
+_SMALL_USERS = 24
+_SMALL_TOKENS = 64
+
+
+class Across(StrEnum):
+    """Settings of learning across users."""
+
+    TEXT = "text"
+    LOGGED = "logged"
+
+
+Users = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Users evaluated, the first of the population.",
+        show_default=f"1000 on the paper's data, else {_SMALL_USERS}",
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Most new tokens of a reply.", show_default=f"512 on the paper's data, else {_SMALL_TOKENS}"
+    ),
+]
+Shots = Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of examples shown.")]
+Counterfactuals = Annotated[
+    bool, typer.Option("--counterfactuals/--no-counterfactuals", help="Run counterfactual histories too, at 3 shots.")
+]
+AcrossSettings = Annotated[
+    Across,
+    typer.Option(
+        help="Of learning across users: as in the paper's text, or as in the logged runs whose numbers it prints."
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the cells and what they would cost.")]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="Tokens a second, of prompts and replies together, for the time in --dry-run.",
+        show_default="as measured in finished cells of --out",
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder of runs, tables and figures; the same command again resumes.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Run the paper's experiments and set what comes out beside the paper's numbers."""
+
+
+@app.command()
+def paper(
+    data: o.Data = "mini",
+    users: Users = None,
+    max_tokens: MaxTokens = None,
+    shots: Shots = "1,3,5",
+    counterfactuals: Counterfactuals = True,  # noqa: FBT002
+    across: AcrossSettings = Across.TEXT,
+    seed: o.Seed = None,
+    settings: o.Settings = None,
+    embedder: o.EmbedderName = "minilm-l6-int8",
+    llm: o.LlmName = "smollm2-135m-instruct",
+    rewards: o.RewardsName = None,
+    base_url: o.BaseUrl = None,
+    stream: o.Stream = False,  # noqa: FBT002
+    context_length: o.ContextLength = None,
+    no_reply_cache: o.NoReplyCache = False,  # noqa: FBT002
+    concurrency: o.Concurrency = None,
+    revision: o.Revision = None,
+    dry_run: DryRun = False,  # noqa: FBT002
+    rate: Rate = None,
+    out: Out = Path("reproduction"),
+) -> None:
+    """Run section 4 of the PersonalLLM paper: zero-shot, ICL, self-ICL, learning across users, counterfactuals.
+
+    Prints ours beside the paper's numbers, the paper's claims with a verdict each, and what survives a counterfactual
+    history; writes CSV, Parquet, Markdown, an HTML page and the figure.
+    """
+    from rich.console import Console
+
+    from personalllm.data import load
+    from personalllm.evaluation.section4 import make_plan
+
+    benchmark = load(data)
+    plan = make_plan(
+        benchmark,
+        shots=_numbers(shots),
+        counterfactuals=counterfactuals,
+        settings=across.value,
+        **_overrides(benchmark, users, max_tokens, seed, settings),
+    )
+    if dry_run:
+        _show_plan(plan, benchmark, rate, out)
+        return
+    choice = o.BackendChoice(
+        embedder, llm, rewards, base_url, stream, context_length, not no_reply_cache, concurrency, revision
+    )
+    console = Console(stderr=True)
+    found = _run(plan, benchmark, choice, out / "runs", console)
+    _show(found, out)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    from personalllm.errors import ParameterError
+
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ParameterError("shots", "integers >= 1 separated by commas, e.g. 1,3,5", text) from None
+
+
+def _overrides(
+    benchmark: Benchmark, users: int | None, max_tokens: int | None, seed: int | None, settings: list[str] | None
+) -> dict[str, Any]:
+    """Return what is changed of the presets; small sizes unless the data are the paper's."""
+    from personalllm.evaluation.section4 import is_paper_data
+    from personalllm.evaluation.settings import nest, parse_setting
+
+    changed: dict[str, Any] = {}
+    if not is_paper_data(benchmark.n_prompts, benchmark.reward_models):
+        users = _SMALL_USERS if users is None else users
+        max_tokens = _SMALL_TOKENS if max_tokens is None else max_tokens
+    if users is not None:
+        changed |= {"limit": users} | ({"population.n_users": users} if users > 1000 else {})
+    named = {"generation.max_tokens": max_tokens, "seed": seed}
+    changed |= {name: value for name, value in named.items() if value is not None}
+    return dict(nest(changed | dict(parse_setting(text) for text in settings or ())))
+
+
+def _run(plan: Plan, benchmark: Benchmark, choice: o.BackendChoice, out: Path, console: Console) -> Reproduction:
+    from personalllm.cli.progress import embed_texts
+    from personalllm.evaluation.reproduction import reproduce
+    from personalllm.evaluation.resolve import resolve
+
+    entries, _ = resolve([cell.build(plan.max_tokens) for cell in plan.of("none")], "generate")
+    backends = o.build_backends(entries, "generate", benchmark.metadata, choice)
+    console.print(
+        f"{len(plan.cells)} cells x {plan.n_users:,} users = {plan.n_requests:,} replies of at most "
+        f"{plan.max_tokens} tokens",
+        highlight=False,
+    )
+    embed_texts(benchmark, backends["embedder"], console)
+    try:
+        with _watch(console) as progress:
+            return reproduce(plan, benchmark, out=out, progress=progress, **backends)
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command goes on from here.")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _watch(console: Console) -> Iterator[Progress]:
+    """Yield a progress callback: one bar for the whole plan on a terminal, a line for each cell elsewhere."""
+    from rich.markup import escape
+
+    from personalllm.cli.progress import bars
+
+    with bars(console, disable=not console.is_terminal) as shown:
+        task = shown.add_task("section 4", total=None)
+
+        def show(event: ProgressEvent) -> None:
+            name = escape(event.algorithm)
+            if event.stage == "damaged":
+                console.print(f"[yellow]{name}[/]: {escape(event.message)}", soft_wrap=True)
+                return
+            shown.update(task, completed=event.done, total=event.total, description=name)
+            if event.stage == "finish" and not console.is_terminal:
+                console.print(f"{event.done:,} of {event.total:,}: {name}", highlight=False, soft_wrap=True)
+
+        yield show
+
+
+def _show_plan(plan: Plan, benchmark: Benchmark, rate: float | None, out: Path) -> None:
+    """List the cells, what they cost and how long that takes; no model is asked."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from personalllm.cli.leaderboard import output_console
+    from personalllm.evaluation.reproduction import measured_rate
+    from personalllm.evaluation.section4 import estimate_load
+    from personalllm.report.numbers import duration
+
+    console = output_console()
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("cell", "preset", "requests", "prompt tokens", "new tokens"):
+        table.add_column(heading, justify="left" if heading in {"cell", "preset"} else "right")
+    load = estimate_load(plan, benchmark)
+    for item in load:
+        numbers = (f"{n:,}" for n in (item.requests, item.prompt_tokens, item.completion_tokens))
+        table.add_row(Text(item.cell.name), item.cell.preset, *numbers)
+    console.print(table)
+    prompt, new = sum(item.prompt_tokens for item in load), sum(item.completion_tokens for item in load)
+    lines = [
+        (
+            f"{len(plan.cells)} cells under {len(plan.protocols)} protocols, {plan.n_users:,} users: "
+            f"{plan.n_requests:,} requests, about {prompt:,} prompt tokens (four characters each) and at most {new:,} "
+            "new ones."
+        ),
+        "Fewer where a reply is kept from an earlier run. Nothing was asked.",
+    ]
+    per_token = 1 / rate if rate else measured_rate(out / "runs")
+    source = "given" if rate else "measured in the finished cells"
+    if per_token is None:
+        lines.append("How long it takes is not known yet: give --rate, or run a part first.")
+    else:
+        taken = duration((prompt + new) * per_token)
+        lines.append(
+            f"About {taken} at {1 / per_token:,.0f} tokens a second ({source}), if every reply is full length."
+        )
+    for preset, changes in plan.changes.items():
+        for name, (before, after) in changes.items():
+            lines.append(f"{preset}: {name} is {after}, not {before}")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _show(found: Reproduction, out: Path) -> None:
+    """Print the tables and say where the files are."""
+    from rich.text import Text
+
+    from personalllm.cli.leaderboard import output_console
+    from personalllm.report.reproduction import (
+        reproduction_notes,
+        terminal_tables,
+        verdict_on_levels,
+        write_reproduction,
+    )
+
+    written = write_reproduction(found, out)
+    console = output_console()
+    for table in terminal_tables(found, console.width):
+        console.print(table)
+    console.print(Text(verdict_on_levels(found), style="bold"))
+    for note in reproduction_notes(found):
+        console.print(Text(f"- {note}"))
+    for path in written:
+        if path.suffix in {".html", ".md", ".png", ".csv"}:
+            console.print(Text(str(path)), soft_wrap=True)

@@ -1,0 +1,268 @@
+"""The runs of the paper's section 4: which cells there are, and under which protocols they are paired.
+
+One protocol serves all cells with the users' own history, and one more each counterfactual. They differ in nothing but
+the feedback in the target users' histories, so every cell has the same users and the same queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from personalllm.algorithms.base import Algorithm
+from personalllm.algorithms.registry import get_algorithm
+from personalllm.data.standardise import PUBLISHED
+from personalllm.errors import ParameterError
+from personalllm.evaluation.paper import PaperRow, find_paper_row
+from personalllm.evaluation.presets import get_preset
+from personalllm.evaluation.protocol import Protocol
+from personalllm.evaluation.resolve import parse_algorithm
+
+if TYPE_CHECKING:
+    from personalllm.data import Benchmark
+
+__all__ = [
+    "COUNTERFACTUALS",
+    "COUNTERFACTUAL_SHOTS",
+    "EMBEDDINGS",
+    "FEEDBACK",
+    "ZERO_SHOT",
+    "Cell",
+    "Load",
+    "Plan",
+    "Settings",
+    "estimate_load",
+    "is_paper_data",
+    "make_plan",
+]
+
+Settings: TypeAlias = Literal["text", "logged"]
+"""Of learning across users: as the paper's text has them, or as in the logged runs whose numbers it prints."""
+
+ZERO_SHOT = "zero-shot"
+COUNTERFACTUALS = ("other-user", "flipped", "shuffled")
+COUNTERFACTUAL_SHOTS = 3
+FEEDBACK = {
+    "winning": "winning",
+    "winning-and-losing": "winning and losing",
+    "losing": "losing",
+    "losing-as-winning": "losing as winning",
+}
+"""What is shown of each pair, and its name in tables."""
+EMBEDDINGS = {"winning-minus-losing": "winning minus losing", "winning": "winning", "losing": "losing"}
+"""User embeddings of `meta-icl`, and their names in tables."""
+
+_TITLES = {"icl": "ICL", "self-icl": "Self-ICL", "meta-icl": "Meta-ICL", "lookup-icl": "Look-up ICL"}
+_ACROSS: dict[Settings, str] = {"text": "paper-meta", "logged": "paper-meta-logged"}
+_PAPER_PROMPTS = 10_402
+_KNOWN = 5
+_CHARACTERS_PER_TOKEN = 4.0
+_FRAME = 190
+_EXAMPLE_FRAME = 45
+
+
+def is_paper_data(n_prompts: int, reward_models: Sequence[str]) -> bool:
+    """Tell whether a benchmark is the one of the paper: all its prompts, scored by its ten RMs."""
+    return n_prompts == _PAPER_PROMPTS and sorted(reward_models) == sorted(PUBLISHED)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of the table: an algorithm with its parameters, and the history that it gets.
+
+    Attributes:
+        algorithm: Registered id.
+        shots: Examples shown; 0 for zero-shot.
+        variant: What is shown of each pair, or for `meta-icl` the user embedding.
+        counterfactual: `none` for the user's own history.
+        settings: Of learning across users.
+    """
+
+    algorithm: str
+    shots: int = 0
+    variant: str = ""
+    counterfactual: str = "none"
+    settings: Settings = "text"
+
+    @property
+    def id(self) -> str:
+        """Unique name, e.g. `icl/winning/3` or `icl/winning/3/flipped`."""
+        if self.algorithm == ZERO_SHOT:
+            return ZERO_SHOT
+        name = f"{self.algorithm}/{self.variant}/{self.shots}"
+        return name if self.counterfactual == "none" else f"{name}/{self.counterfactual}"
+
+    @property
+    def title(self) -> str:
+        """A few words for tables, without the shots."""
+        if self.algorithm == ZERO_SHOT:
+            return "Zero-shot"
+        names = EMBEDDINGS if self.algorithm == "meta-icl" else FEEDBACK
+        return f"{_TITLES[self.algorithm]}, {names[self.variant]}"
+
+    @property
+    def name(self) -> str:
+        """Title with shots and counterfactual, for progress."""
+        shots = "" if self.algorithm == ZERO_SHOT else f", {self.shots} shot{'s' if self.shots > 1 else ''}"
+        return self.title + shots + ("" if self.counterfactual == "none" else f", {self.counterfactual} history")
+
+    @property
+    def preset(self) -> str:
+        """Id of the preset that the cell belongs to."""
+        across = self.algorithm in {"meta-icl", "lookup-icl"}
+        return get_preset(_ACROSS[self.settings] if across else "paper-icl").id
+
+    @property
+    def feedback(self) -> str:
+        """What is shown of each pair."""
+        return "winning" if self.algorithm == "meta-icl" else self.variant
+
+    @property
+    def paper(self) -> PaperRow | None:
+        """The paper's run to set beside this cell; None for a counterfactual, which the paper has none of."""
+        if self.counterfactual != "none":
+            return None
+        return find_paper_row(self.algorithm, self.shots, feedback=self.feedback, embedding=self._embedding)
+
+    @property
+    def _embedding(self) -> str:
+        return self.variant if self.algorithm == "meta-icl" else ""
+
+    def build(self, max_tokens: int) -> Algorithm:
+        """Return the algorithm with the parameters of its preset; a longer reply than the preset's gets its room."""
+        specs = map(parse_algorithm, get_preset(self.preset).algorithms)
+        params = next(params for name, params in specs if name == self.algorithm)
+        if self.algorithm == ZERO_SHOT:
+            return get_algorithm(ZERO_SHOT)
+        params |= {"n_shots": self.shots, "feedback": self.feedback}
+        params["reply_tokens"] = max(int(params["reply_tokens"]), max_tokens)
+        if self._embedding:
+            params["embedding"] = self._embedding
+        return get_algorithm(self.algorithm, **params)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What is run.
+
+    Attributes:
+        cells: All cells: those with the users' own history first, then one counterfactual after the other.
+        protocols: The protocol of the cells with each history, by the name of the counterfactual.
+        shots: Numbers of shots.
+        settings: Of learning across users.
+        changes: For each preset what was changed: name of the setting -> (preset's value, value here).
+    """
+
+    cells: tuple[Cell, ...]
+    protocols: Mapping[str, Protocol]
+    shots: tuple[int, ...]
+    settings: Settings
+    changes: Mapping[str, Mapping[str, tuple[Any, Any]]]
+
+    @property
+    def n_users(self) -> int:
+        """Users evaluated, each with one query."""
+        protocol = self.protocols["none"]
+        total = protocol.population.n_users
+        return total if protocol.limit is None else min(protocol.limit, total)
+
+    @property
+    def max_tokens(self) -> int:
+        """Most new tokens of a reply."""
+        generation = self.protocols["none"].generation
+        return generation.max_tokens if generation else 0
+
+    @property
+    def n_requests(self) -> int:
+        """Requests to the chat model, those that are asked twice counted twice."""
+        return self.n_users * len(self.cells)
+
+    def of(self, counterfactual: str) -> tuple[Cell, ...]:
+        """Return the cells with a history."""
+        return tuple(cell for cell in self.cells if cell.counterfactual == counterfactual)
+
+
+def _cells(shots: Sequence[int], settings: Settings) -> list[Cell]:
+    cells = [Cell(ZERO_SHOT)]
+    cells += [Cell("icl", k, mode) for mode in FEEDBACK for k in shots]
+    cells += [Cell("self-icl", k, "winning") for k in shots]
+    cells += [Cell("meta-icl", k, embedding, settings=settings) for embedding in EMBEDDINGS for k in shots]
+    return cells + [Cell("lookup-icl", k, "winning", settings=settings) for k in shots]
+
+
+def make_plan(
+    benchmark: Benchmark,
+    *,
+    shots: Sequence[int] = (1, 3, 5),
+    counterfactuals: bool = True,
+    settings: Settings = "text",
+    **overrides: Any,
+) -> Plan:
+    """Return the cells of section 4 and their protocols, made from the presets `paper-icl` and `paper-meta`.
+
+    Args:
+        benchmark: What to run on.
+        shots: Numbers of examples.
+        counterfactuals: Whether every personalised algorithm is run with three counterfactual histories too, at 3 shots
+            (at the largest number of shots if 3 is not among them).
+        settings: `text` (preset `paper-meta`): 10,000 pool users, 50 pairs of each in the user embedding, 20 similar
+            users; `logged` (`paper-meta-logged`): 1,000, 5 and 5, as in the runs that the paper prints.
+        **overrides: Fields of the protocol, as for `Protocol.for_benchmark`.
+
+    Raises:
+        ParameterError: If a number of shots or a field of the protocol is out of range.
+    """
+    wanted = tuple(sorted(dict.fromkeys(shots)))
+    if not wanted or wanted[0] < 1:
+        raise ParameterError("shots", "one or more integers >= 1", list(shots))
+    most = {"nearest": wanted[-1], "pairs": wanted[-1]} if wanted[-1] > _KNOWN else {}
+    preset = get_preset(_ACROSS[settings])
+    own = preset.protocol_for(benchmark, **most | overrides)
+    cells = _cells(wanted, settings)
+    protocols = {"none": own}
+    if counterfactuals:
+        at = COUNTERFACTUAL_SHOTS if COUNTERFACTUAL_SHOTS in wanted else wanted[-1]
+        for kind in COUNTERFACTUALS:
+            protocols[kind] = own.changed(benchmark, counterfactual=kind)
+            cells += [
+                Cell(cell.algorithm, cell.shots, cell.variant, kind, settings) for cell in _cells([at], settings)[1:]
+            ]
+    changes = {name: dict(get_preset(name).changes(own)) for name in dict.fromkeys(cell.preset for cell in cells)}
+    return Plan(tuple(cells), protocols, wanted, settings, changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a cell is likely to ask of the chat model.
+
+    Attributes:
+        cell: The cell.
+        requests: Requests.
+        prompt_tokens: Estimate of all their prompts, four characters a token.
+        completion_tokens: Upper limit of all replies.
+    """
+
+    cell: Cell
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def estimate_load(plan: Plan, benchmark: Benchmark) -> tuple[Load, ...]:
+    """Estimate the tokens of each cell from the mean lengths of the benchmark's texts, without asking any model."""
+    import pyarrow.compute as pc
+
+    protocol = plan.protocols["none"]
+    lengths = pc.utf8_length(benchmark.prompts).to_numpy(zero_copy_only=False)
+    asked = float(lengths[benchmark.rows(protocol.split)].mean())
+    known = float(lengths[benchmark.rows(protocol.history_split)].mean())
+    response = float(pc.mean(pc.utf8_length(benchmark.responses)).as_py())
+    found = []
+    for cell in plan.cells:
+        shown = 2 if cell.feedback == "winning-and-losing" else 1
+        history = cell.shots * (known + shown * response + _EXAMPLE_FRAME) + (_FRAME if cell.shots else 0)
+        most = int(cell.build(plan.max_tokens).params().get("max_history_tokens", 0))
+        tokens = asked / _CHARACTERS_PER_TOKEN + min(most, history / _CHARACTERS_PER_TOKEN)
+        found.append(Load(cell, plan.n_users, round(tokens * plan.n_users), plan.max_tokens * plan.n_users))
+    return tuple(found)

@@ -1,0 +1,225 @@
+"""The tables of the reproduction: tidy ones for files, and rows of text for people."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from personalllm.evaluation.claims import CLAIM_METRICS, RULE
+from personalllm.evaluation.paper import PAPER_USERS
+from personalllm.evaluation.reproduction import SHOWN
+from personalllm.report.numbers import ABSENT, interval, number, percent
+
+if TYPE_CHECKING:
+    from personalllm.evaluation.claims import ClaimResult
+    from personalllm.evaluation.reproduction import CellRow, Reproduction, Survival
+    from personalllm.evaluation.results import Estimate
+
+__all__ = ["TextTable", "text_tables", "tidy_tables"]
+
+_COUNTERFACTUALS = {"other-user": "another user's", "flipped": "flipped labels", "shuffled": "shuffled pairs"}
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of texts.
+
+    Attributes:
+        key: Short name.
+        title: Heading.
+        note: A sentence or two on how to read it.
+        columns: Headings; those of numbers begin with `#`.
+        rows: Texts; a line break stands between a number and its interval.
+        wide: Columns that a narrow terminal leaves out.
+    """
+
+    key: str
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    wide: tuple[int, ...] = ()
+
+
+def tidy_tables(found: Reproduction) -> dict[str, Any]:
+    """Return the Arrow tables `cells` (a row for each cell and metric), `claims` and `counterfactuals`."""
+    import pyarrow as pa
+
+    rows = {
+        "cells": [_cell_record(row, metric) for row in found.rows for metric in SHOWN],
+        "claims": [_claim_record(claim) for claim in found.claims],
+        "counterfactuals": [_survival_record(survival) for survival in found.survivals],
+    }
+    return {name: pa.Table.from_pylist(records) for name, records in rows.items() if records}
+
+
+def _ends(name: str, value: Estimate | None) -> dict[str, float | None]:
+    keys = (name, f"{name}_low", f"{name}_high")
+    if value is None:
+        return dict.fromkeys(keys, math.nan)
+    return dict(zip(keys, (value.value, value.low, value.high), strict=True))
+
+
+def _cell_record(row: CellRow, metric: str) -> dict[str, Any]:
+    cell, counts = row.cell, row.result.counts
+    improvement = row.paper_improvement(metric)
+    record: dict[str, Any] = {
+        "cell": cell.id,
+        "algorithm": cell.algorithm,
+        "variant": cell.variant,
+        "shots": cell.shots,
+        "preset": cell.preset,
+        "metric": metric,
+        "n_users": row.result.n_users,
+    }
+    record |= _ends("ours", row.result.metrics[metric])
+    record["paper"] = row.paper.value(metric) if row.paper else math.nan
+    record["paper_printed"] = row.paper.printed if row.paper else None
+    record |= _ends("difference", row.difference(metric))
+    record |= _ends("improvement", row.improvement.get(metric))
+    record["paper_improvement"] = math.nan if improvement is None else improvement
+    kept = ("generations", "empty", "cut", "examples", "dropped_examples")
+    return record | {name: counts.get(name, 0) for name in kept}
+
+
+def _claim_record(result: ClaimResult) -> dict[str, Any]:
+    claim = result.claim
+    record = {
+        "claim": claim.id,
+        "statement": claim.text,
+        "number": claim.number,
+        "metric": result.metric,
+        "claimed_sign": claim.sign,
+        "source": claim.source,
+        "paper": result.paper,
+        "paper_standard_errors": result.paper_errors,
+        "paper_agrees": result.paper_agrees,
+    }
+    return record | _ends("ours", result.ours) | {"verdict": result.verdict}
+
+
+def _survival_record(survival: Survival) -> dict[str, Any]:
+    cell, share = survival.cell, survival.share
+    record: dict[str, Any] = {
+        "cell": cell.id,
+        "algorithm": cell.algorithm,
+        "variant": cell.variant,
+        "shots": cell.shots,
+        "counterfactual": cell.counterfactual,
+    }
+    record |= _ends("improvement", share.gain) | _ends("remaining", share.remaining) | _ends("share", share.share)
+    record |= _ends("lost_utility", survival.lost["mean_utility"])
+    record |= _ends("lost_win_rate", survival.lost["win_rate_reference"])
+    return record | {"note": share.note}
+
+
+def text_tables(found: Reproduction) -> tuple[TextTable, ...]:
+    """Return the three tables for people; without counterfactuals, two."""
+    tables = [_cells(found), _claims(found)]
+    return tuple([*tables, _survivals(found)] if found.survivals else tables)
+
+
+def _value(value: Estimate, metric: str, *, signed: bool = False, decimals: int = 2) -> str:
+    """Return a number and, on a line of its own, its interval."""
+    if metric == "mean_utility":
+        return f"{number(value.value, decimals, signed=signed)}\n{interval(value, 'plain', decimals)}".rstrip()
+    return f"{percent(value.value, signed=signed)}\n{interval(value, 'percent')}".rstrip()
+
+
+def _theirs(row: CellRow, metric: str) -> str:
+    """Return the paper's number and, on a line of its own, ours minus it."""
+    gap = row.difference(metric)
+    if row.paper is None or gap is None:
+        return ABSENT
+    theirs, share = row.paper.value(metric), metric != "mean_utility"
+    text = percent(theirs) if share else number(theirs, 2)
+    return f"{text}\n({percent(gap.value, signed=True) if share else number(gap.value, 2, signed=True)})"
+
+
+def _cells(found: Reproduction) -> TextTable:
+    rows = []
+    for row in found.rows:
+        metrics, counts = row.result.metrics, row.result.counts
+        theirs = row.paper_improvement("mean_utility")
+        over = _value(row.improvement["mean_utility"], "mean_utility", signed=True) if row.improvement else ABSENT
+        texts = [row.cell.title, str(row.cell.shots), _value(metrics["mean_utility"], "mean_utility")]
+        texts += [_theirs(row, "mean_utility"), over]
+        texts.append(ABSENT if theirs is None else number(theirs, 2, signed=True))
+        for metric in SHOWN[1:]:
+            texts += [_value(metrics[metric], metric), _theirs(row, metric)]
+        rows.append((*texts, f"{counts['empty']} / {counts['cut']}"))
+    reference = found.own.protocol["reference_response_model"]
+    return TextTable(
+        "cells",
+        "Section 4, ours beside the paper's",
+        f"{found.plan.n_users:,} users, one query each, 95 % intervals over users. Win rates in %, ours against "
+        f"{reference}, the paper's against gpt-4o. In brackets below a number of the paper: ours minus the paper's. "
+        "Over zero-shot: paired by user. Empty / cut: replies without text, and those that the token limit cut.",
+        ("Method", "#Shots", "#Utility", "#Paper", "#Over zero-shot", "#Paper", "#Win rate", "#Paper", "#Win vs best",
+         "#Paper", "#Empty / cut"),
+        tuple(rows),
+        wide=(8, 9),
+    )  # fmt: skip
+
+
+def _claims(found: Reproduction) -> TextTable:
+    by_claim: dict[str, dict[str, ClaimResult]] = {}
+    for result in found.claims:
+        by_claim.setdefault(result.claim.id, {})[result.metric] = result
+    rows = []
+    for results in by_claim.values():
+        claim = next(iter(results.values())).claim
+        source = "; its log only" if claim.source == "log" else ""
+        texts = [f"{claim.text}\n{claim.number}{source}"]
+        for metric in CLAIM_METRICS:
+            texts += _judged(results[metric]) if metric in results else [ABSENT] * 3
+        rows.append(tuple(texts))
+    return TextTable(
+        "claims",
+        "The paper's claims as directions",
+        f"{RULE} Left mean utility, right win rate in points. S.e.: the paper's number in standard errors of a win "
+        f"rate at n = {PAPER_USERS:,}, its runs taken as independent; below 2 its own numbers do not settle the claim.",
+        ("Claim and number", "#Paper", "#Ours", "Utility", "#Paper", "#Ours", "Win rate"),
+        tuple(rows),
+    )
+
+
+def _judged(result: ClaimResult) -> list[str]:
+    """Return the paper's number, ours and the verdict."""
+    share = result.metric != "mean_utility"
+    paper = percent(result.paper, signed=True) if share else number(result.paper, 2, signed=True)
+    if math.isfinite(result.paper_errors):
+        paper += f"\n({result.paper_errors:.1f} s.e.)"
+    if not result.paper_agrees:
+        paper += "\n(against it)"
+    return [paper, _value(result.ours, result.metric, signed=True), result.verdict.replace(" ", "\n", 1)]
+
+
+def _survivals(found: Reproduction) -> TextTable:
+    rows = []
+    order = {(row.cell.algorithm, row.cell.variant): i for i, row in enumerate(found.rows)}
+    for survival in sorted(found.survivals, key=lambda s: order[s.cell.algorithm, s.cell.variant]):
+        cell, share = survival.cell, survival.share
+        left = _value(share.share, "share") if share.defined else "not defined"
+        rows.append(
+            (
+                cell.title,
+                _COUNTERFACTUALS[cell.counterfactual],
+                _value(share.gain, "mean_utility", signed=True),
+                _value(share.remaining, "mean_utility", signed=True),
+                left,
+                _value(survival.lost["mean_utility"], "mean_utility", signed=True),
+            )
+        )
+    shots = found.survivals[0].cell.shots
+    return TextTable(
+        "counterfactuals",
+        "What survives a counterfactual history",
+        f"{shots} shots. The improvement in mean utility over zero-shot with the user's own history, what remains of "
+        "it when the feedback is not the user's, and the share that survives: 0 % if all of it came from what the "
+        "history says about this user, 100 % if none did. No share is defined where the improvement's interval "
+        "reaches 0. Lost: own minus counterfactual history, paired by user. The pool of other users stays as it is.",
+        ("Method", "History", "#Improvement", "#Remaining", "#Survives, %", "#Lost"),
+        tuple(rows),
+    )

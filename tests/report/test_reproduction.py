@@ -1,0 +1,203 @@
+"""The reproduction's tables, files, figure and page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.csv as pcsv
+import pyarrow.parquet as pq
+import pytest
+
+from personalllm.analysis.drawing import drawing
+from personalllm.data import Benchmark
+from personalllm.evaluation.reproduction import Reproduction, reproduce
+from personalllm.evaluation.section4 import make_plan
+from personalllm.report.reproduction import (
+    paper_figure,
+    reproduction_figure,
+    reproduction_notes,
+    terminal_tables,
+    text_tables,
+    tidy_tables,
+    verdict_on_levels,
+    write_reproduction,
+)
+from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
+
+HOSTILE = "<script>alert(1)</script>|[b]*x*"
+
+
+@pytest.fixture(scope="module")
+def found() -> Reproduction:
+    rewards = SurfaceRewards()
+    n, width = 20, 4
+    rng = np.random.default_rng(0)
+    words = ("river,", "stone", "light", "cloud,", "garden", "music", "letter")
+    prompts = [f"Tell me about {words[i % 7]} {i}" for i in range(n)]
+    responses = [[" ".join(rng.choice(words, 4 + 5 * j)) + f" {i}" for j in range(width)] for i in range(n)]
+    scores = rewards.score([p for p in prompts for _ in range(width)], [r for row in responses for r in row])
+    benchmark = Benchmark.from_arrays(
+        name=HOSTILE,
+        prompt_ids=[f"p{i}" for i in range(n)],
+        prompts=prompts,
+        subsets=["s"] * n,
+        splits=["train"] * 14 + ["test"] * 6,
+        responses=responses,
+        response_models=["a/one", "two", "three", HOSTILE],
+        reward_models=rewards.reward_models,
+        scores=scores.reshape(n, width, -1),
+    )
+    knobs: dict[str, Any] = {"limit": 12, "max_tokens": 6, "pool_users": 12, "pool_pairs": 5, "bootstrap_draws": 100}
+    plan = make_plan(benchmark, shots=(1, 3), reference_response_model=HOSTILE, **knobs)
+    return reproduce(plan, benchmark, embedder=HashEmbedder(), llm=EchoChatModel(), rewards=rewards)
+
+
+@pytest.fixture(scope="module")
+def folder(found: Reproduction, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("written")
+    written = write_reproduction(found, target)
+    assert sorted(path.name for path in written) == sorted(path.name for path in target.iterdir())
+    return target
+
+
+def test_the_files_hold_the_numbers(found: Reproduction, folder: Path) -> None:
+    cells = pq.read_table(folder / "cells.parquet").to_pylist()
+    assert len(cells) == 3 * len(found.rows)
+    for record in cells:
+        row = found.row(record["cell"])
+        assert record["ours"] == row.result.metrics[record["metric"]].value
+        if row.paper is not None:
+            assert record["paper"] == row.paper.value(record["metric"])
+            assert record["difference"] == pytest.approx(record["ours"] - record["paper"])
+        assert record["cut"] == row.result.counts["cut"]
+        if record["cell"] == "zero-shot":
+            assert math.isnan(record["improvement"])
+            assert math.isnan(record["paper_improvement"])
+        else:
+            assert record["improvement"] == row.improvement[record["metric"]].value
+        if record["cell"] == "icl/losing/3" and record["metric"] == "win_rate_reference":
+            assert record["paper_improvement"] == pytest.approx(0.163 - 0.08)
+    claims = pcsv.read_csv(folder / "claims.csv").to_pylist()
+    assert [record["verdict"] for record in claims] == [result.verdict for result in found.claims]
+    survivals = pq.read_table(folder / "counterfactuals.parquet")
+    assert survivals.num_rows == len(found.survivals) == 27
+    summary = json.loads((folder / "reproduction.json").read_text(encoding="utf-8"))
+    assert summary["levels_comparable"] is False
+    assert set(summary["fingerprints"]) == {"none", "other-user", "flipped", "shuffled"}
+
+
+def test_equal_results_give_equal_files(found: Reproduction, folder: Path, tmp_path: Path) -> None:
+    for path in write_reproduction(found, tmp_path):
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path.name
+
+
+def test_levels_are_called_comparable_only_if_they_are(found: Reproduction) -> None:
+    assert "not comparable" in verdict_on_levels(found)
+    assert "chat model" in verdict_on_levels(found)
+    same = tuple(departure for departure in found.departures if not departure.level)
+    assert "can be compared" in verdict_on_levels(dataclasses.replace(found, departures=same))
+
+
+def test_the_page_says_it_too_and_escapes_what_it_shows(folder: Path) -> None:
+    page = (folder / "reproduction.html").read_text(encoding="utf-8")
+    assert "not comparable" in page
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert page.count("<svg") == 2
+    assert not re.search(r'(?:src|href)="(?!#|data:)', page)
+    markdown = (folder / "reproduction.md").read_text(encoding="utf-8")
+    assert not re.search(r"(?<!\\)<(?!br>)", markdown)
+    columns = {
+        len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines() if line.startswith("| ICL, winning")
+    }
+    assert columns == {12, 7}
+
+
+def test_the_tables_for_people_hold_each_cell_once(found: Reproduction) -> None:
+    cells, claims, survivals = text_tables(found)
+    assert len(cells.rows) == len(found.rows)
+    assert len(claims.rows) == len({result.claim.id for result in found.claims})
+    assert len(survivals.rows) == 27
+    for table in (cells, claims, survivals):
+        assert {len(row) for row in table.rows} == {len(table.columns)}
+    zero = found.row("zero-shot").result.counts
+    assert cells.rows[0][-1] == f"{zero['empty']} / {zero['cut']}"
+    assert zero["cut"] > 0
+    shown = next(row for row in survivals.rows if row[:2] == ("Self-ICL, winning", "flipped labels"))
+    survival = next(s for s in found.survivals if s.cell.id == "self-icl/winning/3/flipped")
+    expected = (survival.share.gain, survival.share.remaining, survival.lost["mean_utility"])
+    for text, value in zip((shown[2], shown[3], shown[5]), expected, strict=True):
+        assert text.split("\n")[0].replace("\u2212", "-") == f"{value.value:+.2f}"
+    assert {text for row in claims.rows for text in (row[3], row[6])} <= {
+        "same\ndirection", "opposite", "cannot\ntell", "\u2013",
+    }  # fmt: skip
+    without = text_tables(dataclasses.replace(found, survivals=()))
+    assert [table.key for table in without] == ["cells", "claims"]
+    assert set(tidy_tables(dataclasses.replace(found, survivals=()))) == {"cells", "claims"}
+
+
+def test_a_narrow_terminal_leaves_columns_out(found: Reproduction) -> None:
+    wide, narrow = (terminal_tables(found, width)[0] for width in (150, 100))
+    assert len(wide.columns) - len(narrow.columns) == 2
+
+
+def test_the_notes_come_from_the_log(found: Reproduction) -> None:
+    notes = " ".join(reproduction_notes(found))
+    assert "1,000 pool users, 5 pairs in each embedding and 5 similar users" in notes
+    assert "the first 3 runs" in notes
+    assert "0.9 to 1.4 points" in notes
+    counts = found.counts
+    assert (
+        f"Of {counts['generations']:,} replies {counts['empty']:,} were empty and {counts['cut']:,} were cut" in notes
+    )
+
+
+def test_the_figure_draws_every_curve_with_its_intervals(found: Reproduction) -> None:
+    with drawing(text_as_paths=True):
+        figure = reproduction_figure(found)
+        figure.draw_without_rendering()
+    left, right = figure.axes[0], figure.axes[1]
+    for axis, n_curves in ((left, 5), (right, 5)):
+        curves = [line for line in axis.lines if line.get_marker() not in ("None", None, "")]
+        assert all(line.get_transform() == axis.transData for line in curves)
+        bars = [
+            line for line in axis.lines if line.get_marker() in ("None", None, "") and len(set(line.get_xdata())) == 1
+        ]
+        assert len(curves) == n_curves
+        assert len(bars) == 2 * n_curves
+        looks = {(str(line.get_marker()), str(line.get_linestyle()), line.get_markerfacecolor()) for line in curves}
+        assert len(looks) == n_curves
+    first = next(line for line in left.lines if line.get_marker() == "o")
+    expected = [found.row(f"icl/winning/{k}").result.metrics["mean_utility"].value for k in (1, 3)]
+    assert list(first.get_ydata()) == pytest.approx(expected)
+
+
+def test_no_text_of_the_figures_is_small_or_hidden(found: Reproduction) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    with drawing(text_as_paths=True):
+        for figure in (reproduction_figure(found), paper_figure()):
+            FigureCanvasAgg(figure).draw()
+            texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]  # type: ignore[attr-defined]
+            assert min(text.get_fontsize() for text in texts) >= 8  # type: ignore[attr-defined]
+            legends = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
+            assert len(legends) == 2
+            for legend in legends:
+                box = legend.get_window_extent()
+                assert figure.bbox.y0 <= box.y0
+                assert all(box.y1 <= axis.get_window_extent().y0 for axis in figure.axes)
+            notes = [t for axis in figure.axes for t in axis.texts]
+            for one in notes:
+                assert one.get_window_extent().x1 <= figure.bbox.x1
+                assert one.get_window_extent().y1 <= figure.bbox.y1
+                overlaps = [
+                    o for o in notes if o is not one and one.get_window_extent().overlaps(o.get_window_extent())
+                ]
+                assert not overlaps
