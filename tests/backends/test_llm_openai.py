@@ -193,8 +193,22 @@ def test_the_key_comes_from_the_environment_and_is_nowhere_else(fault_server, mo
     fault_server.extra["/tokenize"] = (401, {"error": f"wrong key {SECRET}"})
     with pytest.raises(UserError, match=r"wrong key \[key\]"):
         keyed.count_tokens((Message("user", "x"),))
+    monkeypatch.setenv("OPENAI_API_KEY", f"{SECRET}\n")
+    with pytest.raises(UserError, match=r"wrong key \[key\]"):
+        keyed.count_tokens((Message("user", "x"),))
+    assert fault_server.seen[-1][1]["authorization"] == f"Bearer {SECRET}"
     seen = [repr(keyed), keyed.identity, repr(pickle.dumps(keyed)), str(vars(keyed)), caplog.text]
     assert not any(SECRET in text for text in seen)
+
+
+@pytest.mark.parametrize("key", ["sk-secret\nrest", "sk-secret\rrest", "sk secret", "\u043a\u043b\u044e\u0447-secret"])
+def test_a_key_that_cannot_be_sent_is_refused_and_not_shown(fault_server, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for ask_it in (lambda m: m.chat([ask("hi")]), lambda m: m.count_tokens((Message("user", "x"),))):
+        with pytest.raises(UserError, match="OPENAI_API_KEY cannot be sent") as caught:
+            ask_it(model(fault_server))
+        assert "secret" not in str(caught.value)
+    assert not fault_server.seen
 
 
 def test_redirects_are_not_followed(fault_server):
@@ -214,7 +228,6 @@ def test_identity_holds_what_can_change_a_text(fault_server):
         model(fault_server, stream=True),
         model(fault_server, concurrency=1),
         model(fault_server, timeout=1.0, retries=0),
-        model(fault_server, context_length=99),
         pickle.loads(pickle.dumps(plain)),
     ]
     assert {m.identity for m in same} == {plain.identity}
@@ -222,9 +235,10 @@ def test_identity_holds_what_can_change_a_text(fault_server):
         model(fault_server, model="n"),
         model(fault_server, extra={"min_p": 0.1}),
         model(fault_server, revision="abc"),
+        model(fault_server, context_length=99),
         OpenAIChatModel("m", base_url="http://127.0.0.1:1/v1"),
     ]
-    assert len({m.identity for m in [plain, *other]}) == 5
+    assert len({m.identity for m in [plain, *other]}) == 6
     moved = OpenAIChatModel("m", base_url="http://localhost:1/v1/", revision="abc")
     assert moved.identity == model(fault_server, revision="abc").identity
     assert plain.identity.startswith("m@")
@@ -319,6 +333,9 @@ def test_lone_surrogates_do_not_break_a_run(fault_server):
         ("127.0.0.1:8000/v1", UserError, "is not the address of a server"),
         ("http://u:secret@127.0.0.1/v1", UserError, "carries a user name, a password or a query"),
         ("http://127.0.0.1/v1?key=secret", UserError, "carries a user name, a password or a query"),
+        ("http://[::1/v1", UserError, "is not the address of a server: Invalid IPv6 URL"),
+        ("http://127.0.0.1:abc/v1", UserError, "is not the address of a server: Port could not be cast"),
+        ("http://127.0.0.1:99999/v1", UserError, "is not the address of a server: Port out of range"),
     ],
 )
 def test_addresses_that_are_refused(url, error, message):

@@ -97,7 +97,7 @@ def test_a_dry_run_builds_no_model_and_writes_nothing(folder: Path, monkeypatch:
     assert "paper-icl-v1: limit is 5, not None" in result.stdout
     assert "s at 1,000 tokens a second (given)" in run(*SMALL, "--dry-run", "--rate", "1000").stdout
     own = run(*SMALL, "--dry-run", "--no-counterfactuals")
-    assert "10 cells under 1 protocols" in own.stdout
+    assert "10 cells under 1 protocol, 5 users" in own.stdout
     assert not Path("made").exists()
 
 

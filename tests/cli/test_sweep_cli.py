@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner
 
 from personalllm.cli.presets import presets
-from personalllm.cli.sweep import sweep
-from personalllm.data import Benchmark, write_benchmark
+from personalllm.cli.sweep import _table, sweep
+from personalllm.data import Benchmark, make_twin, write_benchmark
 from personalllm.errors import ModelFileError, ParameterError, PersonalLLMError, UnknownName, UserError
-from personalllm.evaluation import get_preset, list_presets
+from personalllm.evaluation import Protocol, get_preset, list_presets
+from personalllm.evaluation import sweep as sweep_cells
 from personalllm.evaluation.settings import flatten
-from personalllm.testing import SurfaceRewards
+from personalllm.testing import HashEmbedder, SurfaceRewards
 
 WORDS = ("river,", "stone", "light", "cloud,", "garden", "music", "letter", "winter", "bread")
 STANDINS = ["--embedder", "personalllm.testing:HashEmbedder", "--llm", "personalllm.testing:EchoChatModel"]
@@ -182,3 +185,19 @@ def test_the_command_line_starts_light() -> None:
     code = f"{modules}; print([m for m in sys.argv[1:] if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("width", "wide"), [(80, False), (150, True)])
+def test_no_number_is_cut_on_a_narrow_terminal(width: int, wide: bool) -> None:
+    twin = make_twin(60, seed=0)
+    protocol = Protocol.for_benchmark(twin, n_users=20, pool_users=5, bootstrap_draws=100)
+    axes = {"shrinkage": [1.0, 25.0], "protocol.history.pairs": [1, 5]}
+    table = _table(
+        sweep_cells(["embedding-ranker"], axes, protocol, twin, embedder=HashEmbedder()), plain=False, wide=wide
+    )
+    console = Console(width=width, file=io.StringIO())
+    console.print(table)
+    shown = console.file.getvalue()
+    assert "\u2026" not in shown
+    assert shown.count("[") == shown.count("]") == (4 * 4 - 1 if wide else 2 * 4 - 1)
+    assert ("Holm p" in shown) is wide

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from personalllm.data import Benchmark
-from personalllm.errors import DataError, ParameterError, PersonalLLMError, UnknownName, UserError
+from personalllm.data import Benchmark, make_twin
+from personalllm.errors import AxisMismatch, DataError, ParameterError, PersonalLLMError, UnknownName, UserError
 from personalllm.evaluation import HistorySpec, PopulationSpec, Protocol
+from personalllm.evaluation.task import Task
 
 
 def test_a_protocol_is_replayable_json(benchmark_: Benchmark) -> None:
@@ -125,6 +126,15 @@ def test_short_and_long_forms_meet(benchmark_: Benchmark) -> None:
 @pytest.mark.parametrize(("kind", "n_users"), [("one-per-reward-model", 4), ("uniform", 1)])
 def test_the_kind_sets_the_number_of_users(benchmark_: Benchmark, kind: str, n_users: int) -> None:
     assert Protocol.for_benchmark(benchmark_, population={"kind": kind}).population.n_users == n_users
+
+
+def test_the_published_users_need_the_papers_reward_models_in_their_order(benchmark_: Benchmark) -> None:
+    protocol = Protocol.for_benchmark(benchmark_, population={"kind": "published"}, n_users=5)
+    with pytest.raises(AxisMismatch, match=r"published population has weights for beaver_7b, .*kind=dirichlet"):
+        _ = Task(protocol, benchmark_).everyone
+    twin = make_twin(20, seed=0)
+    protocol = Protocol.for_benchmark(twin, population={"kind": "published"}, n_users=5)
+    assert Task(protocol, twin).everyone.n_users == 5
 
 
 def test_the_reference_model_is_the_metadatas_or_the_best(make_benchmark: Callable[..., Benchmark]) -> None:

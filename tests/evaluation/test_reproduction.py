@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from personalllm.data import Benchmark, write_benchmark
+from personalllm.data import Benchmark, make_twin, write_benchmark
 from personalllm.errors import ParameterError
 from personalllm.evaluation import Estimate, ProgressEvent, evaluate, get_preset
 from personalllm.evaluation.claims import Claim, judge, paper_claims, verdict
@@ -134,6 +134,19 @@ def test_the_protocols_differ_in_the_history_alone(benchmark_: Benchmark) -> Non
     assert plan_of(benchmark_, settings="logged", pool_users=7).protocols["none"].pool.n_users == 7
 
 
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"counterfactual": "flipped"}, "history.counterfactual"),
+        ({"prompts_per_user": 2}, "prompts_per_user"),
+        ({"track": "rank"}, "track"),
+    ],
+)
+def test_what_the_plan_sets_itself_cannot_be_set(benchmark_: Benchmark, changes: dict[str, Any], name: str) -> None:
+    with pytest.raises(ParameterError, match=f"{name} must be .* for section 4"):
+        make_plan(benchmark_, pool_pairs=6, **changes)
+
+
 @pytest.mark.parametrize("shots", [(), (0, 1), (-1,)])
 def test_bad_shots(benchmark_: Benchmark, shots: tuple[int, ...]) -> None:
     with pytest.raises(ParameterError, match="shots"):
@@ -194,7 +207,7 @@ def test_levels_are_comparable_only_with_the_papers_chat_model(
 ) -> None:
     from personalllm.data.standardise import PUBLISHED
 
-    plan = plan_of(benchmark_, max_tokens=512)
+    plan = dataclasses.replace(plan_of(benchmark_, max_tokens=512), paper_data=True)
     about = found.own.manifest["benchmark"] | {"n_prompts": 10_402, "reward_models": sorted(PUBLISHED)}
     protocol = found.own.protocol | {"llm": llm, "reference_response_model": "openai/gpt-4o"}
     results = dataclasses.replace(found.own, protocol=protocol, manifest=found.own.manifest | {"benchmark": about})
@@ -203,12 +216,49 @@ def test_levels_are_comparable_only_with_the_papers_chat_model(
     assert dataclasses.replace(found, departures=departures).levels_comparable is is_theirs
 
 
-def test_paper_data_are_recognised_by_size_and_reward_models(benchmark_: Benchmark) -> None:
-    from personalllm.data.standardise import PUBLISHED
+@pytest.mark.parametrize(
+    ("setting", "given", "said"),
+    [
+        ("population", {"alpha": 1.0}, ("population.alpha", "0.05", "1.0", True)),
+        ("temperature", 1.0, ("generation.temperature", "0.0", "1.0", True)),
+        ("feedback", {"flip": 0.5}, ("feedback.flip", "0.0", "0.5", True)),
+        ("pool_users", 7, ("pool.n_users", "10000", "7", False)),
+        ("bootstrap_draws", 150, None),
+        ("seed", 3, None),
+    ],
+)
+def test_a_changed_setting_is_a_departure(
+    found: Reproduction, benchmark_: Benchmark, setting: str, given: Any, said: tuple[str, str, str, bool] | None
+) -> None:
+    plain = {departure.what for departure in _departures(plan_of(benchmark_), found.own)}
+    departures = _departures(plan_of(benchmark_, **{setting: given}), found.own)
+    if said is None:
+        assert {departure.what for departure in departures} == plain
+    else:
+        assert said in {dataclasses.astuple(departure) for departure in departures}
+    levels = [departure.level for departure in departures]
+    assert levels == sorted(levels, reverse=True)
 
-    assert is_paper_data(10_402, tuple(PUBLISHED))
-    assert not is_paper_data(600, tuple(PUBLISHED))
-    assert not is_paper_data(10_402, benchmark_.reward_models)
+
+def test_paper_data_are_recognised_and_the_twin_is_not(benchmark_: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = make_twin(20, seed=0)
+    real = dataclasses.replace(twin, metadata={})
+    assert not is_paper_data(real)
+    monkeypatch.setattr("personalllm.evaluation.section4._PAPER_PROMPTS", 20)
+    assert is_paper_data(real)
+    assert not is_paper_data(twin)
+    monkeypatch.setattr("personalllm.evaluation.section4._PAPER_PROMPTS", benchmark_.n_prompts)
+    assert not is_paper_data(benchmark_)
+
+
+def test_beside_the_look_up_stands_the_run_with_the_nearest_settings() -> None:
+    found = {settings: Cell("lookup-icl", 3, "winning", settings=settings).paper for settings in ("text", "logged")}
+    assert {settings: (row.pool_users, row.n_similar) for settings, row in found.items() if row is not None} == {
+        "text": (10_000, 15),
+        "logged": (1000, 5),
+    }
+    meta = [Cell("meta-icl", 3, "winning", settings=settings).paper for settings in ("text", "logged")]
+    assert meta[0] == meta[1]
 
 
 @pytest.mark.parametrize(
@@ -279,7 +329,7 @@ def test_methods_that_do_not_improve_are_not_alike_by_accident() -> None:
 
 def test_the_paper_bears_out_its_claims_in_utility() -> None:
     claims = paper_claims((1, 3, 5))
-    assert len({claim.id for claim in claims}) == len(claims) == 16
+    assert len({claim.id for claim in claims}) == len(claims) == 15
     plan_cells = {cell.id: cell for cell in _all_cells()}
     for claim in claims:
         paper = {cell: _paper(plan_cells[cell], claim.metrics[0]) for cell in claim.cells}
@@ -290,7 +340,7 @@ def test_the_paper_bears_out_its_claims_in_utility() -> None:
 def _all_cells() -> list[Cell]:
     from personalllm.evaluation import section4
 
-    return section4._cells((1, 3, 5), "text")
+    return section4._cells((1, 3, 5), "text", "text")
 
 
 def _paper(cell: Cell, metric: str) -> float:
@@ -298,7 +348,7 @@ def _paper(cell: Cell, metric: str) -> float:
     return cell.paper.value(metric)
 
 
-@pytest.mark.parametrize(("shots", "n_claims"), [((1, 3, 5), 16), ((1, 3), 15), ((3,), 13), ((1, 2), 10), ((2,), 0)])
+@pytest.mark.parametrize(("shots", "n_claims"), [((1, 3, 5), 15), ((1, 3), 14), ((3,), 12), ((1, 2), 10), ((2,), 0)])
 def test_claims_are_limited_to_the_shots_that_were_run(shots: tuple[int, ...], n_claims: int) -> None:
     claims = paper_claims(shots)
     assert len(claims) == n_claims
@@ -397,4 +447,19 @@ def test_killed_in_a_counterfactual_it_goes_on_to_the_same_bytes(benchmark_: Ben
     rate = measured_rate(killed)
     assert rate is not None
     assert rate > 0
+    assert measured_rate(killed) == rate
+    next(killed.glob("*/manifest.json")).write_text("{")
+    assert measured_rate(killed) is not None, "a damaged run is left out"
     assert measured_rate(tmp_path / "absent") is None
+
+
+def test_chat_turns_leave_out_what_they_cannot_show(benchmark_: Benchmark) -> None:
+    plan = make_plan(benchmark_, **(SMALL | {"shots": (3,), "layout": "turns"}))
+    ids = [cell.id for cell in plan.of("none")]
+    assert "icl/losing-as-winning/3" in ids
+    assert not {"icl/losing/3", "icl/winning-and-losing/3"} & set(ids)
+    built = [cell.build(plan.max_tokens) for cell in plan.cells if cell.id != "zero-shot"]
+    assert {algorithm.layout for algorithm in built} == {"turns"}
+    assert all(cell.layout == "turns" for cell in plan.of("flipped"))
+    ours = {cell.id for cell in make_plan(benchmark_, **(SMALL | {"shots": (3,)})).cells}
+    assert {cell.id for cell in plan.cells} < ours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import re
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from personalllm.analysis.drawing import drawing
 from personalllm.data import Benchmark
@@ -143,8 +145,15 @@ def test_the_tables_for_people_hold_each_cell_once(found: Reproduction) -> None:
 
 
 def test_a_narrow_terminal_leaves_columns_out(found: Reproduction) -> None:
-    wide, narrow = (terminal_tables(found, width)[0] for width in (150, 100))
-    assert len(wide.columns) - len(narrow.columns) == 2
+    for width, n_columns in ((150, (11, 7, 6)), (80, (5, 5, 5))):
+        tables = terminal_tables(found, width)
+        assert tuple(len(table.columns) for table in tables) == n_columns
+        console = Console(width=width, file=io.StringIO())
+        console.print(*tables)
+        shown = console.file.getvalue()
+        assert "\u2026" not in shown, "no number is cut"
+        assert "Zero-shot" in shown
+        assert ("Left out for want of room: " in shown) is (width == 80)
 
 
 def test_the_notes_come_from_the_log(found: Reproduction) -> None:

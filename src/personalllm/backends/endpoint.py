@@ -55,7 +55,13 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base_url", self.base_url.strip().rstrip("/"))
-        parts = urlsplit(self.base_url)
+        try:
+            parts = urlsplit(self.base_url)
+            parts.port  # noqa: B018  (a property that checks)
+        except ValueError as error:
+            raise UserError(
+                f"The base URL is not the address of a server: {error}.", "Give one such as http://127.0.0.1:8000/v1."
+            ) from None
         if parts.username or parts.password or parts.query or parts.fragment:
             raise UserError(
                 "The base URL carries a user name, a password or a query, which would end up in results.",
@@ -157,7 +163,7 @@ class Endpoint:
 
     def scrub(self, text: str) -> str:
         """Return a server's words on one line, shortened, the key blotted out."""
-        key = os.environ.get(_KEY, "")
+        key = os.environ.get(_KEY, "").strip()
         line = " ".join(text.replace(key, "[key]").split() if key else text.split()).rstrip(".")
         return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + " ..."
 
@@ -199,6 +205,11 @@ class Endpoint:
         key = os.environ.get(_KEY, "").strip()
         if not key and not self.loopback:
             raise UserError(f"There is no key for {self.base_url}.", f"Put it into the environment variable {_KEY}.")
+        if not (key.isascii() and key.isprintable()) or " " in key:
+            raise UserError(
+                f"The key in {_KEY} cannot be sent: it holds a space, a line break or a character beyond ASCII.",
+                "Copy the key again, and nothing but the key.",
+            )
         return key or "none"
 
     def _send(self, url: str, body: dict[str, Any] | None) -> tuple[int, Any]:

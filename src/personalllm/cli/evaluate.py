@@ -59,6 +59,7 @@ def evaluate(
     no_reply_cache: o.NoReplyCache = False,  # noqa: FBT002
     concurrency: o.Concurrency = None,
     revision: o.Revision = None,
+    embedder_url: o.EmbedderUrl = None,
 ) -> None:
     """Evaluate algorithms and print the leaderboard with 95 % intervals; re-running resumes.
 
@@ -80,7 +81,16 @@ def evaluate(
         "reference_response_model": reference_model,
     }
     choice = o.BackendChoice(
-        embedder, llm, rewards, base_url, stream, context_length, not no_reply_cache, concurrency, revision
+        embedder,
+        llm,
+        rewards,
+        base_url,
+        stream,
+        context_length,
+        not no_reply_cache,
+        concurrency,
+        revision,
+        embedder_url,
     )
     from personalllm.data import load
 

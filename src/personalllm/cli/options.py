@@ -91,6 +91,10 @@ RewardsName = Annotated[
 BaseUrl = Annotated[
     str | None, typer.Option(help="Address of the server for openai:MODEL.", **_default("$OPENAI_BASE_URL"))
 ]
+EmbedderUrl = Annotated[
+    str | None,
+    typer.Option(help="Address of the server for --embedder openai:MODEL.", **_default("the one of --base-url")),
+]
 Stream = Annotated[bool, typer.Option("--stream", help="Receive a server's replies piece by piece.")]
 ContextLength = Annotated[
     int | None,
@@ -99,7 +103,7 @@ ContextLength = Annotated[
 Concurrency = Annotated[int | None, typer.Option(min=1, help="Requests in flight to a server.", **_default("8"))]
 Revision = Annotated[
     str | None,
-    typer.Option(help="Names a server's weights, so that its address is not part of the run.", show_default=False),
+    typer.Option(help="Names the weights behind --llm openai:MODEL, in place of its address.", show_default=False),
 ]
 NoReplyCache = Annotated[
     bool, typer.Option("--no-reply-cache", help="Ask the chat model again, whatever it answered before.")
@@ -120,6 +124,7 @@ class BackendChoice:
         cache: Whether the replies of earlier runs are used.
         concurrency: Requests in flight to a server; None for the default.
         revision: Names the weights of a server; None to take its address for them.
+        embedder_url: Address of the embedder's server; None for `base_url`.
     """
 
     embedder: str
@@ -131,6 +136,7 @@ class BackendChoice:
     cache: bool = True
     concurrency: int | None = None
     revision: str | None = None
+    embedder_url: str | None = None
 
 
 def make_protocol(benchmark: Benchmark, preset: str | None, options: JSON, settings: list[str] | None) -> Protocol:
@@ -170,7 +176,9 @@ def build_backends(entries: tuple[Entry, ...], track: str, metadata: JSON, choic
     needs = {need for entry in entries for need in entry.algorithm.needs}
     served = choice.embedder.startswith("openai:")
     if served or "embedder" in needs or any(entry.algorithm.history == "nearest" for entry in entries):
-        embedder: TextEmbedder | None = build_embedder(choice.embedder, choice.base_url if served else None)
+        embedder: TextEmbedder | None = build_embedder(
+            choice.embedder, (choice.embedder_url or choice.base_url) if served else None
+        )
     else:
         embedder = optional_embedder(choice.embedder)
     llm: ChatModel | None = None
@@ -180,7 +188,7 @@ def build_backends(entries: tuple[Entry, ...], track: str, metadata: JSON, choic
     if track == TrackName.GENERATE or "llm" in needs:
         llm = build_llm(
             choice.llm,
-            base_url=choice.base_url if choice.llm.startswith("openai:") or not served else None,
+            base_url=None if served and not choice.llm.startswith("openai:") else choice.base_url,
             stream=choice.stream,
             context_length=choice.context_length,
             concurrency=choice.concurrency,

@@ -28,6 +28,13 @@ _SMALL_USERS = 24
 _SMALL_TOKENS = 64
 
 
+class Layout(StrEnum):
+    """How examples are shown."""
+
+    TEXT = "text"
+    TURNS = "turns"
+
+
 class Across(StrEnum):
     """Settings of learning across users."""
 
@@ -59,6 +66,10 @@ AcrossSettings = Annotated[
         help="Of learning across users: as in the paper's text, or as in the logged runs whose numbers it prints."
     ),
 ]
+LayoutName = Annotated[
+    Layout,
+    typer.Option(help="Examples in one turn, as in the paper, or as chat turns, which suit small chat models better."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the cells and what they would cost.")]
 Rate = Annotated[
     float | None,
@@ -84,6 +95,7 @@ def paper(
     shots: Shots = "1,3,5",
     counterfactuals: Counterfactuals = True,  # noqa: FBT002
     across: AcrossSettings = Across.TEXT,
+    layout: LayoutName = Layout.TEXT,
     seed: o.Seed = None,
     settings: o.Settings = None,
     embedder: o.EmbedderName = "minilm-l6-int8",
@@ -95,6 +107,7 @@ def paper(
     no_reply_cache: o.NoReplyCache = False,  # noqa: FBT002
     concurrency: o.Concurrency = None,
     revision: o.Revision = None,
+    embedder_url: o.EmbedderUrl = None,
     dry_run: DryRun = False,  # noqa: FBT002
     rate: Rate = None,
     out: Out = Path("reproduction"),
@@ -115,13 +128,23 @@ def paper(
         shots=_numbers(shots),
         counterfactuals=counterfactuals,
         settings=across.value,
+        layout=layout.value,
         **_overrides(benchmark, users, max_tokens, seed, settings),
     )
     if dry_run:
         _show_plan(plan, benchmark, rate, out)
         return
     choice = o.BackendChoice(
-        embedder, llm, rewards, base_url, stream, context_length, not no_reply_cache, concurrency, revision
+        embedder,
+        llm,
+        rewards,
+        base_url,
+        stream,
+        context_length,
+        not no_reply_cache,
+        concurrency,
+        revision,
+        embedder_url,
     )
     console = Console(stderr=True)
     found = _run(plan, benchmark, choice, out / "runs", console)
@@ -145,7 +168,7 @@ def _overrides(
     from personalllm.evaluation.settings import nest, parse_setting
 
     changed: dict[str, Any] = {}
-    if not is_paper_data(benchmark.n_prompts, benchmark.reward_models):
+    if not is_paper_data(benchmark):
         users = _SMALL_USERS if users is None else users
         max_tokens = _SMALL_TOKENS if max_tokens is None else max_tokens
     if users is not None:
@@ -221,7 +244,8 @@ def _show_plan(plan: Plan, benchmark: Benchmark, rate: float | None, out: Path) 
     prompt, new = sum(item.prompt_tokens for item in load), sum(item.completion_tokens for item in load)
     lines = [
         (
-            f"{len(plan.cells)} cells under {len(plan.protocols)} protocols, {plan.n_users:,} users: "
+            f"{len(plan.cells)} cells under {len(plan.protocols)} protocol{'s' * (len(plan.protocols) > 1)}, "
+            f"{plan.n_users:,} users: "
             f"{plan.n_requests:,} requests, about {prompt:,} prompt tokens (four characters each) and at most {new:,} "
             "new ones."
         ),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep"]
 
+_WIDE = 150
+
 Vary = Annotated[
     list[str],
     typer.Option(
@@ -59,6 +61,7 @@ def sweep(
     no_reply_cache: o.NoReplyCache = False,  # noqa: FBT002
     concurrency: o.Concurrency = None,
     revision: o.Revision = None,
+    embedder_url: o.EmbedderUrl = None,
 ) -> None:
     """Evaluate every combination of values and print one table; every cell is an ordinary run, and re-running resumes.
 
@@ -90,7 +93,16 @@ def sweep(
         _show_plan(cells, output_console())
         return
     choice = o.BackendChoice(
-        embedder, llm, rewards, base_url, stream, context_length, not no_reply_cache, concurrency, revision
+        embedder,
+        llm,
+        rewards,
+        base_url,
+        stream,
+        context_length,
+        not no_reply_cache,
+        concurrency,
+        revision,
+        embedder_url,
     )
     results = _run(cells, benchmark, choice, out)
     _show(results, output_console())
@@ -149,30 +161,35 @@ def _show(results: SweepResults, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    console.print(_table(results, plain=not console.is_terminal))
+    console.print(_table(results, plain=not console.is_terminal, wide=console.width >= _WIDE))
+    if console.width < _WIDE:
+        console.print("Gain, win rates and p-values stand in the files; a wide terminal shows them.", highlight=False)
     for contest in results.contests:
         console.print(escape(contest.sentence()), highlight=False, soft_wrap=True)
     for path in results.files:
         console.print(f"Table: {escape(str(path))}", highlight=False, soft_wrap=True)
 
 
-def _table(results: SweepResults, *, plain: bool) -> Table:
-    """Return a row for each cell, cells of the same users together."""
+def _table(results: SweepResults, *, plain: bool, wide: bool) -> Table:
+    """Return a row for each cell, cells of the same users together; the narrow one has no gain, win rate or p."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     from personalllm.evaluation.settings import shown
 
-    table = Table(box=None if plain else box.SIMPLE_HEAD)
+    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
     several = len({row.cell.base for row in results.rows}) > 1
     apart = len(results.contests) > 1
     names = [*(["users"] if apart else []), *(["algorithm"] if several else [])]
     for name in (*names, *(axis.removeprefix("protocol.") for axis in results.axes)):
         table.add_column(escape(name), overflow="fold")
-    for name in ("utility", "gain", "wins vs reference %", "behind the best", "Holm p"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    for name in ("utility", *(("gain", "wins vs reference %") if wide else ()), "behind the best"):
+        table.add_column(name, justify="right", no_wrap=True)
+    if wide:
+        table.add_column("Holm p", justify="right")
+    table.add_column("", min_width=len("cannot"))
+    gap = " " if wide else "\n"
     placed = [(place, contest, row) for place, contest in enumerate(results.contests) for row in contest.rows]
     for place, contest, row in placed:
         metrics = row.result.metrics
@@ -181,11 +198,11 @@ def _table(results: SweepResults, *, plain: bool) -> Table:
         values += [shown(row.cell.values[axis]) for axis in results.axes]
         table.add_row(
             *(escape(value) for value in values),
-            interval_cell(metrics["mean_utility"], " "),
-            interval_cell(metrics["gain"], " "),
-            interval_cell(metrics["win_rate_reference"], " ", percent=True),
-            interval_cell(compared.difference, " ") if compared else "-",
-            f"{compared.p_holm:.2g}" if compared else "-",
+            interval_cell(metrics["mean_utility"], gap),
+            *((interval_cell(metrics["gain"], gap),) if wide else ()),
+            *((interval_cell(metrics["win_rate_reference"], gap, percent=True),) if wide else ()),
+            interval_cell(compared.difference, gap) if compared else "-",
+            *((f"{compared.p_holm:.2g}" if compared else "-",) if wide else ()),
             contest.verdict(row),
         )
     return table

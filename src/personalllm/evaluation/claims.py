@@ -63,7 +63,6 @@ class Claim:
         offset: Subtracted at the end.
         alike: Cell ids, for a statement that methods differ little.
         metrics: Metrics that the statement can be read in.
-        source: `text` if the paper prints the numbers behind it, `log` if only its run log holds them.
     """
 
     id: str
@@ -74,7 +73,6 @@ class Claim:
     offset: float = 0.0
     alike: tuple[str, ...] = ()
     metrics: tuple[ClaimMetric, ...] = CLAIM_METRICS
-    source: Literal["text", "log"] = "text"
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -244,14 +242,6 @@ def _across() -> list[Claim]:
             f"their range, less {ALIKE_SHARE:g} of their mean improvement over zero-shot, 3 shots",
             -1,
             alike=cells,
-        ),
-        Claim(
-            "lookup-below-meta",
-            "Looking up users by prompt first does worse than looking for similar users",
-            "look-up ICL minus meta-ICL (winning minus losing), 3 shots",
-            -1,
-            ((1.0, "lookup-icl/winning/3"), (-1.0, cells[0])),
-            source="log",
         ),
     ]
 

@@ -80,17 +80,27 @@ def _row(values: dict[str, str]) -> PaperRow:
     )
 
 
-def find_paper_row(algorithm: str, shots: int, *, feedback: str = "", embedding: str = "") -> PaperRow | None:
+def find_paper_row(
+    algorithm: str,
+    shots: int,
+    *,
+    feedback: str = "",
+    embedding: str = "",
+    pool_users: int = 10_000,
+    n_similar: int = 20,
+) -> PaperRow | None:
     """Return the run to set beside a result of ours, or None if the log has none.
 
-    A printed run comes first. Of several that are not printed, the one whose pool is the largest and whose number of
-    similar users is nearest to 20, as the text of the paper has it (the smaller of two as near).
+    A printed run comes first. Of several that are not printed, the one whose pool and then whose number of similar
+    users are nearest to what is wanted (the smaller of two as near); the defaults are those of the paper's text.
 
     Args:
         algorithm: Registered id.
         shots: Examples shown.
         feedback: What of each pair is shown; not looked at for zero-shot.
         embedding: How a user's vector is made; looked at for `meta-icl` only.
+        pool_users: Wanted users of the pool, where no run is printed.
+        n_similar: Wanted similar users, where no run is printed.
 
     >>> find_paper_row("icl", 3, feedback="winning").mean_utility
     -0.232245
@@ -104,12 +114,13 @@ def find_paper_row(algorithm: str, shots: int, *, feedback: str = "", embedding:
         and (row.feedback == feedback or algorithm == "zero-shot")
         and (row.embedding == embedding or algorithm != "meta-icl")
     ]
-    return _preferred(rows)
+    return _preferred(rows, pool_users, n_similar)
 
 
-def _preferred(rows: Iterable[PaperRow]) -> PaperRow | None:
+def _preferred(rows: Iterable[PaperRow], pool_users: int = 10_000, n_similar: int = 20) -> PaperRow | None:
     def order(row: PaperRow) -> tuple[bool, int, int, int, int]:
-        return (not row.printed, -row.pool_users, -row.embedding_pairs, abs(row.n_similar - 20), row.n_similar)
+        pool, similar = abs(row.pool_users - pool_users), abs(row.n_similar - n_similar)
+        return (not row.printed, pool, -row.embedding_pairs, similar, row.n_similar)
 
     return min(rows, key=order, default=None)
 
@@ -130,8 +141,8 @@ def cross_user_row(embedding: str) -> PaperRow | None:
 def win_rate_error(*rates: float, weights: Iterable[float] | None = None, n: int = PAPER_USERS) -> float:
     r"""Return the standard error of a sum of win rates, taken as independent.
 
-    $\sqrt{\sum_i c_i^2 p_i (1 - p_i) / n}$. The paper's runs share their users, so the error of a difference is
-    likely smaller; by how much, its log does not tell.
+    $\sqrt{\sum_i c_i^2 p_i (1 - p_i) / n}$. The paper's runs share their users, so the error of a difference of two
+    runs is likely smaller, and that of a mean over the shots of one method may be larger; its log does not tell.
 
     Args:
         *rates: Shares in [0, 1].

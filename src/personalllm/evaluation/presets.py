@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from personalllm.errors import UnknownName, UserError
 from personalllm.evaluation.protocol import Protocol
-from personalllm.evaluation.settings import PARTS, flatten, merge
+from personalllm.evaluation.settings import NOT_SET, PARTS, flatten, merge
 from personalllm.types import JSON
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PRESETS", "Preset", "get_preset", "list_presets"]
 
-_NOT_OF_PRESETS = ("metrics_version", "benchmark", "benchmark_fingerprint", "preset", "embedder", "llm", "rewards")
 _SOURCE = "Zollo et al., PersonalLLM, arXiv 2409.20296, section 4"
 
 _SECTION_4: JSON = {
@@ -134,7 +133,7 @@ class Preset:
 
 
 def _comparable(protocol: Protocol) -> JSON:
-    return {name: value for name, value in protocol.spec().items() if name not in _NOT_OF_PRESETS}
+    return {name: value for name, value in protocol.spec().items() if name not in NOT_SET}
 
 
 def _in_python(name: str, value: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from personalllm.data.standardise import PUBLISHED
+from personalllm.errors import UserError
 from personalllm.evaluation.claims import CLAIM_METRICS, ClaimResult, judge, paper_claims
 from personalllm.evaluation.comparisons import SurvivingShare, compare_per_user, surviving_share
 from personalllm.evaluation.metrics import draw_metrics
@@ -19,7 +20,8 @@ from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.resolve import Entry
 from personalllm.evaluation.results import AlgorithmResult, Estimate, Results
 from personalllm.evaluation.run import evaluate
-from personalllm.evaluation.section4 import ZERO_SHOT, Cell, Plan, is_paper_data
+from personalllm.evaluation.section4 import ZERO_SHOT, Cell, Plan
+from personalllm.evaluation.settings import shown
 from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
 
 if TYPE_CHECKING:
@@ -29,6 +31,22 @@ __all__ = ["CellRow", "Departure", "Reproduction", "Survival", "measured_rate", 
 
 SHOWN = ("mean_utility", "win_rate_reference", "win_rate_best")
 _PAPER_TOKENS = 512
+_NO_DEPARTURE = (
+    "limit",
+    "population.n_users",
+    "generation.max_tokens",
+    "reference_response_model",
+    "standardiser",
+    "seed",
+    "population.seed",
+    "pool.seed",
+    "bootstrap_draws",
+    "users_per_shard",
+    "generation.requests_per_chunk",
+)
+"""Changes of the preset that have a row of their own among the departures, or that the paper has no setting for."""
+_LEVEL_STAYS = ("pool.n_users", "pool.pairs_per_user", "history.pairs", "history.nearest")
+"""Changes of the preset that, like another embedder, leave utilities and win rates on the paper's scale."""
 _PAPER_REFERENCE = "gpt-4o"
 _PAPER_LLM = "llama38binstruct"
 _PAPER_EMBEDDER = "stellaen400m"
@@ -265,16 +283,17 @@ def _departures(plan: Plan, results: Results) -> tuple[Departure, ...]:
     about = results.manifest["benchmark"]
     models = about["reward_models"]
     theirs = sorted(PUBLISHED)
-    is_data = is_paper_data(about["n_prompts"], models)
     reference = protocol.reference_response_model
+    data = f"{about['name']}, {about['n_prompts']:,} prompts"
     made = (
-        ("Data", "PersonalLLM, 10,402 prompts", f"{about['name']}, {about['n_prompts']:,} prompts", True, is_data),
+        ("Data", "PersonalLLM, 10,402 prompts", data, True, plan.paper_data),
         ("Chat model", "Llama-3-8B-Instruct", str(protocol.llm), True, _PAPER_LLM in _plain(protocol.llm)),
         ("Reward models", "the ten of the paper", ", ".join(models), True, models == theirs),
         ("Response model of the win rate", _PAPER_REFERENCE, reference, True, reference.endswith(_PAPER_REFERENCE)),
         ("Most new tokens", f"{_PAPER_TOKENS}", f"{plan.max_tokens}", True, plan.max_tokens == _PAPER_TOKENS),
         ("Users", f"{PAPER_USERS:,}", f"{plan.n_users:,}", False, plan.n_users == PAPER_USERS),
         ("Embedder", "stella_en_400M_v5", str(protocol.embedder), False, _PAPER_EMBEDDER in _plain(protocol.embedder)),
+        ("Layout of the examples", "one turn", "chat turns", False, plan.layout == "text"),
         ("Wording of the prompts", "the paper's", "this package's own, same structure", False, False),
         (
             "Learning across users (pool users, pairs in the embedding, similar users)",
@@ -284,14 +303,20 @@ def _departures(plan: Plan, results: Results) -> tuple[Departure, ...]:
             plan.settings == "logged",
         ),
     )
-    return tuple(Departure(what, paper, ours, level) for what, paper, ours, level, same in made if not same)
+    changed = [
+        Departure(name, shown(before), shown(now), name not in _LEVEL_STAYS)
+        for name, (before, now) in plan.changes[plan.across].items()
+        if name not in _NO_DEPARTURE
+    ]
+    found = [Departure(what, paper, ours, level) for what, paper, ours, level, same in made if not same]
+    return tuple(sorted([*found, *changed], key=lambda departure: not departure.level))
 
 
 def measured_rate(out: str | Path) -> float | None:
     """Return the seconds for each token (of prompts and replies together) of the finished cells in a folder of runs.
 
     Returns:
-        None if nothing is finished there.
+        None if nothing is finished there; a run that cannot be read is left out.
     """
     from personalllm.evaluation.reading import read_results
 
@@ -299,7 +324,11 @@ def measured_rate(out: str | Path) -> float | None:
     for manifest in sorted(Path(out).glob("*/manifest.json")):
         if not any(manifest.parent.glob("*/metrics.json")):
             continue
-        for result in read_results(manifest.parent).algorithms:
+        try:
+            finished = read_results(manifest.parent).algorithms
+        except UserError:
+            continue
+        for result in finished:
             seconds += result.seconds
             tokens += result.counts.get("prompt_tokens", 0) + result.counts.get("completion_tokens", 0)
     return seconds / tokens if tokens and seconds else None

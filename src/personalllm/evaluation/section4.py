@@ -7,7 +7,7 @@ the feedback in the target users' histories, so every cell has the same users an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from personalllm.algorithms.base import Algorithm
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 Settings: TypeAlias = Literal["text", "logged"]
+Layout: TypeAlias = Literal["text", "turns"]
 """Of learning across users: as the paper's text has them, or as in the logged runs whose numbers it prints."""
 
 ZERO_SHOT = "zero-shot"
@@ -55,16 +56,19 @@ EMBEDDINGS = {"winning-minus-losing": "winning minus losing", "winning": "winnin
 
 _TITLES = {"icl": "ICL", "self-icl": "Self-ICL", "meta-icl": "Meta-ICL", "lookup-icl": "Look-up ICL"}
 _ACROSS: dict[Settings, str] = {"text": "paper-meta", "logged": "paper-meta-logged"}
+_WANTED: dict[Settings, tuple[int, int]] = {"text": (10_000, 20), "logged": (1_000, 5)}
 _PAPER_PROMPTS = 10_402
 _KNOWN = 5
+_AS_LIKED = ("winning", "losing-as-winning")
 _CHARACTERS_PER_TOKEN = 4.0
 _FRAME = 190
 _EXAMPLE_FRAME = 45
 
 
-def is_paper_data(n_prompts: int, reward_models: Sequence[str]) -> bool:
-    """Tell whether a benchmark is the one of the paper: all its prompts, scored by its ten RMs."""
-    return n_prompts == _PAPER_PROMPTS and sorted(reward_models) == sorted(PUBLISHED)
+def is_paper_data(benchmark: Benchmark) -> bool:
+    """Tell whether a benchmark is the paper's: all its prompts, scored by its ten RMs, and not the synthetic twin."""
+    sized = benchmark.n_prompts == _PAPER_PROMPTS and sorted(benchmark.reward_models) == sorted(PUBLISHED)
+    return sized and "twin" not in benchmark.metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class Cell:
     variant: str = ""
     counterfactual: str = "none"
     settings: Settings = "text"
+    layout: Layout = "text"
 
     @property
     def id(self) -> str:
@@ -123,7 +128,15 @@ class Cell:
         """The paper's run to set beside this cell; None for a counterfactual, which the paper has none of."""
         if self.counterfactual != "none":
             return None
-        return find_paper_row(self.algorithm, self.shots, feedback=self.feedback, embedding=self._embedding)
+        pool_users, n_similar = _WANTED[self.settings]
+        return find_paper_row(
+            self.algorithm,
+            self.shots,
+            feedback=self.feedback,
+            embedding=self._embedding,
+            pool_users=pool_users,
+            n_similar=n_similar,
+        )
 
     @property
     def _embedding(self) -> str:
@@ -137,6 +150,8 @@ class Cell:
             return get_algorithm(ZERO_SHOT)
         params |= {"n_shots": self.shots, "feedback": self.feedback}
         params["reply_tokens"] = max(int(params["reply_tokens"]), max_tokens)
+        if self.layout != "text":
+            params["layout"] = self.layout
         if self._embedding:
             params["embedding"] = self._embedding
         return get_algorithm(self.algorithm, **params)
@@ -152,6 +167,8 @@ class Plan:
         shots: Numbers of shots.
         settings: Of learning across users.
         changes: For each preset what was changed: name of the setting -> (preset's value, value here).
+        paper_data: Whether the benchmark is the paper's.
+        layout: How examples are shown: in one turn, as the paper does, or as chat turns.
     """
 
     cells: tuple[Cell, ...]
@@ -159,6 +176,13 @@ class Plan:
     shots: tuple[int, ...]
     settings: Settings
     changes: Mapping[str, Mapping[str, tuple[Any, Any]]]
+    paper_data: bool
+    layout: Layout = "text"
+
+    @property
+    def across(self) -> str:
+        """Id of the preset of learning across users, which sets the protocol."""
+        return get_preset(_ACROSS[self.settings]).id
 
     @property
     def n_users(self) -> int:
@@ -183,12 +207,13 @@ class Plan:
         return tuple(cell for cell in self.cells if cell.counterfactual == counterfactual)
 
 
-def _cells(shots: Sequence[int], settings: Settings) -> list[Cell]:
-    cells = [Cell(ZERO_SHOT)]
-    cells += [Cell("icl", k, mode) for mode in FEEDBACK for k in shots]
+def _cells(shots: Sequence[int], settings: Settings, layout: Layout) -> list[Cell]:
+    modes = FEEDBACK if layout == "text" else _AS_LIKED
+    cells = [Cell("icl", k, mode) for mode in modes for k in shots]
     cells += [Cell("self-icl", k, "winning") for k in shots]
     cells += [Cell("meta-icl", k, embedding, settings=settings) for embedding in EMBEDDINGS for k in shots]
-    return cells + [Cell("lookup-icl", k, "winning", settings=settings) for k in shots]
+    cells += [Cell("lookup-icl", k, "winning", settings=settings) for k in shots]
+    return [Cell(ZERO_SHOT), *(replace(cell, layout=layout) for cell in cells)]
 
 
 def make_plan(
@@ -197,6 +222,7 @@ def make_plan(
     shots: Sequence[int] = (1, 3, 5),
     counterfactuals: bool = True,
     settings: Settings = "text",
+    layout: Layout = "text",
     **overrides: Any,
 ) -> Plan:
     """Return the cells of section 4 and their protocols, made from the presets `paper-icl` and `paper-meta`.
@@ -208,10 +234,13 @@ def make_plan(
             (at the largest number of shots if 3 is not among them).
         settings: `text` (preset `paper-meta`): 10,000 pool users, 50 pairs of each in the user embedding, 20 similar
             users; `logged` (`paper-meta-logged`): 1,000, 5 and 5, as in the runs that the paper prints.
+        layout: `text` shows examples in one turn, as the paper does; `turns` as chat turns, which leaves out the cells
+            that show a response as disliked.
         **overrides: Fields of the protocol, as for `Protocol.for_benchmark`.
 
     Raises:
-        ParameterError: If a number of shots or a field of the protocol is out of range.
+        ParameterError: If a number of shots or a field of the protocol is out of range, or one that the plan itself
+            sets is given (track, prompts of each user, counterfactual).
     """
     wanted = tuple(sorted(dict.fromkeys(shots)))
     if not wanted or wanted[0] < 1:
@@ -219,17 +248,22 @@ def make_plan(
     most = {"nearest": wanted[-1], "pairs": wanted[-1]} if wanted[-1] > _KNOWN else {}
     preset = get_preset(_ACROSS[settings])
     own = preset.protocol_for(benchmark, **most | overrides)
-    cells = _cells(wanted, settings)
+    for name, fixed, value in (
+        ("track", "generate", own.track),
+        ("prompts_per_user", 1, own.prompts_per_user),
+        ("history.counterfactual", "none", own.history.counterfactual),
+    ):
+        if value != fixed:
+            raise ParameterError(name, f"{fixed!r} for section 4, which runs the counterfactuals by itself", value)
+    cells = _cells(wanted, settings, layout)
     protocols = {"none": own}
     if counterfactuals:
         at = COUNTERFACTUAL_SHOTS if COUNTERFACTUAL_SHOTS in wanted else wanted[-1]
         for kind in COUNTERFACTUALS:
             protocols[kind] = own.changed(benchmark, counterfactual=kind)
-            cells += [
-                Cell(cell.algorithm, cell.shots, cell.variant, kind, settings) for cell in _cells([at], settings)[1:]
-            ]
+            cells += [replace(cell, counterfactual=kind) for cell in _cells([at], settings, layout)[1:]]
     changes = {name: dict(get_preset(name).changes(own)) for name in dict.fromkeys(cell.preset for cell in cells)}
-    return Plan(tuple(cells), protocols, wanted, settings, changes)
+    return Plan(tuple(cells), protocols, wanted, settings, changes, is_paper_data(benchmark), layout)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,19 @@ from pydantic import BaseModel
 from personalllm.errors import ParameterError, UserError
 from personalllm.types import JSON
 
-__all__ = ["PARTS", "SHORT", "describe_changes", "expand", "flatten", "merge", "nest", "parse_setting", "read_value"]
+__all__ = [
+    "NOT_SET",
+    "PARTS",
+    "SHORT",
+    "describe_changes",
+    "expand",
+    "flatten",
+    "merge",
+    "nest",
+    "parse_setting",
+    "read_value",
+    "shown",
+]
 
 SHORT: dict[str, tuple[tuple[str, str], ...]] = {
     "n_users": (("population", "n_users"),),
@@ -97,7 +109,8 @@ def flatten(spec: Mapping[str, Any]) -> JSON:
     return flat
 
 
-_NOT_SET = ("metrics_version", "benchmark", "benchmark_fingerprint", "preset", "embedder", "llm", "rewards")
+NOT_SET = ("metrics_version", "benchmark", "benchmark_fingerprint", "preset", "embedder", "llm", "rewards")
+"""Fields of a protocol that follow from the benchmark, the preset and the backends."""
 
 
 def nest(settings: Mapping[str, Any]) -> JSON:
@@ -112,7 +125,7 @@ def nest(settings: Mapping[str, Any]) -> JSON:
     """
     nested: JSON = {}
     for name, value in settings.items():
-        if name in _NOT_SET:
+        if name in NOT_SET:
             raise UserError(
                 f"{name!r} is no setting of the protocol: it follows from what is evaluated, and with what.",
                 "Name another benchmark, preset or backend instead.",
@@ -181,4 +194,5 @@ def describe_changes(preset: str, changes: Mapping[str, tuple[Any, Any]]) -> str
 
 
 def shown(value: Any) -> str:
+    """Return a value as it is written in a setting: text as it is, else JSON."""
     return value if isinstance(value, str) else json.dumps(value)

@@ -11,7 +11,7 @@ import numpy as np
 from personalllm.algorithms.base import HistoryRule
 from personalllm.algorithms.retrieval import nearest
 from personalllm.data import Benchmark, ScoreTable, Standardiser
-from personalllm.errors import UserError
+from personalllm.errors import AxisMismatch, UserError
 from personalllm.evaluation.counterfactual import partners, rewritten
 from personalllm.evaluation.protocol import Protocol
 from personalllm.feedback import CorpusView, FeedbackRule, interact, sample_prompts
@@ -58,7 +58,14 @@ class Task:
         if spec.kind == "published":
             if isinstance(spec.alpha, tuple):
                 raise UserError("The published population has one alpha for all RMs.", "Give a single alpha.")
-            return Population.published(spec.alpha).subset(np.arange(min(spec.n_users, 1000), dtype=np.int32))
+            published = Population.published(spec.alpha)
+            if published.reward_models != rms:
+                raise AxisMismatch(
+                    f"The published population has weights for {', '.join(published.reward_models)}; the benchmark has "
+                    f"{', '.join(rms)}.",
+                    "Draw a population of the same kind: --set population.kind=dirichlet.",
+                )
+            return published.subset(np.arange(min(spec.n_users, 1000), dtype=np.int32))
         if spec.kind == "one-per-reward-model":
             return Population.one_per_reward_model(rms)
         if spec.kind == "uniform":

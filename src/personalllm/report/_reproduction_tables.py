@@ -31,7 +31,7 @@ class TextTable:
         note: A sentence or two on how to read it.
         columns: Headings; those of numbers begin with `#`.
         rows: Texts; a line break stands between a number and its interval.
-        wide: Columns that a narrow terminal leaves out.
+        wide: Columns that a narrow terminal leaves out, the first ones first, as many as it must.
     """
 
     key: str
@@ -91,7 +91,6 @@ def _claim_record(result: ClaimResult) -> dict[str, Any]:
         "number": claim.number,
         "metric": result.metric,
         "claimed_sign": claim.sign,
-        "source": claim.source,
         "paper": result.paper,
         "paper_standard_errors": result.paper_errors,
         "paper_agrees": result.paper_agrees,
@@ -159,7 +158,7 @@ def _cells(found: Reproduction) -> TextTable:
         ("Method", "#Shots", "#Utility", "#Paper", "#Over zero-shot", "#Paper", "#Win rate", "#Paper", "#Win vs best",
          "#Paper", "#Empty / cut"),
         tuple(rows),
-        wide=(8, 9),
+        wide=(8, 9, 10, 7, 5, 6),
     )  # fmt: skip
 
 
@@ -170,8 +169,7 @@ def _claims(found: Reproduction) -> TextTable:
     rows = []
     for results in by_claim.values():
         claim = next(iter(results.values())).claim
-        source = "; its log only" if claim.source == "log" else ""
-        texts = [f"{claim.text}\n{claim.number}{source}"]
+        texts = [f"{claim.text}\n{claim.number}"]
         for metric in CLAIM_METRICS:
             texts += _judged(results[metric]) if metric in results else [ABSENT] * 3
         rows.append(tuple(texts))
@@ -182,6 +180,7 @@ def _claims(found: Reproduction) -> TextTable:
         f"rate at n = {PAPER_USERS:,}, its runs taken as independent; below 2 its own numbers do not settle the claim.",
         ("Claim and number", "#Paper", "#Ours", "Utility", "#Paper", "#Ours", "Win rate"),
         tuple(rows),
+        wide=(4, 1),
     )
 
 
@@ -222,4 +221,5 @@ def _survivals(found: Reproduction) -> TextTable:
         "reaches 0. Lost: own minus counterfactual history, paired by user. The pool of other users stays as it is.",
         ("Method", "History", "#Improvement", "#Remaining", "#Survives, %", "#Lost"),
         tuple(rows),
+        wide=(3, 2),
     )

@@ -32,7 +32,8 @@ __all__ = [
     "write_reproduction",
 ]
 
-_WIDE = 130
+_LEAST = 16
+_BETWEEN = 3
 
 
 def verdict_on_levels(found: Reproduction) -> str:
@@ -81,14 +82,15 @@ def reproduction_notes(found: Reproduction) -> tuple[str, ...]:
             "smaller than two standard errors."
         ),
         (
-            "Look-up ICL has no printed number: the run of the log with the largest pool and the number of similar "
-            "users nearest to 20 is shown."
+            "Look-up ICL has no printed number: the run of the log whose pool and number of similar users are nearest "
+            "to ours is shown. The log has it behind meta-ICL with 10,000 pool users; with 1,000 and 30 similar users "
+            "the two are even."
         ),
         (
             f"Of {counts['generations']:,} replies {counts['empty']:,} were empty and {counts['cut']:,} were cut at "
             f"{found.plan.max_tokens} tokens; all are scored and counted."
         ),
-        "A tie counts half a win. Decoding is greedy, so the intervals cover the choice of users, not sampling.",
+        "A tie counts half a win. The intervals cover the choice of users, not that of prompts, seed or sampling.",
     )
 
 
@@ -97,7 +99,7 @@ def terminal_tables(found: Reproduction, width: int = 150) -> list[Table]:
 
     Args:
         found: What to show.
-        width: Of the terminal; below 130 the win rates against the best response are left out.
+        width: Of the terminal; columns that have no room are left out, and the caption names them.
     """
     from rich import box
     from rich.table import Table
@@ -105,22 +107,44 @@ def terminal_tables(found: Reproduction, width: int = 150) -> list[Table]:
 
     made = []
     for source in text_tables(found):
+        kept = _that_fit(source, width)
+        out = dict.fromkeys(column.lstrip("#") for i, column in enumerate(source.columns) if i not in kept)
+        note = f"{source.note} Left out for want of room: {', '.join(out)}." if out else source.note
         table = Table(
-            title=Text(source.title), title_justify="left", caption=Text(source.note), caption_justify="left",
+            title=Text(source.title), title_justify="left", caption=Text(note), caption_justify="left",
             box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False,
         )  # fmt: skip
-        kept = [i for i in range(len(source.columns)) if width >= _WIDE or i not in source.wide]
         for i in kept:
             column = source.columns[i]
             fixed = column.startswith("#")
-            least = 16 if i == 0 else None
             table.add_column(
-                Text(column.lstrip("#")), justify="right" if fixed else "left", no_wrap=fixed, min_width=least
+                Text(column.lstrip("#")),
+                justify="right" if fixed else "left",
+                no_wrap=fixed,
+                min_width=_least_width(source, i),
             )
         for row in source.rows:
             table.add_row(*(Text(row[i]) for i in kept))
         made.append(table)
     return made
+
+
+def _that_fit(table: TextTable, width: int) -> list[int]:
+    """Return the columns that a terminal has room for."""
+    kept = list(range(len(table.columns)))
+    for column in table.wide:
+        if sum(_least_width(table, i) + _BETWEEN for i in kept) <= width:
+            break
+        kept.remove(column)
+    return kept
+
+
+def _least_width(table: TextTable, column: int) -> int:
+    """Return the characters that a column needs: its longest line if it holds numbers, else its longest word."""
+    heading = table.columns[column]
+    texts = [heading.lstrip("#"), *(row[column] for row in table.rows)]
+    parts = [part for text in texts for part in (text.split("\n") if heading.startswith("#") else text.split())]
+    return max(_LEAST if column == 0 else 0, *map(len, parts))
 
 
 def _markdown(found: Reproduction) -> str:

@@ -123,14 +123,16 @@ class OpenAIChatModel:
 
     @property
     def identity(self) -> str:
-        """Name, and a digest of the revision (else the address) and of the further fields.
+        """Name, and a digest of the revision (else the address), the further fields and the context length, if given.
 
-        The weights behind an address cannot be seen from here: give `revision` where results are to be compared.
+        A context length decides how much history is sent, and so which results belong together. The weights behind an
+        address cannot be seen from here: give `revision` where results are to be compared.
         """
         parts = {
             "api": "openai chat completions",
             "server": self._endpoint.base_url if self._revision is None else f"revision {self._revision}",
             "extra": dict(self._options.extra),
+            "context_length": self._given_length,
         }
         return f"{self._model}@{digest(parts)}"
 
