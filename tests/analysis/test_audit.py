@@ -101,6 +101,23 @@ def test_constant_reward_model_is_no_crash() -> None:
     assert np.isnan(result.length[4])
     assert result.tied[4] == 1
     assert result.plot().axes
+    about = [w.check for w in result.warnings() if "rm4" in w.reward_models]
+    assert about == ["constant"]
+    assert all("inf" not in w.message for w in result.warnings())
+
+
+def test_equal_responses_and_scores_are_no_crash() -> None:
+    result = audit(benchmark(np.ones((3, 2, 2)), [["same", "same"]] * 3))
+    assert [w.check for w in result.warnings()] == ["constant", "constant"]
+    assert result.plot().axes
+
+
+def test_agreement_is_judged_against_chance() -> None:
+    rng = np.random.default_rng(5)
+    common = rng.normal(size=(2000, 2, 1))
+    result = audit(benchmark(common + 1.5 * rng.normal(size=(2000, 2, 2))))
+    assert 0.55 < result.agreement[0, 1] < 0.7
+    assert not [w for w in result.warnings() if w.check == "redundant"]
 
 
 def test_response_order_does_not_matter() -> None:

@@ -233,3 +233,35 @@ def test_answers_without_a_column(tmp_path: Path) -> None:
     path.write_text("question,group\nQ,old\n", encoding="utf-8")
     with pytest.raises(DataError, match="lacks the columns attribute, option, share"):
         read_opinions(path, [question()])
+
+
+def test_the_table_of_groups_says_who_is_best_and_ties_count_for_all() -> None:
+    users = Population(np.array([[1.0, 0.0], [0.0, 1.0]]), ("x", "y"))
+    people = {("overall", "overall"): {"Q": np.array([1.0, 0, 0])}, ("age", "old"): {"Q": np.array([1.0, 0.0, 0.0])}}
+    result = representativeness([question()], users, people, others={"model": {"Q": np.array([1.0, 0, 0])}, "none": {}})
+    table = result.tables()["opinion_groups"].to_pylist()
+    assert [(row["attribute"], row["group"], row["n_questions"]) for row in table] == [
+        ("overall", "overall", 1),
+        ("age", "old", 1),
+    ]
+    assert [row["best"] for row in table] == ["RM x, model"] * 2
+    assert (table[1]["population"], table[1]["RM y"], table[1]["model"]) == (0.5, 0.0, 1.0)
+    assert "none" not in table[1]
+    assert result.groups_led("model") == result.groups_led("RM x") == (1, 1)
+    assert np.isnan(result.of("population").low)
+    assert result.plot().axes
+
+
+@pytest.mark.parametrize("name", ["population", "best"])
+def test_others_cannot_take_a_name(name: str) -> None:
+    users = Population(np.array([[1.0, 0.0]]), ("x", "y"))
+    people = {("overall", "overall"): {"Q": np.array([1.0, 0, 0])}}
+    with pytest.raises(ParameterError, match="others"):
+        representativeness([question()], users, people, others={name: {"Q": np.array([1.0, 0, 0])}})
+
+
+def test_sixty_groups_are_all_drawn() -> None:
+    users = Population(np.array([[1.0, 0.0]]), ("x", "y"))
+    people = {("age", str(n)): {"Q": np.array([1.0, 0, 0])} for n in range(60)}
+    (axes,) = representativeness([question()], users, people).plot().axes
+    assert len(axes.get_yticks()) == 60

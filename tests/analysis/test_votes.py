@@ -309,3 +309,15 @@ def test_a_tie_is_shared_among_the_options_of_its_own_prompt(tmp_path):
     assert votes.options == ("A", "B", "C")
     assert votes.counts.tolist() == [[1, 2, 0], [0, 3, 0]]
     assert votes.squares.tolist() == [2, 3]
+
+
+def test_shares_of_ties_do_not_change_the_number_of_voters(tmp_path):
+    names = [f"o{i}" for i in range(11)]
+    path = tmp_path / "votes.csv"
+    rows = [f"p,{name},0" for name in names[1:]] + ["p,o0,7", "p,,6"]
+    path.write_text("prompt,option,count\n" + "\n".join(rows))
+    votes = Votes.from_file(path)
+    assert votes.counts.sum() != 13
+    assert votes.n_voters.tolist() == [13]
+    assert Votes.from_file(path, ties="drop").n_voters.tolist() == [7]
+    assert Votes.from_file(path, ties="option").n_voters.tolist() == [13]

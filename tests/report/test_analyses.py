@@ -19,7 +19,7 @@ class Counts(Analysis):
     id: ClassVar[str] = "counts"
     title: ClassVar[str] = f"Counts {HOSTILE}"
     name: str = "counts"
-    rows: int = 15
+    rows: int = 115
 
     def tables(self):
         values = [float("nan"), None, -0.25, 1234.0, *[0.5] * (self.rows - 4)]
@@ -52,7 +52,7 @@ def test_files_and_page(tmp_path: Path) -> None:
         "tables/counts.csv",
         "tables/counts.parquet",
     ]
-    assert pq.read_table(folder / "tables" / "counts.parquet").num_rows == 15
+    assert pq.read_table(folder / "tables" / "counts.parquet").num_rows == 115
     assert pa_csv.read_csv(folder / "tables" / "counts.csv")["prompt_text"][0].as_py() == HOSTILE
 
 
@@ -66,7 +66,7 @@ def test_texts_are_escaped_wherever_they_stand(tmp_path: Path) -> None:
 
 def test_page_shows_the_first_rows_and_says_so(tmp_path: Path) -> None:
     text = write(tmp_path).read_text(encoding="utf-8")
-    assert "counts: 15 rows" in text
+    assert "counts: 115 rows" in text
     assert "The first 12 rows of" in text
     assert text.count("<tr>") == 13
     assert "\u22120.250" in text
@@ -99,3 +99,60 @@ def test_what_cannot_be_written(tmp_path: Path, analyses: dict, message: str) ->
     with pytest.raises(UserError, match=message):
         write(tmp_path / "out", analyses=analyses)
     assert not (tmp_path / "out").exists()
+
+
+class Failing(Counts):
+    def plot(self):
+        raise UserError("No figure.")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_failure_leaves_no_folder_or_the_one_that_was_there(tmp_path: Path) -> None:
+    analyses = {"counts": Counts(), "failing": Failing("failing")}
+    with pytest.raises(UserError, match="No figure"):
+        write(tmp_path / "out", analyses=analyses)
+    assert list(tmp_path.iterdir()) == []
+    write(tmp_path / "out")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match="No figure"):
+        write(tmp_path / "out", analyses=analyses)
+    assert files(tmp_path) == before
+
+
+def test_an_earlier_page_is_replaced_and_other_files_are_kept(tmp_path: Path) -> None:
+    write(tmp_path, analyses={"old": Counts("old"), "counts": Counts()})
+    (tmp_path / "mine.txt").write_text("mine")
+    write(tmp_path, absent={})
+    assert sorted(files(tmp_path)) == [
+        "figures/counts.png",
+        "figures/counts.svg",
+        "index.html",
+        "mine.txt",
+        "tables/counts.csv",
+        "tables/counts.parquet",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figures", "index.html", "mine.txt", "tables"]
+
+
+@pytest.mark.parametrize("place", ["out", "out/tables", "out/figures/notes.txt"])
+def test_what_is_no_earlier_page_is_not_replaced(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_text("mine")
+    with pytest.raises(UserError, match=r"is not a folder|is in the way"):
+        write(tmp_path / "out")
+    assert files(tmp_path) == {place: b"mine"}
+
+
+def test_short_tables_are_whole_and_open_and_what_is_missing_is_linked(tmp_path: Path) -> None:
+    text = write(tmp_path, analyses={"counts": Counts(rows=30), "more": Counts("more", rows=31)}).read_text("utf-8")
+    assert text.count("<tr>") == 31 + 32
+    assert "The first" not in text
+    assert text.count("<details open>") == 1
+    assert text.count("<details>") == 1
+    assert '<a href="#absent">' in text
+    assert 'id="absent"' in text
+    without = write(tmp_path, absent={}).read_text("utf-8")
+    assert "#absent" not in without

@@ -12,6 +12,7 @@ from personalllm.analysis.paper import PaperComparison, paper_comparison
 from personalllm.analysis.people import People, pair_votes, people
 from personalllm.analysis.persona import PersonaPopulation, persona_population, score_personas
 from personalllm.analysis.regression import Regressions, regressions, user_regressions
+from personalllm.analysis.study import Study
 from personalllm.analysis.votes import Votes
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Regressions",
     "Representativeness",
     "RewardAudit",
+    "Study",
     "Votes",
     "agreement",
     "answer_overlap",

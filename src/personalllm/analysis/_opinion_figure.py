@@ -19,7 +19,7 @@ _LOOKS: tuple[dict[str, Any], ...] = (
     {"marker": "^", "markerfacecolor": INK["paper"], "color": INK["ink"]},
     {"marker": "v", "markerfacecolor": INK["soft"], "color": INK["ink"]},
 )
-_MOST_GROUPS = 40
+_MOST_GROUPS = 80
 
 
 def opinion_figure(result: Representativeness) -> Figure:

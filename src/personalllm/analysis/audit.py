@@ -25,7 +25,7 @@ __all__ = ["AuditWarning", "RewardAudit", "audit"]
 F64 = npt.NDArray[np.float64]
 
 _AGAINST = -0.1
-_REDUNDANT = 0.6
+_REDUNDANT = 0.54
 _LONG = 0.5
 _SCALES = 20.0
 _TIED = 0.05
@@ -39,13 +39,14 @@ class AuditWarning:
     """Something that a benchmark builder should look at.
 
     Attributes:
-        check: Which check found it: `sign`, `length`, `redundant`, `scale`, `ties`, `outliers` or `decides`.
+        check: Which check found it: `constant`, `sign`, `redundant`, `length`, `ties`, `outliers`, `decides` or
+            `scale`.
         reward_models: The reward models concerned.
         message: What was measured.
         remedy: What can be done about it.
     """
 
-    check: Literal["sign", "length", "redundant", "scale", "ties", "outliers", "decides"]
+    check: Literal["constant", "sign", "redundant", "length", "ties", "outliers", "decides", "scale"]
     reward_models: tuple[str, ...]
     message: str
     remedy: str
@@ -98,7 +99,19 @@ class RewardAudit(Analysis):
 
     def warnings(self) -> tuple[AuditWarning, ...]:
         """Return what a benchmark builder should look at, the gravest first."""
-        return (*self._signs(), *self._pairs(), *self._one_by_one(), *self._scales())
+        return (*self._constants(), *self._signs(), *self._pairs(), *self._one_by_one(), *self._scales())
+
+    def _constants(self) -> list[AuditWarning]:
+        return [
+            AuditWarning(
+                "constant",
+                (name,),
+                f"{name} gives every response the same score.",
+                "Leave it out: such scores cannot be standardised, and no choice depends on them.",
+            )
+            for name, sd in zip(self.reward_models, self.sd, strict=True)
+            if not sd > 0
+        ]
 
     def _signs(self) -> list[AuditWarning]:
         return [
@@ -113,7 +126,9 @@ class RewardAudit(Analysis):
         ]
 
     def _pairs(self) -> list[AuditWarning]:
-        rows, columns = np.nonzero(np.triu(self.agreement > _REDUNDANT, 1))
+        beyond_chance = (self.agreement - self.chance) / (1 - self.chance)
+        varied = self.sd > 0
+        rows, columns = np.nonzero(np.triu((beyond_chance > _REDUNDANT) & np.outer(varied, varied), 1))
         return [
             AuditWarning(
                 "redundant",
@@ -138,7 +153,7 @@ class RewardAudit(Analysis):
                         "Compare methods under one token limit, and report the utility of `longest` beside them.",
                     )
                 )
-            if self.tied[i] > _TIED:
+            if self.tied[i] > _TIED and self.sd[i] > 0:
                 found.append(
                     AuditWarning(
                         "ties",
@@ -169,7 +184,10 @@ class RewardAudit(Analysis):
         return found
 
     def _scales(self) -> list[AuditWarning]:
-        low, high = int(self.sd.argmin()), int(self.sd.argmax())
+        known = np.where(self.sd > 0, self.sd, np.nan)
+        if np.isnan(known).all():
+            return []
+        low, high = int(np.nanargmin(known)), int(np.nanargmax(known))
         if self.sd[high] <= _SCALES * self.sd[low]:
             return []
         pair = (self.reward_models[low], self.reward_models[high])
@@ -222,8 +240,14 @@ class RewardAudit(Analysis):
     def notes(self) -> tuple[str, ...]:
         """Return what to keep in mind."""
         return (
-            f"{len(self.reward_models)} reward models are worth {self.effective_rank:.1f} independent ones.",
-            f"The user of equal weights hangs on exactly one reward model on {self.decided_by_one:.0%} of the prompts.",
+            (
+                f"The effective rank of the {len(self.reward_models)} reward models is {self.effective_rank:.1f}: "
+                "within a prompt their scores vary in about so many independent ways."
+            ),
+            (
+                f"On {self.decided_by_one:.0%} of the prompts exactly one reward model decides for the user of equal "
+                "weights: without it alone the choice would be another."
+            ),
             f"Two reward models that choose at random agree on {self.chance:.1%} of the prompts.",
             "Every correlation is taken among the responses to one prompt and averaged over the prompts.",
         )

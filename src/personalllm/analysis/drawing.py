@@ -5,7 +5,6 @@ The drawing library is imported inside the functions, and no global state of it 
 
 from __future__ import annotations
 
-import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -76,8 +75,13 @@ def look(index: int) -> Look:
 
 
 def short(name: str, width: int = 28) -> str:
-    """Return a name on one line of at most `width` characters."""
-    return textwrap.shorten(name, width, placeholder="\u2026") if len(name) > width else name
+    """Return a name on one line of at most `width` characters.
+
+    >>> short("a-name-of-one-word", 8), short("two words", 28)
+    ('a-name-…', 'two words')
+    """
+    line = " ".join(name.split())
+    return line if len(line) <= width else f"{line[: width - 1].rstrip()}\u2026"
 
 
 def new_figure(height: float) -> Figure:

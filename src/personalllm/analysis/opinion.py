@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.analysis.base import Analysis
+from personalllm.analysis.intervals import intervals
 from personalllm.errors import AxisMismatch, DataError, ParameterError
 from personalllm.protocols import RewardEnsemble
-from personalllm.seeding import generator
 from personalllm.users import Population
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ F64 = npt.NDArray[np.float64]
 Opinions = Mapping[tuple[str, str], Mapping[str, F64]]
 """Shares of the options by (attribute, group) and question, float64 (n_options,), each summing to 1."""
 
-_DRAWS = 2000
 OVERALL = ("overall", "overall")
+_EQUAL = 1e-12
+_COLUMNS = ("attribute", "group", "n_questions", "best")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +138,12 @@ class GroupScore:
     """How well one answerer represents one group of people.
 
     Attributes:
-        answerer: `population`, `equal weights`, `uniform answers`, the best single reward model, or another source.
+        answerer: `population`, `equal weights`, `uniform answers`, `RM` and a reward model, or another source.
         attribute: What the group is defined by, e.g. `education`.
         group: Its name.
         n_questions: Questions with answers of the group.
         score: Mean over questions of the representation score, in [0, 1].
-        low: Lower end of the 95 % interval, by resampling questions.
+        low: Lower end of the 95 % interval, by resampling questions; NaN for a single question.
         high: Upper end.
     """
 
@@ -187,25 +188,44 @@ class Representativeness(Analysis):
     def groups_led(self, answerer: str = "population", among: Collection[str] | None = None) -> tuple[int, int]:
         """Return in how many groups the answerer has the highest score, and the number of groups (without overall).
 
+        A tie at the top counts for each of those who tie.
+
         Args:
             answerer: Who should lead.
             among: Whom to compare with; None for all answerers (the paper compares with language models).
         """
-        best: dict[tuple[str, str], GroupScore] = {}
+        best = [names for group, names in self._best(None if among is None else {answerer, *among}) if group != OVERALL]
+        return sum(answerer in names for names in best), len(best)
+
+    def _best(self, among: Collection[str] | None = None) -> list[tuple[tuple[str, str], list[str]]]:
+        """Return for each group the answerers with the highest score."""
+        groups: dict[tuple[str, str], dict[str, float]] = {}
         for score in self.scores:
-            key = (score.attribute, score.group)
-            if among is not None and score.answerer not in (answerer, *among):
-                continue
-            if key != OVERALL and (key not in best or score.score > best[key].score):
-                best[key] = score
-        return sum(score.answerer == answerer for score in best.values()), len(best)
+            if among is None or score.answerer in among:
+                groups.setdefault((score.attribute, score.group), {})[score.answerer] = score.score
+        return [
+            (group, [name for name, score in found.items() if score >= max(found.values()) - _EQUAL])
+            for group, found in groups.items()
+        ]
 
     def tables(self) -> dict[str, Any]:
-        """Return `opinion_scores`."""
+        """Return `opinion_groups` (a row for each group, a column for each answerer) and `opinion_scores` (tidy)."""
         import pyarrow as pa
 
         names = ("answerer", "attribute", "group", "n_questions", "score", "low", "high")
-        return {"opinion_scores": pa.table({name: [getattr(s, name) for s in self.scores] for name in names})}
+        found = {(s.attribute, s.group, s.answerer): s for s in self.scores}
+        best = self._best()
+        heads = ([a for (a, _), _ in best], [g for (_, g), _ in best])
+        numbers = [found[*group, "population"].n_questions for group, _ in best]
+        leaders = [", ".join(who) for _, who in best]
+        groups: dict[str, Any] = dict(zip(_COLUMNS, (*heads, numbers, leaders), strict=True))
+        for answerer in dict.fromkeys(score.answerer for score in self.scores):
+            column = [found.get((*group, answerer)) for group, _ in best]
+            groups[answerer] = pa.array([None if one is None else one.score for one in column], pa.float64())
+        return {
+            "opinion_groups": pa.table(groups),
+            "opinion_scores": pa.table({name: [getattr(s, name) for s in self.scores] for name in names}),
+        }
 
     def plot(self) -> Figure:
         """Draw the scores of each group."""
@@ -216,12 +236,13 @@ class Representativeness(Analysis):
     def notes(self) -> tuple[str, ...]:
         """Return what to keep in mind."""
         led, groups = self.groups_led()
-        leads = f"Among all answerers the population leads in {led} of {groups} groups." if groups else ""
+        leads = f"Among all answerers the population is best, or tied for best, in {led} of {groups} groups."
         return tuple(
             note
             for note in (
                 f"{len(self.questions)} questions, {self.n_users:,} users; intervals by resampling the questions.",
-                leads,
+                leads if groups else "",
+                "A user's answer is the option nearest to the weighted mean of what its reward models choose.",
                 "Answers spread evenly over the options score high too: read the population beside `uniform answers`.",
             )
             if note
@@ -250,13 +271,18 @@ def representativeness(
 
     Raises:
         DataError: If no question has answers of people, or shares do not fit a question.
+        ParameterError: If one of `others` has a name that is taken.
     """
     known = {question.key: question for question in questions}
     answered = {key for by_question in people.values() for key in by_question}
     used = [key for key in known if key in answered]
     if not used:
         raise DataError("None of the questions has answers of people.", "The keys of both files must agree.")
-    answers = _answerers([known[key] for key in used], population) | dict(others or {})
+    answers: dict[str, Mapping[str, F64]] = dict(_answerers([known[key] for key in used], population))
+    taken = sorted({*answers, *_COLUMNS} & set(others or ()))
+    if taken:
+        raise ParameterError("others", "named otherwise than what is there already", taken)
+    answers.update(others or {})
     scores = [
         _group_score(
             name,
@@ -297,6 +323,5 @@ def _group_score(
                     f"Give {len(question.options)} shares >= 0 that sum to 1.",
                 )
     values = np.array([representation_score(question, shares, people) for question, shares, people in compared])
-    rows = generator(seed, "opinion", len(values)).integers(0, len(values), (_DRAWS, len(values)))
-    low, high = np.quantile(values[rows].mean(axis=1), (0.025, 0.975))
-    return GroupScore(answerer, *group, len(values), float(values.mean()), float(low), float(high))
+    (mean,) = intervals(values[:, None], seed=seed)
+    return GroupScore(answerer, *group, len(values), *mean)

@@ -99,11 +99,13 @@ class PaperComparison(Analysis):
 
     Attributes:
         compared: All figures that both have; shares in [0, 1], entropy in nats.
-        n_prompts: Prompts behind the figures of this table.
+        n_prompts: Prompts behind the figures of each population of this table.
+        persona: Whose votes stand beside the paper's persona prompting; empty for nobody's.
     """
 
     compared: tuple[Compared, ...]
-    n_prompts: int
+    n_prompts: dict[str, int]
+    persona: str = ""
 
     id: ClassVar[str] = "paper-comparison"
     title: ClassVar[str] = "Beside the paper's figures"
@@ -126,7 +128,9 @@ class PaperComparison(Analysis):
 
     def notes(self) -> tuple[str, ...]:
         """Return what to keep in mind."""
-        return (
+        low, high = min(self.n_prompts.values()), max(self.n_prompts.values())
+        here = f"here all are of the same {low:,} prompts" if low == high else f"here of {low:,} to {high:,} prompts"
+        lines = (
             "The paper's figures are those of its own responses and reward models; another table need not have them.",
             (
                 "Top shares follow the function behind the paper's figure, which counts half a prompt more where any "
@@ -137,12 +141,12 @@ class PaperComparison(Analysis):
                 "The paper's wins are read off a figure, within 0.05 points; response models that it does not have "
                 "are left out."
             ),
-            (
-                "The paper's entropy is that of its 9,402 train prompts, all else of its 1,000 test prompts; here all "
-                f"are of the same {self.n_prompts:,} prompts."
-            ),
+            (f"The paper's entropy is that of its 9,402 train prompts, all else of its 1,000 test prompts; {here}."),
             "The overlap compares the first 100 users with the next 400, as the paper's digits suggest.",
         )
+        if not self.persona:
+            return lines
+        return (*lines, f"Persona prompting here: {self.persona}; in the paper 500 personas, scored by llama3_sfairx.")
 
 
 def paper_comparison(votes: Mapping[float | str, Votes], *, draws: int = DRAWS, seed: int = 0) -> PaperComparison:
@@ -157,15 +161,18 @@ def paper_comparison(votes: Mapping[float | str, Votes], *, draws: int = DRAWS, 
         ParameterError: If a key is not one of the paper's.
     """
     compared: list[Compared] = []
+    n_prompts: dict[str, int] = {}
     for key, one in votes.items():
         name = key if isinstance(key, str) else f"{key:g}"
         if name not in PAPER_TOP_SHARES:
             raise ParameterError("the keys of votes", f"in {', '.join(PAPER_TOP_SHARES)}", key)
         compared += _compared(name, one, draws, seed)
         compared += _overlap(name, one)
+        n_prompts[name] = one.n_prompts
     if not compared:
         raise ParameterError("votes", "one population or more", {})
-    return PaperComparison(tuple(compared), next(iter(votes.values())).n_prompts)
+    persona = votes[PERSONA].name if PERSONA in votes else ""
+    return PaperComparison(tuple(compared), n_prompts, persona)
 
 
 def _compared(name: str, votes: Votes, draws: int, seed: int) -> list[Compared]:

@@ -28,6 +28,7 @@ Contrast: TypeAlias = Literal["best-worst", "best-fourth"]
 """`best-worst` is the paper's text, `best-fourth` (rank 1 against rank 4) the released notebook."""
 
 _POSITIONS: dict[str, tuple[int, int]] = {"best-worst": (0, -1), "best-fourth": (0, 3)}
+_FOURTH = 4
 _NORMAL_95 = 1.959963984540054
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -259,7 +260,7 @@ def regressions(
     scores: ScoreTable,
     feature_sets: Mapping[str, Features],
     *,
-    contrasts: Sequence[Contrast] = ("best-worst", "best-fourth"),
+    contrasts: Sequence[Contrast] | None = None,
     held_out: float = 0.1,
     split: Split = "rows",
     seed: int = 42,
@@ -270,7 +271,7 @@ def regressions(
         population: The users.
         scores: Standardised scores of the prompts.
         feature_sets: Features of the same responses, by the name of the set, e.g. `"syntactic"`.
-        contrasts: See `user_regressions`.
+        contrasts: See `user_regressions`; None for both, or `best-worst` alone where there are four responses or fewer.
         held_out: Share of the rows that is held out, in (0, 1).
         split: `"rows"` as in the paper, or `"prompts"`.
         seed: Seed of the split.
@@ -279,12 +280,14 @@ def regressions(
         AxisMismatch: If scores and features are of different shapes, or the reward models differ.
         ParameterError: If there is no set or no contrast, or a value is out of range.
     """
-    if not feature_sets or not contrasts:
-        raise ParameterError("feature_sets and contrasts", "one or more", (list(feature_sets), list(contrasts)))
+    both: tuple[Contrast, ...] = ("best-worst", "best-fourth")
+    wanted = (both if scores.n_responses > _FOURTH else both[:1]) if contrasts is None else contrasts
+    if not feature_sets or not wanted:
+        raise ParameterError("feature_sets and contrasts", "one or more", (list(feature_sets), list(wanted)))
     models = tuple(
         (name, user_regressions(population, scores, features, contrast, held_out=held_out, split=split, seed=seed))
         for name, features in feature_sets.items()
-        for contrast in contrasts
+        for contrast in wanted
     )
     identities = {
         n: by for table in feature_sets.values() for n, by in zip(table.names, table.measured_by, strict=True)

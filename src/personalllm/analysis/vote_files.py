@@ -228,7 +228,9 @@ def _votes(ballot: _Ballot, name: str, file: str, ties: Ties) -> Votes:
     counts = np.zeros((n_prompts, n_options))
     np.add.at(counts, (rows[~tied], columns[~tied]), weights[~tied])
     tie = np.bincount(rows[tied], weights[tied], n_prompts)
-    squares = counts.sum(1)
+    squares = n_voters = counts.sum(1)
+    if ties != "drop":
+        n_voters = n_voters + tie
     options = list(ballot.options)
     if ties == "option" and tie.any():
         counts = np.column_stack([counts, tie])
@@ -246,13 +248,13 @@ def _votes(ballot: _Ballot, name: str, file: str, ties: Ties) -> Votes:
         part = tie / np.maximum(n_shown, 1)
         counts = counts + shown * part[:, None]
         squares = squares + part
-    kept = np.flatnonzero(counts.sum(1) > 0)
+    kept = np.flatnonzero(n_voters > 0)
     if not kept.size:
         raise DataError(f"{file} holds nothing but ties.", 'Read it with ties="split" or ties="option".')
     ids = list(ballot.prompts)
     return Votes(
         counts=counts[kept],
-        n_voters=counts[kept].sum(1),
+        n_voters=n_voters[kept],
         name=name,
         options=tuple(options),
         prompts=tuple(ballot.texts.get(row, ids[row]) for row in kept.tolist()),

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalllm.errors import MissingExtra, ParameterError, UserError
+from personalllm.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from personalllm.analysis import Analysis, PersonaPopulation, Votes
-    from personalllm.data import Benchmark, ScoreTable
-    from personalllm.types import I32
-    from personalllm.users import Population
+    from personalllm.analysis import Analysis, OpinionQuestion, PersonaPopulation, Study, Votes
+    from personalllm.analysis.opinion import Opinions
+    from personalllm.protocols import TextClassifier
+
+    Found = dict[str, Analysis]
 
 __all__ = ["analyze"]
 
-_PARTS = ("diversity", "paper", "agreement", "entropy", "people", "personas", "regressions", "opinion", "audit")
-_PUBLISHED_USERS = 1000
-_PUBLISHED_ALPHAS = (0.01, 0.05, 0.1)
+
+class Part(StrEnum):
+    """A part of the page."""
+
+    DIVERSITY = "diversity"
+    PAPER = "paper"
+    AGREEMENT = "agreement"
+    ENTROPY = "entropy"
+    PEOPLE = "people"
+    PERSONAS = "personas"
+    REGRESSIONS = "regressions"
+    OPINION = "opinion"
+    AUDIT = "audit"
+
+
+class TieRule(StrEnum):
+    """What a tie in a file of votes is."""
+
+    SPLIT = "split"
+    OPTION = "option"
+    DROP = "drop"
 
 
 def analyze(
@@ -31,7 +52,7 @@ def analyze(
     out: Annotated[Path, typer.Option(help="Folder of the tables, the figures and the page.")],
     *,
     only: Annotated[
-        list[str] | None, typer.Option(help=f"Only this part; repeatable. Parts: {', '.join(_PARTS)}.")
+        list[Part] | None, typer.Option(help="Only this part; repeatable. An error if it cannot be made.")
     ] = None,
     alpha: Annotated[
         list[float] | None,
@@ -44,6 +65,9 @@ def analyze(
     votes: Annotated[
         list[Path] | None, typer.Option(help="Votes of people (see docs/analyses.md); repeatable.")
     ] = None,
+    ties: Annotated[
+        TieRule, typer.Option(help="People's ties: split among the options, an option of their own, or dropped.")
+    ] = TieRule.SPLIT,
     personas: Annotated[
         list[Path] | None, typer.Option(help="Scores from `personalllm personas score`; repeatable.")
     ] = None,
@@ -65,221 +89,237 @@ def analyze(
     """
     from rich.console import Console
 
+    from personalllm.analysis import Study
+    from personalllm.analysis.study import PUBLISHED_ALPHAS
     from personalllm.data import load
+    from personalllm.report.analyses import check_folder
 
-    parts = tuple(only or _PARTS)
-    for part in parts:
-        if part not in _PARTS:
-            raise ParameterError("--only", f"one of {', '.join(_PARTS)}", part)
+    check_folder(out)
     if (questions is None) != (opinions is None):
         raise UserError("--questions and --opinions belong together.", "Give both files, or neither.")
     console = Console()
-    work = _Work(load(data), tuple(alpha or _PUBLISHED_ALPHAS), users, split, seed, console)
-    files = [work.read_personas(path) for path in personas or []]
-    steps: dict[str, Callable[[], None]] = {
-        "diversity": lambda: work.diversity(files),
-        "paper": work.paper,
-        "agreement": lambda: work.agreement(files),
-        "entropy": work.entropy,
-        "people": lambda: work.people(votes or []),
-        "personas": lambda: work.persona_effects(files),
-        "regressions": lambda: work.regressions(tuple(features or ("syntactic", "semantic-offline"))),
-        "opinion": lambda: work.opinion(questions, opinions),
-        "audit": work.audit,
-    }
-    for part, step in steps.items():
-        if part in parts:
-            step()
-    console.print(f"Page: {work.write(out)} (open it in a browser)", markup=False, soft_wrap=True)
+    alphas = tuple(dict.fromkeys(alpha or PUBLISHED_ALPHAS))
+    study = Study(load(data), alphas, users, split, seed)
+    for concentration in alphas:
+        study.population(concentration)
+    study.rows("test")
+    given = _Given(
+        people=_people(votes or [], ties),
+        personas=_personas(study, personas or []),
+        questions=_questions(questions, opinions),
+        features=_classifiers(features or ["syntactic", "semantic-offline"]),
+    )
+    found, absent = _analyses(study, given, only or [], console)
+    _say(console, f"Page: {_write(study, found, absent, out)} (open it in a browser)")
 
 
-@dataclass(eq=False)
-class _Work:
-    benchmark: Benchmark
-    alphas: tuple[float, ...]
-    users: int
-    split: str | None
-    seed: int
-    console: Console
-    found: dict[str, Analysis] = field(default_factory=dict)
-    absent: dict[str, str] = field(default_factory=dict)
-    voters: dict[str, list[Votes]] = field(default_factory=dict)
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Given:
+    """What was given beside the benchmark, read before anything is computed."""
 
-    def rows(self, preferred: str) -> I32:
-        """Return the prompts of the chosen split, of the preferred one, or all."""
-        import numpy as np
+    people: list[Votes]
+    personas: list[PersonaPopulation]
+    questions: tuple[list[OpinionQuestion], Opinions] | None
+    features: dict[str, list[TextClassifier]]
 
-        name = self.split or preferred
-        if self.split is None and name not in self.benchmark.splits:
-            return np.arange(self.benchmark.n_prompts, dtype=np.int32)
-        return np.sort(self.benchmark.rows(name)).astype(np.int32)
 
-    def table(self, rows: I32) -> ScoreTable:
-        """Return the standardised scores of some prompts; the scale is that of the train split."""
-        from personalllm.data import Standardiser
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-        fitted = "train" if "train" in self.benchmark.splits else next(iter(self.benchmark.splits))
-        return self.benchmark.score_table(Standardiser.fit(self.benchmark, split=fitted), rows)
 
-    def population(self, alpha: float) -> Population:
-        """Return the users of one concentration: the paper's own where the reward models are the paper's."""
-        from personalllm.users import Population
+def _analyses(study: Study, given: _Given, only: list[Part], console: Console) -> tuple[Found, dict[str, str]]:
+    """Return what could be analysed, and why the rest could not.
 
-        if self.published:
-            import numpy as np
-
-            return Population.published(alpha).subset(np.arange(self.users, dtype=np.int32))
-        return Population.dirichlet(self.users, alpha, self.benchmark.reward_models, self.seed)
-
-    @property
-    def published(self) -> bool:
-        """Whether the paper's users can be used."""
-        from personalllm.users import PUBLISHED_REWARD_MODELS
-
-        return self.benchmark.reward_models == tuple(PUBLISHED_REWARD_MODELS) and self.users <= _PUBLISHED_USERS
-
-    def simulated(self, preferred: str) -> list[Votes]:
-        """Return the votes of each population on a split, computed once."""
-        from personalllm.analysis import Votes
-
-        if preferred not in self.voters:
-            rows = self.rows(preferred)
-            table = self.table(rows)
-            self.voters[preferred] = [
-                Votes.of(f"alpha {alpha:g}", self.population(alpha), table, self.benchmark, rows)
-                for alpha in self.alphas
-            ]
-        return self.voters[preferred]
-
-    def note(self, key: str, result: Analysis) -> None:
-        """Keep a result and say so."""
-        self.found[key] = result
-        self.console.print(f"{key}: done", highlight=False, markup=False)
-
-    def skip(self, part: str, why: str) -> None:
-        """Remember why a part is missing."""
-        self.absent[part] = why
-        self.console.print(f"{part}: left out. {why}", highlight=False, markup=False)
-
-    def read_personas(self, path: Path) -> PersonaPopulation:
-        """Return the population of a file of persona scores."""
-        from personalllm.analysis.persona import PersonaScores, persona_population
-
-        return persona_population(PersonaScores.read(path, self.benchmark))
-
-    def diversity(self, personas: list[PersonaPopulation]) -> None:
-        """Set the populations side by side."""
-        from personalllm.analysis import diversity
-
-        others = [population.votes for population in personas]
-        self.note("diversity", diversity(*self.simulated("test"), *others, seed=self.seed))
-
-    def paper(self) -> None:
-        """Set the paper's printed figures beside ours."""
-        from personalllm.analysis import paper_comparison
-
-        known: dict[float | str, Votes] = {
-            a: v for a, v in zip(self.alphas, self.simulated("test"), strict=True) if a in _PUBLISHED_ALPHAS
-        }
-        if not known:
-            self.skip("paper", "The paper printed figures for the alphas 0.01, 0.05 and 0.1 only.")
-        else:
-            self.note("paper", paper_comparison(known, seed=self.seed))
-
-    def agreement(self, personas: list[PersonaPopulation]) -> None:
-        """Measure how often two users choose alike."""
-        from personalllm.analysis import agreement
-
-        others = [population.votes for population in personas]
-        first = min(100, self.users // 2)
-        self.note("agreement", agreement(*self.simulated("test"), *others, n_first=first, seed=self.seed))
-
-    def entropy(self) -> None:
-        """Measure the entropy of the choice by keyword and first word."""
-        from personalllm.analysis import entropy_by_words
-
-        self.note("entropy", entropy_by_words(*self.simulated("train"), seed=self.seed))
-
-    def people(self, files: list[Path]) -> None:
-        """Set people's votes beside those of simulated users who judge as many options."""
-        from personalllm.analysis import Votes, pair_votes, people
-
-        if not files:
-            self.skip("people", "No file of people's votes was given (--votes FILE).")
-            return
-        rows = self.rows("test")
-        table = self.table(rows)
-        simulated = [
-            pair_votes(f"alpha {alpha:g}", self.population(alpha), table, self.benchmark, rows, seed=self.seed)
-            for alpha in self.alphas
-        ]
-        self.note("people", people([Votes.from_file(path) for path in files], simulated, seed=self.seed))
-
-    def persona_effects(self, personas: list[PersonaPopulation]) -> None:
-        """Show what a persona changes at all."""
-        if not personas:
-            self.skip("personas", "No scores of personas were given (--personas FILE, made by `personas score`).")
-        for number, population in enumerate(personas, 1):
-            self.note("personas" if len(personas) == 1 else f"personas-{number}", population)
-
-    def regressions(self, sets: tuple[str, ...]) -> None:
-        """Fit each user's regression on features of the texts."""
-        from personalllm.analysis import measure_features, regressions
-        from personalllm.backends.features import build_classifiers
-        from personalllm.cli.progress import counted
-
-        rows = self.rows("test")
+    Raises:
+        UserError: If nothing could be, or not a part that was asked for by name.
+    """
+    found: Found = {}
+    absent: dict[str, str] = {}
+    for part in Part:
+        if only and part not in only:
+            continue
         try:
-            measured = {}
-            for name in sets:
-                with counted(f"features: {name} (kept for the next run)", self.console) as progress:
-                    measured[name] = measure_features(self.benchmark, build_classifiers(name), rows, progress=progress)
-        except MissingExtra as error:
-            self.skip("regressions", f"{error.message} {error.remedy}")
-            return
-        alpha = 0.05 if 0.05 in self.alphas else self.alphas[0]
-        self.note("regressions", regressions(self.population(alpha), self.table(rows), measured))
+            found |= _STEPS[part](study, given, console)
+        except UserError as error:
+            if only:
+                raise
+            absent[part] = str(error)
+            _say(console, f"{part}: left out. {error}")
+        else:
+            _say(console, f"{part}: done")
+    if not found:
+        whys = " ".join(dict.fromkeys(absent.values()))
+        raise UserError(f"Nothing could be analysed. {whys}", "`personalllm data validate` may tell more.")
+    return found, absent
 
-    def opinion(self, questions: Path | None, opinions: Path | None) -> None:
-        """Compare the population's opinions with people's."""
-        from personalllm.analysis import read_opinions, read_questions, representativeness
 
-        if questions is None or opinions is None:
-            self.skip("opinion", "No opinion questions were given (--questions FILE --opinions FILE).")
-            return
-        asked = read_questions(questions)
-        alpha = 0.05 if 0.05 in self.alphas else self.alphas[0]
-        people = read_opinions(opinions, asked)
-        self.note("opinion", representativeness(asked, self.population(alpha), people, seed=self.seed))
+def _people(paths: list[Path], ties: TieRule) -> list[Votes]:
+    from personalllm.analysis import Votes
 
-    def audit(self) -> None:
-        """Audit the reward models on all prompts."""
-        from personalllm.analysis import audit
+    names = _distinct([path.name for path in paths], paths)
+    return [Votes.from_file(path, name=name, ties=ties.value) for path, name in zip(paths, names, strict=True)]
 
-        self.note("audit", audit(self.benchmark, split=self.split))
 
-    def write(self, out: Path) -> Path:
-        """Write the folder."""
-        from personalllm import __version__
-        from personalllm.report import write_analyses
+def _distinct(names: list[str], paths: list[Path]) -> list[str]:
+    """Return the names, the path added where another file has the same."""
+    times = Counter(names)
+    return [name if times[name] == 1 else f"{name} ({path})" for name, path in zip(names, paths, strict=True)]
 
-        benchmark = self.benchmark
-        whose = "the paper's published users" if self.published else f"Dirichlet, seed {self.seed}"
-        facts = {
-            "prompts": f"{benchmark.n_prompts:,}",
-            "responses to each": str(benchmark.n_responses),
-            "reward models": str(len(benchmark.reward_models)),
-            "users of each population": f"{self.users:,} ({whose})",
-            "concentrations alpha": ", ".join(f"{alpha:g}" for alpha in self.alphas),
-        }
-        scorer = benchmark.metadata.get("reward_ensemble")
-        scored = f" Scored by {scorer}." if scorer else ""
-        return write_analyses(
-            self.found,
-            out,
-            title=f"What the users of {benchmark.name} want",
-            lead=f"Preference diversity, its sources, and its distance from people.{scored}",
-            facts=facts,
-            absent=self.absent,
-            footer=f"personalllm {__version__}; benchmark fingerprint {benchmark.fingerprint[:16]}; seed {self.seed}",
+
+def _personas(study: Study, paths: list[Path]) -> list[PersonaPopulation]:
+    """Return the populations of files of persona scores, their names distinct."""
+    from personalllm.analysis.persona import PersonaScores, persona_population
+
+    made = [persona_population(PersonaScores.read(path, study.benchmark)) for path in paths]
+    names = _distinct([one.votes.name for one in made], paths)
+    return [
+        dataclasses.replace(one, votes=dataclasses.replace(one.votes, name=name))
+        for one, name in zip(made, names, strict=True)
+    ]
+
+
+def _questions(questions: Path | None, opinions: Path | None) -> tuple[list[OpinionQuestion], Opinions] | None:
+    from personalllm.analysis import read_opinions, read_questions
+
+    if questions is None or opinions is None:
+        return None
+    asked = read_questions(questions)
+    return asked, read_opinions(opinions, asked)
+
+
+def _classifiers(names: Sequence[str]) -> dict[str, list[TextClassifier]]:
+    from personalllm.backends.features import build_classifiers
+
+    return {name: build_classifiers(name) for name in names}
+
+
+def _diversity(study: Study, given: _Given, _: Console) -> Found:
+    from personalllm.analysis import diversity
+
+    others = [population.votes for population in given.personas]
+    return {"diversity": diversity(*study.votes("test"), *others, seed=study.seed)}
+
+
+def _paper(study: Study, given: _Given, _: Console) -> Found:
+    from personalllm.analysis import paper_comparison
+    from personalllm.analysis.paper import PERSONA
+    from personalllm.analysis.study import PUBLISHED_ALPHAS
+
+    alone = given.personas[0].votes if len(given.personas) == 1 else None
+    if alone is None and not set(study.alphas) & set(PUBLISHED_ALPHAS):
+        raise UserError("The paper printed figures for the alphas 0.01, 0.05 and 0.1 only.", "Give one with --alpha.")
+    pairs = zip(study.alphas, study.votes("test"), strict=True)
+    known: dict[float | str, Votes] = {alpha: votes for alpha, votes in pairs if alpha in PUBLISHED_ALPHAS}
+    if alone is not None:
+        known[PERSONA] = alone
+    return {"paper": paper_comparison(known, seed=study.seed)}
+
+
+def _agreement(study: Study, given: _Given, _: Console) -> Found:
+    from personalllm.analysis import agreement
+
+    others = [population.votes for population in given.personas]
+    first = min(100, study.n_users // 2)
+    return {"agreement": agreement(*study.votes("test"), *others, n_first=first, seed=study.seed)}
+
+
+def _entropy(study: Study, _given: _Given, _: Console) -> Found:
+    from personalllm.analysis import entropy_by_words
+
+    return {"entropy": entropy_by_words(*study.votes("train"), seed=study.seed)}
+
+
+def _beside_people(study: Study, given: _Given, _: Console) -> Found:
+    from personalllm.analysis import people
+
+    if not given.people:
+        raise UserError("No file of people's votes was given.", "Give --votes FILE.")
+    return {"people": people(given.people, study.pairs("test"), seed=study.seed)}
+
+
+def _persona_effects(_study: Study, given: _Given, _: Console) -> Found:
+    if not given.personas:
+        raise UserError(
+            "No scores of personas were given.", "Give --personas FILE, made by `personalllm personas score`."
         )
+    several = len(given.personas) > 1
+    return {f"personas-{n}" if several else "personas": one for n, one in enumerate(given.personas, 1)}
+
+
+def _regressions(study: Study, given: _Given, console: Console) -> Found:
+    from personalllm.analysis import measure_features, regressions
+    from personalllm.cli.progress import counted
+
+    rows = study.rows("test")
+    measured = {}
+    for name, classifiers in given.features.items():
+        with counted(f"features: {name}", console) as progress:
+            measured[name] = measure_features(study.benchmark, classifiers, rows, progress=progress)
+    users = study.population(study.main_alpha)
+    return {"regressions": regressions(users, study.scores("test"), measured)}
+
+
+def _opinion(study: Study, given: _Given, _: Console) -> Found:
+    from personalllm.analysis import representativeness
+
+    if given.questions is None:
+        raise UserError("No opinion questions were given.", "Give --questions FILE --opinions FILE.")
+    asked, people = given.questions
+    return {"opinion": representativeness(asked, study.population(study.main_alpha), people, seed=study.seed)}
+
+
+def _audit(study: Study, _given: _Given, _: Console) -> Found:
+    from personalllm.analysis import audit
+
+    return {"audit": audit(study.benchmark, split=study.split)}
+
+
+_STEPS: dict[Part, Callable[[Study, _Given, Console], Found]] = {
+    Part.DIVERSITY: _diversity,
+    Part.PAPER: _paper,
+    Part.AGREEMENT: _agreement,
+    Part.ENTROPY: _entropy,
+    Part.PEOPLE: _beside_people,
+    Part.PERSONAS: _persona_effects,
+    Part.REGRESSIONS: _regressions,
+    Part.OPINION: _opinion,
+    Part.AUDIT: _audit,
+}
+
+
+_ONE_ALPHA = {Part.REGRESSIONS, Part.OPINION}
+
+
+def _prompts(study: Study, preferred: str) -> str:
+    """Return which prompts an analysis took, e.g. `test (1,000)`."""
+    return f"{study.split_of(preferred) or 'all'} ({len(study.rows(preferred)):,})"
+
+
+def _write(study: Study, found: Found, absent: dict[str, str], out: Path) -> Path:
+    """Write the folder."""
+    from personalllm import __version__
+    from personalllm.report import write_analyses
+
+    benchmark = study.benchmark
+    whose = "the paper's published users" if study.published else f"Dirichlet, seed {study.seed}"
+    facts = {
+        "prompts": _prompts(study, "test"),
+        **({"prompts of the entropy": _prompts(study, "train")} if Part.ENTROPY in found else {}),
+        **({"prompts of the audit": _prompts(study, "")} if Part.AUDIT in found else {}),
+        "responses to each": str(benchmark.n_responses),
+        "reward models": str(len(benchmark.reward_models)),
+        "users of each population": f"{study.n_users:,} ({whose})",
+        "concentrations alpha": ", ".join(f"{alpha:g}" for alpha in study.alphas),
+        **({"alpha of regressions, opinions": f"{study.main_alpha:g}"} if found.keys() & _ONE_ALPHA else {}),
+    }
+    scorer = benchmark.metadata.get("reward_ensemble")
+    scored = f" Scored by {scorer}." if scorer else ""
+    return write_analyses(
+        found,
+        out,
+        title=f"What the users of {benchmark.name} want",
+        lead=f"Preference diversity, its sources, and its distance from people.{scored}",
+        facts=facts,
+        absent=absent,
+        footer=f"personalllm {__version__}; benchmark fingerprint {benchmark.fingerprint[:16]}; seed {study.seed}",
+    )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +17,19 @@ from personalllm.report import numbers
 from personalllm.report.examples import excerpt
 from personalllm.report.svg import inline_svg
 from personalllm.report.template import environment, stylesheet
-from personalllm.storage import atomic_path
+from personalllm.storage import atomic_directory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from personalllm.analysis.base import Analysis
 
-__all__ = ["write_analyses"]
+__all__ = ["check_folder", "write_analyses"]
 
-_ROWS = 12
+_ROWS, _MOST_ROWS = 12, 100
+_OPEN_ROWS = 30
+_PAGE = "index.html"
+_HOLDS = {"tables": (".parquet", ".csv"), "figures": (".svg", ".png")}
 _CHARACTERS = 160
 
 
@@ -37,12 +43,17 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Excerpt:
-    """The first rows of a table."""
+    """A table, or the first rows of a long one."""
 
     name: str
     n_rows: int
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    @property
+    def short(self) -> bool:
+        """Whether so few rows are shown that they need not be folded away."""
+        return len(self.rows) <= _OPEN_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,9 @@ def write_analyses(
 ) -> Path:
     """Write tables (Parquet and CSV), figures (SVG and PNG) and one HTML page; equal analyses give equal files.
 
+    All is made in a temporary folder first, so a failure leaves what was there. Tables and figures of an earlier page
+    in the same folder are replaced, other files are kept.
+
     Args:
         analyses: By key, in the order of the page; the key is the stem of the figures' names.
         directory: Where to write; made if absent.
@@ -81,11 +95,11 @@ def write_analyses(
         The page, `DIR/index.html`.
 
     Raises:
-        UserError: If there is no analysis, or two tables have the same name.
+        UserError: If there is no analysis, two tables have the same name, or the folder cannot be written.
     """
     if not analyses:
         raise UserError("There is no analysis to write.", "Name at least one.")
-    folder = Path(directory)
+    folder = check_folder(directory)
     tables = {
         key: {_file_name(key, name): table for name, table in analysis.tables().items()}
         for key, analysis in analyses.items()
@@ -94,31 +108,62 @@ def write_analyses(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"Two tables are called {', '.join(twice)}.", "Give each analysis its own key.")
-    for found in tables.values():
-        for name, table in found.items():
-            _write_table(table, folder / "tables" / name)
-    sections = []
-    for key, analysis in analyses.items():
-        figure = analysis.plot()
-        _write_figure(figure, folder / "figures" / key)
-        sections.append(_section(key, analysis, figure, tables[key]))
-    page = (
-        environment()
-        .get_template("analyses.html.j2")
-        .render(
-            css=stylesheet(),
-            title=title,
-            lead=lead,
-            facts=facts,
-            sections=sections,
-            footer=footer,
-            absent={name: _note(why) for name, why in (absent or {}).items()},
-        )
-    )
-    target = folder / "index.html"
-    with atomic_path(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return target
+    words = {"title": title, "lead": lead, "facts": facts, "footer": footer}
+    missing = {name: _note(why) for name, why in (absent or {}).items()}
+    with _replaced(folder) as made:
+        for part in _HOLDS:
+            (made / part).mkdir()
+        sections = []
+        for key, analysis in analyses.items():
+            for name, table in tables[key].items():
+                _write_table(table, made / "tables" / name)
+            figure = analysis.plot()
+            _write_figure(figure, made / "figures" / key)
+            sections.append(_section(key, analysis, figure, tables[key]))
+        page = environment().get_template("analyses.html.j2")
+        text = page.render(css=stylesheet(), sections=sections, absent=missing, **words)
+        (made / _PAGE).write_text(text, encoding="utf-8")
+    return folder / _PAGE
+
+
+def check_folder(directory: str | Path) -> Path:
+    """Return a folder into which a page can be written; it may be absent, or hold an earlier page.
+
+    Raises:
+        UserError: If it is a file, or its `tables` or `figures` hold anything that is no table or figure.
+    """
+    folder = Path(directory)
+    nearest = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
+    if not nearest.is_dir():
+        raise UserError(f"{nearest} is not a folder.", "Name a folder; it is made if absent.")
+    for part, suffixes in _HOLDS.items():
+        inside = folder / part
+        foreign = [inside] if inside.exists() and not inside.is_dir() else []
+        if inside.is_dir():
+            foreign = sorted(path for path in inside.iterdir() if path.suffix not in suffixes)
+        if foreign:
+            raise UserError(
+                f"{foreign[0]} is in the way: {inside} would be replaced.", "Move it, or name another folder."
+            )
+    return folder
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder; if the block ends well its contents become those of `folder`, the page last."""
+    if not folder.exists():
+        with atomic_directory(folder) as made:
+            yield made
+        return
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as name:
+        made = Path(name)
+        yield made
+        (folder / _PAGE).unlink(missing_ok=True)
+        for part in _HOLDS:
+            if (folder / part).exists():
+                shutil.rmtree(folder / part)
+            (made / part).replace(folder / part)
+        (made / _PAGE).replace(folder / _PAGE)
 
 
 def _file_name(key: str, name: str) -> str:
@@ -146,18 +191,15 @@ def _write_table(table: Any, stem: Path) -> None:
     import pyarrow.csv as pa_csv
     import pyarrow.parquet as pq
 
-    with atomic_path(stem.with_name(f"{stem.name}.parquet")) as temporary:
-        pq.write_table(table, temporary)
-    with atomic_path(stem.with_name(f"{stem.name}.csv")) as temporary:
-        pa_csv.write_csv(table, temporary)
+    pq.write_table(table, stem.with_name(f"{stem.name}.parquet"))
+    pa_csv.write_csv(table, stem.with_name(f"{stem.name}.csv"))
 
 
 def _write_figure(figure: Figure, stem: Path) -> None:
     figure.set_facecolor(INK["paper"])
     with drawing(text_as_paths=True):
         for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            with atomic_path(stem.with_name(f"{stem.name}.{kind}")) as temporary:
-                figure.savefig(temporary, format=kind, dpi=200, metadata=metadata)
+            figure.savefig(stem.with_name(f"{stem.name}.{kind}"), format=kind, dpi=200, metadata=metadata)
 
 
 def _section(key: str, analysis: Analysis, figure: Figure, tables: Mapping[str, Any]) -> Section:
@@ -176,7 +218,8 @@ def _excerpt(name: str, table: Any) -> Excerpt:
         Column(field.name.replace("_", " "), pt.is_floating(field.type) or pt.is_integer(field.type))
         for field in table.schema
     )
-    rows = tuple(tuple(_cell(value) for value in row.values()) for row in table.slice(0, _ROWS).to_pylist())
+    shown = table if table.num_rows <= _MOST_ROWS else table.slice(0, _ROWS)
+    rows = tuple(tuple(_cell(value) for value in row.values()) for row in shown.to_pylist())
     return Excerpt(name, table.num_rows, columns, rows)
 
 
