@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import urllib.request
 from contextlib import contextmanager
 
@@ -186,3 +188,22 @@ def test_tokenizer_files_that_cannot_be_read(tokenizer_folder, tmp_path):
         ChatTokenizer(tokenizer_folder)
     with pytest.raises(ModelFileError, match=r"cannot be read: .*Give the folder"):
         ChatTokenizer(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_a_server_can_be_closed_before_anyone_asks(tiny_llama, embeddings):
+    code = (
+        "import sys; from pathlib import Path; from personalllm.backends.llm.serve import ChatServer\n"
+        "for _ in range(5):\n"
+        "    ChatServer('t', path=Path(sys.argv[1]), context_length=64, embeddings=sys.argv[2] == 'True').close()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tiny_llama), str(embeddings)], check=True, timeout=60)
+
+
+def test_a_model_that_only_counted_tokens_ends(tiny_llama):
+    code = (
+        "import sys; from pathlib import Path; from personalllm.backends.llm import LocalChatModel\n"
+        "from personalllm.types import Message\n"
+        "print(LocalChatModel('tiny', path=Path(sys.argv[1])).count_tokens((Message('user', 'a'),)))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tiny_llama)], check=True, timeout=60)

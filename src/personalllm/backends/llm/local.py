@@ -239,6 +239,7 @@ def open_server(
     params.warmup = False
     params.ui = False
     params.endpoint_slots = False
+    params.endpoint_metrics = True
     params.verbosity = -1
     params.hostnames = ["127.0.0.1"]
     params.port = port
@@ -250,11 +251,13 @@ def open_server(
     if alias is not None:
         params.model_alias = {alias}
     try:
-        return runtime.Server(params)
+        server = runtime.Server(params)
     except RuntimeError as error:
         raise ModelFileError(
             f"{path} cannot be loaded: {error}.", "The file must be a GGUF model that llama.cpp knows."
         ) from error
+    server.handle_metrics()  # closed before it has done a task, the runtime never stops waiting for itself
+    return server
 
 
 def _restore(name: str, path: Path, workers: int, context_length: int) -> LocalChatModel:
