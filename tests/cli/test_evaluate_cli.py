@@ -186,7 +186,7 @@ BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
     (["embedding-ranker", *SMALL, "--embedder", "other"], UserError, "no embedder named 'other'"),
     (["zero-shot", "--track", "generate", *SMALL], UserError, "does not say which reward ensemble"),
     (["zero-shot", "--track", "generate", *SMALL, *STANDINS[4:]], ModelFileError, "personalllm models pull"),
-    (["zero-shot", *SMALL], UserError, "does not take part in the rank track"),
+    (["zero-shot", "random", *SMALL], UserError, "does not take part in the rank track"),
     (["random", *SMALL, "--data", "absent.parquet"], UserError, "absent.parquet"),
     ([*SMALL], UserError, "No algorithm is named. Name one, e.g. random, or all; or choose a --preset"),
     (["--preset", "paper-ic", *SMALL], UnknownName, "no preset named 'paper-ic'. Did you mean 'paper-icl'"),
@@ -231,3 +231,15 @@ def test_the_command_line_starts_light() -> None:
     code = f"{modules}; print([m for m in sys.argv[1:] if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_track_follows_from_what_the_algorithms_can_do(folder: Path) -> None:
+    shown = output(run("zero-shot", "self-icl", *SMALL, *STANDINS))
+    assert "generate track" in shown
+    refused = run("zero-shot", "random", *SMALL, *STANDINS)
+    assert "use --track generate" in str(refused.exception.remedy)
+
+
+def test_a_counterfactual_history_is_named(folder: Path) -> None:
+    shown = output(run("random", "--set", "history.counterfactual=flipped", *SMALL))
+    assert "rank track, counterfactual history (flipped)" in " ".join(shown.split())

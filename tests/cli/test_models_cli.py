@@ -132,14 +132,19 @@ def test_serve_says_where_and_stops_on_ctrl_c(wheels, monkeypatch):
     assert result.exit_code == 0, result.output
     assert given == {"name": "tiny", "port": 4321, "context_length": 512, "threads": 2, "closed": True}
     assert "http://127.0.0.1:4321/v1" in result.output
-    assert "OPENAI_BASE_URL=http://127.0.0.1:4321/v1 personalllm evaluate icl --llm openai:tiny" in result.output
+    assert (
+        "OPENAI_BASE_URL=http://127.0.0.1:4321/v1 personalllm evaluate icl --limit 8 --llm openai:tiny" in result.output
+    )
     assert result.output.endswith("stopped\n")
 
 
 @pytest.mark.models
 def test_serve_for_real(chat_model, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    command = "from personalllm.cli import main; main()"
+    heeds = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # ignored where tests run behind &
+    )
+    command = f"{heeds}; from personalllm.cli import main; main()"
     arguments = [sys.executable, "-c", command, "models", "serve", chat_model.name, "--port", "0"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -147,8 +152,9 @@ def test_serve_for_real(chat_model, monkeypatch):
             request = ChatRequest((Message("user", "Say ok."),), 6)
             served = OpenAIChatModel(chat_model.name, base_url=url, stream=True).chat([request])
             assert served == chat_model.chat([request])
-        finally:
             os.kill(process.pid, signal.SIGINT)
-        rest = process.communicate(timeout=30)[0]
+            rest = process.communicate(timeout=30)[0]
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert rest.endswith("stopped\n")

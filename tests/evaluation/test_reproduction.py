@@ -143,7 +143,7 @@ def test_the_protocols_differ_in_the_history_alone(benchmark_: Benchmark) -> Non
     ],
 )
 def test_what_the_plan_sets_itself_cannot_be_set(benchmark_: Benchmark, changes: dict[str, Any], name: str) -> None:
-    with pytest.raises(ParameterError, match=f"{name} must be .* for section 4"):
+    with pytest.raises(ParameterError, match=f"{name} must be .*, which section 4 sets by itself"):
         make_plan(benchmark_, pool_pairs=6, **changes)
 
 

@@ -65,7 +65,11 @@ BAD: list[tuple[str, type[PersonalLLMError], str]] = [
     ("icl[shots=1]", UnknownName, "parameter of the algorithm 'icl' named 'shots'.*n_shots"),
     ("icl[n_shots=0]", UserError, "n_shots must be an integer >= 1, got 0"),
     ("icls", UnknownName, "no algorithm named 'icls'. Did you mean 'icl'"),
-    ("longest", UserError, "'longest' does not take part in the generate track. It takes part in: rank"),
+    (
+        "longest",
+        UserError,
+        "'longest' does not take part in the generate track. It takes part in the rank track: use --track rank",
+    ),
     ("no_such_module_at_all:X", PluginError, "Cannot import 'no_such_module_at_all'"),
     ("mine_for_tests:Other", UnknownName, "named 'Other'"),
     ("mine_for_tests:not_a_class", PluginError, "not a subclass"),

@@ -66,8 +66,9 @@ def evaluate(
     With --preset the protocol and, unless some are named, the algorithms are the preset's; every option that is given
     changes it, and the result says so.
     """
+    names = _names(algorithms, preset)
     given = {
-        "track": track and track.value,
+        "track": track.value if track else _only_track(names, preset),
         "n_users": users,
         "seed": seed,
         "alpha": alpha,
@@ -96,7 +97,7 @@ def evaluate(
 
     benchmark = load(data)
     protocol = o.make_protocol(benchmark, preset, given, settings)
-    _run(_names(algorithms, preset), protocol, benchmark, choice, out, versus)
+    _run(names, protocol, benchmark, choice, out, versus)
 
 
 def _run(
@@ -124,6 +125,18 @@ def _run(
         console.print("Stopped. The same command goes on from here.")
         raise typer.Exit(130) from None
     show_leaderboard(results, versus)
+
+
+def _only_track(names: list[str], preset: str | None) -> str | None:
+    """Return `generate` if no track was asked for and none of the algorithms can rank."""
+    from personalllm.algorithms.registry import load_algorithm
+    from personalllm.evaluation import REFERENCES, parse_algorithm
+
+    if preset is not None or "all" in names:
+        return None
+    named = [name for name in names if name not in REFERENCES and not name.startswith("model:")]
+    tracks = [load_algorithm(parse_algorithm(name)[0]).tracks() for name in named]
+    return "generate" if tracks and all(found == ("generate",) for found in tracks) else None
 
 
 def _names(algorithms: list[str] | None, preset: str | None) -> list[str]:

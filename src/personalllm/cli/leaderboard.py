@@ -111,8 +111,11 @@ def _table(results: Results, *, wide: bool, plain: bool) -> Table:
 
     first = results.algorithms[0]
     protocol = results.protocol
+    history = protocol["history"].get("counterfactual", "none")
+    counterfactual = "" if history == "none" else f", counterfactual history ({history})"
     title = (
-        f"{results.benchmark_name}, {protocol['track']} track: {first.n_users:,} users, {first.n_queries:,} queries, "
+        f"{results.benchmark_name}, {protocol['track']} track{counterfactual}: {first.n_users:,} users, "
+        f"{first.n_queries:,} queries, "
         f"95 % intervals over users; reference: {protocol['reference_response_model']}"
     )
     table = Table(title=escape(title), box=None if plain else box.SIMPLE_HEAD, title_justify="left")

@@ -138,7 +138,7 @@ def serve(
     console = Console(soft_wrap=True, highlight=False)
     with ChatServer(name, port=port, context_length=context_length, threads=threads) as server:
         console.print(f"[green]serving[/]  {escape(name)}  [bold]{server.base_url}[/]  [dim](Ctrl-C stops it)[/]")
-        command = f"OPENAI_BASE_URL={server.base_url} personalllm evaluate icl --llm openai:{name}"
+        command = f"OPENAI_BASE_URL={server.base_url} personalllm evaluate icl --limit 8 --llm openai:{name}"
         console.print(f"In another terminal:\n  {escape(command)}")
         try:
             threading.Event().wait()

@@ -73,7 +73,10 @@ Settings = Annotated[
     ),
 ]
 Track = Annotated[
-    TrackName | None, typer.Option(help="rank stored responses, or generate new ones.", **_default("rank"))
+    TrackName | None,
+    typer.Option(
+        help="rank stored responses, or generate new ones.", **_default("rank, or generate if no algorithm can rank")
+    ),
 ]
 Data = Annotated[str, typer.Option(help="Benchmark: a name or a path.")]
 Users = Annotated[int | None, typer.Option(help="Size of the population.", **_default("1000"))]

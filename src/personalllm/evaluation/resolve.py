@@ -232,7 +232,10 @@ def _check_track(entry: Entry, track: Literal["rank", "generate"]) -> None:
     kind = type(entry.algorithm)
     if track not in kind.tracks():
         method = "rank" if track == "rank" else "messages"
-        raise UserError(
-            f"The algorithm {entry.label!r} does not take part in the {track} track.",
-            f"It takes part in: {', '.join(kind.tracks()) or 'none'}. Implement `{method}`, or choose another track.",
+        others = kind.tracks()
+        remedy = (
+            f"It takes part in the {others[0]} track: use --track {others[0]}." if others else "It takes part in none."
         )
+        if not kind.__module__.startswith(_OURS):
+            remedy += f" Or implement `{method}`."
+        raise UserError(f"The algorithm {entry.label!r} does not take part in the {track} track.", remedy)

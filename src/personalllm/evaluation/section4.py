@@ -254,7 +254,7 @@ def make_plan(
         ("history.counterfactual", "none", own.history.counterfactual),
     ):
         if value != fixed:
-            raise ParameterError(name, f"{fixed!r} for section 4, which runs the counterfactuals by itself", value)
+            raise ParameterError(name, f"{fixed!r}, which section 4 sets by itself", value)
     cells = _cells(wanted, settings, layout)
     protocols = {"none": own}
     if counterfactuals:
