@@ -106,7 +106,7 @@ def _run(
     """Run algorithms, watched, and show the leaderboard."""
     from rich.console import Console
 
-    from personalllm.cli.progress import embed_texts
+    from personalllm.cli.progress import embed_texts, resumable
     from personalllm.evaluation import evaluate as run
     from personalllm.evaluation import resolve
     from personalllm.evaluation.resolve import check_references
@@ -118,12 +118,8 @@ def _run(
     console = Console(stderr=True)
     if any("embedder" in entry.algorithm.needs for entry in entries):
         embed_texts(benchmark, backends["embedder"], console)
-    try:
-        with watch(console) as progress:
-            results = run(names, protocol, benchmark, out=out, progress=progress, **backends)
-    except KeyboardInterrupt:
-        console.print("Stopped. The same command goes on from here.")
-        raise typer.Exit(130) from None
+    with resumable(console), watch(console) as progress:
+        results = run(names, protocol, benchmark, out=out, progress=progress, **backends)
     show_leaderboard(results, versus)
 
 

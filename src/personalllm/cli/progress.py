@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from personalllm.data import Benchmark
 
-__all__ = ["bars", "counted", "embed_texts"]
+__all__ = ["bars", "counted", "embed_texts", "resumable"]
 
 _MOST_TEXTS = 20_000
 
@@ -63,3 +63,15 @@ def embed_texts(benchmark: Benchmark, embedder: Any, console: Console) -> None:
             console.print(f"embedding {len(set(texts)):,} texts, those that are not kept from an earlier run")
         with counted("embedding (kept for the next run)", console) as progress:
             embedder.embed(texts, progress)
+
+
+@contextmanager
+def resumable(console: Console) -> Iterator[None]:
+    """Turn Ctrl-C into a line that says how to go on, and the exit status 130."""
+    import typer
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command goes on from here.")
+        raise typer.Exit(130) from None

@@ -179,7 +179,7 @@ def _overrides(
 
 
 def _run(plan: Plan, benchmark: Benchmark, choice: o.BackendChoice, out: Path, console: Console) -> Reproduction:
-    from personalllm.cli.progress import embed_texts
+    from personalllm.cli.progress import embed_texts, resumable
     from personalllm.evaluation.reproduction import reproduce
     from personalllm.evaluation.resolve import resolve
 
@@ -191,12 +191,8 @@ def _run(plan: Plan, benchmark: Benchmark, choice: o.BackendChoice, out: Path, c
         highlight=False,
     )
     embed_texts(benchmark, backends["embedder"], console)
-    try:
-        with _watch(console) as progress:
-            return reproduce(plan, benchmark, out=out, progress=progress, **backends)
-    except KeyboardInterrupt:
-        console.print("Stopped. The same command goes on from here.")
-        raise typer.Exit(130) from None
+    with resumable(console), _watch(console) as progress:
+        return reproduce(plan, benchmark, out=out, progress=progress, **backends)
 
 
 @contextmanager

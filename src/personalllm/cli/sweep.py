@@ -112,7 +112,7 @@ def _run(cells: Sequence[SweepCell], benchmark: Benchmark, choice: o.BackendChoi
     """Run the cells, watched."""
     from rich.console import Console
 
-    from personalllm.cli.progress import embed_texts
+    from personalllm.cli.progress import embed_texts, resumable
     from personalllm.evaluation import resolve, run_sweep
 
     tracks = dict.fromkeys(cell.protocol.track for cell in cells)
@@ -126,12 +126,8 @@ def _run(cells: Sequence[SweepCell], benchmark: Benchmark, choice: o.BackendChoi
     console = Console(stderr=True)
     if any("embedder" in entry.algorithm.needs for entry in entries):
         embed_texts(benchmark, backends["embedder"], console)
-    try:
-        with watch(console) as progress:
-            return run_sweep(cells, benchmark, out=out, progress=progress, **backends)
-    except KeyboardInterrupt:
-        console.print("Stopped. The same command goes on from here.")
-        raise typer.Exit(130) from None
+    with resumable(console), watch(console) as progress:
+        return run_sweep(cells, benchmark, out=out, progress=progress, **backends)
 
 
 def _show_plan(cells: Sequence[SweepCell], console: Console) -> None:
