@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ __all__ = [
     "digest",
     "file_sha256",
     "offline",
+    "open_cache",
     "write_json",
 ]
 
@@ -108,3 +110,39 @@ def write_json(target: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def open_cache(path: Path, identity: str, schema: str) -> sqlite3.Connection:
+    """Open the SQLite file of a cache, made anew if it is damaged: what a cache holds can be computed again.
+
+    Several threads and processes may share the file. A damaged one is kept beside it under the suffix `.damaged`.
+
+    Args:
+        path: The file; its folder is made if absent.
+        identity: Whose results the file holds, noted in its table `about`.
+        schema: Statements that make the other tables.
+
+    Raises:
+        OSError, sqlite3.Error: If the file cannot be made, opened or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _connect(path, identity, schema)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        path.replace(path.with_suffix(".damaged"))
+        return _connect(path, identity, schema)
+
+
+def _connect(path: Path, identity: str, schema: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=120.0, isolation_level=None, check_same_thread=False)
+    try:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'about'").fetchone():
+            about = "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);"
+            connection.executescript(f"BEGIN IMMEDIATE; {schema} {about} COMMIT;")
+            connection.execute("INSERT OR IGNORE INTO about VALUES ('identity', ?)", (identity,))
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection

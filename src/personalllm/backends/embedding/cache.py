@@ -14,17 +14,15 @@ import numpy as np
 
 from personalllm.errors import AxisMismatch, UserError
 from personalllm.protocols import TextEmbedder
-from personalllm.storage import cache_dir, digest
+from personalllm.storage import cache_dir, digest, open_cache
 from personalllm.types import F32
 
 __all__ = ["CachedEmbedder", "EmbedProgress"]
 
 _CHUNK = 64
 _KEYS_PER_QUERY = 500
-_WAIT_SECONDS = 120.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS vectors (text_sha256 BLOB PRIMARY KEY, vector BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 EmbedProgress: TypeAlias = Callable[[int, int], None]
@@ -133,32 +131,10 @@ class CachedEmbedder:
         return [int(row) for row in np.flatnonzero(~found)]
 
     def _open(self) -> sqlite3.Connection:
-        """Open the file, made anew if it is damaged; a cache can be computed again."""
-        path = self.path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            return open_cache(self.path, self.identity, _SCHEMA)
         except OSError as error:
             raise self._unusable(error) from error
-        try:
-            return _connect(path, self.identity)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            path.replace(path.with_suffix(".damaged"))
-            return _connect(path, self.identity)
-
-
-def _connect(path: Path, identity: str) -> sqlite3.Connection:
-    """Open a cache file and make sure that its tables are there."""
-    connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None)
-    try:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'about'").fetchone():
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-            connection.execute("INSERT OR IGNORE INTO about VALUES ('identity', ?)", (identity,))
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
 
 
 def _select(connection: sqlite3.Connection, keys: list[bytes]) -> Iterator[tuple[bytes, bytes, int]]:

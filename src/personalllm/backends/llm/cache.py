@@ -14,17 +14,15 @@ from typing import Protocol, runtime_checkable
 
 from personalllm.errors import RunError, UserError
 from personalllm.protocols import ChatModel
-from personalllm.storage import cache_dir, canonical_json, digest
+from personalllm.storage import cache_dir, canonical_json, digest, open_cache
 from personalllm.types import ChatReply, ChatRequest, Message
 
 __all__ = ["CachedChatModel"]
 
 _SLICE = 8
 _KEYS_PER_QUERY = 500
-_WAIT_SECONDS = 120.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply BLOB NOT NULL, crc INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 
@@ -131,17 +129,8 @@ class CachedChatModel:
     @contextmanager
     def _file(self) -> Iterator[_Store]:
         """Open the file, made anew if it is damaged."""
-        path = self.path
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                connection = _connect(path, self.identity)
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError:
-                path.replace(path.with_suffix(".damaged"))
-                connection = _connect(path, self.identity)
-            with closing(connection):
+            with closing(open_cache(self.path, self.identity, _SCHEMA)) as connection:
                 yield _Store(connection)
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from error
@@ -184,19 +173,6 @@ class _Store:
             self._connection.execute("BEGIN IMMEDIATE")
             self._connection.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", rows)
             self._connection.execute("COMMIT")
-
-
-def _connect(path: Path, identity: str) -> sqlite3.Connection:
-    """Open a cache file and make sure that its tables are there."""
-    connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
-    try:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'about'").fetchone():
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-            connection.execute("INSERT OR IGNORE INTO about VALUES ('identity', ?)", (identity,))
-    except sqlite3.Error:
-        connection.close()
-        raise
-    return connection
 
 
 def _decode(blob: object, crc: object) -> ChatReply | None:
