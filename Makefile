@@ -3,9 +3,10 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TORCH ?= torch>=2.6
 
 .DEFAULT_GOAL := help
-.PHONY: help setup models demo test test-all check format bench clean
+.PHONY: help setup models demo test test-torch test-all check format bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +36,10 @@ format: $(STAMP) ## Mend what the formatter and the linter can mend
 
 test: models check ## All checks and the fast tests: unit, contract, end-to-end, docs' examples
 	$(BIN)/pytest -m "not slow"
+
+test-torch: $(STAMP) ## Install torch (choose the build with TORCH=...) and run the tests of the reward models that need it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[torch]" "$(TORCH)"
+	$(BIN)/pytest -m torch
 
 test-all: models check ## The slow tests too
 	$(BIN)/pytest

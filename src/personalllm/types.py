@@ -85,12 +85,16 @@ class ChatReply:
         finish_reason: `"stop"` if the model ended by itself, `"length"` if `max_tokens` cut it.
         prompt_tokens: Tokens of the rendered prompt.
         completion_tokens: New tokens.
+        cached_tokens: How many of the prompt's tokens the server took from its own prompt cache, as far as it says.
+        refusal: Why the server withheld the reply or a part of it, e.g. `"content_filter"`; empty if it did not.
     """
 
     text: str
     finish_reason: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

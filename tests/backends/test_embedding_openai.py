@@ -154,3 +154,21 @@ def test_the_runtimes_own_server(make_llama):
 def test_contract(make_llama):
     with ChatServer("tiny", path=make_llama(pooled=True), context_length=2048, embeddings=True) as server:
         check_embedder(OpenAIEmbedder("tiny", server.base_url, max_chars=200))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"data": [1]},
+        {"data": ["a"]},
+        {"data": {"a": 1}},
+        {"data": [{"index": 0, "embedding": 5}]},
+        {"data": [{"index": 0, "embedding": ["a", "b"]}]},
+        {"data": [{"index": 0, "embedding": [[1.0], [2.0]]}]},
+        {"data": [{"index": None, "embedding": [1.0]}]},
+    ],
+)
+def test_json_of_another_shape_is_no_vector(fault_server, no_pauses, body):
+    fault_server.extra["/v1/embeddings"] = (200, body)
+    with pytest.raises(RunError, match="gave no usable embeddings"):
+        OpenAIEmbedder("m", fault_server.base_url).embed(["hi"])

@@ -394,3 +394,33 @@ def test_importing_the_room_imports_no_client():
     code = "import sys, personalllm.backends.llm, personalllm.backends.embedding, personalllm.cli.wiring\n"
     code += "assert not {'openai', 'xllamacpp', 'tokenizers', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+USAGE = '"usage": {"prompt_tokens": 7, "completion_tokens": 2}'
+GOOD = '{"choices": [{"finish_reason": "stop", "KIND": {"content": "a"}}], "usage": '
+ODD = [
+    "[1, 2]",
+    '"text"',
+    "null",
+    '{"choices": {"a": 1}}',
+    '{"choices": "abc"}',
+    '{"choices": [1]}',
+    '{"choices": [null]}',
+    '{"choices": [{"index": 0, "finish_reason": "stop", "KIND": "hello"}], USAGE}',
+    '{"choices": [{"index": 0, "finish_reason": "stop", "KIND": {"content": [{"type": "text"}]}}], USAGE}',
+    '{"choices": [{"index": 0, "finish_reason": "stop", "KIND": {"content": 5}}], USAGE}',
+    '{"choices": [{"index": 0, "finish_reason": "stop", "KIND": {"content": "a"}}], "usage": [1]}',
+    GOOD + '{"prompt_tokens": "many", "completion_tokens": 2}}',
+    GOOD + '{"prompt_tokens": 1e400, "completion_tokens": 2}}',
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("body", ODD)
+def test_json_of_another_shape_is_a_broken_reply(fault_server, no_pauses, body, stream):
+    text = body.replace("KIND", "delta" if stream else "message").replace("USAGE", USAGE)
+    said = f"data: {text}\n\ndata: [DONE]\n\n" if stream else text
+    fault_server.extra["/v1/chat/completions"] = (200, said.encode())
+    with pytest.raises(RunError, match="gave no usable reply, 2 times in a row"):
+        model(fault_server, retries=1, stream=stream).chat([ask("hi")])
+    assert len(fault_server.bodies) == 2

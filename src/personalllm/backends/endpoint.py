@@ -9,10 +9,12 @@ import asyncio
 import ipaddress
 import json
 import os
+import re
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
@@ -22,13 +24,20 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Re
 from personalllm.errors import MissingExtra, OfflineError, ParameterError, PersonalLLMError, RunError, UserError
 from personalllm.storage import offline
 
-__all__ = ["BrokenReply", "Endpoint", "back_off", "openai_sdk", "run_coroutine"]
+__all__ = ["DEFAULT_KEY", "ODD", "BrokenReply", "Endpoint", "back_off", "filtered", "openai_sdk", "run_coroutine"]
 
 T = TypeVar("T")
 
-_KEY = "OPENAI_API_KEY"
+DEFAULT_KEY = "OPENAI_API_KEY"
+ODD = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
+"""What comes up where a reply is valid JSON of another shape: the client does not check what it is sent."""
+
 _TRANSIENT = (408, 409, 429)
 _LONGEST_MESSAGE = 400
+_LONGEST_PAUSE = 120.0
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_KINDS = {401: "key", 403: "key", 404: "no such model", 408: "timeout", 429: "rate limit"}
+_FILTERED = ("content_filter", "content_policy_violation", "moderation_blocked", "ResponsibleAIPolicyViolation")
 
 
 class BrokenReply(RunError):
@@ -43,6 +52,7 @@ class Endpoint:
         base_url: Address of the API, usually ending in `/v1`.
         timeout: Most seconds without a sign of life, > 0.
         retries: Further tries after a failure that may pass, >= 0.
+        key_name: The environment variable that holds the key.
 
     Raises:
         UserError: If the address is not http(s), or carries a password or a query.
@@ -52,6 +62,7 @@ class Endpoint:
     base_url: str
     timeout: float = 300.0
     retries: int = 4
+    key_name: str = DEFAULT_KEY
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "base_url", self.base_url.strip().rstrip("/"))
@@ -65,7 +76,7 @@ class Endpoint:
         if parts.username or parts.password or parts.query or parts.fragment:
             raise UserError(
                 "The base URL carries a user name, a password or a query, which would end up in results.",
-                f"Give only the address, e.g. http://127.0.0.1:8000/v1, and put the key into {_KEY}.",
+                f"Give only the address, e.g. http://127.0.0.1:8000/v1, and put the key into {self.key_name}.",
             )
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UserError(
@@ -75,6 +86,11 @@ class Endpoint:
             raise ParameterError("timeout", "> 0 seconds", self.timeout)
         if self.retries < 0:
             raise ParameterError("retries", ">= 0", self.retries)
+        if not _VARIABLE.fullmatch(self.key_name):
+            raise UserError(
+                "The setting that names the key's environment variable does not hold the name of a variable.",
+                "Give the name, e.g. OPENROUTER_API_KEY, never the key itself.",
+            )
         self.check_allowed()
 
     @property
@@ -99,10 +115,13 @@ class Endpoint:
                 "Unset PERSONALLLM_OFFLINE, or use a server on 127.0.0.1.",
             )
 
-    def client(self) -> Any:
+    def client(self, retries: int | None = None) -> Any:
         """Return a new asynchronous client of the `openai` package, to be used as a context manager.
 
         Redirects are not followed, and a server on this machine is never asked through a proxy.
+
+        Args:
+            retries: Tries that the client makes by itself; those of the endpoint if None.
         """
         sdk = openai_sdk()
         self.check_allowed()
@@ -111,7 +130,7 @@ class Endpoint:
             api_key=self._key(),
             base_url=self.base_url,
             timeout=self.timeout,
-            max_retries=self.retries,
+            max_retries=self.retries if retries is None else retries,
             http_client=transport,
         )
 
@@ -147,10 +166,46 @@ class Endpoint:
             time.sleep(back_off(attempt))
         raise AssertionError("unreachable")
 
+    def pause(self, error: Exception, attempt: int) -> float | None:
+        """Return the seconds to wait before the next try after an exception; None if no further try is worth it.
+
+        A server that asks for patience (`Retry-After`) gets it, up to two minutes; one that asks for more has failed.
+
+        Args:
+            error: Of the `openai` package, a `TimeoutError`, or a `BrokenReply`.
+            attempt: Number of the try that failed, from 0.
+        """
+        if attempt >= self.retries:
+            return None
+        if isinstance(error, openai_sdk().APIStatusError):
+            status = int(error.status_code)
+            if (status < 500 and status not in _TRANSIENT) or status == 501 or _out_of_quota(error):
+                return None
+            asked = _retry_after(error.response.headers)
+            if asked is not None:
+                return asked if asked <= _LONGEST_PAUSE else None
+        return back_off(attempt)
+
+    def kind(self, error: Exception) -> str:
+        """Return in a word or two what went wrong, for counting."""
+        sdk = openai_sdk()
+        if isinstance(error, (TimeoutError, sdk.APITimeoutError)):
+            return "timeout"
+        if isinstance(error, sdk.APIConnectionError):
+            return "unreachable"
+        if not isinstance(error, sdk.APIStatusError):
+            return "broken reply"
+        status = int(error.status_code)
+        if status == 402 or _out_of_quota(error):
+            return "quota"
+        if status >= 500:
+            return "server error"
+        return _KINDS.get(status, "no such model" if 300 <= status < 400 else "refused request")
+
     def failure(self, error: Exception, model: str) -> PersonalLLMError:
         """Return what an exception of the `openai` package means, in words, without the key."""
         sdk = openai_sdk()
-        if isinstance(error, sdk.APITimeoutError):
+        if isinstance(error, (TimeoutError, sdk.APITimeoutError)):
             return RunError(
                 f"{self.base_url} did not answer within {self.timeout:g} s, {self.retries + 1} times in a row.",
                 "Raise the timeout, or ask for fewer replies at once.",
@@ -163,7 +218,7 @@ class Endpoint:
 
     def scrub(self, text: str) -> str:
         """Return a server's words on one line, shortened, the key blotted out."""
-        key = os.environ.get(_KEY, "").strip()
+        key = os.environ.get(self.key_name, "").strip()
         line = " ".join(text.replace(key, "[key]").split() if key else text.split()).rstrip(".")
         return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + " ..."
 
@@ -192,7 +247,7 @@ class Endpoint:
     def _refused_key(self, said: str) -> UserError:
         return UserError(
             f"{self.base_url} refused the key: {self.scrub(said) or 'no reason given'}.",
-            f"Put a valid key into the environment variable {_KEY}.",
+            f"Put a valid key into the environment variable {self.key_name}.",
         )
 
     def _unreachable(self, reason: object) -> RunError:
@@ -202,12 +257,15 @@ class Endpoint:
         )
 
     def _key(self) -> str:
-        key = os.environ.get(_KEY, "").strip()
+        key = os.environ.get(self.key_name, "").strip()
         if not key and not self.loopback:
-            raise UserError(f"There is no key for {self.base_url}.", f"Put it into the environment variable {_KEY}.")
+            raise UserError(
+                f"There is no key for {self.base_url}.", f"Put it into the environment variable {self.key_name}."
+            )
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise UserError(
-                f"The key in {_KEY} cannot be sent: it holds a space, a line break or a character beyond ASCII.",
+                f"The key in {self.key_name} cannot be sent: it holds a space, a line break or a character that is not "
+                "ASCII.",
                 "Copy the key again, and nothing but the key.",
             )
         return key or "none"
@@ -251,7 +309,9 @@ def openai_sdk() -> Any:
     """
     try:
         import openai
-    except ImportError:
+    except ModuleNotFoundError as error:
+        if error.name != "openai":
+            raise
         raise MissingExtra("openai", "openai") from None
     return openai
 
@@ -264,6 +324,40 @@ def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run(coroutine)
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, coroutine).result()
+
+
+def filtered(error: Exception) -> bool:
+    """Tell whether a refusal (400, 403) comes from a content filter, in the words of the services that have one."""
+    if getattr(error, "status_code", None) not in (400, 403):
+        return False
+    body = getattr(error, "body", None)
+    inner = body.get("error", body) if isinstance(body, dict) else None
+    if not isinstance(inner, dict):
+        return False
+    deeper = inner.get("innererror")
+    codes = [inner.get("code"), inner.get("type"), deeper.get("code") if isinstance(deeper, dict) else None]
+    metadata = inner.get("metadata")
+    return any(code in _FILTERED for code in codes) or (isinstance(metadata, dict) and "flagged_input" in metadata)
+
+
+def _out_of_quota(error: Exception) -> bool:
+    """Tell whether a 429 says that there is no credit left: waiting does not help."""
+    return getattr(error, "code", None) == "insufficient_quota"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date."""
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:
+            continue
+        if seconds >= 0:
+            return seconds
+    try:
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
 
 
 def _decoded(raw: bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,13 @@ if TYPE_CHECKING:
 
     from personalllm.data import Benchmark
 
-__all__ = ["bars", "counted", "embed_texts", "resumable"]
+__all__ = ["bars", "counted", "duration", "embed_texts", "reported", "resumable"]
 
 _MOST_TEXTS = 20_000
+_SPEED_SECONDS = 1800.0  # blocks of slow models are minutes apart
+_LINE_SECONDS = 60.0
+_TENTH_SECONDS = 10.0
+_LINE_SHARE = 0.1
 
 
 def bars(console: Console | None = None, *, disable: bool = False) -> Progress:
@@ -36,7 +41,7 @@ def bars(console: Console | None = None, *, disable: bool = False) -> Progress:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    return Progress(*columns, console=console, disable=disable)
+    return Progress(*columns, console=console, disable=disable, speed_estimate_period=_SPEED_SECONDS)
 
 
 @contextmanager
@@ -45,6 +50,65 @@ def counted(title: str, console: Console | None = None) -> Iterator[Callable[[in
     with bars(console) as shown:
         task = shown.add_task(title, total=None, visible=False)
         yield lambda done, total: shown.update(task, completed=done, total=total, visible=total > 0)
+
+
+@contextmanager
+def reported(title: str, console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback `(done, total)`: behind a bar on a terminal, else a line now and then.
+
+    Lines come each minute, or each tenth if that takes ten seconds. The first call says what was done before; the time
+    left is reckoned from what is done since.
+    """
+    if console.is_terminal:
+        with counted(title, console) as shown:
+            yield shown
+        return
+    yield _Lines(title, console)
+
+
+class _Lines:
+    """Prints how far something is, seldom."""
+
+    def __init__(self, title: str, console: Console) -> None:
+        self._title, self._console = title, console
+        self._first: int | None = None
+        self._started = self._last = time.monotonic()
+        self._share = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if total <= 0:
+            return
+        if self._first is None:
+            self._first, self._started = done, now
+        elif done < total and not self._is_time(done / total, now - self._last):
+            return
+        self._last, self._share = now, done / total
+        text = f"{self._title}: {done:,} of {total:,} ({done / total:.0%})"
+        new, seconds = done - self._first, now - self._started
+        if new > 0 and done < total:
+            text += f", {duration(seconds)} so far, about {duration(seconds / new * (total - done))} left"
+        elif new > 0:
+            text += f", took {duration(seconds)}"
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _is_time(self, share: float, seconds: float) -> bool:
+        tenth = share - self._share >= _LINE_SHARE
+        return seconds >= (_TENTH_SECONDS if tenth else _LINE_SECONDS)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in words.
+
+    >>> [duration(s) for s in (0.4, 42, 75, 7260, 200_000)]
+    ['0 s', '42 s', '1 min 15 s', '2 h 1 min', '2 d 7 h']
+    """
+    whole = round(seconds)
+    for size, name, small, small_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // small
+            return f"{whole // size} {name}" + (f" {rest} {small_name}" if rest else "")
+    return f"{whole} s"
 
 
 def embed_texts(benchmark: Benchmark, embedder: Any, console: Console) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.backends.endpoint import BrokenReply, Endpoint, back_off, openai_sdk, run_coroutine
+from personalllm.backends.endpoint import ODD, BrokenReply, Endpoint, back_off, openai_sdk, run_coroutine
 from personalllm.errors import ParameterError, RunError
 from personalllm.storage import digest
 from personalllm.types import F32
@@ -165,6 +165,9 @@ class OpenAIEmbedder:
 def _vectors(answer: Any, n: int) -> list[list[float]]:
     """Return the vectors of an answer in the order of the texts."""
     data = getattr(answer, "data", None)
-    if not data or sorted(entry.index for entry in data) != list(range(n)):
-        raise BrokenReply(f"not one vector for each of {n} texts")
-    return [list(entry.embedding) for entry in sorted(data, key=lambda entry: int(entry.index))]
+    try:
+        if not data or sorted(entry.index for entry in data) != list(range(n)):
+            raise BrokenReply(f"not one vector for each of {n} texts")
+        return [[float(x) for x in entry.embedding] for entry in sorted(data, key=lambda entry: int(entry.index))]
+    except ODD as error:
+        raise BrokenReply("not a list of vectors") from error

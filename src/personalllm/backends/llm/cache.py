@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from personalllm.errors import RunError, UserError
+from personalllm.errors import PersonalLLMError, RunError, UserError
 from personalllm.protocols import ChatModel
 from personalllm.storage import cache_dir, canonical_json, digest, open_cache
 from personalllm.types import ChatReply, ChatRequest, Message
@@ -31,6 +31,47 @@ class _OneByOne(Protocol):
     """A chat model that hands over each reply as soon as it is there."""
 
     def chat_each(self, requests: Sequence[ChatRequest], done: Callable[[int, ChatReply], None]) -> list[ChatReply]: ...
+
+
+@runtime_checkable
+class _Tolerant(Protocol):
+    """A chat model that goes on after a request that fails."""
+
+    def chat_some(
+        self,
+        requests: Sequence[ChatRequest],
+        done: Callable[[int, ChatReply, str], None],
+        failed: Callable[[int, str, PersonalLLMError], bool],
+    ) -> None: ...
+
+
+class _Patient:
+    """Lets a plain chat model go on after a request that fails."""
+
+    def __init__(self, model: ChatModel) -> None:
+        self._model = model
+
+    def chat_some(
+        self,
+        requests: Sequence[ChatRequest],
+        done: Callable[[int, ChatReply, str], None],
+        failed: Callable[[int, str, PersonalLLMError], bool],
+    ) -> None:
+        """Ask a few requests at a time; one by one where that fails."""
+        for start in range(0, len(requests), _SLICE):
+            for i, outcome in enumerate(self._apart(requests[start : start + _SLICE]), start):
+                if isinstance(outcome, ChatReply):
+                    done(i, outcome, "model")
+                elif not failed(i, "failed request", outcome):
+                    return
+
+    def _apart(self, requests: Sequence[ChatRequest]) -> list[ChatReply | PersonalLLMError]:
+        try:
+            return list(self._model.chat(requests))
+        except PersonalLLMError as error:
+            if len(requests) == 1:
+                return [error]
+        return [self._apart([request])[0] for request in requests]
 
 
 class CachedChatModel:
@@ -97,6 +138,54 @@ class CachedChatModel:
             if absent:
                 found.update(self._ask(store, absent, [distinct[key] for key in absent]))
         return [found[key] for key in keys]
+
+    def chat_some(
+        self,
+        requests: Sequence[ChatRequest],
+        done: Callable[[int, ChatReply, str], None],
+        failed: Callable[[int, str, PersonalLLMError], bool],
+    ) -> None:
+        """Answer what can be answered, from the cache where it is there; a failure does not stop the others.
+
+        A model without this method is asked a few requests at a time, and one by one where that fails.
+
+        Args:
+            requests: n requests.
+            done: Called with (index of the request, its reply, `"model"` or `"cache"`), before the reply is stored:
+                what is in the cache has been accounted for.
+            failed: Called with (index of the request, kind of failure, error); returns whether to go on.
+        """
+        places: dict[str, list[int]] = {}
+        for i, request in enumerate(requests):
+            places.setdefault(_key(request), []).append(i)
+        with self._file() as store:
+            found = store.read(list(places))
+            for key, reply in found.items():
+                for i in places[key]:
+                    done(i, reply, "cache")
+            absent = [key for key in places if key not in found]
+
+            def keep(n: int, reply: ChatReply, source: str) -> None:
+                first, *others = places[absent[n]]
+                done(first, reply, source)
+                try:
+                    store.write([absent[n]], [reply])
+                except sqlite3.Error as error:
+                    raise self._unusable(error) from error
+                for i in others:
+                    done(i, reply, "cache")
+
+            def note(n: int, kind: str, error: PersonalLLMError) -> bool:
+                verdicts = [failed(i, kind, error) for i in places[absent[n]]]
+                return all(verdicts)
+
+            inner = self._model if isinstance(self._model, _Tolerant) else _Patient(self._model)
+            inner.chat_some([requests[places[key][0]] for key in absent], keep, note)
+
+    @property
+    def remote(self) -> bool:
+        """Whether this machine is free while the model inside is waited for."""
+        return bool(getattr(self._model, "remote", False))
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Return the number of tokens of the messages as the model inside counts them; counts are remembered."""

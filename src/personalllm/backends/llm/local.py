@@ -14,7 +14,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from personalllm.backends.models import model_path
-from personalllm.errors import MissingExtra, ModelFileError, ParameterError, RunError
+from personalllm.errors import MissingExtra, ModelFileError, ParameterError, PersonalLLMError, RunError
 from personalllm.storage import digest, file_sha256
 from personalllm.types import ChatReply, ChatRequest, Message
 
@@ -118,6 +118,33 @@ class LocalChatModel:
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
         return [replies[i] for i in range(len(requests))]
+
+    def chat_some(
+        self,
+        requests: Sequence[ChatRequest],
+        done: Callable[[int, ChatReply, str], None],
+        failed: Callable[[int, str, PersonalLLMError], bool],
+    ) -> None:
+        """Answer what can be answered; a request that fails does not stop the others.
+
+        Args:
+            requests: n requests.
+            done: Called in this thread with (index of the request, its reply, `"model"`).
+            failed: Called in this thread with (index of the request, kind of failure, error); returns whether to go on.
+        """
+        with ThreadPoolExecutor(self._workers) as threads:
+            futures = {threads.submit(self._answer, request): i for i, request in enumerate(requests)}
+            try:
+                for future in as_completed(futures):
+                    try:
+                        reply = future.result()
+                    except RunError as error:
+                        if not failed(futures[future], "refused request", error):
+                            return
+                    else:
+                        done(futures[future], reply, "model")
+            finally:
+                threads.shutdown(wait=False, cancel_futures=True)
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Return the number of tokens of the messages, rendered with the model's own chat template."""

@@ -6,9 +6,19 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from personalllm.backends.endpoint import BrokenReply, Endpoint, back_off, openai_sdk, run_coroutine
+from personalllm.backends.endpoint import (
+    DEFAULT_KEY,
+    BrokenReply,
+    Endpoint,
+    back_off,
+    filtered,
+    openai_sdk,
+    run_coroutine,
+)
+from personalllm.backends.llm._served import ELSEWHERE, llama_tokens, served_length, streamed, turns, vllm_tokens, whole
+from personalllm.backends.llm.limits import RateLimiter
 from personalllm.backends.llm.tokenizer import ChatTokenizer
 from personalllm.errors import ParameterError, PersonalLLMError, RunError, UserError
 from personalllm.storage import canonical_json, digest
@@ -19,10 +29,7 @@ __all__ = ["OpenAIChatModel", "ServerOptions"]
 _OURS = frozenset(
     ("model", "messages", "max_tokens", "temperature", "top_p", "seed", "stream", "stream_options", "n", "api_key")
 )
-_CUT = ("length", "max_tokens", "model_length")
-_ELSEWHERE = (
-    "Give the folder of the model's tokenizer.json and chat template (environment variable PERSONALLLM_TOKENIZER)"
-)
+_CHARACTERS_PER_TOKEN = 4
 
 
 @dataclass(frozen=True)
@@ -30,16 +37,23 @@ class ServerOptions:
     """What a server is sent besides the request, and how patient we are with it.
 
     Attributes:
-        timeout: Most seconds without a sign of life, > 0.
+        timeout: Most seconds until a reply is there (if it is streamed: until its next piece), > 0.
         retries: Further tries after a failure that may pass, with growing pauses (a server's `Retry-After` is kept).
         extra: Further fields of the request body, e.g. `{"min_p": 0.0}`; they are part of the identity.
         tokenizer: Folder with the model's `tokenizer.json` and chat template, for servers that count no tokens.
+        requests_per_minute: Most requests in a minute, tries that failed included; None for no limit.
+        tokens_per_minute: Most tokens in a minute, prompts and replies together; None for no limit. A request counts
+            with a token for four characters of its prompt and with `max_tokens` until its reply says what it used.
+        api_key_env: Name of the environment variable that holds the key.
     """
 
     timeout: float = 300.0
     retries: int = 4
     extra: Mapping[str, Any] = field(default_factory=dict)
     tokenizer: Path | str | None = None
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    api_key_env: str = DEFAULT_KEY
 
     def __post_init__(self) -> None:
         taken = sorted(_OURS & set(self.extra))
@@ -51,12 +65,22 @@ class ServerOptions:
             raise ParameterError("extra", "JSON values", dict(self.extra)) from None
 
 
+class _Failed(Exception):
+    """A request that failed after all its tries."""
+
+    def __init__(self, kind: str, error: PersonalLLMError) -> None:
+        super().__init__(kind)
+        self.kind = kind
+        self.error = error
+
+
 class OpenAIChatModel:
     """Answers chats over HTTP, several at a time, with the official client.
 
     Temperature 0 is greedy decoding. Whether the same request gives the same text again is up to the server: batching
-    on an accelerator may change the last digits, and with them a text. The key is read from `OPENAI_API_KEY` when a
-    request is made; a server on this machine needs none.
+    on an accelerator may change the last digits, and with them a text. The key is read from the environment when a
+    request is made; a server on this machine needs none. Models of one process that ask the same model of the same
+    server with the same limits share one line (`RateLimiter`).
 
     Args:
         model: The model's name on the server.
@@ -90,7 +114,12 @@ class OpenAIChatModel:
         if context_length is not None and context_length < 1:
             raise ParameterError("context_length", ">= 1 token", context_length)
         self._options = options or ServerOptions()
-        self._endpoint = Endpoint(base_url, self._options.timeout, self._options.retries)
+        self._endpoint = Endpoint(base_url, self._options.timeout, self._options.retries, self._options.api_key_env)
+        self._line = RateLimiter.shared(
+            (self._endpoint.base_url, model, self._options.api_key_env),
+            self._options.requests_per_minute,
+            self._options.tokens_per_minute,
+        )
         self._tokenizer = ChatTokenizer(self._options.tokenizer) if self._options.tokenizer is not None else None
         self._model = model
         self._given_length = context_length
@@ -102,6 +131,11 @@ class OpenAIChatModel:
 
     def __repr__(self) -> str:
         return f"OpenAIChatModel({self._model!r}, base_url={self._endpoint.base_url!r})"
+
+    @property
+    def remote(self) -> bool:
+        """True: while it is waited for, this machine is free for other models."""
+        return True
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (
@@ -144,14 +178,14 @@ class OpenAIChatModel:
             UserError: If it was not given and the server does not say.
         """
         if self._context_length is None:
-            self._context_length = _served_length(self._endpoint, self._model)
+            self._context_length = served_length(self._endpoint, self._model)
         return self._context_length
 
     def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
         """Answer the requests, in their order.
 
-        A finish reason other than `length` counts as `stop` (a content filter too); a reply without content is the
-        empty text. What a server puts elsewhere (reasoning) is not part of the text.
+        A finish reason other than `length` counts as `stop`; a content filter or a refusal by the model is told in
+        `refusal`. A reply without content is the empty text. What a server puts elsewhere (reasoning) is left out.
 
         Raises:
             UserError: If the key, the model's name or the address is refused.
@@ -167,9 +201,42 @@ class OpenAIChatModel:
             requests: n requests.
             done: Called with (index of the request, its reply).
         """
-        if not requests:
-            return []
-        return run_coroutine(self._chat_all(requests, done))
+        failures: dict[int, PersonalLLMError] = {}
+        replies: dict[int, ChatReply] = {}
+
+        def keep(i: int, reply: ChatReply, source: str) -> None:  # noqa: ARG001
+            try:
+                done(i, reply)
+            except PersonalLLMError as error:
+                failures[i] = error
+            else:
+                replies[i] = reply
+
+        def note(i: int, kind: str, error: PersonalLLMError) -> bool:  # noqa: ARG001
+            failures[i] = error
+            return False
+
+        self.chat_some(requests, keep, note)
+        if failures:
+            raise _of_batch(failures, len(replies), len(requests)) from None
+        return [replies[i] for i in range(len(requests))]
+
+    def chat_some(
+        self,
+        requests: Sequence[ChatRequest],
+        done: Callable[[int, ChatReply, str], None],
+        failed: Callable[[int, str, PersonalLLMError], bool],
+    ) -> None:
+        """Answer what can be answered; a request that fails after all its tries does not stop the others.
+
+        Args:
+            requests: n requests.
+            done: Called with (index of the request, its reply, `"model"`).
+            failed: Called with (index of the request, kind of failure, error); returns whether to go on. If not, no
+                further request is begun.
+        """
+        if requests:
+            run_coroutine(self._answer_all(requests, done, failed))
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Return the number of tokens of the messages, rendered with the model's own chat template.
@@ -180,63 +247,95 @@ class OpenAIChatModel:
         Raises:
             UserError: If the server counts no tokens and no tokenizer was given.
         """
-        key = digest(_turns(messages), 32)
+        key = digest(turns(messages), 32)
         if key not in self._counts:
-            counted = self._tokenizer.count(messages) if self._tokenizer else self._count(_turns(messages))
+            counted = self._tokenizer.count(messages) if self._tokenizer else self._count(turns(messages))
             self._counts[key] = counted
         return self._counts[key]
 
-    def _count(self, turns: list[dict[str, str]]) -> int:
-        tokens = _vllm_tokens(self._endpoint, self._model, turns)
+    def _count(self, chat: list[dict[str, str]]) -> int:
+        tokens = vllm_tokens(self._endpoint, self._model, chat)
         if tokens is None:
-            tokens = _llama_tokens(self._endpoint, turns)
+            tokens = llama_tokens(self._endpoint, chat)
         if tokens is None:
             raise UserError(
                 f"{self._endpoint.base_url} does not count tokens.",
-                f"{_ELSEWHERE}, or use vLLM or llama.cpp's server.",
+                f"{ELSEWHERE}, or use vLLM or llama.cpp's server.",
             )
         return tokens
 
-    async def _chat_all(
-        self, requests: Sequence[ChatRequest], done: Callable[[int, ChatReply], None]
-    ) -> list[ChatReply]:
-        gate = asyncio.Semaphore(self._concurrency)
-        failures: dict[int, PersonalLLMError] = {}
-        replies: dict[int, ChatReply] = {}
+    async def _answer_all(
+        self,
+        requests: Sequence[ChatRequest],
+        done: Callable[[int, ChatReply, str], None],
+        failed: Callable[[int, str, PersonalLLMError], bool],
+    ) -> None:
+        waiting = iter(enumerate(requests))
+        going = True
 
-        async def answer(i: int) -> None:
-            async with gate:
-                if failures:
+        async def work() -> None:
+            nonlocal going
+            for i, request in waiting:
+                if not going:
                     return
                 try:
-                    replies[i] = await self._answer(client, requests[i])
-                    done(i, replies[i])
-                except PersonalLLMError as error:
-                    failures[i] = error
+                    reply = await self._answer(client, request)
+                except _Failed as failure:
+                    going = failed(i, failure.kind, failure.error) and going
+                else:
+                    done(i, reply, "model")
 
-        async with self._endpoint.client() as client:
-            await asyncio.gather(*map(answer, range(len(requests))))
-        if failures:
-            raise _of_batch(failures, len(replies), len(requests)) from None
-        return [replies[i] for i in range(len(requests))]
+        async with self._endpoint.client(retries=0) as client:
+            try:
+                async with asyncio.TaskGroup() as workers:
+                    for _ in range(min(self._concurrency, len(requests))):
+                        workers.create_task(work())
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from None
 
     async def _answer(self, client: Any, request: ChatRequest) -> ChatReply:
-        """Return one reply; a broken one is asked for again, as the client does with refused requests."""
-        failed = openai_sdk().OpenAIError
+        """Return one reply, after as many tries as it takes.
+
+        Raises:
+            _Failed: If no try gave one.
+        """
+        sdk = openai_sdk()
         for attempt in range(self._options.retries + 1):
             try:
-                return await self._ask(client, request)
+                return await self._try(client, request)
             except BrokenReply as error:
                 if attempt == self._options.retries:
-                    raise RunError(
-                        f"{self._endpoint.base_url} gave no usable reply, {attempt + 1} times in a row: "
-                        f"{self._endpoint.scrub(error.message)}.",
-                        "See the server's own log.",
-                    ) from None
-            except failed as error:
-                raise self._endpoint.failure(error, self._model) from None
-            await asyncio.sleep(back_off(attempt))
+                    words = self._endpoint.scrub(error.message)
+                    raise _Failed("broken reply", self._unusable(words, attempt + 1)) from None
+                pause = back_off(attempt)
+            except (TimeoutError, sdk.OpenAIError) as error:
+                if filtered(error):
+                    return ChatReply("", "stop", 0, 0, refusal="content_filter")
+                wait = self._endpoint.pause(error, attempt)
+                if wait is None:
+                    kind = self._endpoint.kind(error)
+                    raise _Failed(kind, self._endpoint.failure(error, self._model)) from None
+                pause = wait
+                if getattr(error, "status_code", None) == 429:
+                    self._line.hold(pause)
+            await asyncio.sleep(pause)
         raise AssertionError("unreachable")
+
+    async def _try(self, client: Any, request: ChatRequest) -> ChatReply:
+        """Ask once, when it is this request's turn."""
+        characters = sum(len(message.content) for message in request.messages)
+        tokens = characters // _CHARACTERS_PER_TOKEN + request.max_tokens
+        await self._line.wait(tokens)
+        async with asyncio.timeout(None if self._stream else self._options.timeout):
+            reply = await self._ask(client, request)
+        self._line.settle(tokens, reply.prompt_tokens + reply.completion_tokens)
+        return reply
+
+    def _unusable(self, words: str, tries: int) -> RunError:
+        return RunError(
+            f"{self._endpoint.base_url} gave no usable reply, {tries} times in a row: {words}.",
+            "See the server's own log.",
+        )
 
     async def _ask(self, client: Any, request: ChatRequest) -> ChatReply:
         knobs: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if self._stream else {}
@@ -244,7 +343,7 @@ class OpenAIChatModel:
         try:
             answer = await client.chat.completions.create(
                 model=self._model,
-                messages=_turns(request.messages),
+                messages=turns(request.messages),
                 max_tokens=request.max_tokens,
                 temperature=request.temperature,
                 top_p=request.top_p,
@@ -254,45 +353,7 @@ class OpenAIChatModel:
             )
         except ValueError as error:
             raise BrokenReply(f"it is not JSON ({error})") from None
-        return await _streamed(answer) if self._stream else _whole(answer)
-
-
-def _whole(answer: Any) -> ChatReply:
-    """Turn a completion into a reply."""
-    choices = getattr(answer, "choices", None)
-    if not choices:
-        raise BrokenReply("it has no choices" if hasattr(answer, "choices") else "it is not a chat completion")
-    message = choices[0].message
-    return _reply((message.content if message else None) or "", choices[0].finish_reason, answer.usage)
-
-
-async def _streamed(answer: Any) -> ChatReply:
-    """Gather the pieces of a streamed completion."""
-    sdk = openai_sdk()
-    pieces: list[str] = []
-    reason = usage = None
-    try:
-        async with answer:
-            async for chunk in answer:
-                usage = chunk.usage or usage
-                for choice in chunk.choices or ():
-                    if choice.index:
-                        continue
-                    if choice.delta and choice.delta.content:
-                        pieces.append(choice.delta.content)
-                    reason = choice.finish_reason or reason
-    except (sdk.APIError, ValueError) as error:
-        raise BrokenReply(f"the stream broke off ({error})") from None
-    if reason is None:
-        raise BrokenReply("the stream ended before the reply did")
-    return _reply("".join(pieces), reason, usage)
-
-
-def _reply(text: str, reason: str | None, usage: Any) -> ChatReply:
-    if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
-        raise BrokenReply("it does not say how many tokens were used")
-    kind: Literal["stop", "length"] = "length" if reason in _CUT else "stop"
-    return ChatReply(text.strip(), kind, int(usage.prompt_tokens), int(usage.completion_tokens))
+        return await streamed(answer) if self._stream else whole(answer)
 
 
 def _of_batch(failures: Mapping[int, PersonalLLMError], answered: int, n: int) -> PersonalLLMError:
@@ -303,67 +364,6 @@ def _of_batch(failures: Mapping[int, PersonalLLMError], answered: int, n: int) -
         return error
     family = UserError if isinstance(error, UserError) else RunError
     return family(f"Request {first + 1} of {n} failed ({answered} were answered): {error.message}", error.remedy)
-
-
-def _served_length(endpoint: Endpoint, model: str) -> int:
-    """Ask the server for its context length: vLLM, OpenRouter, llama.cpp, in turn."""
-    status, listed = endpoint.fetch(f"{endpoint.base_url}/models")
-    data = listed.get("data") if status == 200 and isinstance(listed, dict) else None
-    entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
-    mine = next((entry for entry in entries if entry.get("id") == model), entries[0] if len(entries) == 1 else {})
-    status, props = endpoint.fetch(f"{endpoint.root}/props")
-    settings = props.get("default_generation_settings") if status == 200 and isinstance(props, dict) else None
-    for holder, key in (
-        (mine, "max_model_len"),
-        (mine, "context_length"),
-        (settings, "n_ctx"),
-        (mine.get("meta"), "n_ctx"),
-    ):
-        length = holder.get(key) if isinstance(holder, dict) else None
-        if isinstance(length, int) and length > 0:
-            return length
-    raise UserError(
-        f"{endpoint.base_url} does not say how many tokens {model!r} can read.",
-        "Give context_length (the command line's --context-length).",
-    )
-
-
-def _vllm_tokens(endpoint: Endpoint, model: str, turns: list[dict[str, str]]) -> int | None:
-    """Count with vLLM's tokenizer, which renders the chat by itself; None if the server has no such thing."""
-    said = _asked(endpoint, "/tokenize", {"model": model, "messages": turns})
-    count = said.get("count")
-    return count if isinstance(count, int) else None
-
-
-def _llama_tokens(endpoint: Endpoint, turns: list[dict[str, str]]) -> int | None:
-    """Count with llama.cpp's template and tokenizer; None if the server has no such thing.
-
-    The tokenizer adds the begin-of-sequence token that the rendered template leaves to it, so there is exactly one.
-    """
-    prompt = _asked(endpoint, "/apply-template", {"messages": turns}).get("prompt")
-    if not isinstance(prompt, str):
-        return None
-    body = {"content": prompt, "add_special": True, "parse_special": True}
-    tokens = _asked(endpoint, "/tokenize", body).get("tokens")
-    return len(tokens) if isinstance(tokens, list) else None
-
-
-def _asked(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return what a server says; nothing if it does not know the path."""
-    status, said = endpoint.fetch(endpoint.root + path, body)
-    if status == 200:
-        return said if isinstance(said, dict) else {}
-    if status in (400, 413, 422):
-        words = endpoint.scrub(str(said))
-        raise UserError(f"{endpoint.root}{path} refused to count tokens: {words}.", f"{_ELSEWHERE}.")
-    if status in (408, 409, 429) or (status >= 500 and status != 501):
-        raise RunError(f"{endpoint.root}{path} failed: status {status}.", "See the server's own log.")
-    return {}
-
-
-def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Return the messages as the protocol has them; what is no valid Unicode (a lone surrogate) becomes `?`."""
-    return [{"role": m.role, "content": m.content.encode("utf-8", "replace").decode()} for m in messages]
 
 
 def _ignore(index: int, reply: ChatReply) -> None:
