@@ -60,6 +60,7 @@ def evaluate(
     concurrency: o.Concurrency = None,
     revision: o.Revision = None,
     embedder_url: o.EmbedderUrl = None,
+    executor: o.ExecutorName = "serial",
 ) -> None:
     """Evaluate algorithms and print the leaderboard with 95 % intervals; re-running resumes.
 
@@ -97,15 +98,22 @@ def evaluate(
 
     benchmark = load(data)
     protocol = o.make_protocol(benchmark, preset, given, settings)
-    _run(names, protocol, benchmark, choice, out, versus)
+    _run(names, protocol, benchmark, choice, out, versus, executor)
 
 
 def _run(
-    names: list[str], protocol: Protocol, benchmark: Benchmark, choice: o.BackendChoice, out: Path, versus: str | None
+    names: list[str],
+    protocol: Protocol,
+    benchmark: Benchmark,
+    choice: o.BackendChoice,
+    out: Path,
+    versus: str | None,
+    executor: str,
 ) -> None:
     """Run algorithms, watched, and show the leaderboard."""
     from rich.console import Console
 
+    from personalllm.backends.executor import build_executor
     from personalllm.cli.progress import embed_texts, resumable
     from personalllm.evaluation import evaluate as run
     from personalllm.evaluation import resolve
@@ -114,12 +122,13 @@ def _run(
     entries, references = resolve(names, protocol.track)
     check_references(references, protocol.reference_response_model)
     _check_versus(versus, entries, protocol)
+    workers = build_executor(executor)
     backends = o.build_backends(entries, protocol.track, benchmark.metadata, choice)
     console = Console(stderr=True)
     if any("embedder" in entry.algorithm.needs for entry in entries):
         embed_texts(benchmark, backends["embedder"], console)
     with resumable(console), watch(console) as progress:
-        results = run(names, protocol, benchmark, out=out, progress=progress, **backends)
+        results = run(names, protocol, benchmark, out=out, progress=progress, executor=workers, **backends)
     show_leaderboard(results, versus)
 
 

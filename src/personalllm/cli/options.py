@@ -87,7 +87,9 @@ Alpha = Annotated[float | None, typer.Option(help="Concentration of the users' w
 PoolUsers = Annotated[int | None, typer.Option(help="Number of other users to learn from.", **_default("10000"))]
 MaxTokens = Annotated[int | None, typer.Option(help="Most new tokens of a generated response.", **_default("256"))]
 EmbedderName = Annotated[str, typer.Option(help="Embedder, openai:MODEL for a server, or module:factory.")]
-LlmName = Annotated[str, typer.Option(help="Chat model, openai:MODEL for a server, or module:factory.")]
+LlmName = Annotated[
+    str, typer.Option(help="Chat model, openai:MODEL for a server, vllm:MODEL in this process, or module:factory.")
+]
 RewardsName = Annotated[
     str | None, typer.Option(help="Reward ensemble, or module:factory.", **_default("the benchmark's own"))
 ]
@@ -103,10 +105,16 @@ ContextLength = Annotated[
     int | None,
     typer.Option(help="Most tokens of prompt and reply together.", **_default("4096, or what the server says")),
 ]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="Who does the rank track's work: serial, processes[:N] or ray[:ADDRESS].")
+]
 Concurrency = Annotated[int | None, typer.Option(min=1, help="Requests in flight to a server.", **_default("8"))]
 Revision = Annotated[
     str | None,
-    typer.Option(help="Names the weights behind --llm openai:MODEL, in place of its address.", show_default=False),
+    typer.Option(
+        help="Names the weights behind --llm openai:MODEL, in place of its address; of vllm:MODEL, the commit.",
+        show_default=False,
+    ),
 ]
 NoReplyCache = Annotated[
     bool, typer.Option("--no-reply-cache", help="Ask the chat model again, whatever it answered before.")

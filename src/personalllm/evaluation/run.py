@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from personalllm.evaluation.results import Results
 from personalllm.evaluation.store import DiskStore, Store, Unit, read_json, to_json
 from personalllm.evaluation.task import Task
 from personalllm.evaluation.tracks import Backends, RankTrack, Track, make_units
-from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
+from personalllm.protocols import ChatModel, Executor, RewardEnsemble, TextEmbedder
 from personalllm.storage import digest, write_json
 from personalllm.types import F32, JSON
 
@@ -44,11 +45,12 @@ def evaluate(
     rewards: RewardEnsemble | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
+    executor: Executor | None = None,
 ) -> Results:
     """Evaluate algorithms under a protocol, beside the reference policies, and resume what an earlier call began.
 
-    Everything that is complete in the run directory `out/<protocol fingerprint>` is read back; a part that is cut off
-    or altered is made again. The numbers are the same, bit for bit, whether a run was interrupted or not.
+    Everything that is complete in the run directory `out/<protocol fingerprint>` is read back, a part that is cut off
+    or altered is made again; the numbers are the same, bit for bit, whether a run was interrupted or not.
 
     Args:
         algorithms: Objects, registered names, names with parameters (`icl[n_shots=3]`), `module:Class`, or `all`.
@@ -60,6 +62,7 @@ def evaluate(
         rewards: For the generate track; its RMs must be the benchmark's.
         out: Folder of runs; None keeps the run in memory.
         progress: Called after each step.
+        executor: Who does the rank track's shards of users (what it is handed must be picklable); None: this process.
 
     Returns:
         The algorithms in the order given, then the reference policies.
@@ -81,18 +84,23 @@ def evaluate(
     )
     task = Task(bound, benchmark)
     backends = Backends(embedder, llm, rewards)
-    for entry in entries:
-        entry.algorithm.fresh().bind(embedder=embedder, llm=llm)
-        task.check_history(entry.algorithm.history, embedder)
+    _check_needs(entries, task, backends)
     policies = StoredPolicies.of(task)
     track: Track = GenerateTrack(task, backends, policies) if bound.track == "generate" else RankTrack(task, backends)
     store = Store(bound.fingerprint) if out is None else DiskStore(Path(out) / bound.fingerprint, bound.fingerprint)
     manifest = _write_manifest(store, task, backends)
-    run = _Run(task, track, policies, store, progress or _unwatched)
+    run = _Run(task, track, policies, store, progress or _unwatched, executor if bound.track == "rank" else None)
     _write_order(store, [entry.key for entry in entries])
     keys = [run.algorithm(entry) for entry in entries] + [run.reference(policy) for policy in policies]
     _write_order(store, keys)
     return assemble(store, manifest, keys)
+
+
+def _check_needs(entries: Sequence[Entry], task: Task, backends: Backends) -> None:
+    """Raise before the work begins if an algorithm lacks a backend."""
+    for entry in entries:
+        entry.algorithm.fresh().bind(embedder=backends.embedder, llm=backends.llm)
+        task.check_history(entry.algorithm.history, backends.embedder)
 
 
 def _unwatched(_event: ProgressEvent) -> None:
@@ -106,6 +114,7 @@ class _Run:
     policies: StoredPolicies
     store: Store
     progress: Progress
+    executor: Executor | None
 
     def algorithm(self, entry: Entry) -> str:
         """Do what is missing of an algorithm; return its key."""
@@ -119,15 +128,10 @@ class _Run:
         done = sum(unit.stop - unit.start for unit, table in zip(units, tables, strict=True) if table is not None)
         self.progress(ProgressEvent(label, "start", done, total))
         began = time.perf_counter()
-        prepared = None
-        if done < total:
-            self.progress(ProgressEvent(label, "prepare", done, total))
-            prepared = self.track.prepare(entry)
-        for i, unit in enumerate(units):
-            if tables[i] is not None:
-                continue
-            tables[i] = self.track.compute(prepared, unit)
-            self.store.write_part(unit, tables[i])
+        missing = [unit for unit, table in zip(units, tables, strict=True) if table is None]
+        for unit, table in zip(missing, self._computed(entry, missing, done), strict=True):
+            tables[unit.index] = table
+            self.store.write_part(unit, table)
             now = time.perf_counter()
             self.store.add_seconds(entry.key, now - began)
             began = now
@@ -143,6 +147,14 @@ class _Run:
         self._finish(entry.key, summary, self.track.utilities(tables))
         self.progress(ProgressEvent(label, "finish", total, total))
         return entry.key
+
+    def _computed(self, entry: Entry, units: list[Unit], done: int) -> Iterator[Any]:
+        """Yield the tables of the units that are missing, as they are computed."""
+        if not units:
+            return
+        self.progress(ProgressEvent(entry.label, "prepare", done, self.track.n_rows))
+        work = partial(self.track.compute, self.track.prepare(entry))
+        yield from map(work, units) if self.executor is None else self.executor.map(work, units)
 
     def reference(self, policy: Policy) -> str:
         """Note a reference policy; return its key."""

@@ -1,0 +1,78 @@
+"""The rank track through executors: the same files, byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from personalllm.algorithms.base import Algorithm
+from personalllm.backends.executor import ProcessExecutor, SerialExecutor
+from personalllm.errors import RunError
+from personalllm.evaluation import Protocol, evaluate
+
+ALGORITHMS = ["random", "pooled-ranker"]
+
+
+def comparable(run: Path) -> dict[str, bytes]:
+    files = [path for path in sorted(run.rglob("*")) if path.is_file() and path.name != "timing.json"]
+    return {str(path.relative_to(run)): path.read_bytes() for path in files}
+
+
+class Spoken:
+    """An executor that notes what it was asked to do."""
+
+    def __init__(self):
+        self.units = []
+
+    def map(self, function, units):
+        self.units += units
+        return map(function, units)
+
+
+class Fails(Algorithm):
+    id = "fails"
+
+    def rank(self, queries):
+        raise ValueError("never")
+
+
+@pytest.fixture
+def settled(benchmark_, standins, tmp_path):
+    def run(name, executor, algorithms=ALGORITHMS, track="rank"):
+        knobs = {"max_tokens": 8} if track == "generate" else {"users_per_shard": 8}
+        protocol = Protocol.for_benchmark(
+            benchmark_, track=track, n_users=30, pool_users=20, bootstrap_draws=200, **knobs
+        )
+        evaluate(algorithms, protocol, benchmark_, out=tmp_path / name, executor=executor, **standins)
+        return comparable(tmp_path / name)
+
+    return run
+
+
+@pytest.mark.parametrize("executor", [SerialExecutor(), ProcessExecutor(2)])
+def test_an_executor_changes_no_file(settled, executor):
+    assert settled("there", executor) == settled("here", None)
+
+
+def test_only_missing_units_are_handed_out(settled, tmp_path):
+    before = settled("run", None, ["random"])
+    run = next(p for p in (tmp_path / "run").iterdir() if p.is_dir())
+    (folder,) = (p for p in run.iterdir() if p.name.startswith("random-"))
+    (folder / "metrics.json").unlink()
+    (folder / "samples" / "part-00002.parquet").unlink()
+    spoken = Spoken()
+    assert settled("run", spoken, ["random"]) == before
+    assert [(unit.start, unit.stop) for unit in spoken.units] == [(16, 24)]
+
+
+def test_the_generate_track_stays_here(settled):
+    spoken = Spoken()
+    settled("run", spoken, ["zero-shot"], "generate")
+    assert spoken.units == []
+
+
+def test_an_algorithm_that_fails_elsewhere_is_named(settled):
+    with pytest.raises(RunError, match="The algorithm 'fails' failed in rank: ValueError: never") as caught:
+        settled("run", SerialExecutor(), [Fails()])
+    assert "work unit 0 (Unit(algorithm='fails" in caught.value.__notes__[0]
