@@ -327,6 +327,7 @@ def tokens_of(text, most=512):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid", "none"])
+@pytest.mark.torch
 def test_a_transformer_against_numpy(tmp_path, activation):
     folder = make_roberta(tmp_path)
     labels = {"other": "tiny_other", "formal": "tiny_formal"}
@@ -347,6 +348,7 @@ def test_a_transformer_against_numpy(tmp_path, activation):
 
 
 @pytest.mark.slow
+@pytest.mark.torch
 def test_the_identity_of_a_transformer_follows_its_files_and_parameters(tmp_path):
     folder = make_roberta(tmp_path / "a")
     labels = {"formal": "f"}
@@ -366,6 +368,7 @@ def test_the_identity_of_a_transformer_follows_its_files_and_parameters(tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.torch
 def test_what_a_transformer_cannot_do_is_said(tmp_path):
     folder = make_roberta(tmp_path / "good")
     with pytest.raises(UnknownName, match="Did you mean 'formal'"):

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from personalllm.backends.embedding import CachedEmbedder, OpenAIEmbedder
-from personalllm.backends.llm import CachedChatModel, OpenAIChatModel
-from personalllm.cli.wiring import build_embedder, build_llm
-from personalllm.errors import ModelFileError, OfflineError, ParameterError, UserError
+from personalllm.backends.llm import CachedChatModel, OpenAIChatModel, VLLMChatModel
+from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
+from personalllm.errors import ModelFileError, OfflineError, ParameterError, UnknownName, UserError
 from personalllm.testing import EchoChatModel
 
 URL = "http://127.0.0.1:8000/v1"
@@ -60,6 +60,21 @@ def test_the_address_comes_from_the_environment_if_not_given(monkeypatch):
 
 def test_a_served_embedder_is_cached():
     assert isinstance(build_embedder("openai:m", base_url=URL), CachedEmbedder)
+
+
+def test_vllm_in_this_process_gets_its_settings_and_is_not_started():
+    built = build_llm("vllm:org/model", context_length=4096, revision="abc", cache=False)
+    assert built.__reduce__() == VLLMChatModel("org/model", context_length=4096, revision="abc").__reduce__()
+    assert isinstance(build_llm("vllm:org/model"), CachedChatModel)
+    for given in ({"base_url": URL}, {"stream": True}, {"concurrency": 3}):
+        with pytest.raises(UserError, match=f"{next(iter(given))} only apply to a server"):
+            build_llm("vllm:org/model", **given)
+
+
+def test_a_reward_ensemble_that_is_none_gets_the_nearest_names_of_all_kinds():
+    for name, near in (("publishd", "'published'"), ("gemma_2", "'gemma_2b'"), ("compact-v2", "'compact-v1'")):
+        with pytest.raises(UnknownName, match=f"no reward ensemble named '{name}'. Did you mean .*{near}"):
+            build_rewards({"reward_ensemble": name})
 
 
 def test_the_offline_switch_holds_here_too():

@@ -1,4 +1,4 @@
-"""`personalllm rewards`: fit compact reward models and show the ones that come with the package."""
+"""`personalllm rewards`: fit compact reward models, show the known ones, and test that a score depends on its text."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import typer
 from personalllm.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-    from personalllm.backends.reward import TrainingReport
+    from personalllm.backends.reward import SelfTest, TrainingReport
+    from personalllm.protocols import RewardEnsemble
 
 __all__ = ["app"]
 
-app = typer.Typer(name="rewards", help="Train and inspect compact reward models.", no_args_is_help=True)
+app = typer.Typer(name="rewards", help="Train, list and test reward models.", no_args_is_help=True)
 
 
 @app.command()
@@ -79,17 +81,32 @@ def _report_table(name: str, report: TrainingReport) -> Table:
 
 @app.command(name="list")
 def list_rewards(
-    ensemble: Annotated[str, typer.Argument(help="Name of a shipped ensemble.")] = "compact-v1",
+    ensemble: Annotated[
+        str | None, typer.Argument(help="A shipped ensemble, or 'published'.", show_default="all")
+    ] = None,
 ) -> None:
-    """Show the reward models of a shipped ensemble: held-out accuracy, always-longer, part of length."""
-    from rich import box
+    """Show the reward models: the shipped compact ones with their accuracy, and the published ones of the paper."""
     from rich.console import Console
+
+    from personalllm.backends.reward import ENSEMBLES, shipped_ensembles
+
+    console = Console()
+    for name in shipped_ensembles() if ensemble is None else (ensemble,):
+        if name not in ENSEMBLES:
+            _show_compact(console, name)
+    if ensemble is None or ensemble in ENSEMBLES:
+        _show_published(console)
+
+
+def _show_compact(console: Console, ensemble: str) -> None:
+    """Show held-out accuracy, always-longer and part of length of a shipped ensemble."""
+    from rich import box
     from rich.table import Table
 
     from personalllm.backends.reward import shipped_metadata
 
     metadata = shipped_metadata(ensemble)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=ensemble, title_justify="left")
     table.add_column("reward model", no_wrap=True)
     table.add_column("held-out accuracy", no_wrap=True)
     table.add_column("longer", no_wrap=True)
@@ -104,10 +121,104 @@ def list_rewards(
             f"{card['alpaca8']['length_correlation']:+.2f}",
             f"{card['n_fitted']:,}",
         )
-    console = Console()
     console.print(table)
     console.print(
         "Accuracy on held-out pairs with its 95 % interval by prompt, beside that of always preferring the longer "
         "response; chance is .5. Length: rank correlation of score and characters on alpaca8. Pairs: those "
         "fitted on. More: docs/reward-models.md"
     )
+
+
+def _show_published(console: Console) -> None:
+    """Show the registered reward models that transformers runs."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from personalllm.backends.reward import REWARD_MODELS, find_reward
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="published", title_justify="left")
+    table.add_column("reward model: on the hub, head and text, licence", overflow="fold")
+    table.add_column("numbers", no_wrap=True)
+    table.add_column("weights", justify="right", no_wrap=True)
+    for name in REWARD_MODELS:
+        entry = find_reward(name)
+        size = entry.parameters * (4 if entry.dtype == "float32" else 2)
+        table.add_row(
+            f"{escape(name)}\n[dim]  {escape(entry.model)}\n"
+            f"  {entry.head or 'any'} head, {entry.template.kind} text\n  {escape(entry.licence)}[/]",
+            entry.dtype,
+            f"{size:.1f} GB" if size else "",
+        )
+    console.print(table)
+    console.print(
+        "They need the extra torch and their files on this machine, which you fetch once with `hf download`. "
+        "All ten together: `published`. Any other sequence classifier: a folder, or owner/model on the hub. "
+        "More: docs/published-rewards.md"
+    )
+
+
+@app.command()
+def selftest(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A reward model of `list`, a folder or owner/model on the hub, 'published', compact-v1, a "
+            ".safetensors file of heads, or module:factory."
+        ),
+    ],
+    *,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default="the model's")] = None,
+    device: Annotated[str | None, typer.Option(help="Where torch computes.", show_default="cuda, else cpu")] = None,
+) -> None:
+    """Measure whether a score depends on anything but its text: batch, order, padding, BOS, cutting. Exit 1 if so."""
+    from rich.console import Console
+
+    from personalllm.backends.reward import selftest as measure
+
+    console = Console()
+    ensemble = _ensemble(model, dtype, device)
+    with console.status(f"Testing {', '.join(ensemble.reward_models)}"):
+        results = measure(ensemble)
+    for result in results:
+        _show_selftest(console, result)
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
+def _ensemble(model: str, dtype: str | None, device: str | None) -> RewardEnsemble:
+    """Return the ensemble that a name stands for."""
+    from personalllm.backends.reward import is_published, load_rewards
+    from personalllm.cli.wiring import build_rewards
+
+    on_hub = model.count("/") == 1 and ":" not in model and not model.endswith(".safetensors")
+    if is_published(model) or Path(model).is_dir() or on_hub:
+        return load_rewards(model, dtype=dtype, device=device)
+    if dtype or device:
+        raise UserError(f"{model!r} is not run by transformers.", "Leave out --dtype and --device.")
+    return build_rewards({}, name=model)
+
+
+def _show_selftest(console: Console, result: SelfTest) -> None:
+    """Show the checks of one ensemble and the verdict."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    names = result.reward_models
+    title = names[0] if len(names) == 1 else f"{len(names)} reward models"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(title), title_justify="left")
+    table.add_column("what must not matter", overflow="fold")
+    table.add_column("measured", justify="right", no_wrap=True)
+    table.add_column("limit", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    colours = {"ok": "green", "failed": "bold red", "does not apply": "dim"}
+    for check in result.checks:
+        name = f"{escape(check.name)}\n[dim]  {escape(check.note)}[/]" if check.note else escape(check.name)
+        table.add_row(name, check.measured, check.limit, f"[{colours[check.verdict]}]{check.verdict}[/]")
+    console.print(table)
+    console.print(f"[dim]{escape(result.identity)}[/]", highlight=False, soft_wrap=True)
+    spread = f"{min(result.sd):.3g}" if len(result.sd) == 1 else f"{min(result.sd):.3g} to {max(result.sd):.3g}"
+    about = f"{result.n_texts} built-in texts; standard deviation of the scores {spread}."
+    verdict = "[green]passed[/]" if result.passed else "[bold red]failed[/]: scores depend on more than their text"
+    console.print(f"{about} Self-test {verdict}.", highlight=False)

@@ -6,40 +6,52 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from personalllm.errors import MissingExtra, ModelFileError, PluginError, UserError
+from personalllm.errors import MissingExtra, ModelFileError, PersonalLLMError, PluginError, UnknownName, UserError
 from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
-from personalllm.registry import load_object
+from personalllm.registry import Registry
 from personalllm.types import JSON
 
-__all__ = ["DEFAULT_EMBEDDER", "DEFAULT_LLM", "build_embedder", "build_llm", "build_rewards", "optional_embedder"]
+__all__ = [
+    "DEFAULT_EMBEDDER",
+    "DEFAULT_LLM",
+    "build_embedder",
+    "build_llm",
+    "build_rewards",
+    "called",
+    "checked_backend",
+    "optional_embedder",
+]
 
 DEFAULT_EMBEDDER = "minilm-l6-int8"
 DEFAULT_LLM = "smollm2-135m-instruct"
 _SERVED = "openai:"
+_OFFLINE_ENGINE = "vllm:"
 
 
 def build_embedder(name: str = DEFAULT_EMBEDDER, base_url: str | None = None) -> TextEmbedder:
     """Return an embedder, its vectors cached on disk.
 
     Args:
-        name: `minilm-l6-int8`, `openai:MODEL` for a server, or `module:factory` for your own (called without
-            arguments).
+        name: `minilm-l6-int8`, the name of a plugin, `openai:MODEL` for a server, or `module:factory` for your own
+            (called without arguments).
         base_url: Address of the server for `openai:MODEL`; `$OPENAI_BASE_URL` if None.
 
     Raises:
         ModelFileError: If its files are not in the cache; the remedy is the command that gets them.
         UserError: If there is no such embedder, or no address was given for a server.
+        PluginError: If a plugin or your own does not load, or makes no embedder.
     """
     from personalllm.backends.embedding import CachedEmbedder, OpenAIEmbedder, default_embedder
+    from personalllm.backends.registry import EMBEDDERS
 
     if name.startswith(_SERVED):
         return CachedEmbedder(OpenAIEmbedder(name.removeprefix(_SERVED), _address(name, base_url)))
-    if ":" in name:
-        return CachedEmbedder(_own(name, "embedder", TextEmbedder))
+    if ":" in name or EMBEDDERS.is_plugin(name):
+        return CachedEmbedder(_own(name, EMBEDDERS, TextEmbedder))
     if name != DEFAULT_EMBEDDER:
         raise UserError(
             f"There is no embedder named {name!r}.",
-            f"Use {DEFAULT_EMBEDDER}, openai:MODEL for a server, or module:factory for your own.",
+            f"Use {', '.join(EMBEDDERS)}, openai:MODEL for a server, or module:factory for your own.",
         )
     return default_embedder()
 
@@ -64,17 +76,18 @@ def build_llm(
 ) -> ChatModel:
     """Return a chat model, its replies cached on disk.
 
-    Replies of your own factory are not cached: only its author knows whether its identity tells two models apart. For a
-    server without a tokenizer of its own, `$PERSONALLLM_TOKENIZER` names the folder of one.
+    Replies of a plugin or of your own factory are not cached: only its author knows whether its identity tells two
+    models apart. For a server without a tokenizer of its own, `$PERSONALLLM_TOKENIZER` names the folder of one.
 
     Args:
-        name: A chat model of `personalllm models list`, `openai:MODEL` for a server, or `module:factory` for your own
-            (called without arguments).
+        name: A chat model of `personalllm models list`, the name of a plugin, `openai:MODEL` for a server,
+            `vllm:MODEL` for vLLM in this process, or `module:factory` for your own (called without arguments).
         base_url: Address of the server for `openai:MODEL`; `$OPENAI_BASE_URL` if None.
         stream: Whether a server's replies are received piece by piece.
-        context_length: Most tokens of prompt and reply together; asked of a server, 4096 for a local model, if None.
+        context_length: Most tokens of prompt and reply together; asked of a server or of vLLM, 4096 for a local model,
+            if None.
         concurrency: Most requests under way at once: of a server (8 if None), or the local model's workers.
-        revision: What fixes a server's weights, for the identity.
+        revision: What fixes the weights of a server or of vLLM, for the identity.
         cache: Whether replies are kept in, and taken from, the folder `replies` of the cache. Set it to False for a
             check that a model is deterministic.
 
@@ -82,8 +95,10 @@ def build_llm(
         ModelFileError: If its file is not in the cache; the remedy is the command that gets it.
         MissingExtra: If the runtime is not installed.
         UserError: If no address was given for a server, or a server's settings for another model.
+        PluginError: If a plugin or your own does not load, or makes no chat model.
     """
-    from personalllm.backends.llm import CachedChatModel, LocalChatModel
+    from personalllm.backends.llm import CachedChatModel, LocalChatModel, VLLMChatModel
+    from personalllm.backends.registry import CHAT_MODELS
 
     if name.startswith(_SERVED):
         model: ChatModel = _served_llm(
@@ -95,12 +110,17 @@ def build_llm(
             revision=revision,
         )
         return CachedChatModel(model) if cache else model
-    given = {"base_url": base_url, "stream": stream, "revision": revision}
-    _refuse([setting for setting, value in given.items() if value], name, "a server, openai:MODEL")
-    if ":" in name:
+    here = name.startswith(_OFFLINE_ENGINE)
+    given = {"base_url": base_url, "stream": stream}
+    other = {"concurrency": concurrency} if here else {"revision": revision}
+    _refuse([setting for setting, value in (given | other).items() if value], name, "a server, openai:MODEL")
+    if here:
+        engine = VLLMChatModel(name.removeprefix(_OFFLINE_ENGINE), revision=revision, context_length=context_length)
+        return CachedChatModel(engine) if cache else engine
+    if ":" in name or CHAT_MODELS.is_plugin(name):
         sizes = {"context_length": context_length, "concurrency": concurrency}
         _refuse([setting for setting, value in sizes.items() if value is not None], name, "a named model or a server")
-        own: ChatModel = _own(name, "chat model", ChatModel)
+        own: ChatModel = _own(name, CHAT_MODELS, ChatModel)
         return own
     model = LocalChatModel(name, workers=concurrency, context_length=4096 if context_length is None else context_length)
     return CachedChatModel(model) if cache else model
@@ -146,42 +166,102 @@ def _address(name: str, base_url: str | None) -> str:
     return address
 
 
-def build_rewards(metadata: JSON, embedder: TextEmbedder | None = None, name: str | None = None) -> RewardEnsemble:
+def build_rewards(
+    metadata: JSON, embedder: TextEmbedder | None = None, name: str | Sequence[str] | None = None
+) -> RewardEnsemble:
     """Return the reward ensemble that scored a benchmark.
 
     Args:
-        metadata: Of the benchmark; its key `reward_ensemble` names the ensemble.
+        metadata: Of the benchmark; its key `reward_ensemble` names the ensemble, or is a list of published models.
         embedder: Shared with the ensemble if it is the default one.
-        name: Instead of the metadata's: a shipped ensemble, a safetensors file, or `module:factory`.
+        name: Instead of the metadata's: a shipped ensemble, `published`, a published reward model or a list of
+            them (see `load_rewards`), the name of a plugin, a safetensors file, or `module:factory`.
 
     Raises:
-        UserError: If neither the metadata nor `name` names one.
+        UserError: If neither the metadata nor `name` names one, or there is none of that name.
         ModelFileError: If the embedder's files are not in the cache.
+        PluginError: If a plugin or your own does not load, or makes no reward ensemble.
     """
+    from personalllm.backends.registry import REWARD_ENSEMBLES
+    from personalllm.backends.reward import is_published, load_rewards
+
     wanted = name or metadata.get("reward_ensemble")
     if not wanted:
         raise UserError(
             "The benchmark does not say which reward ensemble scored it, so new text cannot be scored.",
             "Name it with --rewards (e.g. compact-v1), or use the rank track, which needs none.",
         )
-    wanted = str(wanted)
-    if ":" in wanted:
-        ensemble: RewardEnsemble = _own(wanted, "reward ensemble", RewardEnsemble)
+    if not isinstance(wanted, str) or is_published(wanted):
+        return load_rewards(wanted)
+    if ":" in wanted or REWARD_ENSEMBLES.is_plugin(wanted):
+        ensemble: RewardEnsemble = _own(wanted, REWARD_ENSEMBLES, RewardEnsemble)
         return ensemble
-    from personalllm.backends.reward import CompactEnsemble
+    from personalllm.backends.reward import REWARD_MODELS, CompactEnsemble, shipped_ensembles
 
+    if wanted not in shipped_ensembles() and not wanted.endswith(".safetensors"):
+        raise UnknownName("reward ensemble", wanted, {*REWARD_ENSEMBLES, *REWARD_MODELS})
     if embedder is None or embedder.name != DEFAULT_EMBEDDER:
         embedder = build_embedder()
     return CompactEnsemble.load(wanted, embedder)
 
 
-def _own(reference: str, kind: str, protocol: Any) -> Any:
-    """Call the factory that `module:factory` names and check what it returns."""
-    backend = load_object(reference)()
+def _own(reference: str, registry: Registry, protocol: Any) -> Any:
+    """Make what a plugin's name or `module:factory` stands for, and check that it is of the kind."""
+    return checked_backend(called(registry.load(reference), reference), reference, registry.kind, protocol)
+
+
+def called(factory: Any, reference: str) -> Any:
+    """Return what a class or function makes without arguments.
+
+    Raises:
+        PluginError: If it cannot be called so, or fails; says with what.
+    """
+    if not callable(factory):
+        raise PluginError(
+            f"{reference!r} is of the type {type(factory).__name__}, which cannot be called.",
+            "Name a class or a function that takes no arguments and returns the object.",
+        )
+    try:
+        return factory()
+    except PersonalLLMError:
+        raise
+    except (Exception, SystemExit) as error:  # a stranger's code: any failure is reported under its name
+        raise PluginError(
+            f"{reference!r} was called without arguments and failed: {type(error).__name__}: {error}.",
+            "Give every argument a default, or name a function without arguments that makes the object.",
+        ) from error
+
+
+def checked_backend(backend: Any, reference: str, kind: str, protocol: Any) -> Any:
+    """Return the backend if it has all that its kind needs and says who it is.
+
+    Raises:
+        PluginError: If a method or attribute is missing, or a name or the identity is empty.
+    """
     if not isinstance(backend, protocol):
         wanted: Sequence[str] = sorted(n for n in vars(protocol) if not n.startswith("_"))
+        missing = [name for name in wanted if name not in dir(backend)]
         raise PluginError(
             f"{reference!r} returned a {type(backend).__name__}, which is no {kind}.",
-            f"It needs: {', '.join(wanted)} (see personalllm.protocols.{protocol.__name__}).",
+            f"It needs: {', '.join(wanted)} (see personalllm.protocols.{protocol.__name__}); "
+            f"missing: {', '.join(missing)}.",
         )
+    for name in ("identity", "name"):
+        if name in vars(protocol):
+            value = _asked(backend, name, reference)
+            if not isinstance(value, str) or not value.strip():
+                raise PluginError(
+                    f"{reference!r}: the {name} of this {kind} is {value!r}, not a text.",
+                    "Results are filed under it: return a text that changes whenever the output could.",
+                )
     return backend
+
+
+def _asked(backend: Any, name: str, reference: str) -> Any:
+    """Return an attribute of a stranger's object; a failure is reported under its name."""
+    try:
+        return getattr(backend, name)
+    except PersonalLLMError:
+        raise
+    except Exception as error:  # a stranger's property: any failure is reported under its name
+        raise PluginError(f"{reference!r}: {name} fails: {type(error).__name__}: {error}.") from error

@@ -1,27 +1,45 @@
-"""Compact reward models: small Bradley-Terry heads that run on a CPU in milliseconds."""
+"""Reward models: compact ones that run on a CPU in milliseconds, and published ones that transformers runs."""
 
 from __future__ import annotations
 
 from personalllm.backends.reward.cards import render_cards
 from personalllm.backends.reward.ensemble import CompactEnsemble, shipped_ensembles, shipped_metadata
+from personalllm.backends.reward.entries import PUBLISHED, REWARD_MODELS, Released, RewardEntry, Template, find_reward
 from personalllm.backends.reward.heads import RewardHeads
+from personalllm.backends.reward.invariance import Check, SelfTest, selftest
 from personalllm.backends.reward.metrics import Accuracy, accuracy, rank_correlation, top_agreement
 from personalllm.backends.reward.preferences import Preferences, read_preferences
+from personalllm.backends.reward.published import ENSEMBLES, PublishedEnsemble, is_published, load_rewards
 from personalllm.backends.reward.surface import SURFACE_FEATURES, surface_features
 from personalllm.backends.reward.train import TrainedReward, TrainingReport, train_compact
+from personalllm.backends.reward.transformer import TransformersReward
 
 __all__ = [
+    "ENSEMBLES",
+    "PUBLISHED",
+    "REWARD_MODELS",
     "SURFACE_FEATURES",
     "Accuracy",
+    "Check",
     "CompactEnsemble",
     "Preferences",
+    "PublishedEnsemble",
+    "Released",
+    "RewardEntry",
     "RewardHeads",
+    "SelfTest",
+    "Template",
     "TrainedReward",
     "TrainingReport",
+    "TransformersReward",
     "accuracy",
+    "find_reward",
+    "is_published",
+    "load_rewards",
     "rank_correlation",
     "read_preferences",
     "render_cards",
+    "selftest",
     "shipped_ensembles",
     "shipped_metadata",
     "surface_features",
