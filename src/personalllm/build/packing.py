@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from personalllm.build.prompts import Prompt
+from personalllm.build.prompts import Prompt, read_record
+from personalllm.build.provenance import package_versions
 from personalllm.build.recipe import Recipe
 from personalllm.build.responding import Response
 from personalllm.build.scoring import complete_prompts, score
@@ -14,9 +17,12 @@ from personalllm.data import Benchmark, write_benchmark
 from personalllm.errors import UserError
 from personalllm.protocols import ChatModel, RewardEnsemble
 from personalllm.seeding import generator
+from personalllm.storage import file_sha256
 from personalllm.types import JSON
 
 __all__ = ["pack"]
+
+_PACKAGES = ("personalllm", "numpy", "pyarrow")
 
 
 def _splits(recipe: Recipe, n_prompts: int) -> list[str]:
@@ -24,25 +30,83 @@ def _splits(recipe: Recipe, n_prompts: int) -> list[str]:
     return ["test" if row in test else "train" for row in range(n_prompts)]
 
 
-def _provenance(
+def _response_models(
     recipe: Recipe,
     chat_models: Mapping[str, ChatModel],
     responses: Mapping[str, Mapping[str, Response]],
     kept: Sequence[Prompt],
-) -> JSON:
+) -> list[JSON]:
     models = []
     for model in recipe.response_model:
+        chat = chat_models[model.chat_model]
         drawn = [responses[model.name][p.prompt_id] for p in kept]
         models.append(
-            model.model_dump(mode="json")
+            model.deciding
             | {
-                "identity": chat_models[model.chat_model].identity,
+                "identity": chat.identity,
+                "template": str(getattr(chat, "template", "") or "the chat model's own"),
                 "mean_tokens": round(sum(r.tokens for r in drawn) / len(drawn), 1),
                 "cut_share": round(sum(r.finish_reason == "length" for r in drawn) / len(drawn), 4),
                 "redrawn": sum(r.attempt > 0 for r in drawn),
             }
         )
-    return {"recipe": recipe.fingerprint, "seed": recipe.seed, "response_models": models}
+    return models
+
+
+def _drops(
+    recipe: Recipe, prompts: Sequence[Prompt], responses: Mapping[str, Mapping[str, Response]], kept: Sequence[Prompt]
+) -> JSON:
+    """Say what became of the drawn prompts: kept, answered but not needed, or without a usable response of somebody."""
+    n_complete = len(complete_prompts(prompts, responses))
+    missing = {
+        m.name: sum(p.prompt_id not in responses[m.name] for p in prompts)
+        for m in recipe.response_model
+        if any(p.prompt_id not in responses[m.name] for p in prompts)
+    }
+    return {
+        "drawn": len(prompts),
+        "kept": len(kept),
+        "spare": n_complete - len(kept),
+        "without_a_response": len(prompts) - n_complete,
+        "without_a_response_of": missing,
+    }
+
+
+def _packages(recipe: Recipe, ensemble: RewardEnsemble) -> list[str]:
+    """Name the packages that took part; a reward ensemble names its own in `packages`."""
+    found = [*_PACKAGES, *getattr(ensemble, "packages", ())]
+    for model in recipe.response_model:
+        kind, colon, _ = model.chat_model.partition(":")
+        if not colon:
+            found.append("xllamacpp")
+        elif kind in ("openai", "vllm"):
+            found.append(kind)
+    return found
+
+
+def _provenance(
+    recipe: Recipe,
+    models: list[JSON],
+    drops: JSON,
+    ensemble: RewardEnsemble,
+    out: Path,
+) -> JSON:
+    found: dict[str, Any] = {
+        "recipe": recipe.fingerprint,
+        "seed": recipe.seed,
+        "response_models": models,
+        "prompts": drops,
+        "packages": package_versions(_packages(recipe, ensemble)),
+    }
+    record = read_record(out)
+    if record and record.get("sha256") == file_sha256(out / "prompts.jsonl"):
+        found["sources"] = record["sources"]
+        found["filters"] = record["filters"]
+        found["packages"] |= record["packages"]
+    rewards = getattr(ensemble, "provenance", None)
+    if rewards:
+        found["reward_models"] = rewards
+    return found
 
 
 def pack(
@@ -56,18 +120,24 @@ def pack(
     """Write `out/<name>.parquet` and return the benchmark.
 
     The first train + test prompts that every response model could answer are kept; the split is drawn with the seed.
+    The metadata say how every part was made: sources and filters of the prompts, response models with identity,
+    template and sampling, reward models, versions of the packages. An ensemble that has a `provenance` (JSON) is asked
+    for it, one that has `packages` (names) for those.
 
     Raises:
         UserError: If too few prompts are complete.
     """
     wanted = recipe.prompts.train + recipe.prompts.test
-    kept = complete_prompts(prompts, responses)[:wanted]
+    complete = complete_prompts(prompts, responses)
+    kept = complete[:wanted]
     if len(kept) < wanted:
         raise UserError(
-            f"{len(kept)} prompts have a usable response of every response model, {wanted} are needed.",
+            f"{len(kept)} prompts have a usable response of every response model, {wanted} are needed"
+            f"{_who_is_missing(recipe, prompts, responses)}.",
             "Run the step `build respond` to its end; then raise `spare` or `attempts`, or lower train or test.",
         )
     texts = [[responses[m.name][p.prompt_id].text for m in recipe.response_model] for p in kept]
+    models = _response_models(recipe, chat_models, responses, kept)
     benchmark = Benchmark.from_arrays(
         name=recipe.name,
         prompt_ids=[p.prompt_id for p in kept],
@@ -80,13 +150,21 @@ def pack(
         scores=score(kept, texts, ensemble, out),
         metadata={
             "name": recipe.name,
-            "reward_ensemble": recipe.reward_ensemble,
+            "reward_ensemble": recipe.model_dump(mode="json")["reward_ensemble"],
             "reward_ensemble_identity": ensemble.identity,
             "reference_response_model": recipe.reference_response_model,
             "licence": recipe.licence,
-            "provenance": _provenance(recipe, chat_models, responses, kept),
+            "provenance": _provenance(recipe, models, _drops(recipe, prompts, responses, kept), ensemble, out),
             "built_with": f"personalllm {version('personalllm')}",
         },
     )
     write_benchmark(benchmark, out / f"{recipe.name}.parquet")
     return benchmark
+
+
+def _who_is_missing(recipe: Recipe, prompts: Sequence[Prompt], responses: Mapping[str, Mapping[str, Response]]) -> str:
+    missing = Counter(
+        {m.name: sum(p.prompt_id not in responses[m.name] for p in prompts) for m in recipe.response_model}
+    )
+    worst = [f"{name} {n:,}" for name, n in missing.most_common(3) if n]
+    return f" (missing: {', '.join(worst)})" if worst else ""

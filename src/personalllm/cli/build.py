@@ -2,30 +2,56 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalllm.cli.progress import counted
+from personalllm.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from personalllm.build import Recipe
+    from personalllm.build.prompts import Prompt
     from personalllm.data import Benchmark
-    from personalllm.protocols import ChatModel, RewardEnsemble
+    from personalllm.protocols import Executor, RewardEnsemble
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True)
 
+_SCORE_BLOCK = 64
+
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", help="Working folder of the build; run again to go on.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be asked, paid and waited for; nothing is asked or written.")
+]
+First = Annotated[
+    int, typer.Option("--first", min=0, help="Only the first prompts, to measure speed and length; 0 for all.")
+]
+ResponsesPerSecond = Annotated[
+    float | None,
+    typer.Option(help="Of all response models, for --dry-run.", show_default="as measured in the working folder"),
+]
+ScoresPerSecond = Annotated[
+    float | None,
+    typer.Option(help="Responses scored in a second, for --dry-run.", show_default="as measured in the working folder"),
+]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="Who does the work: serial, processes[:N] or ray[:ADDRESS].")
+]
 
 
-def _chat_models(recipe: Recipe) -> dict[str, ChatModel]:
-    from personalllm.backends.llm import LocalChatModel
+def _console() -> Console:
+    from rich.console import Console
 
-    return {name: LocalChatModel(name) for name in sorted({model.chat_model for model in recipe.response_model})}
+    return Console()
 
 
 def _ensemble(recipe: Recipe) -> RewardEnsemble:
@@ -40,66 +66,281 @@ def _read(path: Path) -> Recipe:
     return Recipe.read(path)
 
 
+def _executor(name: str) -> Executor | None:
+    """Return who does the work; its workers find what `module:factory` names in the folder you are in, as we do."""
+    if name == "serial":
+        return None
+    from personalllm.backends.executor import build_executor
+
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    return build_executor(name)
+
+
+@contextmanager
+def _phases(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a callback `(what, done, total)` that opens one bar for each thing that is done."""
+    from contextlib import ExitStack
+
+    from personalllm.cli.progress import reported
+
+    shown: dict[str, Callable[[int, int], None]] = {}
+    with ExitStack() as stack:
+
+        def progress(title: str, done: int, total: int) -> None:
+            if title not in shown:
+                stack.close()
+                shown[title] = stack.enter_context(reported(title, console))
+            shown[title](done, total)
+
+        yield progress
+
+
 @app.command()
-def prompts(recipe_path: RecipePath, out: Out) -> None:
-    """Gather and draw the prompts."""
+def prompts(recipe_path: RecipePath, out: Out, *, dry_run: DryRun = False) -> None:
+    """Read the sources, leave out what cannot be used, and draw the prompts."""
     from personalllm.build import gather_prompts
+    from personalllm.build.prompts import counts_of, read_record
+    from personalllm.cli.building import embedder_of, show_counts
 
-    drawn = gather_prompts(_read(recipe_path), recipe_path.parent, out)
-    typer.echo(f"{len(drawn)} prompts in {out / 'prompts.jsonl'}")
+    recipe, console = _read(recipe_path), _console()
+    if dry_run:
+        _planned(recipe, recipe_path, out, console)
+        console.print("Nothing was written.")
+        return
+    with _phases(console) as progress:
+        drawn = gather_prompts(recipe, recipe_path.parent, out, embedder=embedder_of(recipe), progress=progress)
+    show_counts(console, counts_of(read_record(out)))
+    _say(console, f"{len(drawn):,} prompts in {out / 'prompts.jsonl'}")
+
+
+def _planned(recipe: Recipe, recipe_path: Path, out: Path, console: Console) -> list[Prompt]:
+    """Draw the prompts without writing them, and show the counts."""
+    from personalllm.build.prompts import draw_prompts
+    from personalllm.cli.building import embedder_of, show_counts
+
+    with _phases(console) as progress:
+        drawn, counts = draw_prompts(recipe, recipe_path.parent, out, embedder=embedder_of(recipe), progress=progress)
+    show_counts(console, counts)
+    rule = recipe.prompts
+    _say(
+        console,
+        f"{recipe.name}: {len(drawn):,} prompts ({rule.train:,} train, {rule.test:,} test, {rule.spare:,} spare)",
+    )
+    return drawn
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
-def respond(recipe_path: RecipePath, out: Out) -> None:
+def respond(
+    recipe_path: RecipePath,
+    out: Out,
+    *,
+    first: First = 0,
+    dry_run: DryRun = False,
+    responses_per_second: ResponsesPerSecond = None,
+    executor: ExecutorName = "serial",
+) -> None:
     """Let every response model answer every prompt; responses that are already there are kept."""
     from personalllm.build import read_prompts
     from personalllm.build import respond as draw
+    from personalllm.cli.building import chat_models_of
+    from personalllm.cli.progress import reported
 
-    recipe = _read(recipe_path)
-    with counted("responses") as progress:
-        given_up = draw(recipe, read_prompts(out), _chat_models(recipe), out, progress=progress)
-    typer.echo(f"Responses in {out / 'responses'}; {given_up} given up as empty or repetitive.")
+    recipe, console = _read(recipe_path), _console()
+    if dry_run:
+        _dry_run(recipe, recipe_path, out, ("respond",), responses_per_second=responses_per_second, first=first)
+        return
+    asked = read_prompts(out, recipe)
+    asked = asked[:first] if first else asked
+    chat_models = chat_models_of(recipe)
+    with reported("responses", console) as progress:
+        clock = _Clock(progress)
+        report = draw(recipe, asked, chat_models, out, progress=clock, executor=_executor(executor))
+    if not report.spent.reused:
+        clock.note(out, "respond")
+    for line in report.lines:
+        _say(console, line)
+    error = report.error()
+    if error is not None:
+        raise error
+    _say(console, f"Responses in {out / 'responses'}")
+
+
+class _Clock:
+    """Measures how much was done, and how long it took, from the first call of a progress callback."""
+
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self._progress = progress
+        self._started: float | None = None
+        self._first = self._done = self._total = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._started is None:
+            self._started, self._first = time.monotonic(), done
+        self._done, self._total = done, total
+        self._progress(done, total)
+
+    def note(self, out: Path, step: str, whole: int = 0) -> None:
+        """Note the rate for later estimates.
+
+        Args:
+            out: Working folder of the build.
+            step: What was measured.
+            whole: Responses that the total of the callback stands for; the total itself if 0.
+        """
+        from personalllm.build.estimate import note_rate
+
+        if self._started is not None and self._total:
+            share = (self._done - self._first) / self._total
+            note_rate(out, step, round(share * (whole or self._total)), time.monotonic() - self._started)
 
 
 @app.command()
-def score(recipe_path: RecipePath, out: Out) -> None:
+def score(
+    recipe_path: RecipePath,
+    out: Out,
+    *,
+    dry_run: DryRun = False,
+    scores_per_second: ScoresPerSecond = None,
+    executor: ExecutorName = "serial",
+) -> None:
     """Score the responses with the reward models; finished blocks are kept."""
     from personalllm.build import read_prompts, read_responses
     from personalllm.build import score as score_blocks
     from personalllm.build.scoring import complete_prompts
+    from personalllm.cli.building import chat_models_of
+    from personalllm.cli.progress import reported
 
-    recipe = _read(recipe_path)
-    responses = read_responses(recipe, _chat_models(recipe), out)
-    kept = complete_prompts(read_prompts(out), responses)
+    recipe, console = _read(recipe_path), _console()
+    if dry_run:
+        _dry_run(recipe, recipe_path, out, ("score",), scores_per_second=scores_per_second)
+        return
+    responses = read_responses(recipe, chat_models_of(recipe), out)
+    kept = complete_prompts(read_prompts(out, recipe), responses)[: recipe.prompts.train + recipe.prompts.test]
     texts = [[responses[m.name][p.prompt_id].text for m in recipe.response_model] for p in kept]
-    with counted("scores") as progress:
-        values = score_blocks(kept, texts, _ensemble(recipe), out, progress=progress)
-    typer.echo(f"{values.size} scores of {len(kept)} prompts in {out / 'scores'}")
+    if not kept:
+        raise UserError(
+            "No prompt has a usable response of every response model yet.", "Run the step `build respond` first."
+        )
+    ensemble = _ensemble(recipe)
+    with reported("scores", console) as progress:
+        clock = _Clock(progress)
+        values = score_blocks(
+            kept, texts, ensemble, out, progress=clock, block=_SCORE_BLOCK, executor=_executor(executor)
+        )
+    clock.note(out, "score", len(recipe.response_model) * len(kept))
+    _say(console, f"{values.size:,} scores of {len(kept):,} prompts in {out / 'scores'}")
 
 
 @app.command()
-def pack(recipe_path: RecipePath, out: Out) -> None:
+def pack(recipe_path: RecipePath, out: Out, *, dry_run: DryRun = False) -> None:
     """Write the benchmark in the released schema, and its data card."""
     from personalllm.build import data_card, read_prompts, read_responses
     from personalllm.build import pack as pack_benchmark
+    from personalllm.build.scoring import complete_prompts
+    from personalllm.cli.building import chat_models_of
     from personalllm.storage import atomic_path
 
-    recipe = _read(recipe_path)
-    chat_models = _chat_models(recipe)
+    recipe, console = _read(recipe_path), _console()
+    chat_models = chat_models_of(recipe)
     responses = read_responses(recipe, chat_models, out)
-    benchmark = pack_benchmark(recipe, read_prompts(out), responses, chat_models, _ensemble(recipe), out)
+    if dry_run:
+        complete, wanted = (
+            len(complete_prompts(read_prompts(out, recipe), responses)),
+            recipe.prompts.train + recipe.prompts.test,
+        )
+        _say(console, f"{complete:,} prompts have all responses, {wanted:,} are needed. Nothing was written.")
+        return
+    benchmark = pack_benchmark(recipe, read_prompts(out, recipe), responses, chat_models, _ensemble(recipe), out)
+    try:
+        figures = _figures(benchmark)
+    except UserError as error:
+        figures = {}
+        _say(console, f"The diversity is not measured: {error}")
     with atomic_path(out / f"{recipe.name}.md") as temporary:
-        temporary.write_text(data_card(benchmark, _figures(benchmark)), encoding="utf-8")
-    typer.echo(f"{out / recipe.name}.parquet, fingerprint {benchmark.fingerprint}")
+        temporary.write_text(data_card(benchmark, figures), encoding="utf-8")
+    _say(console, f"{out / recipe.name}.parquet, fingerprint {benchmark.fingerprint}")
+    _say(console, f"Data card: {out / recipe.name}.md")
 
 
 @app.command(name="all")
-def all_steps(recipe_path: RecipePath, out: Out) -> None:
+def all_steps(
+    recipe_path: RecipePath,
+    out: Out,
+    *,
+    dry_run: DryRun = False,
+    responses_per_second: ResponsesPerSecond = None,
+    scores_per_second: ScoresPerSecond = None,
+    executor: ExecutorName = "serial",
+) -> None:
     """Run the four steps one after the other; what is finished is kept."""
+    if dry_run:
+        _dry_run(
+            _read(recipe_path),
+            recipe_path,
+            out,
+            ("respond", "score"),
+            responses_per_second=responses_per_second,
+            scores_per_second=scores_per_second,
+        )
+        return
+    recipe = _read(recipe_path)
+    _check_ensemble_name(recipe)
+    _ensemble(recipe)  # whatever is wrong with it shows before anything is paid for
     prompts(recipe_path, out)
-    respond(recipe_path, out)
-    score(recipe_path, out)
+    respond(recipe_path, out, executor=executor)
+    score(recipe_path, out, executor=executor)
     pack(recipe_path, out)
+
+
+def _dry_run(
+    recipe: Recipe,
+    recipe_path: Path,
+    out: Path,
+    steps: tuple[str, ...],
+    *,
+    responses_per_second: float | None = None,
+    scores_per_second: float | None = None,
+    first: int = 0,
+) -> None:
+    """Show counts, requests, tokens, dollars and hours; chat models and reward models are not asked."""
+    from personalllm.build import read_responses
+    from personalllm.build.estimate import Rates, estimate, measured_rates
+    from personalllm.build.responding import read_given_up
+    from personalllm.cli.building import reachable_chat_models, show_estimate
+
+    console = _console()
+    _check_ensemble_name(recipe)
+    drawn = _planned(recipe, recipe_path, out, console)
+    drawn = drawn[:first] if first else drawn
+    chat_models = reachable_chat_models(recipe) if (out / "responses").is_dir() else None
+    have = read_responses(recipe, chat_models, out) if chat_models is not None else None
+    lost = read_given_up(recipe, chat_models, out) if chat_models is not None else None
+    measured = measured_rates(out)
+    rates = Rates(
+        measured.responses_per_second if responses_per_second is None else responses_per_second,
+        measured.scores_per_second if scores_per_second is None else scores_per_second,
+    )
+    show_estimate(console, estimate(recipe, drawn, have, rates, lost), steps)
+    console.print("Nothing was asked, and nothing was written.")
+
+
+def _check_ensemble_name(recipe: Recipe) -> None:
+    """Raise if no reward ensemble has the name; whether it is set up here does not matter."""
+    from personalllm.backends.registry import REWARD_ENSEMBLES
+    from personalllm.backends.reward import is_published, load_rewards
+    from personalllm.errors import UnknownName
+
+    wanted = recipe.reward_ensemble
+    if not isinstance(wanted, str):
+        load_rewards(wanted)
+    elif not (is_published(wanted) or ":" in wanted or wanted in REWARD_ENSEMBLES or Path(wanted).is_file()):
+        raise UnknownName("reward ensemble", wanted, REWARD_ENSEMBLES)
 
 
 def _figures(benchmark: Benchmark) -> dict[str, str]:
@@ -109,7 +350,8 @@ def _figures(benchmark: Benchmark) -> dict[str, str]:
     from personalllm.users import Population
 
     rows = benchmark.rows("test")
-    table = benchmark.score_table(Standardiser.fit(benchmark), rows)
+    fitted_on = "train" if "train" in benchmark.splits else "test"
+    table = benchmark.score_table(Standardiser.fit(benchmark, fitted_on), rows)
     figures = {}
     for alpha in (0.01, 0.05, 0.1):
         users = Population.dirichlet(1000, alpha, table.reward_models, seed=0)

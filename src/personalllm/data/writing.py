@@ -19,7 +19,7 @@ from personalllm.errors import ParameterError
 from personalllm.storage import atomic_directory, atomic_path, canonical_json
 from personalllm.types import JSON
 
-__all__ = ["write_benchmark"]
+__all__ = ["write_benchmark", "write_parquet"]
 
 _ROWS = 512
 
@@ -45,7 +45,7 @@ def write_benchmark(benchmark: Benchmark, path: str | Path) -> Path:
     target = Path(path)
     name = target.name.lower()
     if name.endswith(".parquet"):
-        _write_parquet(benchmark, target)
+        write_parquet(benchmark, target)
     elif name.endswith((".jsonl", ".jsonl.gz")):
         _write_jsonl(benchmark, target)
     elif name.endswith((".csv", ".csv.gz")):
@@ -81,11 +81,19 @@ def _batches(benchmark: Benchmark, rows: Any = None, *, split: bool = True, wide
         yield pa.record_batch(columns, names=names)
 
 
-def _write_parquet(benchmark: Benchmark, target: Path) -> None:
+def write_parquet(benchmark: Benchmark, target: Path, rows: Any = None, *, split: bool = True) -> None:
+    """Write some rows, or all, as one Parquet file, atomically.
+
+    Args:
+        benchmark: What to write.
+        target: The file; its folder is made.
+        rows: Which rows; all if None.
+        split: Whether there is a column `split`.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    batches = _batches(benchmark)
+    batches = _batches(benchmark, rows, split=split)
     first = next(batches)
     note = {"personalllm": canonical_json(benchmark.metadata)} if benchmark.metadata else None
     schema = first.schema.with_metadata(note)

@@ -1,0 +1,223 @@
+"""What a build will ask for, cost and take, before it starts; nobody is asked anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from personalllm.build.prompts import Prompt
+from personalllm.build.recipe import Recipe, ResponseModel
+from personalllm.build.responding import Response
+from personalllm.errors import ParameterError
+from personalllm.storage import write_json
+
+__all__ = ["Estimate", "ModelEstimate", "Rates", "estimate", "measured_rates", "note_rate"]
+
+CHARACTERS_PER_TOKEN = 4
+_TEMPLATE_TOKENS = 8
+_LEAST_MEASURED = 10
+_MILLION = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How fast the slow steps are; None where nothing is known.
+
+    Attributes:
+        responses_per_second: Responses that all response models write in a second, > 0.
+        scores_per_second: Responses that all reward models together score in a second, > 0.
+    """
+
+    responses_per_second: float | None = None
+    scores_per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("responses_per_second", "scores_per_second"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ParameterError(name, "> 0", value)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEstimate:
+    """What one response model will be asked for.
+
+    Attributes:
+        name: The response model.
+        chat_model: The chat model that writes.
+        requests: Responses that are missing; redraws and retries come on top.
+        prompt_tokens: Expected tokens of the prompts: one for every four characters, and the chat template.
+        new_tokens: Expected tokens of the responses: as long as those measured, else `most_new_tokens`.
+        most_new_tokens: If every response is as long as it may be.
+        dollars: Expected price; None if the recipe gives none.
+        most_dollars: Price if every response is as long as it may be.
+        least_hours: Hours that its limits for a minute make it take.
+        measured: Responses in the working folder from which `new_tokens` was measured; 0 if it was not.
+    """
+
+    name: str
+    chat_model: str
+    requests: int
+    prompt_tokens: int
+    new_tokens: int
+    most_new_tokens: int
+    dollars: float | None
+    most_dollars: float | None
+    least_hours: float
+    measured: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a build will ask for.
+
+    Attributes:
+        prompts: Prompts that are answered.
+        models: The response models.
+        scores: Responses that are scored, finished ones included.
+        rates: What the hours rest on.
+    """
+
+    prompts: int
+    models: tuple[ModelEstimate, ...]
+    scores: int
+    rates: Rates
+
+    @property
+    def requests(self) -> int:
+        """Responses that are missing."""
+        return sum(model.requests for model in self.models)
+
+    @property
+    def dollars(self) -> float | None:
+        """Expected price of the response models whose price is known; None if none is."""
+        return _sum(model.dollars for model in self.models)
+
+    @property
+    def most_dollars(self) -> float | None:
+        """As `dollars`, if every response is as long as it may be."""
+        return _sum(model.most_dollars for model in self.models)
+
+    @property
+    def unpriced(self) -> tuple[str, ...]:
+        """Response models whose price the recipe does not give."""
+        return tuple(model.name for model in self.models if model.dollars is None)
+
+    @property
+    def respond_hours(self) -> float | None:
+        """Hours of the step `respond`, at least what the limits demand; None if no rate is known."""
+        if self.requests == 0:
+            return 0.0
+        if self.rates.responses_per_second is None:
+            return None
+        return max(self.requests / self.rates.responses_per_second / 3600, self.least_hours)
+
+    @property
+    def least_hours(self) -> float:
+        """Hours that the limits for a minute demand of the slowest response model."""
+        return max((model.least_hours for model in self.models), default=0.0)
+
+    @property
+    def score_hours(self) -> float | None:
+        """Hours of the step `score`; None if no rate is known."""
+        rate = self.rates.scores_per_second
+        return None if rate is None else self.scores / rate / 3600
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def estimate(
+    recipe: Recipe,
+    prompts: Sequence[Prompt],
+    responses: Mapping[str, Mapping[str, Response]] | None = None,
+    rates: Rates | None = None,
+    given_up: Mapping[str, Collection[str]] | None = None,
+) -> Estimate:
+    """Estimate what the steps `respond` and `score` will ask for.
+
+    Args:
+        recipe: The response models with their prices and limits.
+        prompts: The prompts that are answered.
+        responses: Usable responses that are already there, `{response model: {prompt_id: response}}`.
+        rates: How fast the steps are.
+        given_up: Prompts that are not asked again though there is no usable response, `{response model: prompt_ids}`.
+    """
+    have, lost = responses or {}, given_up or {}
+    models = tuple(
+        _of_model(model, [p for p in prompts if p.prompt_id not in lost.get(model.name, ())], have.get(model.name, {}))
+        for model in recipe.response_model
+    )
+    scored = min(len(prompts), recipe.prompts.train + recipe.prompts.test)
+    return Estimate(len(prompts), models, scored * len(models), rates or Rates())
+
+
+def _of_model(model: ResponseModel, prompts: Sequence[Prompt], have: Mapping[str, Response]) -> ModelEstimate:
+    missing = [prompt for prompt in prompts if prompt.prompt_id not in have]
+    system = -(-len(model.system) // CHARACTERS_PER_TOKEN) + _TEMPLATE_TOKENS
+    prompt_tokens = sum(-(-len(prompt.prompt) // CHARACTERS_PER_TOKEN) + system for prompt in missing)
+    most = len(missing) * model.max_tokens
+    measured = len(have) if len(have) >= _LEAST_MEASURED else 0
+    mean = sum(response.tokens for response in have.values()) / len(have) if measured else float(model.max_tokens)
+    expected = round(len(missing) * mean)
+    by_request = len(missing) / model.requests_per_minute if model.requests_per_minute else 0.0
+    by_token = (prompt_tokens + expected) / model.tokens_per_minute if model.tokens_per_minute else 0.0
+    return ModelEstimate(
+        name=model.name,
+        chat_model=model.chat_model,
+        requests=len(missing),
+        prompt_tokens=prompt_tokens,
+        new_tokens=expected,
+        most_new_tokens=most,
+        dollars=_price(model, prompt_tokens, expected),
+        most_dollars=_price(model, prompt_tokens, most),
+        least_hours=max(by_request, by_token) / 60,
+        measured=measured,
+    )
+
+
+def _price(model: ResponseModel, prompt_tokens: int, new_tokens: int) -> float | None:
+    prompt_price, new_price = model.price_per_million_prompt_tokens, model.price_per_million_new_tokens
+    if prompt_price is None or new_price is None:
+        return None
+    return (prompt_tokens * prompt_price + new_tokens * new_price) / _MILLION
+
+
+def measured_rates(out: Path) -> Rates:
+    """Return the rates that earlier runs noted in a working folder."""
+    noted = _noted(out)
+
+    def rate(step: str) -> float | None:
+        done, seconds = noted.get(step, (0, 0.0))
+        return done / seconds if done >= _LEAST_MEASURED and seconds > 0 else None
+
+    return Rates(rate("respond"), rate("score"))
+
+
+def note_rate(out: Path, step: str, done: int, seconds: float) -> None:
+    """Add what a run did, and how long it took, to the notes in `out/rates.json`.
+
+    Args:
+        out: Working folder of the build.
+        step: `"respond"` or `"score"`.
+        done: Responses that were written or scored.
+        seconds: How long it took.
+    """
+    if done < 1 or seconds <= 0:
+        return
+    noted = _noted(out)
+    before, spent = noted.get(step, (0, 0.0))
+    noted[step] = (before + done, spent + seconds)
+    write_json(out / "rates.json", {name: {"done": n, "seconds": round(s, 3)} for name, (n, s) in noted.items()})
+
+
+def _noted(out: Path) -> dict[str, tuple[int, float]]:
+    try:
+        found = json.loads((out / "rates.json").read_text(encoding="utf-8"))
+        return {step: (int(row["done"]), float(row["seconds"])) for step, row in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

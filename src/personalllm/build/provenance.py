@@ -1,0 +1,24 @@
+"""Which versions of which packages took part."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+
+__all__ = ["package_versions"]
+
+
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of Python and of the named packages that are installed.
+
+    >>> sorted(package_versions(["numpy", "no-such-package"]))
+    ['numpy', 'python']
+    """
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

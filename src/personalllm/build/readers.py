@@ -1,0 +1,204 @@
+"""Read prompts from the files of known data sets, and from plain JSONL, CSV and Parquet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from personalllm.build.readers_rows import BadRow, read_rows
+from personalllm.build.recipe import Source
+from personalllm.errors import DataError, UserError
+
+__all__ = ["RawPrompt", "read_source", "source_files"]
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_SPLIT = re.compile(r"[-_.](train|test|valid(ation)?|dev)\Z", re.IGNORECASE)
+_SPLIT_NAMES = frozenset(("train", "test", "valid", "validation", "dev"))
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RawPrompt:
+    """A prompt as a file holds it, surrounding white space removed.
+
+    Attributes:
+        text: The prompt; may be empty.
+        subset: Its subset.
+    """
+
+    text: str
+    subset: str
+
+
+def source_files(source: Source, folder: Path) -> list[Path]:
+    """Return the files of a source, each once, in the order of their paths.
+
+    Raises:
+        UserError: If a pattern matches nothing.
+    """
+    found: dict[Path, Path] = {}
+    for pattern in source.files:
+        given = Path(pattern).expanduser()
+        root = Path(given.anchor) if given.is_absolute() else folder
+        files = {path for path in root.glob(str(given.relative_to(given.anchor))) if path.is_file()}
+        if not files:
+            raise UserError(f"No file matches {pattern!r} in {folder}.", "Mend `prompts.files` in the recipe.")
+        for path in sorted(files):
+            found.setdefault(path.resolve(), path)
+    return sorted(found.values())
+
+
+def read_source(source: Source, paths: Sequence[Path]) -> Iterator[RawPrompt]:
+    """Yield the prompts of a source, row by row; rows of a subset that is not asked for are passed over.
+
+    Args:
+        source: How the files are read.
+        paths: Its files.
+
+    Raises:
+        DataError: If a row is damaged or is not of the format; names file and line of the first five.
+    """
+    bad = _BadRows(source.reader)
+    prompt_of = _READERS[source.reader]
+    wanted = frozenset(source.only)
+    seen = some = False
+    for path in paths:
+        try:
+            for row in read_rows(path, source.reader):
+                some = True
+                if isinstance(row, BadRow):
+                    bad.add(row)
+                    continue
+                try:
+                    text, subset = prompt_of(source, path, row.values)
+                    subset = _subset(subset)
+                except _NotOfTheFormat as error:
+                    bad.add(BadRow(path, row.place, str(error)))
+                    continue
+                if wanted and subset not in wanted:
+                    continue
+                seen = True
+                if not bad.rows:
+                    yield RawPrompt(text.strip(), source.subset or subset)
+        except DataError as error:
+            bad.raise_for_any(error)
+    bad.raise_for_any()
+    if not some:
+        raise DataError(
+            f"Source {source.label!r} holds no row in {len(paths)} {'file' if len(paths) == 1 else 'files'}.",
+            "Look whether the files were downloaded in full, or leave the source out.",
+        )
+    if wanted and not seen:
+        raise UserError(
+            f"Source {source.label!r} holds no row of the subsets {', '.join(map(repr, source.only))}.",
+            "Mend `only` in the recipe: it takes the names that the rows use.",
+        )
+
+
+class _NotOfTheFormat(ValueError):
+    """A row lacks what its format promises."""
+
+
+@dataclass(slots=True)
+class _BadRows:
+    reader: str
+    rows: list[BadRow] = field(default_factory=list)
+    count: int = 0
+
+    def add(self, row: BadRow) -> None:
+        self.count += 1
+        if len(self.rows) < _NAMED:
+            self.rows.append(row)
+
+    def raise_for_any(self, end: DataError | None = None) -> None:
+        """Raise if there were bad rows, or because of `end`, at which reading stopped."""
+        if not self.rows:
+            if end is not None:
+                raise end
+            return
+        lines = "".join(f"\n  - {row}" for row in self.rows)
+        more = f"\n  - and {self.count - len(self.rows)} more" if self.count > len(self.rows) else ""
+        plural = "row" if self.count == 1 else "rows"
+        stopped = f"\n  - {end.message}" if end is not None else ""
+        raise DataError(
+            f"{self.count} {plural} cannot be read as {self.reader}:{lines}{more}{stopped}",
+            f"Mend or remove them. {_EXPECTED[self.reader]}",
+        )
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    if column not in row:
+        raise _NotOfTheFormat(f"there is no {column!r}; it has {', '.join(map(repr, sorted(row))) or 'nothing'}")
+    value = row[column]
+    if not isinstance(value, str):
+        raise _NotOfTheFormat(f"{column!r} is {'empty (null)' if value is None else 'not a text'}")
+    return value
+
+
+def _subset(name: str) -> str:
+    name = name.strip()
+    if not name:
+        raise _NotOfTheFormat("the name of its subset is empty")
+    if not name.isprintable():
+        raise _NotOfTheFormat(f"{name!r}, the name of its subset, holds a character that cannot be printed")
+    return name
+
+
+def _plain(source: Source, path: Path, row: Mapping[str, Any]) -> tuple[str, str]:
+    del path
+    text = _text(row, source.columns.get("prompt", "prompt"))
+    if source.subset and not source.only:
+        return text, source.subset
+    return text, _text(row, source.columns.get("subset", "subset"))
+
+
+def _hh_rlhf(source: Source, path: Path, row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the first human turn; the subset is the folder (helpful-base/train.jsonl.gz) or the file's name."""
+    del source
+    dialogue = _text(row, "chosen")
+    turns = _TURN.split(dialogue)
+    if len(turns) < 3 or turns[0].strip() or turns[1] != "Human":
+        raise _NotOfTheFormat("'chosen' does not begin with a human turn")
+    name = path.name.split(".")[0]
+    name = path.parent.name if name.lower() in _SPLIT_NAMES else _SPLIT.sub("", name)
+    return turns[2], f"hh-rlhf-{name}"
+
+
+def _helpsteer(source: Source, path: Path, row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the prompt; of a dialogue (HelpSteer2) its first turn."""
+    del source, path
+    return _text(row, "prompt").partition("<extra_id_1>")[0], "HelpSteer"
+
+
+def _rewardbench(source: Source, path: Path, row: Mapping[str, Any]) -> tuple[str, str]:
+    del source, path
+    return _text(row, "prompt"), _text(row, "subset")
+
+
+def _alpacaeval(source: Source, path: Path, row: Mapping[str, Any]) -> tuple[str, str]:
+    del source, path
+    return _text(row, "instruction"), f"alpacaeval-{_text(row, 'dataset')}"
+
+
+_READERS: dict[str, Callable[[Source, Path, Mapping[str, Any]], tuple[str, str]]] = {
+    "hh-rlhf": _hh_rlhf,
+    "helpsteer": _helpsteer,
+    "rewardbench": _rewardbench,
+    "alpacaeval": _alpacaeval,
+    "jsonl": _plain,
+    "csv": _plain,
+    "parquet": _plain,
+}
+_PLAIN_COLUMNS = 'It needs the texts "prompt" and "subset": map other names with `columns`, or set `subset`.'
+_EXPECTED = {
+    "hh-rlhf": 'Each row needs "chosen", a dialogue that begins with "\\n\\nHuman:".',
+    "helpsteer": 'Each row needs the text "prompt".',
+    "rewardbench": 'Each row needs the texts "prompt" and "subset".',
+    "alpacaeval": 'Each row needs the texts "instruction" and "dataset".',
+    "jsonl": _PLAIN_COLUMNS,
+    "csv": _PLAIN_COLUMNS,
+    "parquet": _PLAIN_COLUMNS,
+}

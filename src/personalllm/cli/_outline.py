@@ -1,0 +1,62 @@
+"""What a class or function of this package says about itself, read from its source without importing it."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+
+import personalllm
+
+__all__ = ["Outline", "outline"]
+
+_PACKAGE = Path(personalllm.__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """The outside of a class or function.
+
+    Attributes:
+        summary: First line of its docstring.
+        attributes: Class attributes that are written as plain values.
+        methods: Methods of its own, without those of its bases.
+    """
+
+    summary: str
+    attributes: dict[str, object]
+    methods: frozenset[str]
+
+
+def outline(reference: str) -> Outline:
+    """Return the outline of `personalllm.module:name`.
+
+    Raises:
+        LookupError: If the module has no such class or function.
+
+    >>> outline("personalllm.algorithms.longest:Longest").attributes["title"]
+    'Longest'
+    """
+    module, _, name = reference.partition(":")
+    path = _PACKAGE.joinpath(*module.split(".")[1:])
+    source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            summary = (ast.get_docstring(node) or "").partition("\n")[0]
+            methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
+            return Outline(summary, _attributes(node), frozenset(methods))
+    raise LookupError(f"{source} has no {name}")
+
+
+def _attributes(node: ast.ClassDef | ast.FunctionDef) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for part in node.body:
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name) and part.value is not None:
+            value = part.value
+            if isinstance(value, ast.Call) and len(value.args) == 1 and ast.unparse(value.func) == "frozenset":
+                value = value.args[0]
+            try:
+                found[part.target.id] = ast.literal_eval(value)
+            except ValueError:
+                continue
+    return found
