@@ -8,7 +8,7 @@ from pathlib import Path
 
 from personalllm.data.benchmark import Benchmark
 from personalllm.data.build import benchmark_from_scan
-from personalllm.data.hub import fetch_release
+from personalllm.data.hub import fetch_dataset, fetch_release, parse_hub_source
 from personalllm.data.problems import Problem, ProblemLog, raise_for
 from personalllm.data.readers import Part, find_parts
 from personalllm.data.scan import Scan
@@ -32,16 +32,17 @@ def load(source: str | Path, *, cache: bool = True) -> Benchmark:
     folder `train/`; without either, all rows are `"test"`.
 
     Args:
-        source: `"mini"` (embedded), `"personalllm"` (the release, from the hub), or the path of a Parquet, JSONL or
-            CSV file (the latter two also gzipped), of a folder of such files, or of a `datasets` folder.
+        source: `"mini"` (embedded), `"personalllm"` (the release, from the hub), `"hf://datasets/OWNER/NAME"` with or
+            without `@REVISION` (from the hub at `$HF_ENDPOINT`), or the path of a Parquet, JSONL or CSV file (the
+            latter two also gzipped), of a folder of such files, or of a `datasets` folder.
         cache: False to read the source itself into memory and leave the cache folder alone.
 
     Raises:
         DataError: If the source is absent.
         InvalidBenchmark: If it breaks the schema (a DataError); lists the first problems and carries all of them in
             its attribute `problems`.
-        OfflineError: If `"personalllm"` is not there and the hub cannot be reached; says where to put the files.
-        MissingExtra: If `"personalllm"` is not there and the extra `hub` is not installed.
+        OfflineError: If it is on the hub, not on this machine, and the hub cannot be reached; says what to do.
+        MissingExtra: If it is on the hub, not on this machine, and the extra `hub` is not installed.
     """
     path, name = _resolve(source)
     parts = find_parts(path)
@@ -102,6 +103,8 @@ def _resolve(source: str | Path) -> tuple[Path, str]:
         return mini_path(), "mini"
     if source == "personalllm":
         return fetch_release(connect=not offline()), "personalllm"
+    if (dataset := parse_hub_source(source)) is not None:
+        return fetch_dataset(dataset), dataset.repository
     path = Path(source).expanduser()
     return path, path.name or str(path)
 
