@@ -1,4 +1,4 @@
-"""`personalllm data`: check a benchmark file, describe a benchmark, write a twin."""
+"""`personalllm data`: check a benchmark file, describe a benchmark, write a twin, publish one on the hub."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(name="data", help="Check, describe and make benchmark files.", no_args_is_help=True)
+app = typer.Typer(name="data", help="Check, describe, make and publish benchmark files.", no_args_is_help=True)
 
-Source = Annotated[str, typer.Argument(help='A file or folder, or one of the names "mini" and "personalllm".')]
+Source = Annotated[
+    str,
+    typer.Argument(help='A file or folder, hf://datasets/OWNER/NAME, or one of the names "mini" and "personalllm".'),
+]
 
 
 @app.command()
@@ -95,6 +98,53 @@ def twin(
     console.print(f"{escape(str(out))}: {benchmark.n_prompts} prompts, fingerprint {benchmark.fingerprint}.")
 
 
+@app.command()
+def push(
+    path: Source,
+    *,
+    to: Annotated[str, typer.Option(metavar="OWNER/NAME", help="Dataset on the hub; made if it is not there.")],
+    private: Annotated[
+        bool | None,
+        typer.Option(
+            "--private/--public",
+            help="Who sees a new dataset; one that is there stays as it is.",
+            show_default="private",
+        ),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch; made if it is not there.", show_default="main")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; connect to nothing.")] = False,
+) -> None:
+    """Publish a benchmark on the hub: check it, write the released layout and a card, upload all in one commit.
+
+    The hub is $HF_ENDPOINT or https://huggingface.co; the token is read from $HF_TOKEN and from nowhere else. Pushing
+    the same benchmark again commits nothing.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from personalllm.data.push import push_benchmark
+
+    console = Console(soft_wrap=True, highlight=False)
+    with console.status("Checking and writing it" if dry_run else "Checking and uploading it"):
+        pushed = push_benchmark(path, to, private=private, revision=revision, dry_run=dry_run)
+    if dry_run:
+        console.print(pushed.card, markup=False)
+        console.rule()
+    for name, size in pushed.files.items():
+        console.print(f"{size / 1e6:10.3f} MB  {escape(name)}")
+    for name in pushed.removed:
+        console.print(f"   removed     {escape(name)}")
+    console.print(f"{pushed.n_prompts} prompts, fingerprint {pushed.fingerprint}")
+    if dry_run:
+        seen = "public" if private is False else "private"
+        console.print(f"Nothing was sent. Without --dry-run it goes to {escape(pushed.url)} ({seen} if it is new)")
+        return
+    state = f"commit {pushed.commit[:12]}" if pushed.changed else f"unchanged since commit {pushed.commit[:12]}"
+    seen = {True: ", private", False: ", public", None: ""}[pushed.private]
+    console.print(f"[green]{escape(pushed.url)}[/]  {escape(state)}{seen}")
+    console.print(f"Load it: personalllm.load({pushed.source!r})", markup=False)
+
+
 def _number(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
@@ -109,7 +159,7 @@ def _facts(benchmark: Benchmark) -> list[tuple[str, str]]:
         ("prompts", f"{benchmark.n_prompts:,}"),
         ("splits", ", ".join(f"{split} {len(rows):,}" for split, rows in benchmark.splits.items())),
         ("responses of each prompt", str(benchmark.n_responses)),
-        ("text", f"{n_bytes / 1e6:.1f} MB"),
+        ("text", f"{n_bytes / 1e6:,.1f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:,.1f} kB"),
         ("subsets", shown + (f" and {len(subsets) - 12} more" if len(subsets) > 12 else "")),
         *((name.replace("_", " "), _brief(value)) for name, value in benchmark.metadata.items() if name != "name"),
         ("fingerprint", benchmark.fingerprint),
@@ -119,7 +169,9 @@ def _facts(benchmark: Benchmark) -> list[tuple[str, str]]:
 def _brief(value: object) -> str:
     """Show a plain value whole, and of a nested one what it holds."""
     if isinstance(value, dict):
-        return "; ".join(f"{name}: {_brief(inner)}" for name, inner in value.items())
+        return "; ".join(f"{name}: {_brief(inner)}" for name, inner in value.items() if inner not in ({}, []))
+    if isinstance(value, list) and all(isinstance(inner, str | int | float) for inner in value):
+        return ", ".join(map(str, value))
     return f"{len(value)} entries" if isinstance(value, list) else str(value)
 
 

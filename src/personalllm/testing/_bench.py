@@ -1,0 +1,107 @@
+"""A class under test: trained on small scenes, its results checked for shape and range."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from personalllm.algorithms.base import Algorithm
+from personalllm.protocols import ChatModel, TextEmbedder
+from personalllm.testing._scenes import PlantedScene, Scene, planted_scene, small_scene
+from personalllm.types import F32, Conversation, Histories
+
+__all__ = ["Bench", "bare_scenes"]
+
+_SEED = 11
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A class under test with its parameters and backends."""
+
+    cls: type[Algorithm]
+    params: dict[str, Any]
+    embedder: TextEmbedder
+    llm: ChatModel
+
+    @cached_property
+    def scene(self) -> Scene:
+        """The small scene, the same object for every check."""
+        return small_scene()
+
+    @cached_property
+    def scores(self) -> F32:
+        """Its ranking by a freshly trained algorithm."""
+        return self.ranked(self.scene)
+
+    @cached_property
+    def conversations(self) -> list[Conversation]:
+        """What a freshly trained algorithm asks in it."""
+        return self.asked(self.scene)
+
+    @cached_property
+    def planted(self) -> PlantedScene:
+        """Users of opposite tastes."""
+        return planted_scene(self.embedder)
+
+    def trained(self, scene: Scene, seed: int = _SEED) -> Algorithm:
+        """Return a fresh algorithm after bind, fit and adapt."""
+        algorithm = self.cls(**self.params)
+        backends = {"embedder": self.embedder, "llm": self.llm}
+        given: dict[str, Any] = {need: backends[need] for need in self.cls.needs}
+        for step, returned in (
+            ("bind", algorithm.bind(**given, seed=seed)),
+            ("fit", algorithm.fit(scene.pool)),
+            ("adapt", algorithm.adapt(scene.targets)),
+        ):
+            self.require(returned is algorithm, f"{step} must return self, got {type(returned).__name__}")
+        return algorithm
+
+    def ranked(self, scene: Scene, seed: int = _SEED) -> F32:
+        """Return the ranks of a scene."""
+        return self.checked(self.trained(scene, seed).rank(scene.queries), scene)
+
+    def asked(self, scene: Scene) -> list[Conversation]:
+        """Return the conversations of a scene."""
+        return self.trained(scene).messages(scene.queries)
+
+    def checked(self, scores: F32, scene: Scene) -> F32:
+        """Check shape, dtype and range of a ranking."""
+        shape = (len(scene.queries), scene.queries.corpus.n_responses)
+        self.require(isinstance(scores, np.ndarray), f"rank must return an array, got {type(scores).__name__}")
+        self.require(scores.shape == shape, f"rank must return (n_queries, n_responses) = {shape}, got {scores.shape}")
+        self.require(scores.dtype == np.float32, f"rank must return float32, got {scores.dtype}")
+        self.require(bool(np.isfinite(scores).all()), "rank must return finite numbers, got NaN or infinity")
+        return scores
+
+    def copied(self, algorithm: Algorithm, when: str) -> Algorithm:
+        """Return a copy of an algorithm by way of pickle."""
+        try:
+            data = pickle.dumps(algorithm)
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise AssertionError(f"{self.cls.__name__}: it cannot be pickled {when}: {error}.") from error
+        copy: Algorithm = pickle.loads(data)  # noqa: S301
+        return copy
+
+    def require(self, condition: object, message: str) -> None:
+        """Raise `AssertionError` with the name of the class unless the condition holds."""
+        if not condition:
+            raise AssertionError(f"{self.cls.__name__}: {message}.")
+
+
+def bare_scenes(scene: Scene) -> list[Scene]:
+    """Return the scene without the targets' histories, without the pool, and without both, and without queries."""
+    corpus, queries = scene.queries.corpus, scene.queries
+    no_pool = Histories.empty(corpus, 0)
+    no_history = Histories.empty(corpus, scene.targets.n_users)
+    no_queries = type(queries)(corpus, queries.n_users, queries.user[:0], queries.prompt[:0])
+    return [
+        Scene(scene.pool, no_history, queries),
+        Scene(no_pool, scene.targets, queries),
+        Scene(Histories.empty(corpus, 3), no_history, queries),
+        Scene(scene.pool, scene.targets, no_queries),
+    ]
