@@ -423,6 +423,7 @@ def test_an_interrupt_ends_a_run_and_what_is_there_is_kept(tmp_path):
 
 
 RUN = """
+import signal; signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes its background jobs deaf to it
 import sys; sys.path.insert(0, {here!r})
 from pathlib import Path
 import test_respond_http as t
