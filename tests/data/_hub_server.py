@@ -14,7 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import yaml
+import pytest
+
+yaml = pytest.importorskip("yaml")
 
 TOKEN = "hf_top_secret_value"
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from personalllm.cli.data import app
@@ -22,6 +21,7 @@ from personalllm.data.hub import HubDataset, parse_hub_source
 from personalllm.data.push import push_benchmark
 from personalllm.errors import OfflineError, ParameterError, RunError, UserError
 
+yaml = pytest.importorskip("yaml")
 hub_client = pytest.importorskip("huggingface_hub")
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's own
 
