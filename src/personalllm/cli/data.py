@@ -78,24 +78,49 @@ def info(source: Source) -> None:
 @app.command()
 def twin(
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .jsonl[.gz], .csv[.gz], or a folder.")],
-    n_prompts: Annotated[int, typer.Option(help="Number of prompts; the default is the size of the release.")] = 10_402,
+    n_prompts: Annotated[
+        int | None, typer.Option(help="Number of prompts.", show_default="10402, the size of the release")
+    ] = None,
+    texts: Annotated[
+        str | None, typer.Option(metavar="BENCHMARK", help="Give twin scores to the texts of this benchmark.")
+    ] = None,
+    explained: Annotated[
+        float | None,
+        typer.Option(help="With --texts: share of each factor that the embedding explains.", show_default="0.5"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
 ) -> None:
-    """Write a synthetic benchmark whose reward models agree with each other as the published ones do."""
+    """Write a synthetic benchmark whose reward models agree with each other as the published ones do.
+
+    Its texts are random words; with --texts they are those of a benchmark, and the scores depend on them.
+    """
     from rich.console import Console
     from rich.markup import escape
 
-    from personalllm.data import make_twin, write_benchmark
+    from personalllm.data import load, make_twin, make_twin_over, write_benchmark
     from personalllm.errors import UserError
 
     if not out.parent.is_dir():
         raise UserError(f"There is no folder {str(out.parent)!r} to write to.", "Make it first, or correct --out.")
-    console = Console()
-    with console.status("Drawing the twin"):
-        benchmark = make_twin(n_prompts, seed)
+    if texts is not None and n_prompts is not None:
+        raise UserError("--n-prompts does not go with --texts, which has its own prompts.", "Leave one of them out.")
+    if texts is None and explained is not None:
+        raise UserError("--explained needs --texts: random words explain nothing.", "Name a benchmark with --texts.")
+    console = Console(stderr=True)
+    if texts is None:
+        with console.status("Drawing the twin"):
+            benchmark = make_twin(10_402 if n_prompts is None else n_prompts, seed)
+    else:
+        from personalllm.cli.progress import embed_texts
+        from personalllm.cli.wiring import build_embedder
+
+        real, embedder = load(texts), build_embedder()
+        embed_texts(real, embedder, console)
+        share = 0.5 if explained is None else explained
+        benchmark = make_twin_over(real, embedder, seed=seed, explained=share)
     with console.status("Writing it"):
         write_benchmark(benchmark, out)
-    console.print(f"{escape(str(out))}: {benchmark.n_prompts} prompts, fingerprint {benchmark.fingerprint}.")
+    Console().print(f"{escape(str(out))}: {benchmark.n_prompts} prompts, fingerprint {benchmark.fingerprint}.")
 
 
 @app.command()

@@ -5,6 +5,7 @@ from personalllm.data.loading import load, validate
 from personalllm.data.problems import InvalidBenchmark, Problem
 from personalllm.data.standardise import Standardiser
 from personalllm.data.twin import make_twin
+from personalllm.data.twin_texts import make_twin_over
 from personalllm.data.writing import write_benchmark
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Standardiser",
     "load",
     "make_twin",
+    "make_twin_over",
     "validate",
     "write_benchmark",
 ]

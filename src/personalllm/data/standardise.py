@@ -93,6 +93,15 @@ class Standardiser:
         return cls(tuple(names), tuple(PUBLISHED[n][0] for n in names), tuple(PUBLISHED[n][1] for n in names))
 
     @classmethod
+    def none(cls, reward_models: Sequence[str]) -> Standardiser:
+        """Return the standardiser that leaves raw scores as they are: an RM of larger scale weighs more.
+
+        >>> Standardiser.none(("a", "b")).apply([[3.0, 5.0]]).tolist()
+        [[3.0, 5.0]]
+        """
+        return cls(tuple(reward_models), (0.0,) * len(reward_models), (1.0,) * len(reward_models))
+
+    @classmethod
     def from_spec(cls, spec: JSON) -> Standardiser:
         """Return the standardiser that `spec` described."""
         return cls(tuple(spec["reward_models"]), tuple(spec["mean"]), tuple(spec["sd"]))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 
 from personalllm.data.benchmark import Benchmark
 from personalllm.data.standardise import PUBLISHED
@@ -11,7 +14,7 @@ from personalllm.errors import ParameterError
 from personalllm.seeding import generator
 from personalllm.types import F32
 
-__all__ = ["CALIBRATED", "RESPONSE_MODELS", "make_twin"]
+__all__ = ["CALIBRATED", "RESPONSE_MODELS", "as_published", "make_twin"]
 
 RESPONSE_MODELS = (
     "cohere/command-r-plus",
@@ -123,15 +126,15 @@ def make_twin(n_prompts: int = 10_402, seed: int = 0) -> Benchmark:
         responses=responses,
         response_models=RESPONSE_MODELS,
         reward_models=REWARD_MODELS,
-        scores=_raw(standard, n_train),
+        scores=as_published(standard, np.arange(n_train)),
         metadata={"twin": {"n_prompts": n_prompts, "seed": seed}},
     )
 
 
-def _raw(standard: F32, n_train: int) -> F32:
-    """Give the scores exactly the published mean and standard deviation over the train rows."""
-    train = standard[:n_train].astype(np.float64)
-    mean, sd = train.mean(axis=(0, 1)), train.std(axis=(0, 1))
+def as_published(standard: F32, train: npt.NDArray[np.integer[Any]]) -> F32:
+    """Give standardised scores exactly the published mean and standard deviation over the train rows."""
+    known = standard[train].astype(np.float64)
+    mean, sd = known.mean(axis=(0, 1)), known.std(axis=(0, 1))
     wanted = np.array([PUBLISHED[name] for name in REWARD_MODELS])
     raw = (standard - mean) / sd * wanted[:, 1] + wanted[:, 0]
     as_released: F32 = raw.astype(np.float32)
