@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
-from personalllm.types import F32, ChatReply, ChatRequest, Message
+from personalllm.types import F32, I32, U8, ChatReply, ChatRequest, Message
 
-__all__ = ["ChatModel", "Executor", "RewardEnsemble", "TextClassifier", "TextEmbedder"]
+__all__ = ["ChatModel", "Executor", "RewardEnsemble", "RewardSignals", "TextClassifier", "TextEmbedder"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -70,6 +70,31 @@ class RewardEnsemble(Protocol):
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> F32:
         """Return raw scores, float32 (n, n_reward_models), of response i as an answer to prompt i."""
+
+
+@runtime_checkable
+class RewardSignals(Protocol):
+    """Reward models' scores of the stored responses, for algorithms that declare `"signals"` among their needs.
+
+    The utilities of simulated users are made of these scores, so a protocol hands them over only if it says so; a
+    number that was reached with them is no measure of learning from texts.
+    """
+
+    @property
+    def reward_models(self) -> tuple[str, ...]:
+        """Names in the order of the last axis of `vectors`."""
+
+    @property
+    def identity(self) -> str:
+        """All that decides the values: the benchmark, the standardiser, the order of the corpus's columns."""
+
+    def vectors(self, prompts: I32, columns: U8) -> F32:
+        """Return standardised scores, float32 (n, n_reward_models), of column `columns[i]` of corpus row `prompts[i]`.
+
+        Args:
+            prompts: int32 (n,), rows of the corpus that the algorithm was handed.
+            columns: uint8 (n,), columns of that corpus.
+        """
 
 
 @runtime_checkable

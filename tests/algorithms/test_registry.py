@@ -1,4 +1,6 @@
+import copy
 import importlib
+import pickle
 import subprocess
 import sys
 
@@ -7,16 +9,31 @@ import pytest
 import personalllm.algorithms as room
 from personalllm.algorithms import Algorithm, algorithm_from_spec, get_algorithm, list_algorithms, load_algorithm
 from personalllm.errors import ParameterError, PluginError, UnknownName, UserError
+from personalllm.types import Corpus, Queries
 
 IDS = (
+    "calibrated-bayes",
     "embedding-ranker",
+    "gpo",
+    "hierarchical-bt",
     "icl",
     "longest",
     "lookup-icl",
+    "lore",
+    "matrix-factorisation",
     "meta-icl",
+    "mrm",
+    "nearest-users",
+    "pal",
+    "pooled-bt",
     "pooled-ranker",
+    "pref",
     "random",
+    "rm-mixture",
     "self-icl",
+    "spl",
+    "user-bt",
+    "vpl",
     "zero-shot",
 )
 
@@ -36,14 +53,15 @@ def test_a_file_is_named_after_its_algorithm(name):
     assert cls.id == name
     stem = {"random": "random_choice"}.get(name, name.replace("-", "_"))
     module = importlib.import_module(f"personalllm.algorithms.{stem}")
-    assert module.__all__ == [cls.__name__]
+    exported = [getattr(module, name) for name in module.__all__]
+    assert [thing for thing in exported if isinstance(thing, type) and issubclass(thing, Algorithm)] == [cls]
     assert cls.__module__ == module.__name__
 
 
 def test_listing_imports_no_algorithm():
     code = (
         "import sys; from personalllm.algorithms import list_algorithms; list_algorithms(); "
-        "print([m for m in sys.modules if m in ('scipy', 'faiss') or m.startswith('personalllm.algorithms.') "
+        "print([m for m in sys.modules if m in ('scipy', 'faiss', 'torch') or m.startswith('personalllm.algorithms.') "
         "and m.rpartition('.')[2] not in ('base', 'registry')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -84,6 +102,16 @@ def test_a_spec_gives_the_algorithm_back(name):
             ParameterError,
             "embedding must be one of winning-minus-losing, winning, losing, got 'loosing'",
         ),
+        ("nearest-users", {"n_neighbours": 0}, ParameterError, "n_neighbours must be an integer >= 1, got 0"),
+        ("nearest-users", {"smoothings": 0}, ParameterError, "smoothings must be an integer >= 1, got 0"),
+        ("matrix-factorisation", {"n_factors": 0}, ParameterError, "n_factors must be an integer >= 1, got 0"),
+        (
+            "matrix-factorisation",
+            {"deviation_penalty": 0},
+            ParameterError,
+            "deviation_penalty must be a finite number > 0",
+        ),
+        ("rm-mixture", {"n_mixtures": True}, ParameterError, "n_mixtures must be an integer >= 1, got True"),
         ("meta-icl", {"search": "annoy"}, ParameterError, "search must be one of exact, faiss, got 'annoy'"),
         (
             "icl",
@@ -135,5 +163,17 @@ def test_unbound_backends_and_missing_tracks_say_so(make_queries):
 @pytest.mark.parametrize("name", IDS)
 def test_tracks(name):
     generates = {"icl", "lookup-icl", "meta-icl", "self-icl", "zero-shot"}
-    assert load_algorithm(name).tracks() == (("generate",) if name in generates else ("rank",))
+    expected = dict.fromkeys(generates, ("generate",)) | {"rm-mixture": ("predict",)}
+    assert load_algorithm(name).tracks() == expected.get(name, ("rank", "predict"))
     assert Algorithm.tracks() == ()
+
+
+@pytest.mark.parametrize("name", [name for name in IDS if load_algorithm(name).log_odds])
+def test_what_is_not_learnt_yet_says_which_step_is_missing(name):
+    algorithm = get_algorithm(name)
+    with pytest.raises(UserError, match=r"has not learnt.*fit\(pool\)|has no reward signals. Call bind\(signals"):
+        algorithm.rank(Queries(Corpus(["p"], [["a", "b"]]), 1, [0], [0]))
+    assert not hasattr(algorithm, "features_")
+    with pytest.raises(AttributeError, match="no attribute 'colour'"):
+        _ = algorithm.colour
+    assert type(copy.deepcopy(algorithm)) is type(pickle.loads(pickle.dumps(algorithm))) is type(algorithm)

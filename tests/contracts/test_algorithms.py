@@ -9,12 +9,20 @@ from personalllm.testing import HashEmbedder, check_algorithm
 from personalllm.testing._scenes import planted_scene
 
 
-@pytest.mark.parametrize("name", list_algorithms())
+def _marked(name):
+    """Mark what trains a network: it needs torch and takes a while."""
+    return pytest.param(name, marks=[pytest.mark.torch, pytest.mark.slow] if load_algorithm(name).extra else [])
+
+
+ALL = [_marked(name) for name in list_algorithms()]
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_keeps_the_contract(name):
     check_algorithm(load_algorithm(name))
 
 
-@pytest.mark.parametrize("name", list_algorithms())
+@pytest.mark.parametrize("name", ALL)
 def test_keeps_the_contract_with_its_default_parameters(name):
     cls = load_algorithm(name)
     if cls.example_params():

@@ -10,6 +10,7 @@ import pytest
 from personalllm.algorithms.base import Algorithm
 from personalllm.algorithms.embedding_ranker import EmbeddingRanker
 from personalllm.algorithms.longest import Longest
+from personalllm.algorithms.nearest_users import NearestUsers
 from personalllm.algorithms.self_icl import SelfICL
 from personalllm.algorithms.zero_shot import ZeroShot
 from personalllm.testing import (
@@ -149,6 +150,38 @@ class PretendsToAdapt(Longest):
 
 
 @dataclass
+class RemembersOthers(EmbeddingRanker):
+    def fit(self, pool):
+        self.steps_ = 0
+        return super().fit(pool)
+
+    def adapt(self, histories):
+        super().adapt(histories)
+        self.user_vectors_ = self.user_vectors_ + np.float32(self.steps_) * np.arange(64, dtype=np.float32)
+        self.steps_ += 1
+        return self
+
+
+@dataclass
+class LearnsFromTheTargets(EmbeddingRanker):
+    def adapt(self, histories):
+        super().adapt(histories)
+        self.user_vectors_ = self.user_vectors_ + np.float32(0.1) * self.user_vectors_.mean(axis=0)
+        return self
+
+
+@dataclass
+class NoCard(NearestUsers):
+    fitted_per_user: ClassVar[str] = ""
+
+
+@dataclass
+class SureOfStrangers(NearestUsers):
+    def rank(self, queries):
+        return 20 * super().rank(queries)
+
+
+@dataclass
 class NeedsHistory(Longest):
     def adapt(self, histories):
         if histories.n_users > 1:
@@ -197,7 +230,7 @@ BROKEN = [
     (Undecorated, AssertionError, "decorate the class itself with @dataclass"),
     (NoTrack, AssertionError, "implement rank or messages"),
     (NoTitle, AssertionError, "set the class attribute 'title'"),
-    (UnknownNeed, AssertionError, "needs may hold 'embedder' and 'llm', got ['scores']"),
+    (UnknownNeed, AssertionError, "needs may hold 'embedder', 'llm' and 'signals', got ['scores']"),
     (NotJSON, AssertionError, "spec() must be JSON"),
     (LosesTuples, AssertionError, "rebuilding it from the JSON of its spec must give an equal algorithm"),
     (LearnsIntoAField, AssertionError, "fit and adapt must not change a parameter"),
@@ -214,6 +247,10 @@ BROKEN = [
     (ChangesTheCorpus, AssertionError, "must leave their inputs as they were"),
     (Contrary, AssertionError, "does not serve users with opposite tastes"),
     (PretendsToAdapt, AssertionError, "does not serve users with opposite tastes"),
+    (RemembersOthers, AssertionError, "adapting to others first must not change a user's scores"),
+    (LearnsFromTheTargets, AssertionError, "must not depend on the other target users"),
+    (NoCard, AssertionError, "set the class attribute 'fitted_per_user' to a sentence"),
+    (SureOfStrangers, AssertionError, "without a comparison its log-loss is"),
     (NeedsHistory, ValueError, "max()"),
     (ForgetsThePrompt, AssertionError, "the last turn must hold the prompt of the query"),
     (EndsWithTheAssistant, AssertionError, "the last turn is the user's"),

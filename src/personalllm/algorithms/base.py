@@ -10,23 +10,28 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from personalllm.errors import ParameterError, UserError
-from personalllm.protocols import ChatModel, TextEmbedder
+from personalllm.protocols import ChatModel, RewardSignals, TextEmbedder
 from personalllm.types import F32, JSON, Conversation, Histories, Queries
 
 __all__ = ["Algorithm", "HistoryRule", "Need", "Track"]
 
-Need = Literal["embedder", "llm"]
-Track = Literal["rank", "generate"]
+Need = Literal["embedder", "llm", "signals"]
+Track = Literal["rank", "generate", "predict"]
 HistoryRule = Literal["random", "nearest"]
 
 _NEEDS = {
     "embedder": "personalllm.backends.embedding.default_embedder()",
     "llm": "personalllm.backends.llm.LocalChatModel()",
+    "signals": "",
 }
 _HISTORIES = ("random", "nearest")
+
+
+class _NotLearnt(UserError, AttributeError):
+    """Something learnt was asked for before it was learnt; an `AttributeError`, so that `hasattr` answers."""
 
 
 @dataclass
@@ -43,6 +48,9 @@ class Algorithm:
         needs: Backends it cannot work without.
         history: Which history it is evaluated with: `"random"` train prompts, or the train prompts `"nearest"` to
             the query.
+        log_odds: Whether differences of `rank` are log-odds, so that P(a is preferred to b) = sigmoid(rank of a - rank
+            of b); without it the predict track leaves log-loss and calibration blank.
+        extra: Optional extra of this package that it needs, e.g. `"torch"`; `all` leaves it out where that is absent.
     """
 
     id: ClassVar[str] = ""
@@ -50,9 +58,18 @@ class Algorithm:
     paper: ClassVar[str] = ""
     needs: ClassVar[frozenset[Need]] = frozenset()
     history: ClassVar[HistoryRule] = "random"
+    log_odds: ClassVar[bool] = False
+    extra: ClassVar[str] = ""
 
-    def bind(self, *, embedder: TextEmbedder | None = None, llm: ChatModel | None = None, seed: int = 0) -> Self:
-        """Hand over the backends and the seed of this run.
+    def bind(
+        self,
+        *,
+        embedder: TextEmbedder | None = None,
+        llm: ChatModel | None = None,
+        signals: RewardSignals | None = None,
+        seed: int = 0,
+    ) -> Self:
+        """Hand over the backends and the seed of this run; the scores of the RMs only if the protocol allows them.
 
         Raises:
             UserError: If a backend that the algorithm needs is missing.
@@ -66,24 +83,36 @@ class Algorithm:
                     f"The algorithm {self.id!r} needs an {need}.",
                     f"Pass {need}={_NEEDS[need]} to evaluate(), or use the command line, which does it for you.",
                 )
-        self._embedder, self._llm, self._seed = embedder, llm, seed
+        if "signals" in self.needs and signals is None:
+            raise UserError(
+                f"The algorithm {self.id!r} uses the scores of the reward models, which this protocol does not allow.",
+                "Use the predict track with --set prediction.reward_signals=true (in Python: "
+                "prediction={'reward_signals': True}), and say so with its numbers.",
+            )
+        self._embedder, self._llm, self._signals, self._seed = embedder, llm, signals, seed
         return self
+
+    def _bound(self, need: Need, words: str) -> Any:
+        backend = getattr(self, f"_{need}", None)
+        if backend is None:
+            remedy = f"Call bind({need}=...) first." if need in self.needs else f"Add {need!r} to its `needs`."
+            raise UserError(f"The algorithm {self.id!r} has no {words}.", remedy)
+        return backend
 
     @property
     def embedder(self) -> TextEmbedder:
         """The injected embedder."""
-        embedder = getattr(self, "_embedder", None)
-        if embedder is None:
-            raise UserError(f"The algorithm {self.id!r} has no embedder.", "Add 'embedder' to its `needs`.")
-        return embedder  # type: ignore[no-any-return]
+        return self._bound("embedder", "embedder")  # type: ignore[no-any-return]
 
     @property
     def llm(self) -> ChatModel:
         """The injected chat model."""
-        llm = getattr(self, "_llm", None)
-        if llm is None:
-            raise UserError(f"The algorithm {self.id!r} has no chat model.", "Add 'llm' to its `needs`.")
-        return llm  # type: ignore[no-any-return]
+        return self._bound("llm", "chat model")  # type: ignore[no-any-return]
+
+    @property
+    def signals(self) -> RewardSignals:
+        """The injected scores of the RMs."""
+        return self._bound("signals", "reward signals")  # type: ignore[no-any-return]
 
     @property
     def seed(self) -> int:
@@ -101,8 +130,8 @@ class Algorithm:
     def rank(self, queries: Queries) -> F32:
         """Return a preference for each candidate, float32 (n_queries, n_responses); higher is better.
 
-        Ties are broken by the lower column. The candidates of query i are
-        `queries.corpus.responses[queries.prompt[i]]`; a permutation of them must permute the result.
+        Ties are broken by the lower column in the rank track and counted half in the predict track. The candidates of
+        query i are `queries.corpus.responses[queries.prompt[i]]`; a permutation of them must permute the result.
         """
         raise NotImplementedError(f"{self.id!r} does not rank.")
 
@@ -112,10 +141,15 @@ class Algorithm:
 
     @classmethod
     def tracks(cls) -> tuple[Track, ...]:
-        """Tell which tracks the algorithm can take part in: the methods that it overrides."""
+        """Tell which tracks the algorithm can take part in: the methods that it overrides.
+
+        Whoever ranks can predict; what needs the scores of the RMs takes part in the predict track alone.
+        """
+        ranks = cls.rank is not Algorithm.rank
         names: dict[Track, bool] = {
-            "rank": cls.rank is not Algorithm.rank,
+            "rank": ranks and "signals" not in cls.needs,
             "generate": cls.messages is not Algorithm.messages,
+            "predict": ranks,
         }
         return tuple(track for track, has in names.items() if has)
 
@@ -135,6 +169,18 @@ class Algorithm:
     def fresh(self) -> Self:
         """Return an unfitted, unbound copy with the same parameters."""
         return type(self)(**self.params())
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say which step is missing when something learnt, whose name ends in an underscore, is not there."""
+            message = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if name.startswith("_") or not name.endswith("_"):
+                raise AttributeError(message, name=name, obj=self)
+            raise _NotLearnt(
+                f"The algorithm {self.id!r} has not learnt {name!r}.",
+                "Call bind(...), fit(pool) and adapt(histories), in this order, before rank, messages or next_query.",
+            )
 
     def check_positive(self, *names: str) -> None:
         """Raise `ParameterError` unless the named integer parameters are >= 1 (for `__post_init__`)."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-
-if TYPE_CHECKING:
-    from personalllm.algorithms import Track
 
 __all__ = ["demo"]
 
@@ -47,7 +44,7 @@ def demo(
     embedder, llm = build_embedder(), build_llm(cache=False)
     rewards = build_rewards(benchmark.metadata, embedder)
     embed_texts(benchmark, embedder, console)
-    stages: tuple[tuple[Track, str, dict[str, Any]], ...] = (
+    stages: tuple[tuple[Literal["rank", "generate"], str, dict[str, Any]], ...] = (
         ("rank", f"{users:,} users choose among stored responses", {"n_users": users}),
         (
             "generate",

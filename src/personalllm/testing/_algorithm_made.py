@@ -42,8 +42,8 @@ def _id_and_title(bench: Bench) -> None:
 )
 def _needs_and_history(bench: Bench) -> None:
     cls = bench.cls
-    unknown = set(cls.needs) - {"embedder", "llm"}
-    bench.require(not unknown, f"needs may hold 'embedder' and 'llm', got {sorted(unknown)}")
+    unknown = set(cls.needs) - {"embedder", "llm", "signals"}
+    bench.require(not unknown, f"needs may hold 'embedder', 'llm' and 'signals', got {sorted(unknown)}")
     bench.require(cls.history in ("random", "nearest"), f"history must be 'random' or 'nearest', got {cls.history!r}")
 
 

@@ -6,14 +6,18 @@ import numpy as np
 
 from personalllm.testing._bench import Bench, bare_scenes
 from personalllm.testing._checks import Clauses
-from personalllm.testing._scenes import alone, odd_scene, permuted, small_scene, snapshot
-from personalllm.types import F32
+from personalllm.testing._scenes import Scene, alone, odd_scene, permuted, small_scene, snapshot
+from personalllm.types import F32, Histories, Queries
 
-__all__ = ["RANK", "RANK_PERSONAL"]
+__all__ = ["LOG_ODDS", "RANK", "RANK_PERSONAL"]
 
 RANK: Clauses[Bench] = Clauses()
 RANK_PERSONAL: Clauses[Bench] = Clauses()
 """For those that learn from the target users' histories."""
+LOG_ODDS: Clauses[Bench] = Clauses()
+"""For those that say that differences of their scores are log-odds."""
+
+_ALLOWED_LOSS = 0.02
 
 
 def _close(scores: F32, expected: F32) -> bool:
@@ -148,4 +152,74 @@ def _serves_planted_users(bench: Bench) -> None:
         mean > 2.6 * error,
         "it overrides adapt but does not serve users with opposite tastes: the mean utility of its choices is "
         f"{mean:.3f} (standard error {error:.3f}), a random choice has 0",
+    )
+
+
+@RANK_PERSONAL.clause(
+    "adapts-anew",
+    "adapt forgets the users of an earlier adapt and leaves what fit learnt as it was.",
+    "Write what adapt learns to attributes of its own, and never into those of fit.",
+    after=("rank-seeds",),
+)
+def _adapts_anew(bench: Bench) -> None:
+    scene, trained = bench.scene, bench.trained(bench.scene)
+    trained.adapt(scene.pool).rank(Queries(scene.queries.corpus, scene.pool.n_users, [0, 3], [20, 21]))  # type: ignore[arg-type]
+    trained.adapt(Histories.empty(scene.queries.corpus, scene.targets.n_users)).rank(scene.queries)
+    again = trained.adapt(scene.targets).rank(scene.queries)
+    bench.require(np.array_equal(again, bench.scores), "adapting to others first must not change a user's scores")
+
+
+@RANK_PERSONAL.clause(
+    "adapts-alone",
+    "A user's scores do not depend on who else is adapted to.",
+    "Learn what users share in fit; adapt handles each user by themself.",
+    after=("rank-alone",),
+)
+def _adapts_alone(bench: Bench) -> None:
+    scene, trained = bench.scene, bench.trained(bench.scene)
+    h, q = scene.targets, scene.queries
+    for user in range(h.n_users):
+        own, asked = h.user == user, q.user == user
+        columns = (h.prompt[own], h.chosen[own], h.rejected[own])
+        zeros = np.zeros(int(own.sum()), dtype=np.int32)
+        trained.adapt(Histories(h.corpus, 1, zeros, *columns))
+        scores = trained.rank(Queries(q.corpus, 1, np.zeros(int(asked.sum()), dtype=np.int32), q.prompt[asked]))
+        bench.require(
+            _close(scores, bench.scores[asked]),
+            f"the scores of user {user} must not depend on the other target users",
+        )
+
+
+@LOG_ODDS.clause(
+    "card",
+    "It says what it fits and what a new user costs.",
+    "Set the class attributes objective, fitted_per_user and cost, one sentence each.",
+)
+def _has_a_card(bench: Bench) -> None:
+    for name in ("objective", "fitted_per_user", "cost"):
+        value = getattr(bench.cls, name, "")
+        bench.require(isinstance(value, str) and value.strip(), f"set the class attribute {name!r} to a sentence")
+
+
+@LOG_ODDS.clause(
+    "cautious-at-first",
+    "It is not confidently wrong about users of whom it knows nothing.",
+    "Shrink what is learnt from the pool, and average over how users differ.",
+    after=("rank",),
+)
+def _cautious_at_first(bench: Bench) -> None:
+    """Require a log-loss of at most log 2 + 0.02 for unknown users, half of whom want the opposite of the others.
+
+    Over such users every prediction has a probability of 1/2, so log-odds of l cost `log(2 cosh(l / 2))`, never less
+    than log 2.
+    """
+    scene = bench.planted
+    unknown = Histories.empty(scene.queries.corpus, scene.targets.n_users)
+    scores = bench.ranked(Scene(scene.pool, unknown, scene.queries)).astype(np.float64)
+    first, second = np.triu_indices(scores.shape[1], 1)
+    half = 0.5 * np.abs(scores[:, first] - scores[:, second])
+    loss = float((half + np.log1p(np.exp(-2.0 * half))).mean())
+    bench.require(
+        loss <= np.log(2.0) + _ALLOWED_LOSS,
+        f"without a comparison its log-loss is {loss:.3f} where users have opposite tastes, and a coin's is 0.693",
     )

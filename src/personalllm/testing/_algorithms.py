@@ -8,7 +8,7 @@ from personalllm.algorithms.base import Algorithm
 from personalllm.protocols import ChatModel, TextEmbedder
 from personalllm.testing._algorithm_made import MADE
 from personalllm.testing._algorithm_messages import MESSAGES, MESSAGES_PERSONAL
-from personalllm.testing._algorithm_rank import RANK, RANK_PERSONAL
+from personalllm.testing._algorithm_rank import LOG_ODDS, RANK, RANK_PERSONAL
 from personalllm.testing._bench import Bench
 from personalllm.testing._checks import Check, require_all
 from personalllm.testing._standins import EchoChatModel, HashEmbedder
@@ -29,7 +29,8 @@ def check_algorithm(
     other queries, on the order of the responses or on an earlier fit; users and pools without history; unicode, blank
     and very long texts; inputs left as they were. A class that overrides `adapt` claims to personalise: its ranking
     must serve planted users with opposite tastes better than any non-personalised one could, its messages must differ
-    between users.
+    between users. Where differences of scores are log-odds, unknown users of opposite tastes must not be predicted
+    with confidence.
 
     Args:
         cls: The class, a dataclass.
@@ -60,12 +61,15 @@ def algorithm_checks(
         cls, cls.example_params() if params is None else params, embedder or HashEmbedder(), llm or EchoChatModel()
     )
     tracks = cls.tracks()
+    ranks = "rank" in tracks or "predict" in tracks
     wanted = [MADE]
-    if "rank" in tracks:
+    if ranks:
         wanted.append(RANK)
     if "generate" in tracks:
         wanted.append(MESSAGES)
     if cls.adapt is not Algorithm.adapt:
-        wanted += [RANK_PERSONAL] if "rank" in tracks else []
+        wanted += [RANK_PERSONAL] if ranks else []
         wanted += [MESSAGES_PERSONAL] if "generate" in tracks else []
+    if ranks and cls.log_odds:
+        wanted.append(LOG_ODDS)
     return tuple(check for clauses in wanted for check in clauses.of(bench))

@@ -51,7 +51,7 @@ class Bench:
     def trained(self, scene: Scene, seed: int = _SEED) -> Algorithm:
         """Return a fresh algorithm after bind, fit and adapt."""
         algorithm = self.cls(**self.params)
-        backends = {"embedder": self.embedder, "llm": self.llm}
+        backends = {"embedder": self.embedder, "llm": self.llm, "signals": scene.signals}
         given: dict[str, Any] = {need: backends[need] for need in self.cls.needs}
         for step, returned in (
             ("bind", algorithm.bind(**given, seed=seed)),

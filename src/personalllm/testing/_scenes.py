@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.protocols import TextEmbedder
+from personalllm.protocols import RewardSignals, TextEmbedder
 from personalllm.seeding import generator
+from personalllm.testing._planted import PlantedSignals
+from personalllm.testing._standins import SurfaceSignals
 from personalllm.types import F32, U8, Corpus, Histories, Queries
 
 __all__ = ["PlantedScene", "Scene", "alone", "odd_scene", "permuted", "planted_scene", "small_scene", "snapshot"]
@@ -35,6 +37,11 @@ class Scene:
     targets: Histories
     queries: Queries
 
+    @property
+    def signals(self) -> RewardSignals:
+        """Scores of the responses, for an algorithm that declares that it uses them."""
+        return SurfaceSignals(self.queries.corpus)
+
 
 @dataclass(frozen=True, eq=False)
 class PlantedScene(Scene):
@@ -42,9 +49,16 @@ class PlantedScene(Scene):
 
     Attributes:
         utilities: float32 (n_queries, n_responses), standardised within each query (mean 0, sd 1).
+        tastes: float32 (n_prompts, n_responses, n_users), the utility of every response for each taste.
     """
 
     utilities: F32
+    tastes: F32
+
+    @property
+    def signals(self) -> RewardSignals:
+        """The tastes as reward models."""
+        return PlantedSignals(self.tastes / self.tastes.std(axis=(0, 1)))
 
 
 def _texts(key: str, n_prompts: int, n_words: tuple[int, int]) -> Corpus:
@@ -131,7 +145,8 @@ def planted_scene(embedder: TextEmbedder, n_pairs: int = 40) -> PlantedScene:
     asked = utilities[queries.user, queries.prompt]
     scaled = (asked - asked.mean(axis=1, keepdims=True)) / asked.std(axis=1, keepdims=True)
     pool = histories(np.tile(users, 3), "planted pool")
-    return PlantedScene(pool, histories(users, "planted targets"), queries, scaled.astype(np.float32))
+    known = utilities.transpose(1, 2, 0).astype(np.float32)
+    return PlantedScene(pool, histories(users, "planted targets"), queries, scaled.astype(np.float32), known)
 
 
 def permuted(scene: Scene) -> tuple[Scene, npt.NDArray[np.int64]]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import numpy as np
 
 from personalllm.errors import AxisMismatch, RunError
-from personalllm.types import F32, ChatReply, ChatRequest, Message
+from personalllm.types import F32, I32, U8, ChatReply, ChatRequest, Corpus, Message
 
-__all__ = ["EchoChatModel", "HashEmbedder", "SurfaceRewards"]
+__all__ = ["EchoChatModel", "HashEmbedder", "SurfaceRewards", "SurfaceSignals"]
 
 
 @lru_cache(maxsize=65_536)
@@ -125,6 +125,38 @@ class SurfaceRewards:
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         return np.array(rows, dtype=np.float32).reshape(len(rows), len(self.reward_models))
+
+
+@dataclass(frozen=True, eq=False)
+class SurfaceSignals:
+    """The scores of `SurfaceRewards` for the responses of a corpus, standardised.
+
+    For contract tests only: surface counts are not preferences.
+    """
+
+    corpus: Corpus
+
+    @property
+    def reward_models(self) -> tuple[str, ...]:
+        """Those of `SurfaceRewards`."""
+        return SurfaceRewards.reward_models
+
+    @property
+    def identity(self) -> str:
+        """Fixed."""
+        return "surface-signals-stand-in"
+
+    @cached_property
+    def _scores(self) -> F32:
+        texts = zip(self.corpus.prompts, self.corpus.responses, strict=True)
+        rows = [SurfaceRewards().score([prompt] * len(row), row) for prompt, row in texts]
+        scores = np.stack(rows).astype(np.float64)
+        spread = scores.std(axis=(0, 1))
+        return np.asarray((scores - scores.mean(axis=(0, 1))) / np.where(spread > 0, spread, 1.0), dtype=np.float32)
+
+    def vectors(self, prompts: I32, columns: U8) -> F32:
+        """Return standardised counts, float32 (n, 4)."""
+        return self._scores[prompts, columns]
 
 
 def _shared(prompt: str, response: str) -> int:
