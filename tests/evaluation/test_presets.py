@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from personalllm.data import Benchmark, make_twin
@@ -23,6 +24,7 @@ from personalllm.evaluation import (
     resolve,
 )
 from personalllm.evaluation.settings import flatten
+from personalllm.evaluation.task import Task
 from personalllm.storage import digest
 
 SMALL: dict[str, Any] = {
@@ -40,9 +42,24 @@ PINNED = {
 }
 
 
+PREDICT = ("copl-v1", "dong8-v1", "lore-v1", "pttt-v1")
+PINNED_PREDICT = {
+    "copl-v1": "c6d5efe1c5ca740a",
+    "dong8-v1": "426b436c067c5832",
+    "lore-v1": "9f48a8d6ed86b7f0",
+    "pttt-v1": "fbe18f03a2fd531d",
+}
+
+
 @pytest.fixture(scope="module")
 def twin() -> Benchmark:
     return make_twin(80, seed=0)
+
+
+@pytest.fixture(scope="module")
+def large_twin() -> Benchmark:
+    """Large enough for every preset of the predict track as it stands."""
+    return make_twin(1100, seed=0)
 
 
 def test_the_papers_values(twin: Benchmark) -> None:
@@ -91,10 +108,9 @@ def test_the_papers_algorithms() -> None:
 def test_a_version_never_changes() -> None:
     """If this fails: make a new version, and leave the old one as it is."""
     content = {
-        name: digest({"protocol": PRESETS[name].protocol, "algorithms": PRESETS[name].algorithms})
-        for name in ("paper-icl-v1", "paper-meta-v1", "paper-meta-logged-v1")
+        name: digest({"protocol": PRESETS[name].protocol, "algorithms": PRESETS[name].algorithms}) for name in PRESETS
     }
-    assert content == PINNED
+    assert content == PINNED | PINNED_PREDICT
 
 
 def test_the_logged_settings_are_those_of_the_printed_numbers(twin: Benchmark) -> None:
@@ -104,13 +120,102 @@ def test_the_logged_settings_are_those_of_the_printed_numbers(twin: Benchmark) -
 
 
 @pytest.mark.parametrize("name", list_presets())
-def test_a_preset_fixes_every_field(twin: Benchmark, name: str) -> None:
+def test_a_preset_fixes_every_field(twin: Benchmark, large_twin: Benchmark, name: str) -> None:
     preset = get_preset(name)
-    protocol = preset.protocol_for(twin)
+    protocol = preset.protocol_for(large_twin if name in PREDICT else twin)
     assert preset.changes(protocol) == {}
     bound = {"metrics_version", "benchmark", "benchmark_fingerprint", "preset", "embedder", "llm", "rewards"}
+    bound |= {"reference_response_model"} if name in PREDICT else set()
     assert set(flatten(preset.protocol)) == set(flatten(protocol.spec())) - bound
-    resolve(preset.algorithms, "generate")
+    entries, references = resolve(preset.algorithms, preset.protocol["track"])
+    assert len(entries) == len(preset.algorithms)
+    assert not references
+    assert protocol.track == ("predict" if name in PREDICT else "generate")
+
+
+OTHERS: list[tuple[str, dict[str, Any]]] = [
+    (
+        "lore",
+        {
+            "population.alpha": 0.1,
+            "population.n_users": 500,
+            "pool.n_users": 1000,
+            "pool.pairs_per_user": 47,
+            "prediction.shots": [0, 9, 47],
+            "prediction.n_seen_users": 1000,
+            "prediction.test_pairs": None,
+            "feedback.pairs": "best-vs-worst",
+        },
+    ),
+    (
+        "copl",
+        {
+            "population.alpha": 0.1,
+            "pool.n_users": 10_000,
+            "pool.pairs_per_user": 16,
+            "prediction.shots": [0, 16],
+            "prediction.test_pairs": 100,
+            "feedback.pairs": "contested",
+        },
+    ),
+    ("dong8", {"population.kind": "one-per-reward-model", "population.n_users": 10, "prediction.test_pairs": None}),
+    (
+        "pttt",
+        {
+            "pool.n_users": 100,
+            "prediction.n_seen_users": 100,
+            "population.n_users": 100,
+            "prediction.shots": [0, 4],
+            "prediction.users": ["unseen", "seen"],
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "expected"), OTHERS)
+def test_the_values_of_the_literature(large_twin: Benchmark, name: str, expected: dict[str, Any]) -> None:
+    preset = get_preset(name)
+    found = flatten(preset.protocol_for(large_twin).spec())
+    assert {field: found[field] for field in expected} == expected
+    assert found["prediction.prompts"] == ["unseen"]
+    assert found["prediction.outcome"] == "utility"
+    assert not found["prediction.reward_signals"]
+    for word in ("Known:", "Not known"):
+        assert word in preset.description
+
+
+def test_the_reference_response_model_is_no_change_where_no_metric_has_one(large_twin: Benchmark) -> None:
+    other = large_twin.response_models[3]
+    predict = get_preset("pttt")
+    assert predict.changes(predict.protocol_for(large_twin, reference_response_model=other)) == {}
+    assert predict.changes(predict.protocol_for(large_twin, alpha=0.1)) == {"population.alpha": (0.05, 0.1)}
+
+
+def test_the_pool_of_dong8_has_users_of_nearly_one_reward_model(large_twin: Benchmark) -> None:
+    task = Task(get_preset("dong8").protocol_for(large_twin), large_twin)
+    assert (task.everyone.weights.max(axis=1) == 1).all()
+    strongest = task.others.weights.max(axis=1)
+    assert (strongest > 0.95).mean() > 0.9
+    assert len(set(task.others.weights.argmax(axis=1).tolist())) == len(large_twin.reward_models)
+
+
+TOO_SMALL: list[tuple[str, int, dict[str, Any], str, str]] = [
+    ("copl", 80, {}, "prediction.test_pairs", "8"),
+    ("dong8", 40, {"pool_pairs": 5}, "prediction.shots", "[0, 1, 2, 4, 8, 16, 32]"),
+    ("lore", 40, {}, "pool.pairs_per_user", "36"),
+    ("lore", 40, {"pool_pairs": 20}, "prediction.shots", "[0, 9]"),
+    ("pttt", 80, {}, "prediction.test_pairs", "8"),
+]
+
+
+@pytest.mark.parametrize(("name", "n_prompts", "overrides", "field", "fitting"), TOO_SMALL)
+def test_a_benchmark_that_is_too_small_is_told_what_fits(
+    name: str, n_prompts: int, overrides: dict[str, Any], field: str, fitting: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        get_preset(name).protocol_for(make_twin(n_prompts, seed=0), **overrides)
+    assert raised.value.message.startswith(f"The preset {name}-v1 has {field} = ")
+    assert f"--set {field}={fitting} " in raised.value.remedy
 
 
 CHANGES: list[tuple[dict[str, Any], dict[str, tuple[Any, Any]]]] = [
@@ -268,3 +373,15 @@ def test_a_protocol_changes_field_by_field(benchmark_: Benchmark) -> None:
     assert protocol.changed(benchmark_, population={"kind": "uniform"}).population.n_users == 1
     with pytest.raises(ParameterError, match=r"population\.alpha"):
         protocol.changed(benchmark_, alpha=-1)
+
+
+def test_lore_and_copl_add_up_raw_scores(large_twin: Benchmark) -> None:
+    for name in ("lore", "copl"):
+        task = Task(get_preset(name).protocol_for(large_twin), large_twin)
+        assert np.array_equal(task.table.values, large_twin.scores)
+
+
+@pytest.mark.parametrize(("name", "track"), [("lore", "rank"), ("pttt", "generate"), ("paper-icl", "predict")])
+def test_a_preset_of_the_predict_track_is_of_no_other(twin: Benchmark, name: str, track: str) -> None:
+    with pytest.raises(UserError, match=f"mean nothing in the {track} track"):
+        get_preset(name).protocol_for(twin, track=track)

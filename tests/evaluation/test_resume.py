@@ -344,7 +344,7 @@ def test_the_manifest_describes_the_run_and_keeps_every_version(
     assert len(manifest["versions"]) == 1
     evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
     assert json.loads((run / "manifest.json").read_text()) == manifest
-    monkeypatch.setattr("personalllm.evaluation.run._versions", lambda: {"personalllm": "99"})
+    monkeypatch.setattr("personalllm.evaluation.manifest._versions", lambda: {"personalllm": "99"})
     evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
     versions = json.loads((run / "manifest.json").read_text())["versions"]
     assert versions == [*manifest["versions"], {"personalllm": "99"}]

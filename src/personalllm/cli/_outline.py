@@ -11,6 +11,7 @@ import personalllm
 __all__ = ["Outline", "outline"]
 
 _PACKAGE = Path(personalllm.__file__).parent
+_CONTRACTS = ("personalllm.algorithms.base",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +20,9 @@ class Outline:
 
     Attributes:
         summary: First line of its docstring.
-        attributes: Class attributes that are written as plain values.
-        methods: Methods of its own, without those of its bases.
+        attributes: Class attributes that are written as plain values, here or in a base.
+        methods: Methods of its own and of its bases; a base that others subclass as the contract (`Algorithm`) is no
+            such base.
     """
 
     summary: str
@@ -40,12 +42,29 @@ def outline(reference: str) -> Outline:
     module, _, name = reference.partition(":")
     path = _PACKAGE.joinpath(*module.split(".")[1:])
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    for node in tree.body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             summary = (ast.get_docstring(node) or "").partition("\n")[0]
+            attributes = _attributes(node)
             methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
-            return Outline(summary, _attributes(node), frozenset(methods))
+            for base in _bases(node, tree, module):
+                inherited = outline(base)
+                attributes = inherited.attributes | attributes
+                methods |= inherited.methods
+            return Outline(summary, attributes, frozenset(methods))
     raise LookupError(f"{source} has no {name}")
+
+
+def _bases(node: ast.ClassDef | ast.FunctionDef, tree: ast.Module, module: str) -> list[str]:
+    """Return the bases that are classes of this package, as `module:name`, the first one last."""
+    known = {part.name: module for part in tree.body if isinstance(part, ast.ClassDef)}
+    for part in tree.body:
+        if isinstance(part, ast.ImportFrom) and (part.module or "").startswith("personalllm."):
+            known |= {alias.asname or alias.name: str(part.module) for alias in part.names}
+    named = [base.id for base in getattr(node, "bases", []) if isinstance(base, ast.Name)]
+    found = [f"{known[name]}:{name}" for name in named if known.get(name, _CONTRACTS[0]) not in _CONTRACTS]
+    return found[::-1]
 
 
 def _attributes(node: ast.ClassDef | ast.FunctionDef) -> dict[str, object]:

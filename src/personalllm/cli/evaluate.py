@@ -1,4 +1,4 @@
-"""`personalllm evaluate`: run algorithms, watch them, see the leaderboard."""
+"""`personalllm evaluate`: run algorithms, watch them, see the leaderboard or, of the predict track, the table."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def evaluate(
     alpha: o.Alpha = None,
     pairs: Pairs = None,
     nearest: Nearest = None,
+    shots: o.Shots = None,
     pool_users: o.PoolUsers = None,
     prompts: Prompts = None,
     max_tokens: o.MaxTokens = None,
@@ -64,6 +65,8 @@ def evaluate(
 ) -> None:
     """Evaluate algorithms and print the leaderboard with 95 % intervals; re-running resumes.
 
+    The predict track prints accuracy by number of comparisons, beside nulls and oracles.
+
     With --preset the protocol and, unless some are named, the algorithms are the preset's; every option that is given
     changes it, and the result says so.
     """
@@ -76,6 +79,7 @@ def evaluate(
         "pool_users": pool_users,
         "pairs": pairs,
         "nearest": nearest,
+        "shots": o.parse_shots(shots),
         "prompts_per_user": prompts,
         "max_tokens": max_tokens,
         "limit": limit,
@@ -98,7 +102,8 @@ def evaluate(
 
     benchmark = load(data)
     protocol = o.make_protocol(benchmark, preset, given, settings)
-    _run(names, protocol, benchmark, choice, out, versus, executor)
+    run = _predict if protocol.prediction is not None else _run
+    run(names, protocol, benchmark, choice, out, versus, executor)
 
 
 def _run(
@@ -114,6 +119,7 @@ def _run(
     from rich.console import Console
 
     from personalllm.backends.executor import build_executor
+    from personalllm.cli.prediction import explain_left_out
     from personalllm.cli.progress import embed_texts, resumable
     from personalllm.evaluation import evaluate as run
     from personalllm.evaluation import resolve
@@ -125,11 +131,45 @@ def _run(
     workers = build_executor(executor)
     backends = o.build_backends(entries, protocol.track, benchmark.metadata, choice)
     console = Console(stderr=True)
+    if "all" in names:
+        explain_left_out(protocol.track, console)
     if any("embedder" in entry.algorithm.needs for entry in entries):
         embed_texts(benchmark, backends["embedder"], console)
     with resumable(console), watch(console) as progress:
         results = run(names, protocol, benchmark, out=out, progress=progress, executor=workers, **backends)
     show_leaderboard(results, versus)
+
+
+def _predict(
+    names: list[str],
+    protocol: Protocol,
+    benchmark: Benchmark,
+    choice: o.BackendChoice,
+    out: Path,
+    versus: str | None,
+    executor: str,
+) -> None:
+    """Run learners in the predict track, watched, and show the table."""
+    from rich.console import Console
+
+    from personalllm.backends.executor import build_executor
+    from personalllm.cli.prediction import check_learner, explain_left_out, show_prediction
+    from personalllm.cli.progress import embed_texts, resumable
+    from personalllm.evaluation import predict, resolve
+
+    signals = protocol.prediction is not None and protocol.prediction.reward_signals
+    entries, _ = resolve(names, "predict", signals=signals)
+    check_learner(versus, entries)
+    workers = build_executor(executor)
+    embedder = o.build_backends(entries, protocol.track, benchmark.metadata, choice)["embedder"]
+    console = Console(stderr=True)
+    if "all" in names:
+        explain_left_out("predict", console, signals=signals)
+    if embedder is not None:
+        embed_texts(benchmark, embedder, console)
+    with resumable(console), watch(console) as progress:
+        results = predict(names, protocol, benchmark, embedder=embedder, out=out, progress=progress, executor=workers)
+    show_prediction(results, versus)
 
 
 def _only_track(names: list[str], preset: str | None) -> str | None:

@@ -148,4 +148,6 @@ def interval_cell(estimate: Estimate, gap: str, *, percent: bool = False, signed
     scale, form = (100, ".1f") if percent else (1, ".3f")
     sign = "+" if signed else ""
     value = f"{estimate.value * scale:{sign}{form}}"
+    if math.isnan(estimate.low):
+        return value
     return f"{value}{gap}[{estimate.low * scale:{form}}, {estimate.high * scale:{form}}]"

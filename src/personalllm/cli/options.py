@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
     from personalllm.types import JSON
 
-__all__ = ["BackendChoice", "StandardiserName", "TrackName", "build_backends", "make_protocol"]
+__all__ = ["BackendChoice", "StandardiserName", "TrackName", "build_backends", "make_protocol", "parse_shots"]
 
 
 class TrackName(StrEnum):
@@ -24,6 +24,7 @@ class TrackName(StrEnum):
 
     RANK = "rank"
     GENERATE = "generate"
+    PREDICT = "predict"
 
 
 class StandardiserName(StrEnum):
@@ -31,6 +32,7 @@ class StandardiserName(StrEnum):
 
     TRAIN = "train"
     PUBLISHED = "published"
+    NONE = "none"
 
 
 def complete_algorithms(incomplete: str) -> list[str]:
@@ -75,7 +77,8 @@ Settings = Annotated[
 Track = Annotated[
     TrackName | None,
     typer.Option(
-        help="rank stored responses, or generate new ones.", **_default("rank, or generate if no algorithm can rank")
+        help="rank stored responses, generate new ones, or predict which of two a user prefers.",
+        **_default("rank, or generate if no algorithm can rank"),
     ),
 ]
 Data = Annotated[str, typer.Option(help="Benchmark: a name or a path.")]
@@ -84,6 +87,12 @@ Seed = Annotated[int | None, typer.Option(help="Seed of everything that is drawn
 Out = Annotated[Path, typer.Option(help="Folder of runs; the same command again resumes.")]
 Limit = Annotated[int | None, typer.Option(help="Evaluate only the first users of the population.")]
 Alpha = Annotated[float | None, typer.Option(help="Concentration of the users' weights.", **_default("0.05"))]
+Shots = Annotated[
+    str | None,
+    typer.Option(
+        metavar="K,K,...", help="Predict track: comparisons known of a user.", show_default="0,1,2,4,8,16,32,64"
+    ),
+]
 PoolUsers = Annotated[int | None, typer.Option(help="Number of other users to learn from.", **_default("10000"))]
 MaxTokens = Annotated[int | None, typer.Option(help="Most new tokens of a generated response.", **_default("256"))]
 EmbedderName = Annotated[str, typer.Option(help="Embedder, openai:MODEL for a server, or module:factory.")]
@@ -150,6 +159,25 @@ class BackendChoice:
     embedder_url: str | None = None
 
 
+def parse_shots(text: str | None) -> tuple[int, ...] | None:
+    """Read `0,4,16`.
+
+    Raises:
+        UserError: If it is no list of whole numbers.
+
+    >>> parse_shots("0,4,16")
+    (0, 4, 16)
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        from personalllm.errors import UserError
+
+        raise UserError(f"Cannot read --shots {text!r}.", "Write whole numbers with commas, e.g. --shots 0,4,16.")
+    return tuple(int(part) for part in parts)
+
+
 def make_protocol(benchmark: Benchmark, preset: str | None, options: JSON, settings: list[str] | None) -> Protocol:
     """Return the protocol that a command line asks for.
 
@@ -178,7 +206,7 @@ def make_protocol(benchmark: Benchmark, preset: str | None, options: JSON, setti
 
 
 def build_backends(entries: tuple[Entry, ...], track: str, metadata: JSON, choice: BackendChoice) -> dict[str, Any]:
-    """Build what the run needs; in the rank track an embedder joins whenever its files are here.
+    """Build what the run needs; in the tracks that write nothing an embedder joins whenever its files are here.
 
     Its identity is part of the protocol, so `random` alone and `random` beside an embedding ranker share one run.
     """

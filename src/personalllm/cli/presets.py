@@ -57,8 +57,9 @@ def _show(preset: Preset, console: Console) -> None:
     console.print("\nAlgorithms", highlight=False)
     for algorithm in preset.algorithms:
         console.print(f"  {escape(algorithm)}", highlight=False, soft_wrap=True)
+    llm = " --llm MODEL" if preset.protocol["track"] == "generate" else ""
     console.print(
-        f"\nRun: personalllm evaluate --preset {preset.id} --data BENCHMARK --llm MODEL; change a field with "
+        f"\nRun: personalllm evaluate --preset {preset.id} --data BENCHMARK{llm}; change a field with "
         "--set FIELD=VALUE",
         highlight=False,
         soft_wrap=True,

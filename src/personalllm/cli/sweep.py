@@ -62,10 +62,12 @@ def sweep(
     concurrency: o.Concurrency = None,
     revision: o.Revision = None,
     embedder_url: o.EmbedderUrl = None,
+    shots: o.Shots = None,
 ) -> None:
     """Evaluate every combination of values and print one table; every cell is an ordinary run, and re-running resumes.
 
-    A winner is named only if it beats every other cell on the same users: paired tests, corrected for their number.
+    A winner is named only if it beats every other cell on the same users: paired tests, corrected for their number. In
+    the predict track cells are compared by accuracy at the most shots.
     """
     from personalllm.data import load
     from personalllm.errors import UserError
@@ -77,6 +79,7 @@ def sweep(
         "seed": seed,
         "alpha": alpha,
         "pool_users": pool_users,
+        "shots": o.parse_shots(shots),
         "max_tokens": max_tokens,
         "limit": limit,
     }
@@ -104,8 +107,15 @@ def sweep(
         revision,
         embedder_url,
     )
-    results = _run(cells, benchmark, choice, out)
-    _show(results, output_console())
+    tracks = {cell.protocol.track for cell in cells}
+    if "predict" not in tracks:
+        _show(_run(cells, benchmark, choice, out), output_console())
+        return
+    if len(tracks) > 1:
+        raise UserError("The predict track cannot be swept together with another one.", "Sweep them one by one.")
+    from personalllm.cli.prediction_sweep import run_cells, show_cells
+
+    show_cells(run_cells(cells, benchmark, choice, out), output_console())
 
 
 def _run(cells: Sequence[SweepCell], benchmark: Benchmark, choice: o.BackendChoice, out: Path) -> SweepResults:
@@ -137,11 +147,17 @@ def _show_plan(cells: Sequence[SweepCell], console: Console) -> None:
     for number, cell in enumerate(cells):
         console.print(f"{number:4d}  {escape(str(cell))}", highlight=False, soft_wrap=True)
     requests = sum(cell.n_queries for cell in cells if cell.protocol.track == "generate")
-    queries = sum(cell.n_queries for cell in cells)
+    queries = sum(cell.n_queries for cell in cells if cell.protocol.track != "predict")
+    pairs = sum(cell.n_queries for cell in cells if cell.protocol.track == "predict")
     runs = len({cell.protocol.fingerprint for cell in cells})
+    work = (
+        f"{queries:,} queries, {requests:,} requests to the chat model (fewer where an earlier run or the reply cache "
+    )
+    work += "has them)"
+    if pairs:
+        work = f"{pairs:,} test pairs, each predicted once for every number of shots"
     console.print(
-        f"{len(cells)} cells under {runs} protocol{'s' * (runs > 1)}: {queries:,} queries, {requests:,} requests to "
-        "the chat model (fewer where an earlier run or the reply cache has them). Nothing was run.",
+        f"{len(cells)} cells under {runs} protocol{'s' * (runs > 1)}: {work}. Nothing was run.",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,4 +1,4 @@
-"""Named protocols: the settings of the paper's experiments, as data, and what a protocol changes of them."""
+"""Named protocols: the settings of the paper's and of others' experiments, as data, and what a protocol changes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from personalllm.errors import UnknownName, UserError
 from personalllm.evaluation.protocol import Protocol
-from personalllm.evaluation.settings import NOT_SET, PARTS, flatten, merge
+from personalllm.evaluation.settings import NOT_SET, PARTS, flatten, merge, shown
 from personalllm.types import JSON
 
 if TYPE_CHECKING:
@@ -38,12 +38,42 @@ _SECTION_4: JSON = {
     "bootstrap_draws": 2000,
 }
 
+_LIMITED = (
+    ("pool.pairs_per_user", "history_split"),
+    ("history.pairs", "history_split"),
+    ("history.nearest", "history_split"),
+    ("prompts_per_user", "split"),
+    ("prediction.shots", "history_split"),
+    ("prediction.test_pairs", "split"),
+)
+"""What no benchmark can have more of than prompts in a split."""
+
 
 def _spec(name: str, shots: int, feedback: str = "winning", **more: str | int) -> str:
     """Return an in-context algorithm with every parameter that the paper fixes."""
     params: JSON = {"n_shots": shots, "feedback": feedback, "layout": "text"}
     params |= {"max_history_tokens": 7000, "reply_tokens": 512, **more}
     return f"{name}[{','.join(f'{key}={value}' for key, value in params.items())}]"
+
+
+def _predict(population: JSON, pool: JSON, feedback: str, prediction: JSON, standardiser: str = "train") -> JSON:
+    """Return every field of a protocol of the predict track; the history follows from the shots.
+
+    The reference response model is left out: no metric of this track has one.
+    """
+    shots = prediction["shots"]
+    return {
+        **{name: value for name, value in _SECTION_4.items() if name != "reference_response_model"},
+        "track": "predict",
+        "population": {"kind": "dirichlet", "seed": 0, **population},
+        "pool": {"seed": 0, **pool},
+        "history": {"pairs": max(shots), "nearest": 0, "counterfactual": "none"},
+        "feedback": {**_SECTION_4["feedback"], "pairs": feedback},
+        "generation": None,
+        "standardiser": standardiser,
+        "prediction": {"counterfactuals": (), "outcome": "utility", "reward_signals": False, **prediction},
+        "prompts_per_user": None,
+    }
 
 
 def _across(n_similar: int, embedding_pairs: int) -> tuple[str, ...]:
@@ -65,7 +95,8 @@ class Preset:
         title: A few words.
         description: What it is and what one has to know.
         source: Where the settings come from.
-        protocol: Every field of the protocol but the benchmark's and the backends'.
+        protocol: Every field of the protocol but the benchmark's and the backends' (and, in the predict track, the
+            reference response model).
         algorithms: What takes part, as `evaluate` reads it.
     """
 
@@ -87,12 +118,19 @@ class Preset:
             **overrides: As for `Protocol.for_benchmark`.
 
         Raises:
-            UserError: If the benchmark is too small for a value of the preset; names the override that mends it.
+            UserError: If the benchmark is too small for a value of the preset; names the override that mends it. If
+                the preset is of the predict track and another one is asked for, or the other way round.
             ParameterError: If an override is unknown or out of range.
         """
+        asked, own = overrides.get("track", self.protocol["track"]), self.protocol["track"]
+        if asked != own and "predict" in (asked, own):
+            raise UserError(
+                f"The preset {self.id} is of the {own} track, whose settings mean nothing in the {asked} track.",
+                f"Leave the track out, or take the defaults of the {asked} track without a preset.",
+            )
         settings = merge(self.protocol, overrides)
-        reference = self.protocol["reference_response_model"]
-        if "reference_response_model" not in overrides and reference not in benchmark.response_models:
+        reference = self.protocol.get("reference_response_model")
+        if reference and "reference_response_model" not in overrides and reference not in benchmark.response_models:
             del settings["reference_response_model"]
         given = merge({}, overrides)
         for part in PARTS:
@@ -103,19 +141,15 @@ class Preset:
     def _check_size(self, benchmark: Benchmark, settings: JSON, given: JSON) -> None:
         """Raise if a value that nobody gave is larger than the benchmark allows."""
         flat = flatten(settings)
-        for name, split in (
-            ("pool.pairs_per_user", "history_split"),
-            ("history.pairs", "history_split"),
-            ("history.nearest", "history_split"),
-            ("prompts_per_user", "split"),
-        ):
+        for name, split in _LIMITED:
             rows = len(benchmark.splits.get(flat[split], ()))
-            if rows and name not in given and (flat[name] or 0) > rows:
+            value, fitting = flat.get(name), _fitting(flat.get(name), rows)
+            if rows and name not in given and value != fitting:
                 raise UserError(
-                    f"The preset {self.id} has {name} = {flat[name]}, but the {flat[split]} split of the benchmark "
+                    f"The preset {self.id} has {name} = {shown(value)}, but the {flat[split]} split of the benchmark "
                     f"{benchmark.name!r} has {rows} prompts.",
-                    f"Override it: --set {name}={rows} (in Python: {_in_python(name, rows)}), or less. The result says "
-                    "that it was changed.",
+                    f"Override it: --set {name}={shown(fitting)} (in Python: {_in_python(name, fitting)}), or less. "
+                    "The result says that it was changed.",
                 )
 
     def changes(self, protocol: Protocol) -> dict[str, tuple[Any, Any]]:
@@ -133,10 +167,20 @@ class Preset:
 
 
 def _comparable(protocol: Protocol) -> JSON:
-    return {name: value for name, value in protocol.spec().items() if name not in NOT_SET}
+    """Return what a preset fixes: the reference response model only where a metric has one."""
+    left_out = {*NOT_SET, *(("reference_response_model",) if protocol.track == "predict" else ())}
+    return {name: value for name, value in protocol.spec().items() if name not in left_out}
 
 
-def _in_python(name: str, value: int) -> str:
+def _fitting(value: Any, rows: int) -> Any:
+    """Return a number, or a list of numbers, without what is larger than a split."""
+    if isinstance(value, (tuple, list)):
+        fits = [each for each in value if not isinstance(each, int) or each <= rows]
+        return value if len(fits) == len(value) else fits or [rows]
+    return rows if isinstance(value, int) and value > rows else value
+
+
+def _in_python(name: str, value: Any) -> str:
     part, dot, field = name.partition(".")
     return f"{part}={{'{field}': {value}}}" if dot else f"{name}={value}"
 
@@ -182,6 +226,101 @@ PRESETS: dict[str, Preset] = {
             protocol={**_SECTION_4, "pool": {**_SECTION_4["pool"], "n_users": 1000}},
             algorithms=_across(n_similar=5, embedding_pairs=5),
         ),
+        Preset(
+            id="lore-v1",
+            title="The protocol of LoRe: best against worst, 47 pairs of a seen user, 9 of an unseen one",
+            description="Known: alpha 0.1 over all ten RMs; 1,000 seen users with 0.5 % of the train prompts each (47 "
+            "of 9,402) and 500 unseen users with 0.1 % (9); the best response against the worst; raw scores, so that "
+            "an RM of larger scale weighs more; pairwise accuracy on all test prompts. Different here: LoRe's features "
+            "come from an 8B reward model, here from the embedder that is bound; here every user has the same number "
+            "of pairs. Not known: the seeds of users and prompts.",
+            source="Bose et al., LoRe, arXiv 2504.14439, and its public code",
+            protocol=_predict(
+                {"alpha": 0.1, "n_users": 500},
+                {"n_users": 1000, "pairs_per_user": 47},
+                "best-vs-worst",
+                {
+                    "shots": (0, 9, 47),
+                    "users": ("unseen", "seen"),
+                    "prompts": ("unseen",),
+                    "test_pairs": None,
+                    "n_seen_users": 1000,
+                },
+                standardiser="none",
+            ),
+            algorithms=("pooled-bt", "user-bt", "lore"),
+        ),
+        Preset(
+            id="copl-v1",
+            title="The protocol of CoPL: contested pairs, 16 of them to learn from, 100 to predict",
+            description="Known: alpha 0.1; 10,000 users with 16 pairs each, of which its code puts one aside; 100 "
+            "test pairs a user from the test split; only pairs on which the RMs disagree; raw scores. Different here: "
+            "CoPL's users combine four RMs (in its public code gemma_7b, llama3_sfairx, mistral_weqweasdas and "
+            "oasst_deberta_v3) and compare three of the eight responses; here users combine all RMs of the benchmark, "
+            "and a pair is one of those on which most RMs disagree. The first 1,000 of the 10,000 are evaluated. Not "
+            "known: the number of unseen users (1,000 here) and the seeds.",
+            source="Choi et al., CoPL, arXiv 2503.01658, and its public code",
+            protocol=_predict(
+                {"alpha": 0.1, "n_users": 1000},
+                {"n_users": 10_000, "pairs_per_user": 16},
+                "contested",
+                {
+                    "shots": (0, 16),
+                    "users": ("unseen", "seen"),
+                    "prompts": ("unseen",),
+                    "test_pairs": 100,
+                    "n_seen_users": 1000,
+                },
+                standardiser="none",
+            ),
+            algorithms=("pooled-bt", "user-bt", "hierarchical-bt", "nearest-users", "matrix-factorisation"),
+        ),
+        Preset(
+            id="dong8-v1",
+            title="One user for each reward model: pooled against per-user models, and who is served worst",
+            description="Known: eight users, each of whom is one RM; reward models pooled over users against one for "
+            "each user; the worst user counts (here `worst_decile`, and a stratum for each RM). Different here: one "
+            "user for every RM of the benchmark, ten in the published one, since it is not known which two were left "
+            "out; the pool holds 100 users of nearly one RM each (alpha 0.001), so that pooled models have somebody "
+            "to pool. Not known: pairs of each user (50 in the pool, 1 to 64 shots here) and how pairs were chosen "
+            "(best against worst here). Safety is not measured: that needs another data set.",
+            source="Dong et al., When Personalization Meets Reality, arXiv 2502.19158",
+            protocol=_predict(
+                {"kind": "one-per-reward-model", "alpha": 0.001, "n_users": 10},
+                {"n_users": 100, "pairs_per_user": 50},
+                "best-vs-worst",
+                {
+                    "shots": (0, 1, 2, 4, 8, 16, 32, 64),
+                    "users": ("unseen", "seen"),
+                    "prompts": ("unseen",),
+                    "test_pairs": None,
+                    "n_seen_users": 100,
+                },
+            ),
+            algorithms=("pooled-bt", "user-bt", "hierarchical-bt"),
+        ),
+        Preset(
+            id="pttt-v1",
+            title="The protocol of P-TTT: 100 train users, four comparisons as context",
+            description="Known: 100 train users; half of the test users are seen ones; 4 context pairs; pairwise "
+            "accuracy. Not known: alpha (0.05 here, as in the paper's own experiments), how pairs were chosen (best "
+            "against worst here), pairs of each train user (50 here), test users and test pairs (100 seen and 100 "
+            "unseen users with 20 pairs here), the seeds.",
+            source="P-TTT, as far as its settings are known here",
+            protocol=_predict(
+                {"alpha": 0.05, "n_users": 100},
+                {"n_users": 100, "pairs_per_user": 50},
+                "best-vs-worst",
+                {
+                    "shots": (0, 4),
+                    "users": ("unseen", "seen"),
+                    "prompts": ("unseen",),
+                    "test_pairs": 20,
+                    "n_seen_users": 100,
+                },
+            ),
+            algorithms=("pooled-bt", "user-bt", "hierarchical-bt", "lore"),
+        ),
     )
 }
 """The presets by id; a bare name such as `paper-icl` stands for the newest version."""
@@ -190,8 +329,8 @@ PRESETS: dict[str, Preset] = {
 def list_presets() -> tuple[str, ...]:
     """Return the ids of the presets, versions included.
 
-    >>> list_presets()
-    ('paper-icl-v1', 'paper-meta-logged-v1', 'paper-meta-v1')
+    >>> list_presets()[:4]
+    ('copl-v1', 'dong8-v1', 'lore-v1', 'paper-icl-v1')
     """
     return tuple(sorted(PRESETS))
 

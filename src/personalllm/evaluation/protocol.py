@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 from personalllm.errors import DataError, ParameterError, UnknownName, UserError
+from personalllm.evaluation.prediction.sizes import check_prediction, fit_prediction
 from personalllm.evaluation.settings import PARTS, SHORT, expand, merge
-from personalllm.evaluation.specs import FeedbackSpec, Frozen, GenerationSpec, HistorySpec, PoolSpec, PopulationSpec
+from personalllm.evaluation.specs import (
+    FeedbackSpec,
+    Frozen,
+    GenerationSpec,
+    HistorySpec,
+    PoolSpec,
+    PopulationSpec,
+    PredictionSpec,
+)
 from personalllm.storage import digest
 from personalllm.types import JSON
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
 
-__all__ = ["METRICS_VERSION", "NAMES_ONLY", "Protocol"]
+__all__ = ["METRICS_VERSION", "NAMES_ONLY", "Protocol", "TrackName"]
+
+TrackName: TypeAlias = Literal["rank", "generate", "predict"]
 
 METRICS_VERSION: Literal[1] = 1
 """Raised whenever the same protocol could give another number; part of every fingerprint."""
@@ -33,7 +52,8 @@ class Protocol(Frozen):
 
     Attributes:
         metrics_version: Version of the metrics and of this schema.
-        track: `rank` chooses among the stored responses, `generate` writes new ones that the RMs score.
+        track: `rank` chooses among the stored responses, `generate` writes new ones that the RMs score, `predict` says
+            which of two responses a user prefers.
         benchmark: Name of the benchmark, for people; not part of the fingerprint.
         benchmark_fingerprint: SHA-256 of its content.
         preset: Id of the preset that it was made from, whatever was changed since; not part of the fingerprint.
@@ -43,10 +63,12 @@ class Protocol(Frozen):
         pool: The other users.
         history: What is known of a target user.
         feedback: How preference pairs arise.
-        generation: How the chat model is run.
+        generation: How the chat model is run; given in the generate track, and only there.
+        prediction: What is predicted, after how many comparisons; given in the predict track, and only there.
         prompts_per_user: Prompts asked by each user; None = every prompt of the split (rank track only).
         limit: Only the first users of the population; None = all, and a limit that leaves nobody out becomes None.
-        standardiser: `train` (fitted on the history split) or `published` (the paper's constants).
+        standardiser: `train` (fitted on the history split), `published` (the paper's constants) or `none` (raw
+            scores, so that an RM of larger scale weighs more).
         reference_response_model: The response model that `win_rate_reference` compares with.
         users_per_shard: Users ranked at once.
         seed: Seed of prompts, histories, feedback, column order and sampling.
@@ -57,7 +79,7 @@ class Protocol(Frozen):
     """
 
     metrics_version: Literal[1] = METRICS_VERSION
-    track: Literal["rank", "generate"]
+    track: TrackName
     benchmark: str
     benchmark_fingerprint: str
     preset: str | None = None
@@ -68,9 +90,10 @@ class Protocol(Frozen):
     history: HistorySpec = HistorySpec()
     feedback: FeedbackSpec = FeedbackSpec()
     generation: GenerationSpec | None = None
+    prediction: PredictionSpec | None = None
     prompts_per_user: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
-    standardiser: Literal["train", "published"] = "train"
+    standardiser: Literal["train", "published", "none"] = "train"
     reference_response_model: str
     users_per_shard: int = Field(default=200, ge=1)
     seed: int = 0
@@ -84,6 +107,14 @@ class Protocol(Frozen):
     def _limits_something(cls, limit: int | None, info: ValidationInfo) -> int | None:
         population = info.data.get("population")
         return None if limit is None or (population and limit >= population.n_users) else limit
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, handler: SerializerFunctionWrapHandler) -> JSON:
+        """Leave `prediction` out where it is not given, so that older protocols keep their fingerprints."""
+        values: JSON = handler(self)
+        if values.get("prediction") is None:
+            values.pop("prediction", None)
+        return values
 
     @property
     def fingerprint(self) -> str:
@@ -126,17 +157,15 @@ class Protocol(Frozen):
         return self.model_copy(update=given)
 
     @classmethod
-    def for_benchmark(
-        cls, benchmark: Benchmark, /, *, track: Literal["rank", "generate"] = "rank", **overrides: Any
-    ) -> Self:
+    def for_benchmark(cls, benchmark: Benchmark, /, *, track: TrackName = "rank", **overrides: Any) -> Self:
         """Return the protocol of a benchmark, with defaults that fit its size.
 
         Args:
             benchmark: What to evaluate on.
-            track: `rank` or `generate`.
+            track: `rank`, `generate` or `predict`.
             **overrides: Any field; a nested one as an object or a mapping of the values to change. Short forms:
                 `n_users`, `alpha`, `pairs`, `nearest`, `counterfactual`, `pool_users`, `pool_pairs`, `max_tokens`,
-                `temperature`; and `seed`, which seeds the users and the pool too.
+                `temperature`, `shots`, `test_pairs`, `seen_users`; and `seed`, which seeds the users and the pool too.
 
         Raises:
             ParameterError: If a value is unknown or out of range; names it, the range and what was given.
@@ -146,16 +175,21 @@ class Protocol(Frozen):
         values |= {"track": track, "benchmark": benchmark.name, "benchmark_fingerprint": benchmark.fingerprint}
         known = _rows(benchmark, str(values.get("history_split", "train")))
         asked = _rows(benchmark, str(values.get("split", "test")))
+        if track == "predict":
+            fit_prediction(nested, known, asked)
         nested["history"] = {"pairs": min(5, known), "nearest": min(5, known)} | nested["history"]
         nested["pool"] = {"pairs_per_user": min(50, known)} | nested["pool"]
         if track == "generate":
             values.setdefault("prompts_per_user", 1)
-        elif nested["generation"]:
-            raise ParameterError("generation", "left out in the rank track", nested["generation"])
+        for part, owner in (("generation", "generate"), ("prediction", "predict")):
+            if track != owner and nested[part]:
+                told = f"left out in the {track} track (it is of the {owner} track: --track {owner})"
+                raise ParameterError(part, told, nested[part])
         for part in PARTS:
             values[part] = nested[part]
-        if track != "generate":
-            del values["generation"]
+        for part, owner in (("generation", "generate"), ("prediction", "predict")):
+            if track != owner:
+                del values[part]
         sized = {"one-per-reward-model": len(benchmark.reward_models), "uniform": 1}
         kind = nested["population"].get("kind")
         if kind in sized:
@@ -193,6 +227,7 @@ class Protocol(Frozen):
         asked = _rows(benchmark, self.split) if asked is None else asked
         if self.split == self.history_split:
             raise ParameterError("split", f"another split than the histories ({self.history_split!r})", self.split)
+        self._check_parts(known, asked)
         for name, value, upper in (
             ("pairs", self.history.pairs, known),
             ("nearest", self.history.nearest, known),
@@ -205,8 +240,6 @@ class Protocol(Frozen):
             raise ParameterError("history.counterfactual", "another one where there is but one user", "other-user")
         if self.track == "generate" and self.prompts_per_user is None:
             raise ParameterError("prompts_per_user", "an integer >= 1 in the generate track", None)
-        if (self.track == "generate") != (self.generation is not None):
-            raise ParameterError("generation", "given in the generate track, and only there", self.generation)
         if self.benchmark_fingerprint != benchmark.fingerprint:
             raise UserError(
                 f"The protocol was made for the benchmark {self.benchmark!r} with fingerprint "
@@ -215,6 +248,21 @@ class Protocol(Frozen):
             )
         if self.reference_response_model not in benchmark.response_models:
             raise UnknownName("response model", self.reference_response_model, benchmark.response_models)
+
+    def _check_parts(self, known: int, asked: int) -> None:
+        """Raise unless the parts that belong to one track are given there, and only there."""
+        for part, owner in (("generation", "generate"), ("prediction", "predict")):
+            if (self.track == owner) != (getattr(self, part) is not None):
+                raise ParameterError(part, f"given in the {owner} track, and only there", getattr(self, part))
+        if self.prediction is None:
+            return
+        check_prediction(self.prediction, self.history, self.pool, known=known, asked=asked)
+        if self.prompts_per_user is not None:
+            raise ParameterError(
+                "prompts_per_user", "left out in the predict track, see prediction.test_pairs", self.prompts_per_user
+            )
+        if "other-user" in self.prediction.counterfactuals and self.population.n_users < 2:
+            raise ParameterError("prediction.counterfactuals", "without other-user for one user", "other-user")
 
 
 def _rows(benchmark: Benchmark, split: str) -> int:
@@ -248,7 +296,8 @@ def _known(name: str) -> str:
     part, dot, _ = name.partition(".")
     if not dot:
         return ", ".join(sorted({*Protocol.model_fields, *SHORT}))
-    spec = GenerationSpec if part == "generation" else type(Protocol.model_fields[part].default)
+    later: dict[str, type[BaseModel]] = {"generation": GenerationSpec, "prediction": PredictionSpec}
+    spec = later.get(part) or type(Protocol.model_fields[part].default)
     return ", ".join(f"{part}.{field}" for field in spec.model_fields)
 
 

@@ -114,13 +114,15 @@ def read_results(directory: str | Path, *, versus: str | None = None) -> Results
         versus: Label of the algorithm to compare with; None: as `evaluate` chooses it.
 
     Raises:
-        UserError: If there is no run, or several.
+        UserError: If there is no run, or several, or one of the predict track.
         DataError: If a file of the run is cut off or altered; names it.
     """
     folder = _find_run(Path(directory))
     manifest = read_json(folder / "manifest.json")
     if not {"protocol", "fingerprint"} <= set(manifest):
         raise DataError(f"{folder / 'manifest.json'} describes no run.", "Run the same evaluation again.")
+    if manifest["protocol"].get("track") == "predict":
+        raise UserError(f"The run in {folder} is of the predict track.", "Read it with load_prediction().")
     order: list[str] = []
     if (folder / "leaderboard.json").exists():
         order = [str(key) for key in read_json(folder / "leaderboard.json").get("order", [])]

@@ -12,7 +12,7 @@ from personalllm.errors import DataError
 from personalllm.evaluation.task import Task
 from personalllm.types import F32, U8
 
-__all__ = ["REFERENCES", "Policy", "StoredPolicies"]
+__all__ = ["PREDICTORS", "REFERENCES", "Policy", "StoredPolicies"]
 
 REFERENCES: dict[str, str] = {
     "oracle": "User's best stored response",
@@ -21,6 +21,15 @@ REFERENCES: dict[str, str] = {
     "worst": "User's worst stored response",
 }
 """Names of the reference policies and their titles; the reference response model joins them as `model:NAME`."""
+
+PREDICTORS: dict[str, str] = {
+    "random": "A coin",
+    "longer": "Length alone: one coefficient, from the pool",
+    "population": "What most users of the pool prefer",
+    "best-linear": "Best linear function of the features, for each user",
+    "true-weights": "The user's own utilities",
+}
+"""Nulls and oracles of the predict track and their titles: computed from scores that no learner sees."""
 
 
 @dataclass(frozen=True, eq=False)

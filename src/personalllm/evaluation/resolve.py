@@ -8,18 +8,20 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from personalllm.algorithms.base import Algorithm
 from personalllm.algorithms.registry import get_algorithm, list_algorithms, load_algorithm
 from personalllm.errors import UserError
-from personalllm.evaluation.references import REFERENCES
+from personalllm.evaluation.protocol import TrackName
+from personalllm.evaluation.references import PREDICTORS, REFERENCES
 from personalllm.evaluation.settings import read_value
 from personalllm.storage import digest, file_sha256
 from personalllm.types import JSON
 
-__all__ = ["Entry", "check_references", "parse_algorithm", "resolve", "split_list"]
+__all__ = ["Entry", "check_references", "left_out", "parse_algorithm", "resolve", "split_list"]
 
 _FORM = re.compile(r"(?P<name>[^\[\]]+?)\s*(?:\[(?P<params>.*)\])?", re.DOTALL)
 _SYNTAX = "Write NAME, NAME[parameter=value,...] or module:Class, e.g. icl[n_shots=3]."
@@ -155,14 +157,16 @@ def split_list(text: str) -> list[str]:
 
 
 def resolve(
-    algorithms: Iterable[Algorithm | str], track: Literal["rank", "generate"]
+    algorithms: Iterable[Algorithm | str], track: TrackName, *, signals: bool = False
 ) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
     """Turn names and objects into entries, each once, in the order given.
 
     Args:
         algorithms: Objects, or texts: a registered name, a name with parameters, `module:Class`, `all` (every
-            registered algorithm of the track), or the name of a reference policy (always computed).
+            registered algorithm of the track that can be run here, see `left_out`), or the name of a reference
+            policy, in the predict track of a null or an oracle (always computed).
         track: The track that they must take part in.
+        signals: Whether the protocol hands over the scores of the RMs.
 
     Returns:
         The entries, and the names of the reference policies that were asked for.
@@ -174,7 +178,7 @@ def resolve(
     entries: dict[str, Entry] = {}
     references: list[str] = []
     for item in algorithms:
-        for found in _expand(item, track):
+        for found in _expand(item, track, signals=signals):
             if isinstance(found, str):
                 references.append(found)
                 continue
@@ -185,8 +189,9 @@ def resolve(
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"Two different algorithms are called {label!r}.", "Give one of them another id.")
-        if label in REFERENCES or label.startswith("model:"):
-            raise UserError(f"The name {label!r} belongs to a reference policy.", "Give the algorithm another id.")
+        if _is_reference(label, track):
+            what = "a null or an oracle" if track == "predict" else "a reference policy"
+            raise UserError(f"The name {label!r} belongs to {what}.", "Give the algorithm another id.")
     return tuple(entries.values()), tuple(references)
 
 
@@ -209,7 +214,36 @@ def check_references(references: Iterable[str], response_model: str) -> None:
             )
 
 
-def _expand(item: Algorithm | str, track: Literal["rank", "generate"]) -> Sequence[Algorithm | str]:
+def _is_reference(name: str, track: TrackName) -> bool:
+    return name in PREDICTORS if track == "predict" else name in REFERENCES or name.startswith("model:")
+
+
+def left_out(track: TrackName, *, signals: bool = False) -> dict[str, str]:
+    """Return what `all` leaves out of a track, and why.
+
+    Args:
+        track: The track.
+        signals: Whether the protocol hands over the scores of the RMs.
+
+    Returns:
+        Name -> reason, of registered algorithms of the track: an extra that is not installed, scores of the RMs that
+        the protocol does not allow, or, in the rank track with its large pool, that it takes long to fit.
+    """
+    found = {}
+    for name in list_algorithms():
+        kind = load_algorithm(name)
+        if track not in kind.tracks() or _is_reference(name, track):
+            continue
+        if "signals" in kind.needs and not signals:
+            found[name] = "it uses the scores of the reward models, see --set prediction.reward_signals=true"
+        elif kind.extra and find_spec(kind.extra) is None:
+            found[name] = f'it needs: pip install "personalllm[{kind.extra}]"'
+        elif kind.extra and track == "rank":
+            found[name] = "it takes long to learn from a large pool; name it to have it"
+    return found
+
+
+def _expand(item: Algorithm | str, track: TrackName, *, signals: bool) -> Sequence[Algorithm | str]:
     if isinstance(item, Algorithm):
         return (item,)
     if not isinstance(item, str):
@@ -217,10 +251,20 @@ def _expand(item: Algorithm | str, track: Literal["rank", "generate"]) -> Sequen
             f"An algorithm must be an object or a name, got {type(item).__name__}.",
             "Pass e.g. MetaICL() or 'meta-icl'.",
         )
-    if item in REFERENCES or item.startswith("model:"):
+    if _is_reference(item, track):
         return (item,)
+    if track == "predict" and _is_reference(item, "rank"):
+        raise UserError(
+            f"{item!r} is a reference policy of the rank and the generate track.",
+            f"Leave it out: the predict track has the nulls and oracles {', '.join(PREDICTORS)}.",
+        )
     if item == "all":
-        return tuple(get_algorithm(name) for name in list_algorithms() if track in load_algorithm(name).tracks())
+        without = left_out(track, signals=signals)
+        return tuple(
+            get_algorithm(name)
+            for name in list_algorithms()
+            if track in load_algorithm(name).tracks() and name not in without and not _is_reference(name, track)
+        )
     name, params = parse_algorithm(item)
     try:
         return (get_algorithm(name, **params),)
@@ -228,10 +272,10 @@ def _expand(item: Algorithm | str, track: Literal["rank", "generate"]) -> Sequen
         raise UserError(f"Cannot build the algorithm {item!r}: {error}.", _SYNTAX) from None
 
 
-def _check_track(entry: Entry, track: Literal["rank", "generate"]) -> None:
+def _check_track(entry: Entry, track: TrackName) -> None:
     kind = type(entry.algorithm)
     if track not in kind.tracks():
-        method = "rank" if track == "rank" else "messages"
+        method = "messages" if track == "generate" else "rank"
         others = kind.tracks()
         remedy = (
             f"It takes part in the {others[0]} track: use --track {others[0]}." if others else "It takes part in none."

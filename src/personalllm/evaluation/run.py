@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,26 +11,24 @@ from typing import Any
 
 from personalllm.algorithms.base import Algorithm
 from personalllm.data import Benchmark
-from personalllm.errors import DataError, UserError
+from personalllm.errors import UserError
 from personalllm.evaluation.generate import GenerateTrack
+from personalllm.evaluation.manifest import write_manifest, write_order
 from personalllm.evaluation.metrics import draw_metrics, estimate, per_user_means
-from personalllm.evaluation.presets import get_preset
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.reading import assemble
 from personalllm.evaluation.references import Policy, StoredPolicies
 from personalllm.evaluation.resolve import Entry, check_references, resolve, slug
 from personalllm.evaluation.results import Results
-from personalllm.evaluation.store import DiskStore, Store, Unit, read_json, to_json
+from personalllm.evaluation.store import DiskStore, Store, Unit, to_json
 from personalllm.evaluation.task import Task
 from personalllm.evaluation.tracks import Backends, RankTrack, Track, make_units
 from personalllm.protocols import ChatModel, Executor, RewardEnsemble, TextEmbedder
-from personalllm.storage import digest, write_json
+from personalllm.storage import digest
 from personalllm.types import F32, JSON
 
 __all__ = ["evaluate"]
-
-_PACKAGES = ("personalllm", "numpy", "pyarrow", "scipy")
 
 
 def evaluate(
@@ -74,6 +70,8 @@ def evaluate(
         AxisMismatch: If the reward ensemble's RMs are not the benchmark's.
         DataError: If the benchmark has no split or no reference response that the protocol needs.
     """
+    if protocol.track == "predict":
+        raise UserError("evaluate() is not for the predict track.", "Use personalllm.evaluation.predict().")
     entries, references = resolve(algorithms, protocol.track)
     check_references(references, protocol.reference_response_model)
     writes = protocol.track == "generate" or any("llm" in entry.algorithm.needs for entry in entries)
@@ -88,18 +86,18 @@ def evaluate(
     policies = StoredPolicies.of(task)
     track: Track = GenerateTrack(task, backends, policies) if bound.track == "generate" else RankTrack(task, backends)
     store = Store(bound.fingerprint) if out is None else DiskStore(Path(out) / bound.fingerprint, bound.fingerprint)
-    manifest = _write_manifest(store, task, backends)
+    manifest = write_manifest(store, bound, benchmark, task.describe(), backends)
     run = _Run(task, track, policies, store, progress or _unwatched, executor if bound.track == "rank" else None)
-    _write_order(store, [entry.key for entry in entries])
+    write_order(store, [entry.key for entry in entries])
     keys = [run.algorithm(entry) for entry in entries] + [run.reference(policy) for policy in policies]
-    _write_order(store, keys)
+    write_order(store, keys)
     return assemble(store, manifest, keys)
 
 
 def _check_needs(entries: Sequence[Entry], task: Task, backends: Backends) -> None:
     """Raise before the work begins if an algorithm lacks a backend."""
     for entry in entries:
-        entry.algorithm.fresh().bind(embedder=backends.embedder, llm=backends.llm)
+        backends.bind(entry.algorithm.fresh())
         task.check_history(entry.algorithm.history, backends.embedder)
 
 
@@ -202,89 +200,3 @@ class _Run:
         }
         sizes = {"n_users": utility.shape[0], "n_queries": int(utility.size), "track": protocol.track}
         self.store.write_done(key, summary | sizes | {"metrics": metrics}, per_user)
-
-
-def _versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return found | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-
-
-def _write_manifest(store: Store, task: Task, backends: Backends) -> JSON:
-    """Describe the run; the versions of every session are kept, oldest first."""
-    named = {"embedder": backends.embedder, "llm": backends.llm}
-    rewards = backends.rewards
-    manifest: JSON = {
-        "protocol": task.protocol.spec(),
-        "fingerprint": task.protocol.fingerprint,
-        "benchmark": {
-            "name": task.benchmark.name,
-            "fingerprint": task.benchmark.fingerprint,
-            "n_prompts": task.benchmark.n_prompts,
-            "n_responses": task.benchmark.n_responses,
-            "reward_models": list(task.benchmark.reward_models),
-            "response_models": list(task.benchmark.response_models),
-        },
-        "task": task.describe(),
-        "backends": {name: backend.name for name, backend in named.items() if backend is not None},
-        "reward_ensemble": list(rewards.reward_models) if rewards is not None else None,
-        "versions": [_versions()],
-        "presets": _presets(task.protocol),
-    }
-    if not isinstance(store, DiskStore):
-        return manifest
-    path = store.directory / "manifest.json"
-    if path.exists():
-        _keep_earlier(path, manifest)
-    _make_run_directory(store.directory)
-    write_json(path, manifest)
-    return manifest
-
-
-def _keep_earlier(path: Path, manifest: JSON) -> None:
-    """Keep what earlier sessions of this run noted: their versions and their presets."""
-    try:
-        earlier = read_json(path)
-    except DataError:
-        return
-    versions = earlier.get("versions", [])
-    manifest["versions"] = versions if manifest["versions"][0] in versions else [*versions, *manifest["versions"]]
-    now = [preset["id"] for preset in manifest["presets"]]
-    manifest["presets"] += [preset for preset in earlier.get("presets", []) if preset["id"] not in now]
-    if manifest["presets"]:
-        manifest["protocol"]["preset"] = manifest["presets"][0]["id"]
-
-
-def _presets(protocol: Protocol) -> list[JSON]:
-    """Say which preset the protocol was made from, what it changes, and which algorithms the preset names."""
-    if protocol.preset is None:
-        return []
-    preset = get_preset(protocol.preset)
-    entries, _ = resolve(preset.algorithms, preset.protocol["track"])
-    changes = [[name, *values] for name, values in preset.changes(protocol).items()]
-    return [{"id": preset.id, "changes": changes, "algorithms": [entry.label for entry in entries]}]
-
-
-def _make_run_directory(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"Cannot make the run directory {directory}: {error.strerror or error}.", "Choose another --out."
-        ) from None
-
-
-def _write_order(store: Store, keys: list[str]) -> None:
-    """Note the order in which algorithms were asked for; those of earlier calls stay, after the new ones.
-
-    Noted before the work too: of two versions of an algorithm the first in this order is the newer one.
-    """
-    if not isinstance(store, DiskStore):
-        return
-    path = store.directory / "leaderboard.json"
-    earlier: list[str] = []
-    if path.exists():
-        try:
-            earlier = list(read_json(path).get("order", []))
-        except DataError:
-            earlier = []
-    write_json(path, {"order": [*keys, *(key for key in earlier if key not in keys)]})

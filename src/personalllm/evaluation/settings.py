@@ -35,11 +35,14 @@ SHORT: dict[str, tuple[tuple[str, str], ...]] = {
     "pool_pairs": (("pool", "pairs_per_user"),),
     "max_tokens": (("generation", "max_tokens"),),
     "temperature": (("generation", "temperature"),),
+    "shots": (("prediction", "shots"),),
+    "test_pairs": (("prediction", "test_pairs"),),
+    "seen_users": (("prediction", "n_seen_users"),),
     "seed": (("", "seed"), ("population", "seed"), ("pool", "seed")),
 }
 """Short forms: what each of them sets."""
 
-PARTS = ("population", "pool", "history", "feedback", "generation")
+PARTS = ("population", "pool", "history", "feedback", "generation", "prediction")
 """Fields of a protocol that have fields of their own."""
 
 
@@ -81,7 +84,8 @@ def _fields(part: str, value: Any) -> Mapping[str, Any]:
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> JSON:
     """Return overrides for `Protocol.for_benchmark`: those of `base`, changed by `overrides` field by field.
 
-    The generation knobs of `base` are dropped if the track is changed to one that generates nothing.
+    What of `base` belongs to another track is dropped if the track is changed; in the predict track the history follows
+    from the shots, so that of `base` is dropped too.
 
     >>> merge({"track": "generate", "max_tokens": 512}, {"track": "rank", "alpha": 0.1})
     {'track': 'rank', 'population': {'alpha': 0.1}}
@@ -89,8 +93,13 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> JSON:
     values, nested = expand(base)
     new_values, new_nested = expand(overrides)
     merged = values | new_values
-    if merged.get("track") != "generate":
+    track = merged.get("track")
+    if track != "generate":
         nested["generation"] = {}
+    if track != "predict":
+        nested["prediction"] = {}
+    if "predict" in {track, values.get("track")}:
+        nested["history"] = {}
     return merged | {part: nested[part] | new_nested[part] for part in PARTS if nested[part] or new_nested[part]}
 
 

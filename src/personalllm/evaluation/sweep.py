@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -25,7 +25,17 @@ from personalllm.evaluation.task import Task
 from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
 from personalllm.storage import digest
 
-__all__ = ["PREFIX", "SweepResults", "parse_axis", "plan_sweep", "run_sweep", "sweep"]
+__all__ = [
+    "PREFIX",
+    "SweepResults",
+    "check_cells",
+    "named_progress",
+    "parse_axis",
+    "plan_sweep",
+    "run_sweep",
+    "sweep",
+    "sweep_stem",
+]
 
 PREFIX = "protocol."
 """An axis of this prefix is a field of the protocol; every other one is a parameter of the algorithms."""
@@ -140,12 +150,26 @@ def _cell(
         built = _with(algorithm, params)
         changed = protocols[key]
         (entry,), _ = resolve([built], changed.track)
-        Task(changed, benchmark).check_queries(built.history)
+        if changed.track != "predict":
+            Task(changed, benchmark).check_queries(built.history)
     except UserError as error:
         raise _refusal(name, error) from None
-    n_users = min(changed.limit or changed.population.n_users, changed.population.n_users)
-    each = changed.prompts_per_user or len(benchmark.splits[changed.split])
-    return SweepCell(base, values, built, entry.label, changed, n_users, n_users * each)
+    return SweepCell(base, values, built, entry.label, changed, *_sizes(changed, benchmark))
+
+
+def _sizes(protocol: Protocol, benchmark: Benchmark) -> tuple[int, int]:
+    """Return how many users are evaluated, and on how many queries; in the predict track, test pairs."""
+    n_users = min(protocol.limit or protocol.population.n_users, protocol.population.n_users)
+    asked = len(benchmark.splits[protocol.split])
+    spec = protocol.prediction
+    if spec is None:
+        return n_users, n_users * (protocol.prompts_per_user or asked)
+    counts = {"unseen": n_users, "seen": spec.n_seen_users}
+    known = len(benchmark.splits[protocol.history_split])
+    compared = {"unseen": max(spec.shots), "seen": protocol.pool.pairs_per_user}
+    left = {"unseen": dict.fromkeys(counts, asked), "seen": {kind: known - compared[kind] for kind in counts}}
+    pairs = sum(counts[u] * (spec.test_pairs or left[prompts][u]) for u in spec.users for prompts in spec.prompts)
+    return sum(counts[users] for users in spec.users), pairs
 
 
 def _with(algorithm: Algorithm | str, params: Mapping[str, Any]) -> Algorithm:
@@ -235,12 +259,7 @@ def run_sweep(
         UserError: If a cell lacks a backend (before anything runs; names the cell), and as `evaluate`.
         RunError: If an algorithm's own code fails.
     """
-    for cell in cells:
-        try:
-            cell.algorithm.fresh().bind(embedder=embedder, llm=llm)
-            Task(cell.protocol, benchmark).check_history(cell.algorithm.history, embedder)
-        except UserError as error:
-            raise _refusal(str(cell), error) from None
+    check_cells(cells, lambda cell: _check(cell, benchmark, embedder, llm))
     groups: dict[str, list[SweepCell]] = {}
     for cell in cells:
         groups.setdefault(cell.protocol.fingerprint, []).append(cell)
@@ -254,7 +273,7 @@ def run_sweep(
             llm=llm,
             rewards=rewards,
             out=out,
-            progress=progress and _named(progress, group[0]),
+            progress=progress and named_progress(progress, group[0]),
         )
         for cell in group:
             found[id(cell)] = SweepRow(cell, results[cell.label], results.fingerprint, _relation(cell.protocol))
@@ -262,7 +281,28 @@ def run_sweep(
     swept = SweepResults(rows, hold_contests(rows))
     if out is None:
         return swept
-    return dataclasses.replace(swept, files=write_sweep_table(Path(out), swept.table(), _stem(rows)))
+    stem = sweep_stem((row.fingerprint, row.cell.algorithm) for row in rows)
+    return dataclasses.replace(swept, files=write_sweep_table(Path(out), swept.table(), stem))
+
+
+def check_cells(cells: Sequence[SweepCell], check: Callable[[SweepCell], None]) -> None:
+    """Check every cell before anything runs.
+
+    Raises:
+        UserError: Of the first check that does, with the cell's name.
+    """
+    for cell in cells:
+        try:
+            check(cell)
+        except UserError as error:
+            raise _refusal(str(cell), error) from None
+
+
+def _check(cell: SweepCell, benchmark: Benchmark, embedder: TextEmbedder | None, llm: ChatModel | None) -> None:
+    if cell.protocol.track == "predict":
+        raise UserError("It is of the predict track.", "Use sweep_prediction(), or run_prediction_sweep().")
+    cell.algorithm.fresh().bind(embedder=embedder, llm=llm)
+    Task(cell.protocol, benchmark).check_history(cell.algorithm.history, embedder)
 
 
 def _refusal(cell: str, error: UserError) -> UserError:
@@ -273,11 +313,16 @@ def _relation(protocol: Protocol) -> str:
     return describe_changes(protocol.preset, get_preset(protocol.preset).changes(protocol)) if protocol.preset else ""
 
 
-def _stem(rows: Sequence[SweepRow]) -> str:
-    return f"sweep-{digest([[row.fingerprint, Entry.of(row.cell.algorithm).key] for row in rows], 12)}"
+def sweep_stem(cells: Iterable[tuple[str, Algorithm]]) -> str:
+    """Return the name of a sweep's files.
+
+    Args:
+        cells: Of each cell, the fingerprint of its run and its algorithm.
+    """
+    return f"sweep-{digest([[fingerprint, Entry.of(algorithm).key] for fingerprint, algorithm in cells], 12)}"
 
 
-def _named(progress: Progress, cell: SweepCell) -> Progress:
+def named_progress(progress: Progress, cell: SweepCell) -> Progress:
     """Return a progress callback whose labels say which settings of the protocol a run has."""
     settings = [f"{name}={shown(value)}" for name, value in cell.values.items() if name.startswith(PREFIX)]
 

@@ -13,7 +13,7 @@ from personalllm.evaluation.results import METRICS
 from personalllm.storage import atomic_path
 from personalllm.types import JSON
 
-__all__ = ["sweep_table", "write_sweep_table"]
+__all__ = ["axis_column", "sweep_table", "write_sweep_table"]
 
 
 def sweep_table(rows: Sequence[SweepRow], axes: Sequence[str], contests: Sequence[Contest]) -> Any:
@@ -39,7 +39,7 @@ def sweep_table(rows: Sequence[SweepRow], axes: Sequence[str], contests: Sequenc
     ]
     columns: JSON = {"cell": range(len(rows)), "algorithm": [row.cell.base for row in rows]}
     for axis in axes:
-        columns[axis] = _axis([row.cell.values[axis] for row in rows])
+        columns[axis] = axis_column([row.cell.values[axis] for row in rows])
     for name in records[0]:
         columns.setdefault(name, [record[name] for record in records])
     columns["preset"] = [row.preset or None for row in rows]
@@ -48,7 +48,7 @@ def sweep_table(rows: Sequence[SweepRow], axes: Sequence[str], contests: Sequenc
     return pa.table(columns)
 
 
-def _axis(values: list[Any]) -> list[Any]:
+def axis_column(values: list[Any]) -> list[Any]:
     """Return the values as they are if all are numbers or all are texts, else as JSON."""
     if all(isinstance(value, str) for value in values):
         return values

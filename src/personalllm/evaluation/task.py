@@ -43,6 +43,8 @@ class Task:
         """Mean and standard deviation of each RM."""
         if self.protocol.standardiser == "published":
             return Standardiser.published()
+        if self.protocol.standardiser == "none":
+            return Standardiser.none(self.benchmark.reward_models)
         return Standardiser.fit(self.benchmark, split=self.protocol.history_split)
 
     @cached_property

@@ -17,20 +17,30 @@ from personalllm.evaluation.references import Policy
 from personalllm.evaluation.resolve import Entry
 from personalllm.evaluation.store import Unit
 from personalllm.evaluation.task import Task, take_users
-from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
+from personalllm.protocols import ChatModel, RewardEnsemble, RewardSignals, TextEmbedder
 from personalllm.seeding import derive_seed
 from personalllm.types import F32, Histories
 
-__all__ = ["Backends", "RankTrack", "Track", "fitted", "make_units", "running"]
+__all__ = ["Backends", "RankTrack", "Track", "checked", "fitted", "make_units", "own_copy", "running"]
 
 
 @dataclass(frozen=True, eq=False)
 class Backends:
-    """What the edge handed over."""
+    """What the edge handed over, and the scores of the RMs where the protocol allows them."""
 
     embedder: TextEmbedder | None = None
     llm: ChatModel | None = None
     rewards: RewardEnsemble | None = None
+    signals: RewardSignals | None = None
+
+    def bind(self, algorithm: Algorithm, seed: int = 0) -> Algorithm:
+        """Hand them over to an algorithm.
+
+        Raises:
+            UserError: If one that it needs is missing.
+        """
+        allowed: dict[str, Any] = {} if self.signals is None else {"signals": self.signals}
+        return algorithm.bind(embedder=self.embedder, llm=self.llm, seed=seed, **allowed)
 
 
 class Track(Protocol):
@@ -97,22 +107,34 @@ def fitted(task: Task, backends: Backends, entry: Entry) -> Algorithm:
     """Return a fresh copy of an algorithm, bound to the backends and fitted on the pool."""
     algorithm = entry.algorithm.fresh()
     seed = derive_seed(task.protocol.seed, "algorithm", entry.key)
-    algorithm.bind(embedder=backends.embedder, llm=backends.llm, seed=seed)
+    backends.bind(algorithm, seed)
     pool = task.pool
     with running(entry.label, "fit"):
         algorithm.fit(pool)
     return algorithm
 
 
-def _own_copy(task: Task, backends: Backends, algorithm: Algorithm) -> Algorithm:
+def own_copy(task: Task, backends: Backends, algorithm: Algorithm, label: str, seed: int) -> Algorithm:
     """Return a deep copy of a fitted algorithm, so that no unit of work sees what another one left behind.
 
     The backends, the corpus and the columns of the pool cannot change, so they are shared.
+
+    Args:
+        task: Whose pool it was fitted on.
+        backends: Handed over to the copy again.
+        algorithm: Fitted.
+        label: Its name in messages.
+        seed: Of the unit.
+
+    Raises:
+        RunError: If what it learned cannot be copied.
     """
     pool = task.pool
     parts = [getattr(part, field.name) for part in (pool, pool.corpus) for field in dataclasses.fields(part)]
-    shared = (backends.embedder, backends.llm, pool, *parts)
-    return copy.deepcopy(algorithm, {id(value): value for value in shared})
+    shared = (backends.embedder, backends.llm, backends.signals, pool, *parts)
+    with running(label, "a deep copy of what fit learned"):
+        copied = copy.deepcopy(algorithm, {id(value): value for value in shared})
+    return backends.bind(copied, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,16 +171,14 @@ class RankTrack:
         """Let the algorithm choose for a shard of users; ties go to the lowest column of the corpus."""
         import pyarrow as pa
 
-        with running(prepared.label, "a deep copy of what fit learned"):
-            algorithm = _own_copy(self.task, self.backends, prepared.algorithm)
-        algorithm.bind(embedder=self.backends.embedder, llm=self.backends.llm, seed=unit.seed)
+        algorithm = own_copy(self.task, self.backends, prepared.algorithm, prepared.label, unit.seed)
         queries = self.task.queries(unit.start, unit.stop)
         histories = take_users(prepared.histories, unit.start, unit.stop)
         with running(prepared.label, "adapt"):
             algorithm.adapt(histories)
         with running(prepared.label, "rank"):
             ranked = algorithm.rank(queries)
-        preference = _checked(prepared.label, ranked, (len(queries), queries.corpus.n_responses))
+        preference = checked(prepared.label, ranked, (len(queries), queries.corpus.n_responses))
         column = preference.argmax(axis=1).astype(np.uint8)
         response = self.task.view.to_responses(queries.prompt, column)
         values = self.task.utilities(unit.start, unit.stop).reshape(len(queries), -1)
@@ -185,7 +205,7 @@ class RankTrack:
         return
 
 
-def _checked(label: str, preference: Any, shape: tuple[int, int]) -> F32:
+def checked(label: str, preference: Any, shape: tuple[int, int]) -> F32:
     """Return the preferences that an algorithm returned if they keep the contract.
 
     Raises:

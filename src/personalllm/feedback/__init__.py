@@ -1,6 +1,7 @@
 """Feedback: preference pairs, ratings, pools of interactions, and the view of the texts that algorithms get."""
 
 from personalllm.feedback.interactions import interact, sample_prompts
+from personalllm.feedback.people import PeoplePreferences, Preference
 from personalllm.feedback.pool import InteractionPool, RatingPool
 from personalllm.feedback.ratings import ratings
 from personalllm.feedback.rules import FeedbackRule, RatingRule
@@ -10,6 +11,8 @@ __all__ = [
     "CorpusView",
     "FeedbackRule",
     "InteractionPool",
+    "PeoplePreferences",
+    "Preference",
     "RatingPool",
     "RatingRule",
     "interact",
