@@ -24,6 +24,7 @@ from personalllm.cli import (
     reproduce,
     rewards,
     sweep,
+    transfer,
 )
 from personalllm.errors import PersonalLLMError, UserError
 
@@ -45,6 +46,7 @@ app.add_typer(personas.app, name="personas", help="Let personas score the respon
 app.command(name="evaluate")(evaluate.evaluate)
 app.command(name="presets")(presets.presets)
 app.command(name="sweep")(sweep.sweep)
+app.command(name="transfer")(transfer.transfer)
 app.command(name="analyze")(analyze.analyze)
 app.command(name="report")(report.report_command)
 app.command(name="demo")(demo.demo)

@@ -36,6 +36,7 @@ def environment() -> Environment:
         "duration": numbers.duration,
         "excerpt": excerpt,
         "interval": numbers.interval,
+        "quoted": lambda text: text.replace("'", "\u2019"),
         "json": partial(json.dumps, indent=2, sort_keys=True, ensure_ascii=False),
     }
     return made
