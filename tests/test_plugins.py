@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from personalllm.algorithms import list_algorithms, load_algorithm
 from personalllm.cli import plugins
+from personalllm.cli.app import app
 from personalllm.cli.evaluate import evaluate
 from personalllm.cli.kinds import Kind, listings, registry_of, subject_of
 from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
@@ -293,8 +294,8 @@ def test_lists_name_what_is_broken_and_show_the_rest(sick: Path) -> None:
         "KeyError: 'no tracks'",
     ):
         assert reason in text, reason
-    assert "fine [bold]Fine rank sick-kit 1.2" in text
-    assert "longest Longest rank built in" in text
+    assert "fine [bold]Fine rank, predict sick-kit 1.2" in text
+    assert "longest Longest rank, predict built in" in text
     assert re.search(r"\b10 plugins are broken; everything else works\.", text)
 
 
@@ -512,6 +513,8 @@ def test_an_identity_that_changes_is_found(mine: None) -> None:
         (("mine_plugin",), "'mine_plugin' is a file here, and it may hold several.*Name one: mine_plugin:Thing"),
         (("mine_plugin.py",), "is a file here, and it may hold several.*Name one: mine_plugin:Thing"),
         (("openai:some-model",), "The address of the server of 'openai:some-model' is not known.*Set.*OPENAI_BASE_URL"),
+        (("gemma_2b=/nope",), "^There is no folder /nope"),
+        (("gemma_2b",), "are not all on this machine|is not installed"),
         (("longes",), "Did you mean 'longest'"),
         (("vader",), "a text classifier; there is no contract suite"),
         (("gemma3-270m",), "There is no algorithm or backend named"),
@@ -520,7 +523,10 @@ def test_an_identity_that_changes_is_found(mine: None) -> None:
         (("mine_plugin:embedder", "--llm", "x"), "--embedder and --llm are for algorithms"),
     ],
 )
-def test_check_says_why_there_is_nothing_to_check(mine: None, arguments: tuple[str, ...], message: str) -> None:
+def test_check_says_why_there_is_nothing_to_check(
+    mine: None, arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     error = run("check", *arguments).exception
     assert isinstance(error, UserError), error
     assert re.search(message, str(error)), str(error)
@@ -538,6 +544,21 @@ def test_a_name_of_two_kinds_has_to_be_told_apart(sick: Path, on_path: Callable[
     assert subject_of("same", Kind.CHAT_MODEL).kind is Kind.CHAT_MODEL
     with pytest.raises(PluginError, match=r"registered as one of the embedders, but is one of the chat-models"):
         subject_of("wrong-kind")
+
+
+def test_only_chat_models_are_offered_in_place_of_an_unknown_one() -> None:
+    with pytest.raises(UnknownName, match=r"no chat model named 'smollm-135m'. Did you mean 'smollm2-135m-instruct'"):
+        build_llm("smollm-135m")
+    with pytest.raises(UnknownName) as caught:
+        build_llm("zzz")
+    assert "minilm" not in caught.value.remedy
+    assert "gemma3" not in caught.value.remedy
+    for name, what in (("minilm-l6-int8", "an embedder"), ("gemma3-270m", "a base model")):
+        with pytest.raises(UserError, match=rf"'{name}' is {what}.*not a chat model"):
+            build_llm(name)
+        error = CliRunner().invoke(app, ["models", "serve", name]).exception
+        assert isinstance(error, UserError)
+        assert what in error.message
 
 
 def test_an_algorithms_id_must_be_its_registered_name(sick: Path) -> None:

@@ -207,7 +207,7 @@ def test_a_failure_does_not_stop_the_others(fault_server, no_pauses):
         0: "refused request",
         1: "server error",
         2: "rate limit",
-        3: "unreachable",
+        3: "lost connection",
         4: "broken reply",
         5: "quota",
     }

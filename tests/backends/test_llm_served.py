@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
@@ -107,6 +108,24 @@ def test_the_server_listens_on_this_machine_under_the_given_name_and_stops(tiny_
     silent = OpenAIChatModel("tiny", base_url=again.base_url, options=ServerOptions(retries=0))
     with pytest.raises(RunError, match="cannot be reached"):
         silent.chat(requests())
+
+
+def test_another_model_is_refused_in_the_words_of_the_protocol(tiny_llama):
+    with served(tiny_llama) as server:
+        for stream in (False, True):
+            other = OpenAIChatModel("gpt-4", base_url=server.base_url, stream=stream)
+            with pytest.raises(
+                UserError, match=r"has no chat or embedding model 'gpt-4': 404 .*this server has 'tiny'"
+            ):
+                other.chat(requests()[:1])
+        body = json.dumps({"model": "gpt-4", "messages": [{"role": "user", "content": "a"}]}).encode()
+        request = urllib.request.Request(f"{server.base_url}/chat/completions", body)
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(request, timeout=10)
+        with caught.value as answer:
+            assert answer.code == 404
+            error = json.load(answer)["error"]
+        assert (error["code"], error["type"], error["param"]) == ("model_not_found", "invalid_request_error", "model")
 
 
 @pytest.mark.parametrize(

@@ -422,8 +422,29 @@ def test_parameters_out_of_range(options, message):
         TransformersReward("gemma_2b", **options)
 
 
+@pytest.mark.parametrize("name", ["gemma_2b=/nope", "/nope"])
+def test_a_folder_that_is_not_there_is_told_as_such(name):
+    with pytest.raises(UserError, match=r"^There is no folder /nope\."):
+        find_reward(name)
+    with pytest.raises(UserError, match=r"^There is no folder /nope\."):
+        load_rewards(["mistral_ray", name])
+
+
+def test_require_says_that_torch_is_missing_before_it_asks_for_files(monkeypatch):
+    from personalllm.backends.reward import transformer
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    reward = load_rewards("gemma_2b")
+    with pytest.raises(ModelFileError, match="are not all on this machine"):
+        reward.require(fetch=False)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(transformer, "find_spec", lambda name: None if name == "torch" else found(name))
+    with pytest.raises(MissingExtra, match="'torch' is not installed"):
+        reward.require()
+
+
 def test_names_that_stand_for_nothing():
-    for name in ("gemma_3b", "./nowhere", "a/b/c", ""):
+    for name in ("gemma_3b", "a/b/c", ""):
         with pytest.raises(UnknownName):
             find_reward(name)
     with pytest.raises(UnknownName):

@@ -200,10 +200,13 @@ def test_scores_do_not_depend_on_the_block(folder, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("seed = 3", "seed = -3"), "seed: Input should be greater than or equal to 0"),
+        (("seed = 3", "seed = -3"), "'seed' must be 0 or more, got -3"),
         (('name = "b"', 'name = "a"'), "names must be distinct"),
-        (('model = "b"', 'model = "c"'), "reference_response_model must be one of"),
-        (("max_tokens = 7", "max_token = 7"), "response_model.1.max_token: Extra inputs are not permitted"),
+        (('model = "b"', 'model = "c"'), "reference_response_model: no response model named 'c'"),
+        (
+            ("max_tokens = 7", "max_token = 7"),
+            r"response model 2 \('b'\): there is no key 'max_token'. Did you mean 'max_tokens'",
+        ),
         (("train = 6", "train = 60"), "The sources hold 12 usable prompts, the recipe asks for 64"),
         (('"*.jsonl"', '"*.json"'), "No file matches"),
         (("seed = 3", "seed ="), "is not TOML"),

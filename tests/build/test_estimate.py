@@ -72,8 +72,10 @@ def test_rates_are_added_up_over_runs_and_told_when_enough_was_measured(tmp_path
     note_rate(tmp_path, "respond", 0, 9.0)
     assert measured_rates(tmp_path) == Rates()
     note_rate(tmp_path, "respond", 14, 3.0)
-    note_rate(tmp_path, "score", 100, 4.0)
-    assert measured_rates(tmp_path) == Rates(4.0, 25.0)
+    note_rate(tmp_path, "scoring", 100, 4.0)
+    note_rate(tmp_path, "hurried", 100, 0.5)
+    assert measured_rates(tmp_path, "scoring") == Rates(4.0, 25.0)
+    assert measured_rates(tmp_path, "hurried") == measured_rates(tmp_path) == Rates(4.0)
     (tmp_path / "rates.json").write_text('{"respond": 3')
     assert measured_rates(tmp_path) == Rates()
 
@@ -123,11 +125,11 @@ def test_response_models_that_share_a_chat_model_share_its_connection(tmp_path, 
     [
         ('base_url = "https://user:secret@host/v1"', "must not carry a key"),
         ('base_url = "https://host/v1?key=secret"', "must not carry a key"),
-        ('api_key_env = "sk-123"', "response_model.0.api_key_env"),
+        ('api_key_env = "sk-secret"', "'api_key_env' must be the name of an environment variable"),
         ("price_per_million_new_tokens = 2", "give both prices or none"),
-        ("concurrency = 0", "response_model.0.concurrency"),
-        ("timeout = 0", "response_model.0.timeout"),
-        ('api_key = "sk-1"', "response_model.0.api_key: Extra inputs"),
+        ("concurrency = 0", "'concurrency' must be 1 or more, got 0"),
+        ("timeout = 0", "'timeout' must be more than 0"),
+        ('api_key = "sk-1"', "there is no key 'api_key'. Did you mean 'api_key_env'"),
     ],
 )
 def test_a_wrong_way_to_reach_a_model_is_named_without_the_secret(tmp_path, line, message):

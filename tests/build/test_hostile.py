@@ -155,7 +155,7 @@ def test_prompts_that_were_given_up_are_not_in_the_estimate(tmp_path):
     [
         ("folder", None, "cannot be read: Is a directory"),
         ("r.toml", b"\xff\xfe\x00", "is not TOML"),
-        ("r.toml", b'\xef\xbb\xbfname = "t"\n', "is not a recipe: seed: Field required"),
+        ("r.toml", b'\xef\xbb\xbfname = "t"\n', "is not a recipe:\n  - the key 'seed' is missing."),
     ],
 )
 def test_a_recipe_that_cannot_be_read_is_a_user_error(tmp_path, name, data, message):

@@ -312,18 +312,33 @@ SOURCE = '[[prompts.source]]\nreader = "{}"\nfiles = ["p.jsonl"]\n'
     ("prompts", "message"),
     [
         ("train = 1\ntest = 1", r"prompts: .*give files or at least one \[\[prompts.source\]\]"),
-        ('train = 1\ntest = 1\nfiles = [""]', r"prompts.files.0"),
-        ("train = 1\ntest = 1\n" + SOURCE.format("xml"), r"prompts.source.0.reader"),
+        ('train = 1\ntest = 1\nfiles = [""]', r"prompts: 'files' must not be empty"),
+        (
+            "train = 1\ntest = 1\n" + SOURCE.format("xml"),
+            r"source 1: no reader named 'xml'. Known: 'alpacaeval', 'csv'",
+        ),
         ("train = 1\ntest = 1\n" + SOURCE.format("jsonl") * 2, r"distinct names"),
         ("train = 1\ntest = 1\n" + SOURCE.format("hh-rlhf") + 'columns = {prompt = "q"}', r"hh-rlhf knows its columns"),
-        ("train = 1\ntest = 1\n" + SOURCE.format("csv") + 'columns = {question = "q"}', r"source.0.columns.question"),
+        (
+            "train = 1\ntest = 1\n" + SOURCE.format("csv") + 'columns = {question = "q"}',
+            r"source 1: columns has no target 'question'.*Known: 'prompt', 'subset'",
+        ),
         ("train = 1\ntest = 1\n" + SOURCE.format("csv") + 'subset = "a"\ncolumns = {subset = "q"}', r"not both"),
-        ('train = 1\ntest = 1\nfiles = ["p"]\nlanguages = ["English"]', r"prompts.languages.0"),
-        ('train = 1\ntest = 1\nfiles = ["p"]\nnear_duplicates = 1.5', r"near_duplicates.threshold"),
+        (
+            'train = 1\ntest = 1\nfiles = ["p"]\nlanguages = ["English"]',
+            r"prompts: no language with the code 'English'. Did you mean 'en'",
+        ),
+        (
+            'train = 1\ntest = 1\nfiles = ["p"]\nnear_duplicates = 1.5',
+            r"prompts.near_duplicates: 'threshold' must be at most 1, got 1.5",
+        ),
         ('train = 1\ntest = 1\nfiles = ["p"]\nnear_duplicates = 0', r"threshold must be above 0"),
-        ('train = 1\ntest = 1\nfiles = ["p"]\nnear_duplicates = true', r"near_duplicates"),
+        (
+            'train = 1\ntest = 1\nfiles = ["p"]\nnear_duplicates = true',
+            r"'near_duplicates' must be a number such as 0.8, or a table",
+        ),
         ('train = 1\ntest = 1\nfiles = ["p"]\nmin_characters = 9\nmax_characters = 8', r"must not exceed"),
-        ('train = 1\ntest = 1\nfiles = ["p"]\nmaximum = 8', r"prompts.maximum: Extra inputs"),
+        ('train = 1\ntest = 1\nfiles = ["p"]\nmaximum = 8', r"prompts: there is no key 'maximum'. Known: 'files',"),
     ],
 )
 def test_a_wrong_source_is_named(tmp_path, prompts, message):

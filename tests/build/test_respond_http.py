@@ -19,10 +19,11 @@ from pathlib import Path
 import pytest
 
 from personalllm.backends.llm import CachedChatModel, OpenAIChatModel, ServerOptions
+from personalllm.build._work import Work
 from personalllm.build.prompts import Prompt
 from personalllm.build.recipe import Recipe
-from personalllm.build.responding import read_responses, respond
-from personalllm.errors import UserError
+from personalllm.build.responding import Response, read_responses, respond
+from personalllm.errors import RunError, UserError
 
 QUICK_FAULTS = ("429", "500", "503", "cut", "short", "hangup", "empty", "nothing")
 FAULTS = (*QUICK_FAULTS * 4, "slow")
@@ -283,7 +284,7 @@ def test_what_fails_is_kept_out_and_made_again_by_the_next_run(tmp_path):
     assert left[0] > 20
     assert left[-1] == 0
     found = sum((Counter(dict(m.failures)) for m in first.models), Counter())
-    assert set(found) == {"rate limit", "server error", "unreachable", "broken reply"}
+    assert set(found) == {"rate limit", "server error", "lost connection", "broken reply"}
     message = str(first.error())
     assert message.startswith(f"{left[0]} of 180 responses are missing: m0: ")
     assert message.endswith("Run the same command again: only these are asked for.")
@@ -323,6 +324,39 @@ def test_a_wrong_setting_ends_the_run_at_once_unless_the_model_has_answered(tmp_
         report = respond(made, asked, chats(server.base_url, 2, concurrency=1), tmp_path)
     assert [m.usable for m in report.models] == [12, 4]
     assert (report.models[1].failures, report.models[1].not_asked) == ({"key": 1}, 7)
+
+
+@pytest.mark.parametrize("n_models", [1, 3])
+def test_a_server_that_is_not_there_is_told_at_once_with_its_remedy(tmp_path, monkeypatch, n_models):
+    with Server() as server:
+        address = server.base_url
+    monkeypatch.setattr("personalllm.backends.endpoint.back_off", lambda attempt: 0.01)
+    monkeypatch.setattr("personalllm.backends.llm.openai.back_off", lambda attempt: 0.01)
+    made, asked, chat = recipe(3), prompts(80), chats(address, n_models, concurrency=4)
+    one = chat if n_models == 3 else dict.fromkeys(("openai:w0", "openai:w1", "openai:w2"), chat["openai:w0"])
+    report = respond(made, asked, one, tmp_path)
+    tried = [sum(m.failures.values()) for m in report.models]
+    assert tried == ([4, 4, 4] if n_models == 3 else [4, 0, 0])
+    error = report.error()
+    assert error.message.startswith(f"{address} cannot be reached: ")
+    assert error.message.count("cannot be reached") == 1
+    assert "240 of 240 responses are missing" in error.message
+    assert error.remedy.startswith("Start the server, or check the address and the port. Then run the same command")
+
+
+def test_a_server_that_goes_away_in_the_middle_is_not_given_up_at_once(tmp_path):
+    """Who has replied in this run may come back: 25 failures in a row are waited for, as with any other fault."""
+    made = recipe(2).response_model[0]
+    work = Work(made, None, tmp_path / "j", prompts(40), 3)
+    gone = RunError("gone", "Start it.")
+    with work.journal():
+        work.take(Response("p0", "fine", "stop", 1, 0, ""), b"{}\n", 9)
+    draws = work.pending(prompts(40))
+    verdicts = [work.fail(draw, "unreachable", gone) for draw in draws[:25]]
+    assert verdicts == [True] * 24 + [False]
+    fresh = Work(made, None, tmp_path / "j", prompts(40), 3)
+    assert not fresh.fail(draws[0], "unreachable", gone)
+    assert Work(made, None, tmp_path / "j", prompts(40), 3).fail(draws[0], "lost connection", gone)
 
 
 def test_content_filters_are_recorded_as_refusals(tmp_path):

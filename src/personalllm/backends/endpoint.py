@@ -115,6 +115,11 @@ class Endpoint:
                 "Unset PERSONALLLM_OFFLINE, or use a server on 127.0.0.1.",
             )
 
+    def require(self) -> None:
+        """Raise unless the server may be asked and its key is there; nobody is asked."""
+        self.check_allowed()
+        self._key()
+
     def client(self, retries: int | None = None) -> Any:
         """Return a new asynchronous client of the `openai` package, to be used as a context manager.
 
@@ -192,7 +197,7 @@ class Endpoint:
         if isinstance(error, (TimeoutError, sdk.APITimeoutError)):
             return "timeout"
         if isinstance(error, sdk.APIConnectionError):
-            return "unreachable"
+            return "unreachable" if _never_connected(error) else "lost connection"
         if not isinstance(error, sdk.APIStatusError):
             return "broken reply"
         status = int(error.status_code)
@@ -338,6 +343,11 @@ def filtered(error: Exception) -> bool:
     codes = [inner.get("code"), inner.get("type"), deeper.get("code") if isinstance(deeper, dict) else None]
     metadata = inner.get("metadata")
     return any(code in _FILTERED for code in codes) or (isinstance(metadata, dict) and "flagged_input" in metadata)
+
+
+def _never_connected(error: Exception) -> bool:
+    """Tell whether nobody listens at the address, rather than that a connection broke."""
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError")  # of the SDK's transport
 
 
 def _out_of_quota(error: Exception) -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from personalllm.build.readers import RawPrompt
 from personalllm.build.recipe import Source
+from personalllm.storage import atomic_path
 
 __all__ = ["Counts", "SourceCounts", "counts_of"]
+
+_SHOWN = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class SourceCounts:
 
 
 class Counts:
-    """Counts while the prompts are read.
+    """Counts while the prompts are read, and the rows that were left out.
 
     Args:
         sources: The sources, in their order.
@@ -55,14 +61,35 @@ class Counts:
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
         self._counts: list[Counter[str]] = [Counter() for _ in sources]
+        self._left_out: list[tuple[Path, str, str, str]] = []
 
     def add(self, source: int, what: str, n: int = 1) -> None:
         """Count n rows of a source."""
         self._counts[source][what] += n
 
+    def leave_out(self, source: int, why: str, raw: RawPrompt) -> None:
+        """Count a row of a source that is left out, and keep where it stands."""
+        self.add(source, why)
+        text = " ".join(raw.text[: 2 * _SHOWN].split())
+        short = text if len(text) <= _SHOWN and len(raw.text) <= 2 * _SHOWN else f"{text[:_SHOWN].rstrip()} ..."
+        self._left_out.append((raw.path, raw.place, why, short))
+
     def tables(self) -> list[SourceCounts]:
         """Return the counts of each source."""
         return [SourceCounts(s.label, **c) for s, c in zip(self._sources, self._counts, strict=True)]
+
+    def write_left_out(self, path: Path, folder: Path) -> None:
+        """Write a JSON line for each row that was left out.
+
+        Args:
+            path: Where to.
+            folder: Files below it are named relative to it.
+        """
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            for file, line, why, text in self._left_out:
+                name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else str(file)
+                fields_ = {"file": name, "line": line, "reason": why.replace("_", " "), "text": text}
+                stream.write(json.dumps(fields_, ensure_ascii=True) + "\n")
 
 
 def counts_of(record: Mapping[str, Any]) -> list[SourceCounts]:

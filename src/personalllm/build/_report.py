@@ -23,6 +23,9 @@ class ModelAnswers:
         not_asked: Prompts that were not asked for any more, because the model was set aside.
         aside: Why the model was set aside; empty if it was not.
         example: What the last failure said; empty if there was none.
+        unreachable: Whether nobody listened at its address.
+        remedy: How the last failure is mended; empty if there was none.
+        cut: Usable responses that `max_tokens` cut.
     """
 
     response_model: str
@@ -32,6 +35,9 @@ class ModelAnswers:
     not_asked: int
     aside: str
     example: str
+    unreachable: bool = False
+    remedy: str = ""
+    cut: int = 0
 
     @property
     def failed(self) -> int:
@@ -39,7 +45,8 @@ class ModelAnswers:
         return sum(self.failures.values()) + self.not_asked
 
     def __str__(self) -> str:
-        parts = [f"{self.usable} usable"]
+        cut = f" ({self.cut} of them, {self.cut / self.usable:.0%}, cut at max_tokens)" if self.cut else ""
+        parts = [f"{self.usable} usable{cut}"]
         parts += [f"{n} given up ({fault})" for fault, n in sorted(self.given_up.items())]
         parts += [f"{n} failed ({kind})" for kind, n in sorted(self.failures.items())]
         if self.not_asked:
@@ -90,6 +97,13 @@ class RespondReport:
         if not self.failed:
             return None
         n = self.failed + self.given_up + self.usable
+        failing = [model for model in self.models if model.failed]
+        if all(model.unreachable for model in failing):
+            said = " ".join(dict.fromkeys(model.example for model in failing))
+            return RunError(
+                f"{said} {self.failed} of {n} responses are missing.",
+                f"{failing[0].remedy} Then run the same command again: only these are asked for.",
+            )
         which = "; ".join(f"{m}. {m.example}".rstrip(". ") for m in self.models if m.failed)
         return RunError(
             f"{self.failed} of {n} responses are missing: {which}.",

@@ -25,6 +25,7 @@ __all__ = ["Draw", "Progress", "Stopped", "Work"]
 
 _FAILURES_IN_A_ROW = 25
 _HOPELESS = ("quota",)
+_NOBODY_THERE = "unreachable"
 _OF_THE_PROMPT = ("refused request",)
 
 
@@ -81,8 +82,11 @@ class Work:
         self._attempts = attempts
         self._tries: dict[str, int] = {}
         self._faults: dict[str, str] = {}
+        self._cut: dict[str, bool] = {}
         self._failures: dict[str, tuple[str, PersonalLLMError]] = {}
         self._in_a_row = 0
+        self._replied = False
+        self._unreachable: PersonalLLMError | None = None
         self._aside = ""
         self._stream: IO[bytes] | None = None
         self._unsynced = 0
@@ -93,6 +97,16 @@ class Work:
         return bool(self._aside)
 
     @property
+    def unreachable(self) -> PersonalLLMError | None:
+        """What was said when nobody listened at the model's address; None if somebody did."""
+        return self._unreachable
+
+    def set_aside(self, error: PersonalLLMError) -> None:
+        """Ask the model no more in this run: its server cannot be reached."""
+        self._unreachable = error
+        self._aside = f"set aside: {_NOBODY_THERE}"
+
+    @property
     def n_settled(self) -> int:
         """Prompts that are answered or given up."""
         return sum(map(self._is_settled, self._wanted))
@@ -101,6 +115,7 @@ class Work:
         """Note a response of the journal."""
         self._tries[response.prompt_id] = response.attempt + 1
         self._faults[response.prompt_id] = response.fault
+        self._cut[response.prompt_id] = response.finish_reason == "length"
 
     def pending(self, prompts: Sequence[Prompt]) -> tuple[Draw, ...]:
         """Return the next draw of each prompt that is not settled and has not failed in this run."""
@@ -143,6 +158,7 @@ class Work:
             ) from error
         self.recall(response)
         self._in_a_row = 0
+        self._replied = True
         self.spent += (
             Usage(reused=1)
             if response.reused
@@ -153,7 +169,8 @@ class Work:
     def fail(self, draw: Draw, kind: str, error: PersonalLLMError) -> bool:
         """Note a request that failed; return whether the model is asked further.
 
-        A model is set aside when what is wrong concerns every request, or when very many fail in a row.
+        A model is set aside when what is wrong concerns every request, when nobody listens at its address and nobody
+        did in this run, or when very many requests fail in a row.
 
         Raises:
             UserError: If a setting is wrong and the model has never answered: mend it before anything else.
@@ -164,6 +181,8 @@ class Work:
         self._in_a_row += kind not in _OF_THE_PROMPT
         if isinstance(error, UserError) or kind in _HOPELESS:
             self._aside = f"set aside: {kind}"
+        elif kind == _NOBODY_THERE and not self._replied:
+            self.set_aside(error)
         elif self._in_a_row >= _FAILURES_IN_A_ROW:
             self._aside = f"set aside after {self._in_a_row} failures in a row"
         return not self._aside
@@ -173,7 +192,8 @@ class Work:
         settled = [prompt_id for prompt_id in self._wanted if self._is_settled(prompt_id)]
         given_up = Counter(self._faults[prompt_id] for prompt_id in settled if self._faults[prompt_id])
         failures = Counter(kind for kind, _ in self._failures.values())
-        example = list(self._failures.values())[-1][1].message if self._failures else ""
+        last = self._unreachable or (list(self._failures.values())[-1][1] if self._failures else None)
+        cut = sum(self._cut[prompt_id] for prompt_id in settled if not self._faults[prompt_id])
         return ModelAnswers(
             response_model=self.model.name,
             usable=len(settled) - given_up.total(),
@@ -181,7 +201,10 @@ class Work:
             failures=dict(failures),
             not_asked=len(self._wanted) - len(settled) - failures.total(),
             aside=self._aside,
-            example=example,
+            example=last.message if last else "",
+            unreachable=self._unreachable is not None,
+            remedy=last.remedy if last else "",
+            cut=cut,
         )
 
     def _is_settled(self, prompt_id: str) -> bool:

@@ -11,13 +11,15 @@ from personalllm.build.prompts import Prompt
 from personalllm.build.recipe import Recipe, ResponseModel
 from personalllm.build.responding import Response
 from personalllm.errors import ParameterError
+from personalllm.protocols import RewardEnsemble
 from personalllm.storage import write_json
 
-__all__ = ["Estimate", "ModelEstimate", "Rates", "estimate", "measured_rates", "note_rate"]
+__all__ = ["Estimate", "ModelEstimate", "Rates", "estimate", "measured_rates", "note_rate", "score_step"]
 
 CHARACTERS_PER_TOKEN = 4
 _TEMPLATE_TOKENS = 8
 _LEAST_MEASURED = 10
+_LEAST_SECONDS = 1.0
 _MILLION = 1e6
 
 
@@ -78,12 +80,14 @@ class Estimate:
         models: The response models.
         scores: Responses that are scored, finished ones included.
         rates: What the hours rest on.
+        scored: How many of them are done.
     """
 
     prompts: int
     models: tuple[ModelEstimate, ...]
     scores: int
     rates: Rates
+    scored: int = 0
 
     @property
     def requests(self) -> int:
@@ -123,7 +127,9 @@ class Estimate:
     def score_hours(self) -> float | None:
         """Hours of the step `score`; None if no rate is known."""
         rate = self.rates.scores_per_second
-        return None if rate is None else self.scores / rate / 3600
+        if self.scored >= self.scores:
+            return 0.0
+        return None if rate is None else (self.scores - self.scored) / rate / 3600
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
@@ -137,6 +143,7 @@ def estimate(
     responses: Mapping[str, Mapping[str, Response]] | None = None,
     rates: Rates | None = None,
     given_up: Mapping[str, Collection[str]] | None = None,
+    scored: int = 0,
 ) -> Estimate:
     """Estimate what the steps `respond` and `score` will ask for.
 
@@ -146,14 +153,15 @@ def estimate(
         responses: Usable responses that are already there, `{response model: {prompt_id: response}}`.
         rates: How fast the steps are.
         given_up: Prompts that are not asked again though there is no usable response, `{response model: prompt_ids}`.
+        scored: Responses whose scores are there.
     """
     have, lost = responses or {}, given_up or {}
     models = tuple(
         _of_model(model, [p for p in prompts if p.prompt_id not in lost.get(model.name, ())], have.get(model.name, {}))
         for model in recipe.response_model
     )
-    scored = min(len(prompts), recipe.prompts.train + recipe.prompts.test)
-    return Estimate(len(prompts), models, scored * len(models), rates or Rates())
+    wanted = min(len(prompts), recipe.prompts.train + recipe.prompts.test)
+    return Estimate(len(prompts), models, wanted * len(models), rates or Rates(), scored)
 
 
 def _of_model(model: ResponseModel, prompts: Sequence[Prompt], have: Mapping[str, Response]) -> ModelEstimate:
@@ -187,15 +195,26 @@ def _price(model: ResponseModel, prompt_tokens: int, new_tokens: int) -> float |
     return (prompt_tokens * prompt_price + new_tokens * new_price) / _MILLION
 
 
-def measured_rates(out: Path) -> Rates:
-    """Return the rates that earlier runs noted in a working folder."""
+def score_step(ensemble: RewardEnsemble, executor: str = "serial") -> str:
+    """Return under which name the rate of scoring is noted: each ensemble has its own, and so has each executor."""
+    return f"score with {ensemble.identity} by {executor}"
+
+
+def measured_rates(out: Path, scoring: str = "") -> Rates:
+    """Return the rates that earlier runs noted in a working folder.
+
+    Args:
+        out: Working folder of the build.
+        scoring: `score_step` of those who are to score; without it that rate is unknown.
+    """
     noted = _noted(out)
 
     def rate(step: str) -> float | None:
         done, seconds = noted.get(step, (0, 0.0))
-        return done / seconds if done >= _LEAST_MEASURED and seconds > 0 else None
+        least = _LEAST_SECONDS if step == scoring else 0.0
+        return done / seconds if done >= _LEAST_MEASURED and seconds > least else None
 
-    return Rates(rate("respond"), rate("score"))
+    return Rates(rate("respond"), rate(scoring))
 
 
 def note_rate(out: Path, step: str, done: int, seconds: float) -> None:
@@ -203,7 +222,7 @@ def note_rate(out: Path, step: str, done: int, seconds: float) -> None:
 
     Args:
         out: Working folder of the build.
-        step: `"respond"` or `"score"`.
+        step: `"respond"`, or what `score_step` returns.
         done: Responses that were written or scored.
         seconds: How long it took.
     """

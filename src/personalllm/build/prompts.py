@@ -14,7 +14,7 @@ from personalllm.build._counts import Counts, SourceCounts, counts_of
 from personalllm.build.dedup import near_duplicates
 from personalllm.build.filters import damage, language_detector
 from personalllm.build.provenance import package_versions
-from personalllm.build.readers import read_source, source_files
+from personalllm.build.readers import RawPrompt, read_source, source_files
 from personalllm.build.recipe import PromptSource, Recipe
 from personalllm.errors import RunError, UserError
 from personalllm.protocols import TextEmbedder
@@ -42,6 +42,7 @@ class _Found:
 
     prompt: Prompt
     source: int
+    raw: RawPrompt
 
 
 def _refusal(text: str, rule: PromptSource) -> str:
@@ -65,16 +66,16 @@ def _read(recipe: Recipe, files: Sequence[Sequence[Path]], counts: Counts, progr
             counts.add(at, "read")
             refusal = _refusal(raw.text, recipe.prompts)
             if refusal:
-                counts.add(at, refusal)
+                counts.leave_out(at, refusal, raw)
                 continue
             key = hashlib.sha256(raw.text.encode()).hexdigest()[:12]
             held = found.get(key)
             if held is None:
-                found[key] = _Found(Prompt(key, raw.text, raw.subset), at)
+                found[key] = _Found(Prompt(key, raw.text, raw.subset), at, raw)
                 continue
             if held.prompt.prompt != raw.text:
                 raise RunError(f"Two prompts have the same id {key}: {held.prompt.prompt!r} and {raw.text!r}.")
-            counts.add(at, "duplicate")
+            counts.leave_out(at, "duplicate", raw)
             if held.source == at and raw.subset < held.prompt.subset:
                 held.prompt = Prompt(key, raw.text, raw.subset)
     progress("reading sources", len(sources), len(sources))
@@ -89,7 +90,7 @@ def _in_language(found: list[_Found], rule: PromptSource, counts: Counts, progre
     for done, one in enumerate(found, 1):
         language, confidence = detect(one.prompt.prompt)
         if language and language not in rule.languages and confidence >= rule.language_confidence:
-            counts.add(one.source, "other_language")
+            counts.leave_out(one.source, "other_language", one.raw)
         else:
             kept.append(one)
         if done % 256 == 0 or done == len(found):
@@ -108,7 +109,7 @@ def _distinct(
     )
     for one, drop in zip(found, dropped, strict=True):
         if drop:
-            counts.add(one.source, "near_duplicate")
+            counts.leave_out(one.source, "near_duplicate", one.raw)
     return [one for one, drop in zip(found, dropped, strict=True) if not drop]
 
 
@@ -117,9 +118,10 @@ def _limited(found: list[_Found], recipe: Recipe, counts: Counts) -> list[_Found
     for at, source in enumerate(recipe.prompts.sources):
         members = [one for one in found if one.source == at]
         if source.limit and len(members) > source.limit:
-            counts.add(at, "over_limit", len(members) - source.limit)
-            rows = generator(recipe.seed, "limit", at).permutation(len(members))[: source.limit]
-            members = [members[row] for row in sorted(rows.tolist())]
+            rows = generator(recipe.seed, "limit", at).permutation(len(members))
+            for row in sorted(rows[source.limit :].tolist()):
+                counts.leave_out(at, "over_limit", members[row].raw)
+            members = [members[row] for row in sorted(rows[: source.limit].tolist())]
         kept += members
     return kept
 
@@ -173,7 +175,8 @@ def draw_prompts(
     files = _files(recipe, folder)
     if out is not None and _is_current(out, _key(recipe, _named(files, folder), embedder)):
         return read_prompts(out), counts_of(read_record(out))
-    return _draw_from(recipe, files, embedder, progress or _nothing)
+    counts = Counts(recipe.prompts.sources)
+    return _draw_from(recipe, files, counts, embedder, progress or _nothing), counts.tables()
 
 
 def _named(files: Sequence[Sequence[Path]], folder: Path) -> list[list[JSON]]:
@@ -202,30 +205,39 @@ def _is_current(out: Path, key: str) -> bool:
 
 
 def _files(recipe: Recipe, folder: Path) -> list[list[Path]]:
-    return [source_files(source, folder) for source in recipe.prompts.sources]
+    return [source_files(s, folder, recipe.prompts.place(at)) for at, s in enumerate(recipe.prompts.sources)]
 
 
 def _draw_from(
-    recipe: Recipe, files: Sequence[Sequence[Path]], embedder: TextEmbedder | None, progress: Progress
-) -> tuple[list[Prompt], list[SourceCounts]]:
+    recipe: Recipe,
+    files: Sequence[Sequence[Path]],
+    counts: Counts,
+    embedder: TextEmbedder | None,
+    progress: Progress,
+) -> list[Prompt]:
     rule = recipe.prompts
-    counts = Counts(rule.sources)
     found = _read(recipe, files, counts, progress)
     found = _in_language(found, rule, counts, progress)
     found = _distinct(found, rule, embedder, counts, progress)
     found = _limited(found, recipe, counts)
     if len(found) < rule.wanted:
-        raise UserError(
+        raise _TooFew(
             f"The sources hold {len(found)} usable prompts, the recipe asks for {rule.wanted}"
             f"{_what_was_dropped(counts.tables())}.",
             "Add prompts, or lower train, test or spare.",
         )
     chosen = _draw(found, recipe)
-    drawn = Counter(one.source for one in chosen)
-    for at, n in Counter(one.source for one in found).items():
-        counts.add(at, "drawn", drawn[at])
-        counts.add(at, "not_drawn", n - drawn[at])
-    return [one.prompt for one in chosen], counts.tables()
+    drawn = {one.prompt.prompt_id for one in chosen}
+    for one in found:
+        if one.prompt.prompt_id in drawn:
+            counts.add(one.source, "drawn")
+        else:
+            counts.leave_out(one.source, "not_drawn", one.raw)
+    return [one.prompt for one in chosen]
+
+
+class _TooFew(UserError):
+    """The sources hold too few prompts."""
 
 
 def _what_was_dropped(counts: Iterable[SourceCounts]) -> str:
@@ -245,6 +257,9 @@ def gather_prompts(
     progress: Progress | None = None,
 ) -> list[Prompt]:
     """Draw the recipe's prompts and write them to `out/prompts.jsonl`, the counts to `out/prompts.json`.
+
+    Each row that is left out stands in `out/left_out.jsonl` with its file, its line, the reason and the beginning of
+    its text; also where the sources hold too few prompts.
 
     If neither the recipe's draw nor a source file changed since the last time, the files are read back.
 
@@ -268,14 +283,20 @@ def gather_prompts(
     key, target = _key(recipe, named, embedder), out / "prompts.jsonl"
     if _is_current(out, key):
         return read_prompts(out)
-    chosen, counts = _draw_from(recipe, files, embedder, progress or _nothing)
+    counts, left_out = Counts(recipe.prompts.sources), out / "left_out.jsonl"
+    try:
+        chosen = _draw_from(recipe, files, counts, embedder, progress or _nothing)
+    except _TooFew as error:
+        counts.write_left_out(left_out, folder)
+        raise UserError(error.message, f"{error.remedy} What was left out, row by row: {left_out}") from None
+    counts.write_left_out(left_out, folder)
     with atomic_path(target) as temporary:
         lines = (json.dumps({"prompt_id": p.prompt_id, "prompt": p.prompt, "subset": p.subset}) for p in chosen)
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         sha256 = file_sha256(temporary)
     sources = [
         asdict(count) | {"reader": source.reader, "licence": source.licence, "files": paths}
-        for count, source, paths in zip(counts, recipe.prompts.sources, named, strict=True)
+        for count, source, paths in zip(counts.tables(), recipe.prompts.sources, named, strict=True)
     ]
     write_json(
         out / "prompts.json",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,23 @@ class RawPrompt:
     Attributes:
         text: The prompt; may be empty.
         subset: Its subset.
+        path: Its file.
+        place: Where it stands there, e.g. `"line 3"`.
     """
 
     text: str
     subset: str
+    path: Path = field(default=Path(), compare=False)
+    place: str = field(default="", compare=False)
 
 
-def source_files(source: Source, folder: Path) -> list[Path]:
+def source_files(source: Source, folder: Path, key: str = "`files`") -> list[Path]:
     """Return the files of a source, each once, in the order of their paths.
+
+    Args:
+        source: Whose patterns.
+        folder: What they are relative to.
+        key: Where they stand in the recipe, for messages.
 
     Raises:
         UserError: If a pattern matches nothing.
@@ -45,10 +56,21 @@ def source_files(source: Source, folder: Path) -> list[Path]:
         root = Path(given.anchor) if given.is_absolute() else folder
         files = {path for path in root.glob(str(given.relative_to(given.anchor))) if path.is_file()}
         if not files:
-            raise UserError(f"No file matches {pattern!r} in {folder}.", "Mend `prompts.files` in the recipe.")
+            where = "" if given.is_absolute() else f" in {folder.resolve()}"
+            raise UserError(
+                f"No file matches {pattern!r}{where}.{_nearest_file(root / given)}",
+                f"Mend {key} in the recipe; patterns are relative to the recipe's folder.",
+            )
         for path in sorted(files):
             found.setdefault(path.resolve(), path)
     return sorted(found.values())
+
+
+def _nearest_file(path: Path) -> str:
+    """Return the files beside a path whose names are near to its own, as a question."""
+    beside = [other.name for other in path.parent.glob("*") if other.is_file()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, sorted(beside), n=2, cutoff=0.6)
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def read_source(source: Source, paths: Sequence[Path]) -> Iterator[RawPrompt]:
@@ -76,13 +98,13 @@ def read_source(source: Source, paths: Sequence[Path]) -> Iterator[RawPrompt]:
                     text, subset = prompt_of(source, path, row.values)
                     subset = _subset(subset)
                 except _NotOfTheFormat as error:
-                    bad.add(BadRow(path, row.place, str(error)))
+                    bad.add(BadRow(path, row.place, str(error)), error.column)
                     continue
                 if wanted and subset not in wanted:
                     continue
                 seen = True
                 if not bad.rows:
-                    yield RawPrompt(text.strip(), source.subset or subset)
+                    yield RawPrompt(text.strip(), source.subset or subset, path, row.place)
         except DataError as error:
             bad.raise_for_any(error)
     bad.raise_for_any()
@@ -99,7 +121,11 @@ def read_source(source: Source, paths: Sequence[Path]) -> Iterator[RawPrompt]:
 
 
 class _NotOfTheFormat(ValueError):
-    """A row lacks what its format promises."""
+    """A row lacks what its format promises; `column` is one that is not there at all."""
+
+    def __init__(self, message: str, column: str = "") -> None:
+        super().__init__(message)
+        self.column = column
 
 
 @dataclass(slots=True)
@@ -107,11 +133,30 @@ class _BadRows:
     reader: str
     rows: list[BadRow] = field(default_factory=list)
     count: int = 0
+    absent: Counter[tuple[Path, str]] = field(default_factory=Counter)
+    said: dict[int, tuple[Path, str]] = field(default_factory=dict)
 
-    def add(self, row: BadRow) -> None:
+    def add(self, row: BadRow, absent: str = "") -> None:
+        """Note a row; those of a file that lack the same column are named once."""
         self.count += 1
-        if len(self.rows) < _NAMED:
+        key = (row.path, absent)
+        if absent:
+            self.absent[key] += 1
+        if len(self.rows) < _NAMED and self.absent[key] < 2:
+            if absent:
+                self.said[len(self.rows)] = key
             self.rows.append(row)
+
+    @property
+    def lines(self) -> list[str]:
+        """One line for each row that is named; of rows that lack a column, how many more there are in the file."""
+        others = [self.absent[self.said[i]] - 1 if i in self.said else 0 for i in range(len(self.rows))]
+        lines = [
+            f"{row}{f' (and {n:,} more rows of the file)' if n else ''}"
+            for row, n in zip(self.rows, others, strict=True)
+        ]
+        rest = self.count - len(self.rows) - sum(others)
+        return [*lines, f"and {rest:,} more"] if rest else lines
 
     def raise_for_any(self, end: DataError | None = None) -> None:
         """Raise if there were bad rows, or because of `end`, at which reading stopped."""
@@ -119,19 +164,21 @@ class _BadRows:
             if end is not None:
                 raise end
             return
-        lines = "".join(f"\n  - {row}" for row in self.rows)
-        more = f"\n  - and {self.count - len(self.rows)} more" if self.count > len(self.rows) else ""
+        lines = "".join(f"\n  - {line}" for line in self.lines)
         plural = "row" if self.count == 1 else "rows"
         stopped = f"\n  - {end.message}" if end is not None else ""
         raise DataError(
-            f"{self.count} {plural} cannot be read as {self.reader}:{lines}{more}{stopped}",
+            f"{self.count} {plural} cannot be read as {self.reader}:{lines}{stopped}",
             f"Mend or remove them. {_EXPECTED[self.reader]}",
         )
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:
     if column not in row:
-        raise _NotOfTheFormat(f"there is no {column!r}; it has {', '.join(map(repr, sorted(row))) or 'nothing'}")
+        near = get_close_matches(column, sorted(row), n=2, cutoff=0.6)
+        meant = f". Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        held = ", ".join(map(repr, sorted(row))) or "nothing"
+        raise _NotOfTheFormat(f"there is no {column!r}; it has {held}{meant}", column)
     value = row[column]
     if not isinstance(value, str):
         raise _NotOfTheFormat(f"{column!r} is {'empty (null)' if value is None else 'not a text'}")

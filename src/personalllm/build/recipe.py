@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from personalllm.build._recipe_words import explain, hint, language_fault
 from personalllm.errors import UserError
 from personalllm.storage import digest
 from personalllm.types import JSON, ChatRequest, Message
@@ -16,7 +17,6 @@ __all__ = ["NearDuplicates", "PromptReader", "PromptSource", "Recipe", "Response
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 ChatModelName = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
-Language = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 Text = Annotated[str, Field(min_length=1)]
 PromptReader = Literal["hh-rlhf", "helpsteer", "rewardbench", "alpacaeval", "jsonl", "csv", "parquet"]
 _PLAIN = ("jsonl", "csv", "parquet")
@@ -125,13 +125,21 @@ class PromptSource(_Frozen):
     min_characters: int = Field(default=1, ge=1)
     max_characters: int = Field(default=2400, ge=1)
     near_duplicates: NearDuplicates | None = None
-    languages: tuple[Language, ...] = ()
+    languages: tuple[str, ...] = ()
     language_confidence: float = Field(default=0.5, gt=0, le=1)
 
     @field_validator("near_duplicates", mode="before")
     @classmethod
     def _threshold(cls, value: object) -> object:
         return {"threshold": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @field_validator("languages")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        faults = [fault for fault in map(language_fault, value) if fault]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return value
 
     @model_validator(mode="after")
     def _some_files(self) -> Self:
@@ -149,6 +157,14 @@ class PromptSource(_Frozen):
         """All sources, `files` first."""
         plain = (Source(reader="jsonl", files=self.files, name=_shown(self.files[0])),) if self.files else ()
         return (*plain, *self.source)
+
+    def place(self, at: int) -> str:
+        """Return which key names the files of a source, by its place in `sources`.
+
+        >>> PromptSource(files=("a",), source=({"reader": "csv", "files": ("b",)},), train=1, test=1).place(1)
+        '`files` of source 1'
+        """
+        return f"`files` of source {at + (not self.files)}" if at or not self.files else "`files` of [prompts]"
 
     @property
     def wanted(self) -> int:
@@ -268,7 +284,8 @@ class Recipe(_Frozen):
         if len(set(names)) != len(names):
             raise ValueError(f"response_model names must be distinct, got {names}")
         if self.reference_response_model not in names:
-            raise ValueError(f"reference_response_model must be one of {names}")
+            wanted = self.reference_response_model
+            raise ValueError(f"reference_response_model: no response model named {wanted!r}. {hint(wanted, names)}")
         reached: dict[str, tuple[str, JSON]] = {}
         for model in self.response_model:
             first, connection = reached.setdefault(model.chat_model, (model.name, model.connection))
@@ -287,8 +304,10 @@ class Recipe(_Frozen):
         Raises:
             UserError: If the file is absent, is not TOML, or has a wrong field; names the field.
         """
+        data: JSON = {}
         try:
-            return cls.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
+            data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            return cls.model_validate(data)
         except FileNotFoundError:
             raise UserError(f"There is no recipe at {path}.", "Give the path of a TOML file.") from None
         except OSError as error:
@@ -296,8 +315,9 @@ class Recipe(_Frozen):
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not TOML: {error}.", "Mend the line that the message names.") from error
         except ValidationError as error:
-            lines = [f"{'.'.join(map(str, e['loc'])) or 'recipe'}: {e['msg']}" for e in error.errors()]
-            raise UserError(f"{path} is not a recipe: {'; '.join(lines)}.", "See docs/build.md.") from None
+            faults = [line if line[-1] in ".?" else f"{line}." for line in explain(error, data, cls)]
+            text = f" {faults[0]}" if len(faults) == 1 else "".join(f"\n  - {fault}" for fault in faults)
+            raise UserError(f"{path} is not a recipe:{text}", "The keys of a recipe: docs/build.md") from None
 
     @property
     def fingerprint(self) -> str:

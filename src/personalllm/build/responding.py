@@ -211,7 +211,7 @@ def _answer(unit: _Unit) -> _Outcome:
 
     def fail(draw: Draw, kind: str, error: PersonalLLMError) -> bool:
         failures.append((draw, kind, error))
-        return True
+        return bool(responses) or kind != "unreachable"
 
     unit.run(responses.append, fail)
     return _Outcome(tuple(responses), tuple(failures))
@@ -275,8 +275,13 @@ class _Run:
     def _lane(self, works: Sequence[Work], ended: queue.SimpleQueue[BaseException | None]) -> None:
         """Answer for the response models that share one chat model."""
         try:
+            unreachable = None
             for work in works:
-                self._exhaust(work, self.prompts)
+                if unreachable is None:
+                    self._exhaust(work, self.prompts)
+                    unreachable = work.unreachable
+                else:
+                    work.set_aside(unreachable)
         except Stopped:
             ended.put(None)
         except BaseException as error:  # noqa: BLE001  (it is raised again in the main thread)

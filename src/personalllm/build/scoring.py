@@ -22,7 +22,7 @@ from personalllm.protocols import Executor, RewardEnsemble
 from personalllm.storage import atomic_path, digest
 from personalllm.types import F32
 
-__all__ = ["ScoreBlock", "complete_prompts", "score", "score_block"]
+__all__ = ["ScoreBlock", "complete_prompts", "n_scored", "score", "score_block"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +140,18 @@ def score(
     return np.concatenate(columns, axis=2)
 
 
+def n_scored(
+    prompts: Sequence[Prompt], texts: Sequence[Sequence[str]], ensemble: RewardEnsemble, out: Path, *, block: int = 64
+) -> int:
+    """Return how many responses `score` would read back rather than score; arguments as there.
+
+    Where reward models are worked off one by one, a response counts for the share of them that is done.
+    """
+    blocks = _blocks(prompts, texts, block)
+    turns = [_Turn(part, blocks, out / "scores" / digest(part.identity)) for part in _parts(ensemble)]
+    return sum(turn.n_there for turn in turns) * (len(texts[0]) if texts else 0) // len(turns)
+
+
 def _parts(ensemble: RewardEnsemble) -> Sequence[RewardEnsemble]:
     """Return the ensembles that make up another one in order, or that one alone if it does not say."""
     parts = getattr(ensemble, "rewards", None)
@@ -161,10 +173,9 @@ class _Turn:
     def __init__(self, ensemble: RewardEnsemble, blocks: Sequence[ScoreBlock], folder: Path) -> None:
         self._ensemble = ensemble
         self._blocks = blocks
+        self._folder = folder
         self._paths = [folder / f"{block.name}.npy" for block in blocks]
         self._missing = [i for i, path in enumerate(self._paths) if not path.is_file()]
-        for leftover in folder.glob(".*.npy.*.part"):  # of a run that was killed while it wrote
-            leftover.unlink(missing_ok=True)
 
     @property
     def n_there(self) -> int:
@@ -174,6 +185,8 @@ class _Turn:
 
     def score_missing(self, executor: Executor | None) -> Iterator[int]:
         """Score and write the blocks that are not there; yield the number of prompts after each."""
+        for leftover in self._folder.glob(".*.npy.*.part"):  # of a run that was killed while it wrote
+            leftover.unlink(missing_ok=True)
         if not self._missing:
             return
         function, units = partial(score_block, self._ensemble), [self._blocks[i] for i in self._missing]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +18,14 @@ if TYPE_CHECKING:
     from personalllm.build import Recipe
     from personalllm.build.prompts import Prompt
     from personalllm.data import Benchmark
-    from personalllm.protocols import Executor, RewardEnsemble
+    from personalllm.protocols import Executor
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True)
 
 _SCORE_BLOCK = 64
+_MOSTLY = 0.9
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", help="Working folder of the build; run again to go on.")]
@@ -54,16 +54,14 @@ def _console() -> Console:
     return Console()
 
 
-def _ensemble(recipe: Recipe) -> RewardEnsemble:
-    from personalllm.cli.wiring import build_rewards
-
-    return build_rewards({"reward_ensemble": recipe.reward_ensemble})
-
-
-def _read(path: Path) -> Recipe:
+def _read(path: Path, executor: str = "serial") -> Recipe:
+    """Read a recipe, and refuse one that can run nowhere."""
     from personalllm.build import Recipe
+    from personalllm.cli.readiness import check_names
 
-    return Recipe.read(path)
+    recipe = Recipe.read(path)
+    check_names(recipe, executor)
+    return recipe
 
 
 def _executor(name: str) -> Executor | None:
@@ -102,17 +100,17 @@ def prompts(recipe_path: RecipePath, out: Out, *, dry_run: DryRun = False) -> No
     """Read the sources, leave out what cannot be used, and draw the prompts."""
     from personalllm.build import gather_prompts
     from personalllm.build.prompts import counts_of, read_record
-    from personalllm.cli.building import embedder_of, show_counts
+    from personalllm.cli.building import embedder_of, interruptible, show_counts
 
     recipe, console = _read(recipe_path), _console()
     if dry_run:
         _planned(recipe, recipe_path, out, console)
         console.print("Nothing was written.")
         return
-    with _phases(console) as progress:
+    with interruptible(console, out), _phases(console) as progress:
         drawn = gather_prompts(recipe, recipe_path.parent, out, embedder=embedder_of(recipe), progress=progress)
     show_counts(console, counts_of(read_record(out)))
-    _say(console, f"{len(drawn):,} prompts in {out / 'prompts.jsonl'}")
+    _say(console, f"{len(drawn):,} prompts in {out / 'prompts.jsonl'}; what was left out: {out / 'left_out.jsonl'}")
 
 
 def _planned(recipe: Recipe, recipe_path: Path, out: Path, console: Console) -> list[Prompt]:
@@ -148,18 +146,21 @@ def respond(
     """Let every response model answer every prompt; responses that are already there are kept."""
     from personalllm.build import read_prompts
     from personalllm.build import respond as draw
-    from personalllm.cli.building import chat_models_of
+    from personalllm.cli.building import Clock, chat_models_of, interruptible
     from personalllm.cli.progress import reported
+    from personalllm.cli.readiness import refuse_missing
 
-    recipe, console = _read(recipe_path), _console()
+    recipe, console = _read(recipe_path, executor), _console()
     if dry_run:
         _dry_run(recipe, recipe_path, out, ("respond",), responses_per_second=responses_per_second, first=first)
         return
     asked = read_prompts(out, recipe)
     asked = asked[:first] if first else asked
+    if _to_ask(recipe, out, asked):
+        refuse_missing(recipe, ("respond",))
     chat_models = chat_models_of(recipe)
-    with reported("responses", console) as progress:
-        clock = _Clock(progress)
+    with interruptible(console, out), reported("responses", console) as progress:
+        clock = Clock(progress)
         report = draw(recipe, asked, chat_models, out, progress=clock, executor=_executor(executor))
     if not report.spent.reused:
         clock.note(out, "respond")
@@ -171,33 +172,17 @@ def respond(
     _say(console, f"Responses in {out / 'responses'}")
 
 
-class _Clock:
-    """Measures how much was done, and how long it took, from the first call of a progress callback."""
+def _to_ask(recipe: Recipe, out: Path, prompts: list[Prompt]) -> bool:
+    """Tell whether a response is missing, or may be, that is not given up."""
+    from personalllm.build import read_responses
+    from personalllm.build.responding import read_given_up
+    from personalllm.cli.building import reachable_chat_models
 
-    def __init__(self, progress: Callable[[int, int], None]) -> None:
-        self._progress = progress
-        self._started: float | None = None
-        self._first = self._done = self._total = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._started is None:
-            self._started, self._first = time.monotonic(), done
-        self._done, self._total = done, total
-        self._progress(done, total)
-
-    def note(self, out: Path, step: str, whole: int = 0) -> None:
-        """Note the rate for later estimates.
-
-        Args:
-            out: Working folder of the build.
-            step: What was measured.
-            whole: Responses that the total of the callback stands for; the total itself if 0.
-        """
-        from personalllm.build.estimate import note_rate
-
-        if self._started is not None and self._total:
-            share = (self._done - self._first) / self._total
-            note_rate(out, step, round(share * (whole or self._total)), time.monotonic() - self._started)
+    chat_models = reachable_chat_models(recipe)
+    if chat_models is None:
+        return True
+    have, lost = read_responses(recipe, chat_models, out), read_given_up(recipe, chat_models, out)
+    return any(p.prompt_id not in have[name] and p.prompt_id not in lost[name] for name in have for p in prompts)
 
 
 @app.command()
@@ -212,14 +197,17 @@ def score(
     """Score the responses with the reward models; finished blocks are kept."""
     from personalllm.build import read_prompts, read_responses
     from personalllm.build import score as score_blocks
+    from personalllm.build.estimate import score_step
     from personalllm.build.scoring import complete_prompts
-    from personalllm.cli.building import chat_models_of
+    from personalllm.cli.building import Clock, chat_models_of, interruptible, n_absent
     from personalllm.cli.progress import reported
+    from personalllm.cli.readiness import ensemble_of, refuse_missing
 
-    recipe, console = _read(recipe_path), _console()
+    recipe, console = _read(recipe_path, executor), _console()
     if dry_run:
-        _dry_run(recipe, recipe_path, out, ("score",), scores_per_second=scores_per_second)
+        _dry_run(recipe, recipe_path, out, ("score",), scores_per_second=scores_per_second, executor=executor)
         return
+    refuse_missing(recipe, ("score",))
     responses = read_responses(recipe, chat_models_of(recipe), out)
     kept = complete_prompts(read_prompts(out, recipe), responses)[: recipe.prompts.train + recipe.prompts.test]
     texts = [[responses[m.name][p.prompt_id].text for m in recipe.response_model] for p in kept]
@@ -227,13 +215,15 @@ def score(
         raise UserError(
             "No prompt has a usable response of every response model yet.", "Run the step `build respond` first."
         )
-    ensemble = _ensemble(recipe)
-    with reported("scores", console) as progress:
-        clock = _Clock(progress)
+    ensemble = ensemble_of(recipe)
+    absent = n_absent(ensemble, texts)
+    with interruptible(console, out), reported("scores", console) as progress:
+        clock = Clock(progress)
         values = score_blocks(
             kept, texts, ensemble, out, progress=clock, block=_SCORE_BLOCK, executor=_executor(executor)
         )
-    clock.note(out, "score", len(recipe.response_model) * len(kept))
+    if absent is None or absent >= _MOSTLY * clock.left * len(recipe.response_model):
+        clock.note(out, score_step(ensemble, executor), len(recipe.response_model) * len(kept))
     _say(console, f"{values.size:,} scores of {len(kept):,} prompts in {out / 'scores'}")
 
 
@@ -243,7 +233,8 @@ def pack(recipe_path: RecipePath, out: Out, *, dry_run: DryRun = False) -> None:
     from personalllm.build import data_card, read_prompts, read_responses
     from personalllm.build import pack as pack_benchmark
     from personalllm.build.scoring import complete_prompts
-    from personalllm.cli.building import chat_models_of
+    from personalllm.cli.building import chat_models_of, interruptible
+    from personalllm.cli.readiness import ensemble_of
     from personalllm.storage import atomic_path
 
     recipe, console = _read(recipe_path), _console()
@@ -256,7 +247,8 @@ def pack(recipe_path: RecipePath, out: Out, *, dry_run: DryRun = False) -> None:
         )
         _say(console, f"{complete:,} prompts have all responses, {wanted:,} are needed. Nothing was written.")
         return
-    benchmark = pack_benchmark(recipe, read_prompts(out, recipe), responses, chat_models, _ensemble(recipe), out)
+    with interruptible(console, out):
+        benchmark = pack_benchmark(recipe, read_prompts(out, recipe), responses, chat_models, ensemble_of(recipe), out)
     try:
         figures = _figures(benchmark)
     except UserError as error:
@@ -279,19 +271,26 @@ def all_steps(
     executor: ExecutorName = "serial",
 ) -> None:
     """Run the four steps one after the other; what is finished is kept."""
+    from personalllm.build import read_prompts
+    from personalllm.cli.readiness import refuse_missing
+
+    recipe = _read(recipe_path, executor)
     if dry_run:
         _dry_run(
-            _read(recipe_path),
+            recipe,
             recipe_path,
             out,
             ("respond", "score"),
             responses_per_second=responses_per_second,
             scores_per_second=scores_per_second,
+            executor=executor,
         )
         return
-    recipe = _read(recipe_path)
-    _check_ensemble_name(recipe)
-    _ensemble(recipe)  # whatever is wrong with it shows before anything is paid for
+    try:
+        asks = _to_ask(recipe, out, read_prompts(out, recipe))
+    except UserError:
+        asks = True  # nothing is drawn yet
+    refuse_missing(recipe, ("respond", "score") if asks else ("score",))
     prompts(recipe_path, out)
     respond(recipe_path, out, executor=executor)
     score(recipe_path, out, executor=executor)
@@ -307,40 +306,33 @@ def _dry_run(
     responses_per_second: float | None = None,
     scores_per_second: float | None = None,
     first: int = 0,
+    executor: str = "serial",
 ) -> None:
-    """Show counts, requests, tokens, dollars and hours; chat models and reward models are not asked."""
+    """Show counts, requests, tokens, dollars and hours, and what is missing here; no model is asked."""
     from personalllm.build import read_responses
     from personalllm.build.estimate import Rates, estimate, measured_rates
     from personalllm.build.responding import read_given_up
-    from personalllm.cli.building import reachable_chat_models, show_estimate
+    from personalllm.cli.building import reachable_chat_models, scoring_so_far, show_estimate
+    from personalllm.cli.readiness import missing
 
     console = _console()
-    _check_ensemble_name(recipe)
     drawn = _planned(recipe, recipe_path, out, console)
     drawn = drawn[:first] if first else drawn
     chat_models = reachable_chat_models(recipe) if (out / "responses").is_dir() else None
     have = read_responses(recipe, chat_models, out) if chat_models is not None else None
     lost = read_given_up(recipe, chat_models, out) if chat_models is not None else None
-    measured = measured_rates(out)
+    step, scored = scoring_so_far(recipe, drawn, have, out, executor, _SCORE_BLOCK) if "score" in steps else ("", 0)
+    measured = measured_rates(out, step)
     rates = Rates(
         measured.responses_per_second if responses_per_second is None else responses_per_second,
         measured.scores_per_second if scores_per_second is None else scores_per_second,
     )
-    show_estimate(console, estimate(recipe, drawn, have, rates, lost), steps)
+    found = estimate(recipe, drawn, have, rates, lost, scored)
+    show_estimate(console, found, steps)
+    for needs, error in missing(recipe, steps):
+        if needs == "score" or found.requests:
+            _say(console, f"Warning: `{needs}` cannot run here yet. {error}")
     console.print("Nothing was asked, and nothing was written.")
-
-
-def _check_ensemble_name(recipe: Recipe) -> None:
-    """Raise if no reward ensemble has the name; whether it is set up here does not matter."""
-    from personalllm.backends.registry import REWARD_ENSEMBLES
-    from personalllm.backends.reward import is_published, load_rewards
-    from personalllm.errors import UnknownName
-
-    wanted = recipe.reward_ensemble
-    if not isinstance(wanted, str):
-        load_rewards(wanted)
-    elif not (is_published(wanted) or ":" in wanted or wanted in REWARD_ENSEMBLES or Path(wanted).is_file()):
-        raise UnknownName("reward ensemble", wanted, REWARD_ENSEMBLES)
 
 
 def _figures(benchmark: Benchmark) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -9,16 +12,30 @@ from personalllm.cli.progress import duration
 from personalllm.errors import PersonalLLMError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
     from personalllm.build import Recipe, ResponseModel
     from personalllm.build.estimate import Estimate
-    from personalllm.build.prompts import SourceCounts
-    from personalllm.protocols import ChatModel, TextEmbedder
+    from personalllm.build.prompts import Prompt, SourceCounts
+    from personalllm.build.responding import Response
+    from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
 
-__all__ = ["chat_models_of", "embedder_of", "reachable_chat_models", "show_counts", "show_estimate"]
+__all__ = [
+    "Clock",
+    "chat_model_of",
+    "chat_models_of",
+    "check_chat_model",
+    "embedder_of",
+    "interruptible",
+    "n_absent",
+    "reachable_chat_models",
+    "scoring_so_far",
+    "show_counts",
+    "show_estimate",
+]
 
 _LEFT_OUT = (
     ("empty", "empty"),
@@ -35,7 +52,7 @@ _LEFT_OUT = (
 
 def chat_models_of(recipe: Recipe) -> dict[str, ChatModel]:
     """Return the chat models that a recipe names, by the names that it uses; nobody is asked anything."""
-    return {model.chat_model: _chat_model(model) for model in recipe.response_model}
+    return {model.chat_model: chat_model_of(model) for model in recipe.response_model}
 
 
 def reachable_chat_models(recipe: Recipe) -> dict[str, ChatModel] | None:
@@ -56,22 +73,44 @@ def embedder_of(recipe: Recipe) -> TextEmbedder | None:
     return build_embedder(rule.embedder) if rule is not None and rule.method == "embedding" else None
 
 
-def _chat_model(model: ResponseModel) -> ChatModel:
-    from personalllm.backends.llm import CachedChatModel, LocalChatModel, VLLMChatModel
+def check_chat_model(model: ResponseModel) -> None:
+    """Raise if a response model can be asked nowhere; nothing is loaded.
+
+    Raises:
+        UnknownName: If there is no chat model of the name.
+        UserError: If a server has no address, or a setting has no effect.
+    """
     from personalllm.backends.registry import CHAT_MODELS
-    from personalllm.cli.wiring import build_llm
+    from personalllm.cli.wiring import check_chat_model_name
 
     name = model.chat_model
+    check_chat_model_name(name)
     if name.startswith("openai:"):
-        return CachedChatModel(_served(model))
+        _address(model)
+        return
     unused = {"base_url": model.base_url, "api_key_env": model.api_key_env, "timeout": model.timeout}
     unused |= {"requests_per_minute": model.requests_per_minute, "tokens_per_minute": model.tokens_per_minute}
     if name.startswith("vllm:"):
         _refuse(model, unused | {"concurrency": model.concurrency})
-        return VLLMChatModel(name.removeprefix("vllm:"), revision=model.revision or None)
+        return
     _refuse(model, unused | {"revision": model.revision})
     if ":" in name or CHAT_MODELS.is_plugin(name):
         _refuse(model, {"concurrency": model.concurrency})
+
+
+def chat_model_of(model: ResponseModel) -> ChatModel:
+    """Return the chat model of a response model; nobody is asked anything."""
+    from personalllm.backends.llm import CachedChatModel, LocalChatModel, VLLMChatModel
+    from personalllm.backends.registry import CHAT_MODELS
+    from personalllm.cli.wiring import build_llm
+
+    check_chat_model(model)
+    name = model.chat_model
+    if name.startswith("openai:"):
+        return CachedChatModel(_served(model))
+    if name.startswith("vllm:"):
+        return VLLMChatModel(name.removeprefix("vllm:"), revision=model.revision or None)
+    if ":" in name or CHAT_MODELS.is_plugin(name):
         return build_llm(name)
     return LocalChatModel(name, workers=model.concurrency)
 
@@ -86,17 +125,19 @@ def _refuse(model: ResponseModel, settings: Mapping[str, object]) -> None:
         )
 
 
-def _served(model: ResponseModel) -> ChatModel:
-    import os
-
-    from personalllm.backends.llm import OpenAIChatModel, ServerOptions
-
+def _address(model: ResponseModel) -> str:
     address = model.base_url or os.environ.get("OPENAI_BASE_URL", "")
     if not address:
         raise UserError(
             f"Response model {model.name}: the address of {model.chat_model!r} is not known.",
             "Set base_url in the recipe, or the environment variable OPENAI_BASE_URL.",
         )
+    return address
+
+
+def _served(model: ResponseModel) -> ChatModel:
+    from personalllm.backends.llm import OpenAIChatModel, ServerOptions
+
     given = {
         "requests_per_minute": model.requests_per_minute or None,
         "tokens_per_minute": model.tokens_per_minute or None,
@@ -106,11 +147,124 @@ def _served(model: ResponseModel) -> ChatModel:
     }
     return OpenAIChatModel(
         model.chat_model.removeprefix("openai:"),
-        base_url=address,
+        base_url=_address(model),
         concurrency=8 if model.concurrency is None else model.concurrency,
         revision=model.revision or None,
         options=ServerOptions(**{name: value for name, value in given.items() if value is not None}),  # type: ignore[arg-type]
     )
+
+
+class Clock:
+    """Measures how much was done, and how long it took, from the first call of a progress callback."""
+
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self._progress = progress
+        self._started: float | None = None
+        self._first = self._done = self._total = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Note how far the work is and tell it."""
+        if self._started is None:
+            self._started, self._first = time.monotonic(), done
+        self._done, self._total = done, total
+        self._progress(done, total)
+
+    @property
+    def left(self) -> int:
+        """What there was to do at the beginning, in the unit of the callback."""
+        return self._total - self._first
+
+    def note(self, out: Path, step: str, whole: int = 0) -> None:
+        """Note the rate for later estimates.
+
+        Args:
+            out: Working folder of the build.
+            step: What was measured; see `note_rate`.
+            whole: Responses that the total of the callback stands for; the total itself if 0.
+        """
+        from personalllm.build.estimate import note_rate
+
+        if self._started is not None and self._total:
+            share = (self._done - self._first) / self._total
+            note_rate(out, step, round(share * (whole or self._total)), time.monotonic() - self._started)
+
+
+def n_absent(ensemble: RewardEnsemble, texts: Sequence[Sequence[str]]) -> int | None:
+    """Return how many responses have no vector in the cache; None if the reward models keep no vectors.
+
+    Where most have one, scoring is so fast that it says nothing about new responses.
+    """
+    from personalllm.backends.embedding import CachedEmbedder
+
+    embedder = getattr(ensemble, "embedder", None)
+    if not isinstance(embedder, CachedEmbedder):
+        return None
+    flat = [text for row in texts for text in row]
+    return len(flat) - len(set(flat)) + embedder.count_absent(flat)
+
+
+def scoring_so_far(
+    recipe: Recipe,
+    prompts: Sequence[Prompt],
+    responses: Mapping[str, Mapping[str, Response]] | None,
+    out: Path,
+    executor: str,
+    block: int,
+) -> tuple[str, int]:
+    """Return under which name the rate of scoring is noted, and how many responses are scored; nothing is fetched.
+
+    Args:
+        recipe: Who scores.
+        prompts: The prompts in their order.
+        responses: The usable responses, if any can be read.
+        out: Working folder of the build.
+        executor: Who works.
+        block: Prompts in a block.
+    """
+    from personalllm.build.estimate import score_step
+    from personalllm.build.scoring import complete_prompts, n_scored
+    from personalllm.cli.readiness import ensemble_of, missing
+
+    if not (out / "scores").is_dir() or missing(recipe, ("score",)):
+        return "", 0
+    ensemble = ensemble_of(recipe)
+    kept = complete_prompts(prompts, responses)[: recipe.prompts.train + recipe.prompts.test] if responses else []
+    texts = [[found[p.prompt_id].text for found in (responses or {}).values()] for p in kept]
+    return score_step(ensemble, executor), n_scored(kept, texts, ensemble, out, block=block) if kept else 0
+
+
+@contextmanager
+def interruptible(console: Console, out: Path) -> Iterator[None]:
+    """Turn Ctrl-C into a line that says what is kept and how to go on, and the exit status 130."""
+    import typer
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = _kept(out)
+        text = f"Stopped. Kept in {out}: {kept}. The same command goes on from here." if kept else "Stopped. " + _ANEW
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+
+
+_ANEW = "Nothing was finished yet; the same command begins anew."
+
+
+def _kept(out: Path) -> str:
+    """Return in words what a working folder holds."""
+    counts = {
+        "prompts": _n_lines(out / "prompts.jsonl"),
+        "responses": sum(_n_lines(path) for path in (out / "responses").glob("*.jsonl")),
+        "blocks of scores": sum(1 for _ in (out / "scores").glob("*/*.npy")),
+    }
+    return ", ".join(f"{n:,} {what}" for what, n in counts.items() if n)
+
+
+def _n_lines(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    with path.open("rb") as stream:
+        return sum(line.endswith(b"\n") for line in stream)
 
 
 def show_counts(console: Console, counts: Sequence[SourceCounts]) -> None:
@@ -142,11 +296,14 @@ def show_estimate(console: Console, found: Estimate, steps: Sequence[str]) -> No
         console.print(_requests_table(found))
         console.print(_respond_words(found), markup=False, highlight=False)
     if "score" in steps:
-        text = f"Scores: {found.scores:,} responses; finished blocks are not scored again. "
-        hours = found.score_hours
+        done = f", {found.scored:,} of them are done" if found.scored else ""
+        text = f"Scores: {found.scores:,} responses{done}. "
+        hours, rate = found.score_hours, found.rates.scores_per_second
         text += (
-            f"About {duration(hours * 3600)} at {found.rates.scores_per_second:.3g} responses a second."
-            if hours is not None
+            f"About {duration(hours * 3600)} at {rate:.3g} responses a second."
+            if hours and rate is not None
+            else "Nothing is left to score."
+            if hours == 0
             else "Time unknown: give --scores-per-second, or score a few first."
         )
         console.print(text, markup=False, highlight=False)
@@ -191,9 +348,13 @@ def _respond_words(found: Estimate) -> str:
         lines.append(f"About {duration(hours * 3600)} at {rate:.3g} responses a second.")
     if found.least_hours:
         lines.append(f"The limits for a minute demand at least {duration(found.least_hours * 3600)}.")
-    measured = [m.measured for m in found.models]
-    if found.requests and min(measured):
-        lines.append(f"Lengths are those of {sum(measured):,} responses in the folder.")
+    measured = {m.name: m.measured for m in found.models if m.measured}
+    if found.requests and measured:
+        each = ", ".join(f"{name} {n:,}" for name, n in measured.items())
+        lines.append(f"Lengths are those of {sum(measured.values()):,} responses in the folder ({each}).")
+        rest = [m.name for m in found.models if not m.measured]
+        if rest:
+            lines.append(f"Responses of {', '.join(rest)} count with their most tokens.")
     elif found.requests:
         lines.append("No lengths are measured yet, so every response counts with its most tokens.")
     if found.requests and found.unpriced:

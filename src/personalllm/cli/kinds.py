@@ -13,7 +13,7 @@ from typing import Any
 from personalllm.errors import PluginError, UnknownName, UserError
 from personalllm.registry import Registered, Registry, load_object
 
-__all__ = ["Kind", "Listing", "Subject", "all_names", "listings", "registry_of", "subject_of"]
+__all__ = ["PREFIXES", "Kind", "Listing", "Subject", "all_names", "listings", "registry_of", "subject_of"]
 
 
 class Kind(StrEnum):
@@ -97,8 +97,9 @@ def _builtin(kind: Kind, entry: Registered) -> Listing:
     if kind is not Kind.ALGORITHM:
         return Listing(entry, about.summary.rstrip("."))
     needs: Any = about.attributes.get("needs", ())
-    methods = {"rank": "rank", "messages": "generate"}
-    tracks = tuple(track for method, track in methods.items() if method in about.methods)
+    ranks, asks = "rank" in about.methods, "messages" in about.methods
+    taking = {"rank": ranks and "signals" not in needs, "generate": asks, "predict": ranks}
+    tracks = tuple(track for track, takes in taking.items() if takes)
     return Listing(entry, str(about.attributes["title"]), tracks, tuple(sorted(needs)))
 
 
@@ -175,7 +176,7 @@ def subject_of(target: str, kind: Kind | None = None) -> Subject:
         UserError: If there is no such thing, it cannot be loaded or made, it is nothing of a kind that has a contract
             suite, or two kinds have the name.
     """
-    if target.startswith(_PREFIXES):
+    if target.startswith(PREFIXES) or (target.partition("=")[0] in registry_of(Kind.REWARD_MODEL) and "=" in target):
         return _prefixed(target)
     if ":" in target:
         found, made, again = _recognised(load_object(target), target)
@@ -208,7 +209,7 @@ def subject_of(target: str, kind: Kind | None = None) -> Subject:
     return Subject(found, target, entry.origin, made, again, registered=True)
 
 
-_PREFIXES = ("openai:", "transformers:")
+PREFIXES = ("openai:", "transformers:")
 
 
 def _prefixed(target: str) -> Subject:

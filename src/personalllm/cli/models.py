@@ -134,7 +134,11 @@ def serve(
     from rich.markup import escape
 
     from personalllm.backends.llm.serve import ChatServer
+    from personalllm.backends.models import find_entry
+    from personalllm.cli.wiring import check_chat_model_name
 
+    check_chat_model_name(name)
+    find_entry(name)
     console = Console(soft_wrap=True, highlight=False)
     with ChatServer(name, port=port, context_length=context_length, threads=threads) as server:
         console.print(f"[green]serving[/]  {escape(name)}  [bold]{server.base_url}[/]  [dim](Ctrl-C stops it)[/]")

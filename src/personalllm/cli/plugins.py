@@ -101,13 +101,16 @@ def check(
 
     from rich.markup import escape
 
-    from personalllm.cli.kinds import registry_of, subject_of
+    from personalllm.cli.kinds import PREFIXES, registry_of, subject_of
     from personalllm.cli.leaderboard import output_console
     from personalllm.testing import run_checks
 
     console = output_console()
     subject = subject_of(target, kind)
     what = registry_of(subject.kind).kind
+    require = getattr(subject.made, "require", None)
+    if callable(require) and (subject.origin == "built in" or ":" not in subject.name or target.startswith(PREFIXES)):
+        require()  # weights or a package that are not here say nothing about the contract
     console.print(f"[bold]{escape(target)}[/]: {what}, from {escape(subject.origin)}", highlight=False)
     start = time.perf_counter()
     verdicts = [_show(outcome, console) for outcome in run_checks(_checks(subject, embedder, llm))]

@@ -18,6 +18,7 @@ __all__ = [
     "build_llm",
     "build_rewards",
     "called",
+    "check_chat_model_name",
     "checked_backend",
     "optional_embedder",
 ]
@@ -100,6 +101,7 @@ def build_llm(
     from personalllm.backends.llm import CachedChatModel, LocalChatModel, VLLMChatModel
     from personalllm.backends.registry import CHAT_MODELS
 
+    check_chat_model_name(name)
     if name.startswith(_SERVED):
         model: ChatModel = _served_llm(
             name,
@@ -124,6 +126,30 @@ def build_llm(
         return own
     model = LocalChatModel(name, workers=concurrency, context_length=4096 if context_length is None else context_length)
     return CachedChatModel(model) if cache else model
+
+
+def check_chat_model_name(name: str) -> None:
+    """Raise unless a name may stand for a chat model; nothing is loaded, and `module:factory` is not imported.
+
+    Raises:
+        UserError: If it names a model of another kind.
+        UnknownName: If nothing has that name; lists the nearest chat models and plug-ins.
+    """
+    from personalllm.backends.models import load_entries
+    from personalllm.backends.registry import CHAT_MODELS
+
+    if ":" in name or name in CHAT_MODELS:
+        return
+    kinds = {entry.name: entry.kind for entry in load_entries().values()}
+    known = {*CHAT_MODELS, *(other for other, kind in kinds.items() if kind == "chat")}
+    if name in known:
+        return
+    if name in kinds:
+        what = {"embedder": "an embedder", "base": "a base model, without a chat template"}.get(
+            kinds[name], kinds[name]
+        )
+        raise UserError(f"{name!r} is {what}, not a chat model.", f"Chat models: {', '.join(sorted(known))}.")
+    raise UnknownName("chat model", name, known)
 
 
 def _refuse(settings: Sequence[str], name: str, kind: str) -> None:

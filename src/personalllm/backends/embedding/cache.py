@@ -99,6 +99,15 @@ class CachedEmbedder:
             raise self._unusable(error) from error
         return vectors[index]
 
+    def count_absent(self, texts: Sequence[str]) -> int:
+        """Return how many distinct texts have no vector in the cache."""
+        keys = list({hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts})
+        try:
+            with closing(self._open()) as connection:
+                return len(keys) - sum(1 for _ in _select(connection, keys))
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
     def _unusable(self, error: Exception) -> UserError:
         """Say that the cache file cannot be used."""
         return UserError(

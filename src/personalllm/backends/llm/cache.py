@@ -187,6 +187,12 @@ class CachedChatModel:
         """Whether this machine is free while the model inside is waited for."""
         return bool(getattr(self._model, "remote", False))
 
+    def require(self) -> None:
+        """Raise if the model inside says that it cannot be used here."""
+        require = getattr(self._model, "require", None)
+        if callable(require):
+            require()
+
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Return the number of tokens of the messages as the model inside counts them; counts are remembered."""
         key = _digest([(message.role, message.content) for message in messages])

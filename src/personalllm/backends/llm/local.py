@@ -87,6 +87,10 @@ class LocalChatModel:
             self._identity = f"{self._name}@{digest(parts)}"
         return self._identity
 
+    def require(self) -> None:
+        """Raise `MissingExtra` if the runtime is not installed."""
+        _runtime()
+
     @property
     def context_length(self) -> int:
         """Most tokens of prompt and reply together."""

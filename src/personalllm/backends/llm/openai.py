@@ -170,6 +170,17 @@ class OpenAIChatModel:
         }
         return f"{self._model}@{digest(parts)}"
 
+    def require(self) -> None:
+        """Raise unless the server may be asked: client installed, key given, network allowed; nobody is asked.
+
+        Raises:
+            MissingExtra: If the client is not installed.
+            UserError: If the server needs a key and there is none, or it cannot be sent.
+            OfflineError: If `PERSONALLLM_OFFLINE` is set and the server is not on this machine.
+        """
+        openai_sdk()
+        self._endpoint.require()
+
     @property
     def context_length(self) -> int:
         """Most tokens of prompt and reply together, as given or as the server says.

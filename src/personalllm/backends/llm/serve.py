@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any, Self
 
+from personalllm.backends.llm._front import Front
 from personalllm.backends.llm.local import open_server
 from personalllm.backends.models import model_path
 from personalllm.errors import ModelFileError, ParameterError, UserError
@@ -17,7 +18,8 @@ class ChatServer:
     """Serves a GGUF model over HTTP on 127.0.0.1, in the layout of `LocalChatModel`.
 
     One request is answered at a time, without a prompt cache, and the sampler starts from neutral settings, so a
-    request gives the text that `LocalChatModel` gives. Requests that come together wait for each other.
+    request gives the text that `LocalChatModel` gives. Requests that come together wait for each other. A request for
+    another model gets 404 and the code `model_not_found`.
 
     Args:
         name: Name of a registered model file (`personalllm models list`); clients ask for the model by it.
@@ -55,10 +57,9 @@ class ChatServer:
             raise ModelFileError(f"There is no model file at {file}.", "Give the path of a GGUF file.")
         if port:
             _check_free(port)
-        self._server: Any = open_server(
-            file, context_length, threads=threads, port=port, alias=name, embeddings=embeddings
-        )
-        self.base_url = f"{self._server.listening_address}/v1"
+        self._server: Any = open_server(file, context_length, threads=threads, alias=name, embeddings=embeddings)
+        self._front: Front | None = Front(self._server.listening_address, name, port)
+        self.base_url = f"http://127.0.0.1:{self._front.server_port}/v1"
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +69,9 @@ class ChatServer:
 
     def close(self) -> None:
         """Stop listening and free the model."""
-        self._server = None
+        if self._front is not None:
+            self._front.close()
+        self._front = self._server = None
 
 
 def _check_free(port: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from personalllm.errors import MissingExtra, ModelFileError, ParameterError, PersonalLLMError, RunError
@@ -67,6 +68,11 @@ class VLLMChatModel:
             self._model,
             {"revision": self._revision, "context_length": self._given_length, "engine": self._settings},
         )
+
+    def require(self) -> None:
+        """Raise `MissingExtra` if vLLM is not installed; it is not imported, which takes long."""
+        if find_spec("vllm") is None:
+            raise MissingExtra("vllm", "vllm")
 
     @property
     def name(self) -> str:

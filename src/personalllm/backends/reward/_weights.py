@@ -178,11 +178,11 @@ def unreadable(source: str, error: Exception) -> ModelFileError:
     return ModelFileError(f"{source!r} cannot be read: {first}", "Fetch the model again.")
 
 
-def find_files(source: str, revision: str | None = None, *, weights: bool) -> Files:
+def find_files(source: str, revision: str | None = None, *, weights: bool, fetch: bool = True) -> Files:
     """Return the files of a folder, or of a name on the hub: from the hub's cache, fetched if they are not in it.
 
-    Nothing is fetched while `$PERSONALLLM_OFFLINE` or `$HF_HUB_OFFLINE` is set. Fetched are configuration, tokenizer
-    and safetensors; .bin files only where there are no safetensors; never code.
+    Nothing is fetched if `fetch` is False, or while `$PERSONALLLM_OFFLINE` or `$HF_HUB_OFFLINE` is set. Fetched are
+    configuration, tokenizer and safetensors; .bin files only where there are no safetensors; never code.
 
     Raises:
         MissingExtra: If huggingface_hub is not installed and the name is no folder.
@@ -191,7 +191,7 @@ def find_files(source: str, revision: str | None = None, *, weights: bool) -> Fi
     if Path(source).is_dir():
         return Files(Path(source), source)
     hub = library("huggingface_hub")
-    local = _forbidden()
+    local = not fetch or _forbidden()
     patterns = [*_TEXT_FILES, *(["*.safetensors"] if weights else [])]
     try:
         folder = Path(hub.snapshot_download(source, revision=revision, allow_patterns=patterns, local_files_only=local))
@@ -201,8 +201,8 @@ def find_files(source: str, revision: str | None = None, *, weights: bool) -> Fi
             )
     except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        switch = "PERSONALLLM_OFFLINE or HF_HUB_OFFLINE is set, so nothing is fetched."
-        why = f"; {switch}" if local else f" and cannot be had: {first}"
+        switch = "; PERSONALLLM_OFFLINE or HF_HUB_OFFLINE is set, so nothing is fetched." if _forbidden() else "."
+        why = switch if local else f" and cannot be had: {first}"
         at = f" --revision {revision}" if revision else ""
         raise ModelFileError(
             f"The files of {source!r} are not all on this machine{why}",

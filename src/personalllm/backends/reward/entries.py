@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from personalllm.errors import ParameterError, PluginError, UnknownName
+from personalllm.errors import ParameterError, PluginError, UnknownName, UserError
 from personalllm.registry import Registry
 from personalllm.storage import digest
 from personalllm.types import JSON
@@ -283,6 +283,7 @@ def find_reward(source: str | Path | RewardEntry) -> RewardEntry:
 
     Raises:
         UnknownName: If it is none of them; lists the nearest aliases.
+        UserError: If a folder is named that is not there.
         PluginError: If a plugin of that name is no `RewardEntry`.
 
     >>> find_reward("gemma_2b").model
@@ -302,11 +303,21 @@ def find_reward(source: str | Path | RewardEntry) -> RewardEntry:
             )
         return entry
     alias, equals, folder = text.partition("=")
-    if equals and alias in REWARD_MODELS and Path(folder).is_dir():
+    if equals and alias in REWARD_MODELS:
+        if not Path(folder).is_dir():
+            raise _no_folder(folder)
         return replace(find_reward(alias), model=folder, revision=None)
     if text.strip() and Path(text).is_dir():
         return RewardEntry(Path(text).resolve().name, text)
+    if text.startswith(("/", "./", "../", "~")):
+        raise _no_folder(text)
     owner, slash, name = text.partition("/")
     if isinstance(source, Path) or not (owner and slash and name) or "/" in name or text.startswith("."):
         raise UnknownName("reward model, folder or hub model", text, REWARD_MODELS)
     return RewardEntry(name, text)
+
+
+def _no_folder(folder: str) -> UserError:
+    return UserError(
+        f"There is no folder {folder}.", "Give the folder of a model that was saved by transformers: NAME=FOLDER."
+    )

@@ -84,6 +84,11 @@ class PublishedEnsemble:
         """
         return f"transformers:{len(self.rewards)} models {digest([r.identity for r in self.rewards], 32)}"
 
+    def require(self, *, fetch: bool = True) -> None:
+        """Raise unless all models can be loaded here; see `TransformersReward.require`."""
+        for reward in self.rewards:
+            reward.require(fetch=fetch)
+
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> F32:
         """Return the scores of the models, float32 (n, n_reward_models); see `TransformersReward.score`."""
         out = np.empty((len(prompts), len(self.rewards)), np.float32)

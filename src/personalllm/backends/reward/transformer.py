@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -122,6 +123,26 @@ class TransformersReward:
         if not self.model.tokenizer:
             return self._files
         return find_files(self.model.tokenizer, self._commit("_tokenizer_files"), weights=False)
+
+    def require(self, *, fetch: bool = True) -> None:
+        """Raise unless the model can be loaded here; nothing is loaded.
+
+        Args:
+            fetch: Whether files that are not here are fetched now.
+
+        Raises:
+            MissingExtra: If torch or transformers is not installed; said before anything is fetched.
+            ModelFileError: If the files are not here and may not, or cannot, be fetched.
+        """
+        for package in ("torch", "transformers"):
+            if find_spec(package) is None:
+                raise MissingExtra(package, "torch")
+        if fetch:
+            self._files, self._tokenizer_files  # noqa: B018  (found by looking)
+            return
+        find_files(self.model.model, self._commit("_files") or self.model.revision, weights=True, fetch=False)
+        if self.model.tokenizer:
+            find_files(self.model.tokenizer, self._commit("_tokenizer_files"), weights=False, fetch=False)
 
     def _commit(self, which: str) -> str | None:
         """Return the commit at which the process that sent this object found the files."""

@@ -1,0 +1,214 @@
+"""What is wrong with a recipe, in words: the place, what was found there, and what may have been meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+__all__ = ["LANGUAGES", "explain", "hint", "language_fault"]
+
+_CODES = """
+af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de diq
+dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht hu hy ia id ie ilo io is
+it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms mt mwl
+my myv mzn nah nap nds ne new nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh
+si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh
+"""
+LANGUAGES = frozenset(_CODES.split())
+"""Codes of the languages that the detector tells apart."""
+
+_LANGUAGE_NAMES = {
+    "arabic": "ar",
+    "chinese": "zh",
+    "dutch": "nl",
+    "english": "en",
+    "eng": "en",
+    "french": "fr",
+    "german": "de",
+    "deu": "de",
+    "hindi": "hi",
+    "italian": "it",
+    "japanese": "ja",
+    "korean": "ko",
+    "polish": "pl",
+    "portuguese": "pt",
+    "russian": "ru",
+    "spanish": "es",
+    "turkish": "tr",
+}
+_KINDS = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "string_type": 'a text in "quotes"',
+    "tuple_type": "a list in [brackets]",
+    "dict_type": "a table in {braces}",
+    "model_type": "a table",
+}
+_BOUNDS = {
+    "greater_than_equal": ("ge", "{} or more"),
+    "greater_than": ("gt", "more than {}"),
+    "less_than_equal": ("le", "at most {}"),
+    "less_than": ("lt", "less than {}"),
+}
+_PATTERNS = {
+    "name": "made of letters, digits, '.', '_' and '-', and begin with a letter or a digit",
+    "chat_model": "a name without blanks around it",
+    "reference_response_model": "the name of a response model",
+    "api_key_env": "the name of an environment variable, e.g. OPENROUTER_API_KEY, never the key itself",
+}
+_SECRET = ("api_key_env", "base_url")
+
+Place = tuple[int | str, ...]
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """Return the nearest of the known names as a question, else all of them.
+
+    >>> hint("cvs", ["csv", "jsonl"])
+    "Did you mean 'csv'?"
+    >>> hint("xml", ["csv", "jsonl"])
+    "Known: 'csv', 'jsonl'."
+    """
+    names = sorted(known)
+    near = get_close_matches(name, names, n=2, cutoff=0.6)
+    if near:
+        return f"Did you mean {' or '.join(map(repr, near))}?"
+    return f"Known: {', '.join(map(repr, names))}." if names else ""
+
+
+def explain(error: ValidationError, data: Mapping[str, Any], recipe: type[BaseModel]) -> list[str]:
+    """Return a sentence or two for each thing that is wrong.
+
+    Args:
+        error: What the recipe's class found.
+        data: What the file holds.
+        recipe: The recipe's class, for the names of its keys.
+    """
+    found: dict[str, None] = {}
+    errors = error.errors(include_url=False)
+    places = [one["loc"] for one in errors]
+    for one in errors:
+        if one["type"] == "too_short" and any(one["loc"] == place[: len(one["loc"])] != place for place in places):
+            continue  # what is wrong inside is not counted
+        loc = tuple(part for part in one["loc"] if part != "[key]")
+        where = _place(loc, data)
+        words = _sentence(one["type"], loc, one, recipe)
+        found[f"{where}: {words}" if where else words] = None
+    return list(found)
+
+
+def _place(loc: Place, data: Mapping[str, Any]) -> str:
+    """Return where something stands: `source 1`, `response model 2 ('kind')`, `prompts`, or nothing for the top."""
+    if loc[:2] == ("prompts", "source") and len(loc) > 2 and isinstance(loc[2], int):
+        return f"source {loc[2] + 1}"
+    if loc[:1] == ("response_model",) and len(loc) > 1 and isinstance(loc[1], int):
+        tables = data.get("response_model")
+        table = tables[loc[1]] if isinstance(tables, list) and loc[1] < len(tables) else None
+        name = table.get("name") if isinstance(table, dict) else None
+        return f"response model {loc[1] + 1}" + (f" ({name!r})" if isinstance(name, str) else "")
+    if loc[:2] == ("prompts", "near_duplicates"):
+        return "prompts.near_duplicates"
+    return "prompts" if loc[:1] == ("prompts",) and (len(loc) > 1 or "prompts" in data) else ""
+
+
+def _sentence(kind: str, loc: Place, one: Any, recipe: type[BaseModel]) -> str:
+    key, given = _key(loc), one.get("input")
+    special: dict[str, Callable[[], str]] = {
+        "missing": lambda: f"the key {key!r} is missing",
+        "extra_forbidden": lambda: _unknown_key(key, loc, recipe),
+        "literal_error": lambda: _not_one_of(key, loc, given, recipe),
+        "value_error": lambda: str(one["ctx"]["error"]),
+        "too_short": lambda: f"{key!r} needs {one['ctx']['min_length']} or more, got {one['ctx']['actual_length']}",
+        "too_long": lambda: f"{key!r} takes at most {one['ctx']['max_length']}, got {one['ctx']['actual_length']}",
+        "string_too_short": lambda: f"{key!r} must not be empty",
+    }
+    if loc[:1] == ("reward_ensemble",) and kind != "missing":
+        return "'reward_ensemble' must be a name, or a list of names of published reward models"
+    if kind in special:
+        return special[kind]()
+    shown = "" if key in _SECRET else f", got {given!r}"
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return f"{key!r} must be {words.format(format(one['ctx'][bound], 'g'))}{shown}"
+    if kind in _KINDS:
+        what = "a number such as 0.8, or a table" if key == "near_duplicates" else _KINDS[kind]
+        return f"{key!r} must be {what}{shown}"
+    if kind == "string_pattern_mismatch" and key in _PATTERNS:
+        return f"{key!r} must be {_PATTERNS[key]}{shown}"
+    return f"{key!r}: {one['msg'][:1].lower()}{one['msg'][1:]}"
+
+
+def _key(loc: Place) -> str:
+    """Return the last name in a place; an index in a list belongs to the list's name."""
+    names = [part for part in loc if isinstance(part, str)]
+    return names[-1] if names else "the recipe"
+
+
+def _sections(recipe: type[BaseModel]) -> dict[str, frozenset[str]]:
+    """Return the keys of each kind of table, by the words that name the table."""
+    prompts = _inner(recipe, "prompts")
+    return {
+        "the top of the file, before the first [table]": frozenset(recipe.model_fields),
+        "[prompts]": frozenset(prompts.model_fields),
+        "[[prompts.source]]": frozenset(_inner(prompts, "source").model_fields),
+        "[[response_model]]": frozenset(_inner(recipe, "response_model").model_fields),
+        "[prompts.near_duplicates]": frozenset(_inner(prompts, "near_duplicates").model_fields),
+    }
+
+
+def _inner(model: type[BaseModel], field: str) -> type[BaseModel]:
+    """Return the class of the tables below a field."""
+    waiting: list[Any] = [model.model_fields[field].annotation]
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            return found
+        waiting += get_args(found)
+    raise TypeError(f"{field} holds no table")
+
+
+def _unknown_key(key: str, loc: Place, recipe: type[BaseModel]) -> str:
+    sections = _sections(recipe)
+    here = {
+        ("prompts",): "[prompts]",
+        ("prompts", "source"): "[[prompts.source]]",
+        ("prompts", "near_duplicates"): "[prompts.near_duplicates]",
+        ("response_model",): "[[response_model]]",
+    }.get(tuple(part for part in loc[:-1] if isinstance(part, str)), next(iter(sections)))
+    elsewhere = [name for name, keys in sections.items() if key in keys and name != here]
+    if elsewhere and not get_close_matches(key, sections[here], n=1, cutoff=0.8):
+        return f"there is no key {key!r} here; it belongs into {' or '.join(elsewhere)}."
+    return f"there is no key {key!r}. {hint(key, sections[here])}"
+
+
+def _not_one_of(key: str, loc: Place, given: object, recipe: type[BaseModel]) -> str:
+    prompts = _inner(recipe, "prompts")
+    source = _inner(prompts, "source")
+    if "columns" in loc:
+        targets = ("prompt", "subset")
+        return f"columns has no target {key!r}: left stands what it is, right what the file calls it. " + hint(
+            str(given), targets
+        )
+    model, noun = (source, "reader") if key == "reader" else (_inner(prompts, "near_duplicates"), "method")
+    known: Sequence[str] = [name for name in get_args(model.model_fields[key].annotation) if isinstance(name, str)]
+    return f"no {noun} named {given!r}. {hint(str(given), known)}"
+
+
+def language_fault(code: str) -> str:
+    """Return what is wrong with a language code, or nothing."""
+    if code in LANGUAGES:
+        return ""
+    lower = code.lower()
+    meant = _LANGUAGE_NAMES.get(lower) or next(
+        (c for c in (lower.replace("_", "-").split("-")[0],) if c in LANGUAGES), ""
+    )
+    what = (
+        f"Did you mean {meant!r}?" if meant else hint(code, LANGUAGES) if len(code) < 4 else "Give a code such as 'en'."
+    )
+    return f"no language with the code {code!r}. {what}"
