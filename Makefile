@@ -37,9 +37,10 @@ format: $(STAMP) ## Mend what the formatter and the linter can mend
 test: models check ## All checks and the fast tests: unit, contract, end-to-end, docs' examples
 	$(BIN)/pytest -m "not slow"
 
-test-torch: $(STAMP) ## Install torch (choose the build with TORCH=...) and run the tests of the reward models that need it
+test-torch: $(STAMP) ## Install torch (choose the build with TORCH=...) and run the tests that need it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[torch]" "$(TORCH)"
-	$(BIN)/pytest -m torch
+	$(BIN)/pytest -m torch tests/backends
+	$(BIN)/pytest -m "torch and not slow" tests --ignore tests/backends
 
 test-all: models check ## The slow tests too
 	$(BIN)/pytest
