@@ -9,6 +9,9 @@ import typer
 
 __all__ = ["demo"]
 
+RANKERS = ("embedding-ranker", "longest", "pooled-ranker", "random")
+"""Those of the rank track that take seconds; the learners have a track of their own."""
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs and the report.")] = Path("demo-report"),
@@ -44,22 +47,23 @@ def demo(
     embedder, llm = build_embedder(), build_llm(cache=False)
     rewards = build_rewards(benchmark.metadata, embedder)
     embed_texts(benchmark, embedder, console)
-    stages: tuple[tuple[Literal["rank", "generate"], str, dict[str, Any]], ...] = (
-        ("rank", f"{users:,} users choose among stored responses", {"n_users": users}),
+    stages: tuple[tuple[Literal["rank", "generate"], tuple[str, ...], str, dict[str, Any]], ...] = (
+        ("rank", RANKERS, f"{users:,} users choose among stored responses", {"n_users": users}),
         (
             "generate",
+            ("all",),
             f"{llm.name} writes for {writers} users, the reward models score what it wrote",
             {"n_users": users, "limit": min(writers, users), "max_tokens": max_tokens},
         ),
     )
     found = []
-    for track, what, knobs in stages:
+    for track, names, what, knobs in stages:
         console.print(f"\n[bold]{track} track[/]: {what}")
         stage_began = time.perf_counter()
         protocol = Protocol.for_benchmark(benchmark, track=track, seed=seed, **knobs)
         with watch(console) as progress:
             results = evaluate(
-                ["all"], protocol, benchmark, embedder=embedder, llm=llm, rewards=rewards, out=out, progress=progress
+                names, protocol, benchmark, embedder=embedder, llm=llm, rewards=rewards, out=out, progress=progress
             )
         found.append(results)
         show_leaderboard(results)
