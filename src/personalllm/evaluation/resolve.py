@@ -44,6 +44,11 @@ class Entry:
     label: str
     key: str
 
+    def spec(self) -> JSON:
+        """Return what is needed to make the algorithm again; of one from outside this package, its class too."""
+        kind, spec = type(self.algorithm), self.algorithm.spec()
+        return spec if kind.__module__.startswith(_OURS) else spec | {"class": f"{kind.__module__}:{kind.__qualname__}"}
+
     @classmethod
     def of(cls, algorithm: Algorithm) -> Entry:
         """Name an algorithm.

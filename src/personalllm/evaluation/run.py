@@ -24,6 +24,7 @@ from personalllm.evaluation.results import Results
 from personalllm.evaluation.store import DiskStore, Store, Unit, to_json
 from personalllm.evaluation.task import Task
 from personalllm.evaluation.tracks import Backends, RankTrack, Track, make_units
+from personalllm.evaluation.watched import Watched, unwatched
 from personalllm.protocols import ChatModel, Executor, RewardEnsemble, TextEmbedder
 from personalllm.storage import digest
 from personalllm.types import F32, JSON
@@ -87,7 +88,7 @@ def evaluate(
     track: Track = GenerateTrack(task, backends, policies) if bound.track == "generate" else RankTrack(task, backends)
     store = Store(bound.fingerprint) if out is None else DiskStore(Path(out) / bound.fingerprint, bound.fingerprint)
     manifest = write_manifest(store, bound, benchmark, task.describe(), backends)
-    run = _Run(task, track, policies, store, progress or _unwatched, executor if bound.track == "rank" else None)
+    run = _Run(store, progress or unwatched, task, track, policies, executor if bound.track == "rank" else None)
     write_order(store, [entry.key for entry in entries])
     keys = [run.algorithm(entry) for entry in entries] + [run.reference(policy) for policy in policies]
     write_order(store, keys)
@@ -101,28 +102,22 @@ def _check_needs(entries: Sequence[Entry], task: Task, backends: Backends) -> No
         task.check_history(entry.algorithm.history, backends.embedder)
 
 
-def _unwatched(_event: ProgressEvent) -> None:
-    """Nobody watches."""
-
-
 @dataclass(frozen=True, eq=False)
-class _Run:
+class _Run(Watched):
     task: Task
     track: Track
     policies: StoredPolicies
-    store: Store
-    progress: Progress
     executor: Executor | None
 
     def algorithm(self, entry: Entry) -> str:
         """Do what is missing of an algorithm; return its key."""
         total, label = self.track.n_rows, entry.label
-        if self._complete(entry.key, label):
+        if self.complete(entry.key, label):
             self.progress(ProgressEvent(label, "start", total, total))
             self.progress(ProgressEvent(label, "finish", total, total))
             return entry.key
         units = make_units(self.track, entry.key, self.task.protocol.seed)
-        tables = [self._read(unit, label) for unit in units]
+        tables = [self.read(unit, label) for unit in units]
         done = sum(unit.stop - unit.start for unit, table in zip(units, tables, strict=True) if table is not None)
         self.progress(ProgressEvent(label, "start", done, total))
         began = time.perf_counter()
@@ -136,11 +131,7 @@ class _Run:
             done += unit.stop - unit.start
             self.progress(ProgressEvent(label, "step", done, total))
         title = entry.algorithm.title or entry.algorithm.id
-        kind = type(entry.algorithm)
-        spec = entry.algorithm.spec()
-        if not kind.__module__.startswith("personalllm."):
-            spec["class"] = f"{kind.__module__}:{kind.__qualname__}"
-        summary = {"label": label, "title": title, "spec": spec, "kind": "algorithm"}
+        summary = {"label": label, "title": title, "spec": entry.spec(), "kind": "algorithm"}
         summary |= {"paper": entry.algorithm.paper, "counts": self.track.counts(tables)}
         self._finish(entry.key, summary, self.track.utilities(tables))
         self.progress(ProgressEvent(label, "finish", total, total))
@@ -158,7 +149,7 @@ class _Run:
         """Note a reference policy; return its key."""
         spec: JSON = {"id": policy.id, "params": {}}
         key = f"{slug(policy.id)}-{digest({'reference': spec}, 12)}"
-        if self._complete(key, policy.id):
+        if self.complete(key, policy.id):
             return key
         for unit in make_units(self.track, key, self.task.protocol.seed):
             table = self.track.stored(policy, unit)
@@ -167,23 +158,6 @@ class _Run:
         summary = {"label": policy.id, "title": policy.title, "spec": spec, "kind": "reference"}
         self._finish(key, summary | {"paper": "", "counts": {}}, policy.utility)
         return key
-
-    def _complete(self, key: str, label: str) -> bool:
-        before = len(self.store.damaged)
-        complete = self.store.read_done(key) is not None
-        self._report_damage(label, before)
-        return complete
-
-    def _read(self, unit: Unit, label: str) -> Any | None:
-        before = len(self.store.damaged)
-        table = self.store.read_part(unit)
-        self._report_damage(label, before)
-        return table
-
-    def _report_damage(self, label: str, before: int) -> None:
-        for path in self.store.damaged[before:]:
-            message = f"{path} is cut off, altered or not of this run; it is made again."
-            self.progress(ProgressEvent(label, "damaged", message=message))
 
     def _finish(self, key: str, summary: JSON, utility: F32) -> None:
         per_user = per_user_means(

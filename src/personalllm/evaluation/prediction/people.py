@@ -19,11 +19,11 @@ from personalllm.errors import DataError
 from personalllm.evaluation.prediction.people_results import learner_result
 from personalllm.evaluation.prediction.people_task import PeopleProtocol, PeopleTask, Split
 from personalllm.evaluation.prediction.results import PredictResults
-from personalllm.evaluation.prediction.run import learner_spec
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.resolve import Entry, resolve
 from personalllm.evaluation.store import DiskStore, Store, Unit, read_json
 from personalllm.evaluation.tracks import checked, running
+from personalllm.evaluation.watched import Watched, unwatched
 from personalllm.feedback.people import PeoplePreferences
 from personalllm.protocols import TextEmbedder
 from personalllm.seeding import derive_seed
@@ -85,7 +85,7 @@ def predict_people(
     store = Store(manifest["fingerprint"])
     if out is not None:
         store = DiskStore(Path(out) / manifest["fingerprint"], manifest["fingerprint"])
-    run = _Run(task, store, embedder, progress or _unwatched)
+    run = _Run(store, progress or unwatched, task, embedder)
     learners: list[JSON] = []
     for entry in entries:
         run.parts(entry.key, entry.label, partial(run.predicted, entry))
@@ -116,13 +116,9 @@ def load_people(folder: str | Path) -> PredictResults:
     return _assembled(DiskStore(path.parent, str(manifest["fingerprint"])), manifest)
 
 
-def _unwatched(_event: ProgressEvent) -> None:
-    """Nobody watches."""
-
-
 def _about(entry: Entry) -> JSON:
     """Return what a page says of a learner, and what is needed to make it again."""
-    about: JSON = {"key": entry.key, "id": entry.label, "kind": "learner", "spec": learner_spec(entry)}
+    about: JSON = {"key": entry.key, "id": entry.label, "kind": "learner", "spec": entry.spec()}
     about |= {"title": entry.algorithm.title or entry.label, "paper": entry.algorithm.paper}
     return about | {"log_odds": entry.algorithm.log_odds}
 
@@ -149,11 +145,9 @@ def _manifest(task: PeopleTask, embedder: TextEmbedder | None) -> JSON:
 
 
 @dataclass(frozen=True, eq=False)
-class _Run:
+class _Run(Watched):
     task: PeopleTask
-    store: Store
     embedder: TextEmbedder | None
-    progress: Progress
 
     def parts(self, key: str, label: str, made: Callable[[Split], Any]) -> None:
         """Do what is missing of a learner, fit by fit."""
@@ -161,7 +155,7 @@ class _Run:
         for split in splits:
             seed = derive_seed(self.task.protocol.seed, "people fit", key, split.index)
             unit = Unit(key, split.index, split.index, split.index + 1, seed)
-            if self.store.read_part(unit) is None:
+            if self.read(unit, label) is None:
                 began = time.perf_counter()
                 self.store.write_part(unit, made(split))
                 self.store.add_seconds(key, time.perf_counter() - began)

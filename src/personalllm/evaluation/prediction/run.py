@@ -29,11 +29,12 @@ from personalllm.evaluation.references import PREDICTORS
 from personalllm.evaluation.resolve import Entry, resolve, slug
 from personalllm.evaluation.store import DiskStore, Store, Unit
 from personalllm.evaluation.tracks import Backends, fitted
+from personalllm.evaluation.watched import Watched, unwatched
 from personalllm.protocols import Executor, TextEmbedder
 from personalllm.storage import digest
 from personalllm.types import F32, JSON
 
-__all__ = ["learner_spec", "predict"]
+__all__ = ["predict"]
 
 
 def predict(
@@ -82,7 +83,7 @@ def predict(
         _check_entry(entry, backends)
     store = Store(bound.fingerprint) if out is None else DiskStore(Path(out) / bound.fingerprint, bound.fingerprint)
     manifest = write_manifest(store, bound, benchmark, task.describe(), backends)
-    run = _Run(Work(task, backends), store, progress or _unwatched, executor)
+    run = _Run(store, progress or unwatched, Work(task, backends), executor)
     write_order(store, [entry.key for entry in entries])
     keys = [run.learner(entry) for entry in entries]
     predictors = Predictors(task, embedder)
@@ -101,15 +102,9 @@ def _check_entry(entry: Entry, backends: Backends) -> None:
     backends.bind(entry.algorithm.fresh())
 
 
-def _unwatched(_event: ProgressEvent) -> None:
-    """Nobody watches."""
-
-
 @dataclass(frozen=True, eq=False)
-class _Run:
+class _Run(Watched):
     work: Work
-    store: Store
-    progress: Progress
     executor: Executor | None
 
     @cached_property
@@ -121,11 +116,11 @@ class _Run:
         """Do what is missing of a learner; return its key."""
         label, steps = entry.label, self.work.steps(entry.key)
         total = sum(part.n_pairs for parts in steps for part in parts)
-        if self._complete(entry.key, label):
+        if self.complete(entry.key, label):
             self.progress(ProgressEvent(label, "start", total, total))
             self.progress(ProgressEvent(label, "finish", total, total))
             return entry.key
-        tables = {part: self._read(part.unit, label) for parts in steps for part in parts}
+        tables = {part: self.read(part.unit, label) for parts in steps for part in parts}
         missing = [parts for parts in steps if any(tables[part] is None for part in parts)]
         done = total - sum(part.n_pairs for parts in missing for part in parts)
         self.progress(ProgressEvent(label, "start", done, total))
@@ -141,7 +136,7 @@ class _Run:
             self.progress(ProgressEvent(label, "step", done, total))
         algorithm = entry.algorithm
         title = algorithm.title or algorithm.id
-        summary: JSON = {"label": label, "title": title, "spec": learner_spec(entry), "kind": "learner"}
+        summary: JSON = {"label": label, "title": title, "spec": entry.spec(), "kind": "learner"}
         summary |= {"paper": algorithm.paper, "log_odds": algorithm.log_odds}
         self._finish(entry.key, summary, self._joined(tables))
         self.progress(ProgressEvent(label, "finish", total, total))
@@ -183,7 +178,7 @@ class _Run:
         """Note a null or an oracle; return its key. It is the same for every number of shots."""
         spec = predictors.spec(name)
         key = f"{slug(name)}-{digest({'predictor': spec}, 12)}"
-        if self._complete(key, name):
+        if self.complete(key, name):
             return key
         cells: dict[Cell, Any] = {}
         for group in self.work.task.groups.values():
@@ -206,31 +201,6 @@ class _Run:
         if at_every_shots:
             record, columns = _repeated(record, columns, {kind: group.shots for kind, group in task.groups.items()})
         self.store.write_done(key, summary | record | {"track": "predict"}, columns)
-
-    def _complete(self, key: str, label: str) -> bool:
-        before = len(self.store.damaged)
-        complete = self.store.read_done(key) is not None
-        self._report_damage(label, before)
-        return complete
-
-    def _read(self, unit: Unit, label: str) -> Any | None:
-        before = len(self.store.damaged)
-        table = self.store.read_part(unit)
-        self._report_damage(label, before)
-        return table
-
-    def _report_damage(self, label: str, before: int) -> None:
-        for path in self.store.damaged[before:]:
-            message = f"{path} is cut off, altered or not of this run; it is made again."
-            self.progress(ProgressEvent(label, "damaged", message=message))
-
-
-def learner_spec(entry: Entry) -> JSON:
-    """Return what is needed to make the learner again."""
-    kind, spec = type(entry.algorithm), entry.algorithm.spec()
-    if not kind.__module__.startswith("personalllm."):
-        spec["class"] = f"{kind.__module__}:{kind.__qualname__}"
-    return spec
 
 
 def _repeated(
