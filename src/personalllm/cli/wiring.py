@@ -102,29 +102,26 @@ def build_llm(
     from personalllm.backends.registry import CHAT_MODELS
 
     check_chat_model_name(name)
+    model: ChatModel
     if name.startswith(_SERVED):
-        model: ChatModel = _served_llm(
-            name,
-            base_url,
-            stream=stream,
-            context_length=context_length,
-            concurrency=concurrency,
-            revision=revision,
-        )
+        sizes = {"context_length": context_length, "concurrency": concurrency}
+        model = _served_llm(name, base_url, stream=stream, revision=revision, **sizes)
         return CachedChatModel(model) if cache else model
     here = name.startswith(_OFFLINE_ENGINE)
     given = {"base_url": base_url, "stream": stream}
     other = {"concurrency": concurrency} if here else {"revision": revision}
     _refuse([setting for setting, value in (given | other).items() if value], name, "a server, openai:MODEL")
     if here:
-        engine = VLLMChatModel(name.removeprefix(_OFFLINE_ENGINE), revision=revision, context_length=context_length)
-        return CachedChatModel(engine) if cache else engine
-    if ":" in name or CHAT_MODELS.is_plugin(name):
+        model = VLLMChatModel(name.removeprefix(_OFFLINE_ENGINE), revision=revision, context_length=context_length)
+    elif ":" in name or CHAT_MODELS.is_plugin(name):
         sizes = {"context_length": context_length, "concurrency": concurrency}
         _refuse([setting for setting, value in sizes.items() if value is not None], name, "a named model or a server")
         own: ChatModel = _own(name, CHAT_MODELS, ChatModel)
         return own
-    model = LocalChatModel(name, workers=concurrency, context_length=4096 if context_length is None else context_length)
+    else:
+        model = LocalChatModel(
+            name, workers=concurrency, context_length=4096 if context_length is None else context_length
+        )
     return CachedChatModel(model) if cache else model
 
 

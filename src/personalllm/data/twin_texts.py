@@ -52,26 +52,8 @@ def make_twin_over(benchmark: Benchmark, embedder: TextEmbedder, *, seed: int = 
     train = benchmark.rows("train") if "train" in benchmark.splits else np.empty(0, np.int32)
     if not len(train):
         raise DataError(f"The benchmark {benchmark.name!r} has no train rows.", "Mark some in the column `split`.")
-    shape = (benchmark.n_prompts, N_RESPONSES)
     texts = benchmark.responses.to_pylist()
-    lengths = np.log(np.maximum(1.0, [len(text) for text in texts])).reshape(shape)
-    vectors = np.asarray(embedder.embed(texts), np.float64).reshape(*shape, -1)
-    noise = draw_noise(benchmark.n_prompts, generator(seed, "twin over texts", "noise"))
-    n_factors = 1 + max(FAMILIES) + 1 + len(REWARD_MODELS)
-    read = _projections(vectors, n_factors, generator(seed, "twin over texts", "directions"))
-    mixed = np.sqrt(explained) * read + np.sqrt(1 - explained) * np.concatenate(
-        [noise["quality"][..., None], noise["family"], noise["own"]], axis=2
-    )
-    means = lengths.mean(axis=1, keepdims=True)
-    factors: dict[str, F32] = {
-        "length": _scaled(lengths - means),
-        "prompt_length": _scaled(means - means.mean()),
-        "quality": mixed[..., 0].astype(np.float32),
-        "family": mixed[..., 1 : 1 + noise["family"].shape[2]].astype(np.float32),
-        "own": mixed[..., -len(REWARD_MODELS) :].astype(np.float32),
-    }
-    nobody = (0.0,) * N_RESPONSES
-    scores, _ = twin_scores(replace(CALIBRATED, model_length=nobody, model_quality=nobody), noise | factors)
+    scores = _scores(texts, embedder, seed, explained)
     return Benchmark.from_arrays(
         name=f"twin-over-{benchmark.name}",
         prompt_ids=benchmark.prompt_ids.to_pylist(),
@@ -93,6 +75,30 @@ def make_twin_over(benchmark: Benchmark, embedder: TextEmbedder, *, seed: int = 
             }
         },
     )
+
+
+def _scores(texts: list[str], embedder: TextEmbedder, seed: int, explained: float) -> F32:
+    """Return standardised scores, float32 (n_prompts, 8, 10), whose factors are read from the texts."""
+    shape = (len(texts) // N_RESPONSES, N_RESPONSES)
+    lengths = np.log(np.maximum(1.0, [len(text) for text in texts])).reshape(shape)
+    vectors = np.asarray(embedder.embed(texts), np.float64).reshape(*shape, -1)
+    noise = draw_noise(shape[0], generator(seed, "twin over texts", "noise"))
+    n_factors = 1 + max(FAMILIES) + 1 + len(REWARD_MODELS)
+    read = _projections(vectors, n_factors, generator(seed, "twin over texts", "directions"))
+    mixed = np.sqrt(explained) * read + np.sqrt(1 - explained) * np.concatenate(
+        [noise["quality"][..., None], noise["family"], noise["own"]], axis=2
+    )
+    means = lengths.mean(axis=1, keepdims=True)
+    factors: dict[str, F32] = {
+        "length": _scaled(lengths - means),
+        "prompt_length": _scaled(means - means.mean()),
+        "quality": mixed[..., 0].astype(np.float32),
+        "family": mixed[..., 1 : 1 + noise["family"].shape[2]].astype(np.float32),
+        "own": mixed[..., -len(REWARD_MODELS) :].astype(np.float32),
+    }
+    nobody = (0.0,) * N_RESPONSES
+    scores, _ = twin_scores(replace(CALIBRATED, model_length=nobody, model_quality=nobody), noise | factors)
+    return scores
 
 
 def _projections(vectors: F64, n_factors: int, rng: np.random.Generator) -> F64:
