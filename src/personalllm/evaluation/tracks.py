@@ -114,13 +114,13 @@ def fitted(task: Task, backends: Backends, entry: Entry) -> Algorithm:
     return algorithm
 
 
-def own_copy(task: Task, backends: Backends, algorithm: Algorithm, label: str, seed: int) -> Algorithm:
+def own_copy(pool: Histories, backends: Backends, algorithm: Algorithm, label: str, seed: int) -> Algorithm:
     """Return a deep copy of a fitted algorithm, so that no unit of work sees what another one left behind.
 
     The backends, the corpus and the columns of the pool cannot change, so they are shared.
 
     Args:
-        task: Whose pool it was fitted on.
+        pool: What it was fitted on.
         backends: Handed over to the copy again.
         algorithm: Fitted.
         label: Its name in messages.
@@ -129,7 +129,6 @@ def own_copy(task: Task, backends: Backends, algorithm: Algorithm, label: str, s
     Raises:
         RunError: If what it learned cannot be copied.
     """
-    pool = task.pool
     parts = [getattr(part, field.name) for part in (pool, pool.corpus) for field in dataclasses.fields(part)]
     shared = (backends.embedder, backends.llm, backends.signals, pool, *parts)
     with running(label, "a deep copy of what fit learned"):
@@ -171,7 +170,7 @@ class RankTrack:
         """Let the algorithm choose for a shard of users; ties go to the lowest column of the corpus."""
         import pyarrow as pa
 
-        algorithm = own_copy(self.task, self.backends, prepared.algorithm, prepared.label, unit.seed)
+        algorithm = own_copy(self.task.pool, self.backends, prepared.algorithm, prepared.label, unit.seed)
         queries = self.task.queries(unit.start, unit.stop)
         histories = take_users(prepared.histories, unit.start, unit.stop)
         with running(prepared.label, "adapt"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from personalllm.evaluation.prediction.results import PredictResults
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.resolve import Entry, resolve
 from personalllm.evaluation.store import DiskStore, Store, Unit, read_json
-from personalllm.evaluation.tracks import checked, running
+from personalllm.evaluation.tracks import Backends, checked, own_copy, running
 from personalllm.evaluation.watched import Watched, unwatched
 from personalllm.feedback.people import PeoplePreferences
 from personalllm.protocols import TextEmbedder
@@ -178,9 +176,8 @@ class _Run(Watched):
         """Yield, for each condition, the margins of each kind of prompts."""
         everything = self.task.people.histories
         for kind, shots in self.task.conditions(split):
-            with running(entry.label, "a deep copy of what fit learned"):
-                own = self._copy(algorithm, pool)
-            own.bind(embedder=self.embedder, seed=derive_seed(algorithm.seed, kind, shots))
+            seed = derive_seed(algorithm.seed, kind, shots)
+            own = own_copy(pool, Backends(self.embedder), algorithm, entry.label, seed)
             with running(entry.label, "adapt"):
                 own.adapt(self.task.history(split, shots, kind))
             margins = []
@@ -192,10 +189,6 @@ class _Run(Watched):
                 at = np.arange(len(rows))
                 margins.append(values[at, everything.chosen[rows]] - values[at, everything.rejected[rows]])
             yield margins
-
-    def _copy(self, algorithm: Algorithm, pool: Histories) -> Algorithm:
-        parts = [getattr(part, field.name) for part in (pool, pool.corpus) for field in dataclasses.fields(part)]
-        return copy.deepcopy(algorithm, {id(value): value for value in (self.embedder, pool, *parts)})
 
     def null(self, name: str, split: Split) -> Any:
         """Return the predictions of a null, which ignores who asks."""

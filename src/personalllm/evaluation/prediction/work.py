@@ -92,7 +92,7 @@ class Work:
         """Adapt a copy of a fitted learner and predict the test pairs of the parts."""
         first = parts[0]
         group, unit = self.task.groups[first.cell.users], first.unit
-        algorithm = own_copy(self.task.task, self.backends, prepared.algorithm, prepared.label, unit.seed)
+        algorithm = own_copy(self.task.task.pool, self.backends, prepared.algorithm, prepared.label, unit.seed)
         histories = group.prefix(first.cell.history, first.cell.shots, unit.start, unit.stop)
         began = time.perf_counter()
         with running(prepared.label, "adapt"):
