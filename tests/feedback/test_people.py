@@ -130,7 +130,7 @@ def test_a_column_says_nothing_about_what_was_chosen() -> None:
 
 
 BROKEN = [
-    ("p.txt", "user,prompt\n", "is no file of preferences"),
+    ("p.txt", "user,prompt\n", "is not a file of preferences"),
     ("p.csv", "user,prompt,chosen,rejected\n", "is empty"),
     ("p.csv", "user,prompt,chosen\na,b,c\n", "has the columns chosen, prompt, user"),
     ("p.csv", "user,prompt,chosen,rejected\na,b,c\n", "line 2: not as many values as columns"),

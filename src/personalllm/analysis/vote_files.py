@@ -12,19 +12,16 @@ list of objects in the layout of the PandaLM test set: `instruction`, `input`, a
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from personalllm.analysis.votes import Ties, Votes
+from personalllm.data.rows import rows_of_file
 from personalllm.errors import DataError, ParameterError
 from personalllm.types import JSON
 
@@ -34,7 +31,7 @@ TIE = "tie"
 """Name of the option that ties become with `ties="option"`."""
 
 _MOST_OPTIONS = 255
-_FORMATS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+_COLUMNS = ("prompt", "option", "voter", "count", "text")
 _ANNOTATOR = re.compile(r"annotator[0-9]+\Z")
 _PANDALM_OPTIONS = ("response 1", "response 2")
 
@@ -73,18 +70,13 @@ def read_votes(path: Path, *, name: str | None = None, ties: Ties = "split") -> 
     if ties not in ("split", "option", "drop"):
         raise ParameterError("ties", "'split', 'option' or 'drop'", ties)
     path = path.expanduser()
-    kind = next((suffix for suffix in _FORMATS if path.name.lower().endswith(suffix)), None)
-    if kind is None:
-        raise DataError(f"{path.name} is not a file of votes.", f"Give one of {', '.join(_FORMATS)}.")
-    if not path.is_file():
-        raise DataError(f"There is no file {path}.", "Check the path.")
+    rows = rows_of_file(path, "votes", _COLUMNS.__contains__)
     ballot = _Ballot()
-    if kind.startswith(".json") and not kind.startswith(".jsonl"):
-        _take_pandalm(ballot, path)
+    if path.name.lower().endswith((".json", ".json.gz")):
+        _take_pandalm(ballot, path.name, rows)
     else:
-        rows = _parquet(path) if kind == ".parquet" else _csv(path) if kind.startswith(".csv") else _jsonl(path)
-        for where, row in rows:
-            _take(ballot, f"{path.name}, {where}", row)
+        for place, row in rows:
+            _take(ballot, f"{path.name}, {place}", row)
     if not ballot.votes:
         raise DataError(f"{path.name} holds no votes.", "Give at least one row with an option and a voter or a count.")
     if len(ballot.options) > _MOST_OPTIONS:
@@ -93,59 +85,6 @@ def read_votes(path: Path, *, name: str | None = None, ties: Ties = "split") -> 
             "Name options by position or by who wrote them, not by their texts.",
         )
     return _votes(ballot, name or path.name, path.name, ties)
-
-
-def _text(path: Path) -> str:
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
-        return data.decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path.name} cannot be read: {error}.", "Write it as UTF-8; gzip it only if it ends in .gz."
-        ) from error
-
-
-def _csv(path: Path) -> Iterator[tuple[str, JSON]]:
-    try:
-        reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
-        for row in reader:
-            if None in row:
-                raise DataError(f"{path.name}, line {reader.line_num}: more values than columns.", "Quote the commas.")
-            yield f"line {reader.line_num}", row
-    except csv.Error as error:
-        raise DataError(
-            f"{path.name} is not CSV: {error}.", "Quote texts with commas, quotes or line breaks."
-        ) from error
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, JSON]]:
-    for number, line in enumerate(_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path.name}, line {number}: not JSON: {error}.", "Write one object a line.") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path.name}, line {number}: not an object.", "Write one object a line.")
-        yield f"line {number}", row
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, JSON]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-        columns = [name for name in file.schema_arrow.names if name in ("prompt", "option", "voter", "count", "text")]
-        batches = file.iter_batches(columns=columns)
-        number = 0
-        for batch in batches:
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number}", row
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path.name} is not Parquet: {error}.", "Write it again.") from error
 
 
 def _cell(row: JSON, column: str) -> str:
@@ -193,19 +132,11 @@ def _count(where: str, value: Any) -> float:
     return count
 
 
-def _take_pandalm(ballot: _Ballot, path: Path) -> None:
+def _take_pandalm(ballot: _Ballot, file: str, rows: Iterable[tuple[str, JSON]]) -> None:
     """Take the votes of a file in the layout of the PandaLM test set."""
-    try:
-        rows = json.loads(_text(path))
-    except ValueError as error:
-        raise DataError(
-            f"{path.name} is not JSON: {error}.", "For one object a line, end the name in .jsonl."
-        ) from error
-    if not isinstance(rows, list):
-        raise DataError(f"{path.name} is not a list of objects.", "A .json file must have the layout of PandaLM.")
-    for number, row in enumerate(rows):
-        where = f"{path.name}, item {number}"
-        names = sorted(name for name in row if _ANNOTATOR.match(name)) if isinstance(row, dict) else []
+    for number, (place, row) in enumerate(rows):
+        where = f"{file}, {place}"
+        names = sorted(name for name in row if _ANNOTATOR.match(name))
         if not names:
             raise DataError(f"{where}: there is no key 'annotator1'.", "A .json file must have the layout of PandaLM.")
         parts = (_cell(row, "instruction"), _cell(row, "input"))

@@ -19,8 +19,8 @@ from typing import Self
 
 import numpy as np
 
+from personalllm.data.rows import rows_of_file
 from personalllm.errors import DataError, ParameterError
-from personalllm.feedback._rows import rows_of_file
 from personalllm.seeding import generator
 from personalllm.storage import digest
 from personalllm.types import I32, JSON, Corpus, Histories
@@ -147,7 +147,11 @@ class PeoplePreferences:
         if not own.keys() <= known:
             raise ParameterError("columns", f"of {', '.join(sorted(known))}", sorted(own.keys() - known))
         names = {own.get(column, column) for column in known}
-        rows = ((f"{path.name}, {place}", row) for place, row in rows_of_file(path, sorted(names)))
+
+        def wanted(column: str) -> bool:
+            return column in names or _ANNOTATOR.match(column) is not None
+
+        rows = ((f"{path.name}, {place}", row) for place, row in rows_of_file(path, "preferences", wanted))
         return cls.of(_preferences(path.name, rows, own), name=name or path.name, seed=seed)
 
 

@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +20,24 @@ FORMATS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parq
 """The endings that are read."""
 
 
-def rows_of_file(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, JSON]]:
-    """Yield (place, row) for each row of a file; of a Parquet file only the columns named are read.
+def rows_of_file(path: Path, what: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, JSON]]:
+    """Yield (place, row) for each row of a file.
+
+    Args:
+        path: The file; its ending says what it is.
+        what: What it should hold, for messages, e.g. `votes`.
+        wanted: Tells by its name whether a column is needed; of a Parquet file only these are read.
 
     Raises:
         DataError: If the file is absent, has another ending, or cannot be read; says where.
     """
     kind = next((suffix for suffix in FORMATS if path.name.lower().endswith(suffix)), None)
     if kind is None:
-        raise DataError(f"{path.name} is no file of preferences.", f"Give one of {', '.join(FORMATS)}.")
+        raise DataError(f"{path.name} is not a file of {what}.", f"Give one of {', '.join(FORMATS)}.")
     if not path.is_file():
         raise DataError(f"There is no file {path}.", "Check the path.")
     if kind == ".parquet":
-        return _parquet(path, columns)
+        return _parquet(path, wanted)
     if kind.startswith(".csv"):
         return _csv(path)
     return _json_lines(path) if kind.startswith(".jsonl") else _json_items(path)
@@ -90,14 +95,14 @@ def _object(path: Path, place: str, row: Any) -> tuple[str, JSON]:
     return place, row
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, JSON]]:
+def _parquet(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, JSON]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     number = 0
     try:
         with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-            known = [name for name in file.schema_arrow.names if name in columns or name.startswith("annotator")]
+            known = [name for name in file.schema_arrow.names if wanted(name)]
             for batch in file.iter_batches(batch_size=1024, columns=known):
                 for row in batch.to_pylist():
                     number += 1
