@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from personalllm.errors import ModelFileError
+from personalllm.core.errors import ModelFileError
 
 os.environ["PERSONALLLM_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")

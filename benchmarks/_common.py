@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from personalllm.types import F32
+from personalllm.core.types import F32
 from personalllm.users import Population
 
 __all__ = [

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 from personalllm import Protocol, load
-from personalllm.algorithms import get_algorithm
 from personalllm.backends.embedding import default_embedder
 from personalllm.evaluation import predict
 from personalllm.evaluation.prediction.metrics import Cell
+from personalllm.methods import get_method
 
 VARIANTS = {
     "the whole": {},
@@ -35,8 +35,8 @@ def main(name: str = "mini", seed: int = 0, pool_users: int = 1_000) -> None:
     protocol = Protocol.for_benchmark(
         benchmark, track="predict", seed=seed, n_users=300, pool_users=pool_users, prediction=prediction
     )
-    variants = [get_algorithm("calibrated-bayes", **params) for params in VARIANTS.values()]
-    learners = [*variants, get_algorithm("hierarchical-bt")]
+    variants = [get_method("calibrated-bayes", **params) for params in VARIANTS.values()]
+    learners = [*variants, get_method("hierarchical-bt")]
     results = predict(learners, protocol, benchmark, embedder=default_embedder())
     found = [learner for learner in results.learners if learner.kind == "learner"]
     labels = dict(zip((learner.id for learner in found), [*VARIANTS, "hierarchical-bt"], strict=True))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from _common import MEGABYTE, Row, full_size, in_fresh_process, peak_bytes, seconds, wall_and_processor
 
-from personalllm.types import F32, U8
+from personalllm.core.types import F32, U8
 from personalllm.users import Population, choices
 
 ROUNDS = 3

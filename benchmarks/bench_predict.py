@@ -9,11 +9,11 @@ import numpy as np
 from _common import Row, in_fresh_process, wall_and_processor
 
 from personalllm import load
-from personalllm.algorithms import Algorithm, get_algorithm
 from personalllm.backends.embedding import default_embedder
+from personalllm.core.types import Histories, Queries
 from personalllm.data import Standardiser
 from personalllm.feedback import CorpusView, FeedbackRule, interact, sample_prompts
-from personalllm.types import Histories, Queries
+from personalllm.methods import Method, get_method
 from personalllm.users import Population
 
 CONVEX = (
@@ -69,13 +69,13 @@ class Scene:
         return self.histories("test", N_QUERIES, 20)
 
 
-def accuracy(algorithm: Algorithm, test: Histories) -> float:
-    ranked = algorithm.rank(Queries(test.corpus, test.n_users, test.user, test.prompt))
+def accuracy(method: Method, test: Histories) -> float:
+    ranked = method.utilities(Queries(test.corpus, test.n_users, test.user, test.prompt))
     row = np.arange(len(test))
     return float((ranked[row, test.chosen] > ranked[row, test.rejected]).mean())
 
 
-def one_user(algorithm: Algorithm, targets: Histories) -> tuple[float, float]:
+def one_user(method: Method, targets: Histories) -> tuple[float, float]:
     """Median seconds, by the clock and of the processor, of adapting each of some users alone."""
     took = []
     for user in range(N_ALONE):
@@ -83,7 +83,7 @@ def one_user(algorithm: Algorithm, targets: Histories) -> tuple[float, float]:
         columns = (column[rows] for column in (targets.prompt, targets.chosen, targets.rejected))
         alone = Histories(targets.corpus, 1, np.zeros(rows.stop - rows.start, np.int32), *columns)
         start = time.perf_counter(), time.process_time()
-        algorithm.adapt(alone)
+        method.adapt(alone)
         took.append((time.perf_counter() - start[0], time.process_time() - start[1]))
     wall, used = np.median(took, axis=0).tolist()
     return wall, used
@@ -93,13 +93,13 @@ def measure() -> dict[str, dict[str, float]]:
     scene, found = Scene(), {}
     _ = scene.pool, scene.targets, scene.test
     for name in CONVEX:
-        algorithm, right = get_algorithm(name).bind(embedder=scene, seed=0), []
+        method, right = get_method(name).bind(embedder=scene, seed=0), []
 
-        def work(algorithm: Algorithm = algorithm, right: list[float] = right) -> None:
-            right.append(accuracy(algorithm.fit(scene.pool).adapt(scene.targets), scene.test))
+        def work(method: Method = method, right: list[float] = right) -> None:
+            right.append(accuracy(method.fit(scene.pool).adapt(scene.targets), scene.test))
 
         wall, used = wall_and_processor(work)
-        alone, alone_used = one_user(algorithm, scene.targets)
+        alone, alone_used = one_user(method, scene.targets)
         found[name] = {"wall": wall, "processor": used, "alone": alone, "alone_used": alone_used, "accuracy": right[0]}
     return found
 

@@ -1,4 +1,4 @@
-"""The rank track on the embedded benchmark: 1,000 users, every algorithm, embeddings from the cache."""
+"""The rank track on the embedded benchmark: 1,000 users, every method, embeddings from the cache."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def track() -> dict[str, float]:
 def run() -> list[Row]:
     found = in_fresh_process("bench_rank", "track")
     measured = f"{found['seconds']:.1f} s ({found['processor']:.1f} s of processor)"
-    return [Row("rank track on mini, 1,000 users, all algorithms", measured, "< 60 s", found["seconds"] < 60)]
+    return [Row("rank track on mini, 1,000 users, all methods", measured, "< 60 s", found["seconds"] < 60)]

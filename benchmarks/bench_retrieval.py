@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from _common import MEGABYTE, Row, in_fresh_process, measured_memory, wall_and_processor
 
-from personalllm.algorithms.retrieval import nearest, nearest_interactions, unit_rows
-from personalllm.types import F32
+from personalllm.core.types import F32
+from personalllm.methods.parts.retrieval import nearest, nearest_interactions, unit_rows
 
 N_QUERIES, N_USERS, N_PROMPTS, N_PAIRS, K, SHOTS = 1_000, 10_000, 9_402, 50, 20, 3
 LOOPED = 40
@@ -90,7 +90,7 @@ def _flat(keys: F32) -> Any:
 
 def compared(queries: F32, keys: F32, kinds: dict[str, Callable[[F32], Any]]) -> dict[str, Any]:
     """Return, for each way to search, seconds of processor to build and to search all queries, and recall."""
-    from personalllm.algorithms import _retrieval_faiss as offered
+    from personalllm.methods.parts import retrieval_faiss as offered
 
     nearest(queries[:2], keys[:9_000], K)
     start = time.process_time()

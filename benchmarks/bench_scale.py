@@ -23,9 +23,9 @@ import numpy as np
 from _common import Row, full_size, in_fresh_process
 
 from personalllm.backends.executor import ProcessExecutor, SerialExecutor
-from personalllm.errors import PersonalLLMError
+from personalllm.core.errors import PersonalLLMError
+from personalllm.core.seeding import derive_seed
 from personalllm.feedback import FeedbackRule, interact, sample_prompts
-from personalllm.seeding import derive_seed
 from personalllm.users import Population, choices
 
 N_PROMPTS, N_RESPONSES, N_RMS = 10_402, 8, 10

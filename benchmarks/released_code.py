@@ -19,20 +19,20 @@ from rich.console import Console
 from rich.table import Table
 
 from personalllm import load
-from personalllm.algorithms import Algorithm, get_algorithm
-from personalllm.algorithms.lookup_icl import LookupICL
-from personalllm.algorithms.meta_icl import MetaICL
-from personalllm.algorithms.retrieval import nearest_interactions
 from personalllm.backends.embedding import default_embedder
 from personalllm.backends.reward import CompactEnsemble
+from personalllm.core.seeding import generator
+from personalllm.core.types import ChatRequest, Histories
 from personalllm.data import ScoreTable
 from personalllm.data.standardise import PUBLISHED
 from personalllm.evaluation import get_preset
 from personalllm.evaluation.task import Task
 from personalllm.feedback import InteractionPool, interact
-from personalllm.seeding import generator
+from personalllm.methods import Method, get_method
+from personalllm.methods.icl.lookup_icl import LookupICL
+from personalllm.methods.icl.meta_icl import MetaICL
+from personalllm.methods.parts.retrieval import nearest_interactions
 from personalllm.testing import EchoChatModel
-from personalllm.types import ChatRequest, Histories
 from personalllm.users import Population, utilities
 
 SHOTS = 3
@@ -94,16 +94,16 @@ class Lab:
         made = interact(self.task.others, kept, self.pool_prompts, self.task.rule, 0)
         return dataclasses.replace(made, n_responses=table.n_responses)
 
-    def across(self, algorithm: Any, pool: Histories) -> tuple[Shown, Any]:
-        """Return what an algorithm that learns across users shows, and the similar users of each query."""
-        algorithm.bind(embedder=self.embedder, llm=EchoChatModel()).fit(pool).adapt(self.random)
-        algorithm.messages(self.queries)
-        rows = algorithm.rows_
+    def across(self, method: Any, pool: Histories) -> tuple[Shown, Any]:
+        """Return what a method that learns across users shows, and the similar users of each query."""
+        method.bind(embedder=self.embedder, llm=EchoChatModel()).fit(pool).adapt(self.random)
+        method.messages(self.queries)
+        rows = method.rows_
         to = self.task.view.to_responses
         flat = np.where(rows < 0, 0, rows).ravel()
         prompt = pool.prompt[flat]
         chosen, rejected = to(prompt, pool.chosen[flat]), to(prompt, pool.rejected[flat])
-        return Shown(*(column.reshape(rows.shape) for column in (prompt, chosen, rejected))), algorithm.users_
+        return Shown(*(column.reshape(rows.shape) for column in (prompt, chosen, rejected))), method.users_
 
 
 class _Noted:
@@ -248,9 +248,9 @@ def _write(lab: Lab, shown: Shown, n: int, llm: Any, rewards: Any) -> Any:
     columns = (view.to_columns(prompt, column[order].ravel()) for column in (shown.chosen, shown.rejected))
     user = np.repeat(np.arange(n, dtype=np.int32), SHOTS)
     histories = Histories(view.corpus, n, user, prompt.astype(np.int32), *columns)
-    algorithm: Algorithm = get_algorithm("icl", n_shots=SHOTS).bind(embedder=lab.embedder, llm=llm)
+    method: Method = get_method("icl", n_shots=SHOTS).bind(embedder=lab.embedder, llm=llm)
     queries = task.queries(0, n)
-    conversations = algorithm.adapt(histories).messages(queries)
+    conversations = method.adapt(histories).messages(queries)
     replies = llm.chat([ChatRequest(c.messages, max_tokens=64) for c in conversations])
     texts = [reply.text for reply in replies]
     raw = rewards.score([task.benchmark.prompt(int(row)) for row in queries.prompt], texts)

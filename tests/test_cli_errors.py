@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from personalllm.cli import app as entry
-from personalllm.errors import RunError, UserError
+from personalllm.core.errors import RunError, UserError
 
 
 def end(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> Any:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalllm import errors, seeding, storage
-from personalllm.registry import Registry, load_object
-from personalllm.types import ChatRequest, Corpus, Histories, Message, Queries
+from personalllm.core import errors, seeding, storage
+from personalllm.core.registry import Registry, load_object
+from personalllm.core.types import ChatRequest, Corpus, Histories, Message, Queries
 
 CORPUS = Corpus(["p", "q"], [["a", "b", "c"], ["d", "e", "f"]])
 
@@ -23,7 +23,7 @@ CORPUS = Corpus(["p", "q"], [["a", "b", "c"], ["d", "e", "f"]])
     "error",
     [
         errors.ParameterError("alpha", "> 0", -1),
-        errors.UnknownName("algorithm", "rndom", ["random", "oracle"]),
+        errors.UnknownName("method", "rndom", ["random", "oracle"]),
         errors.MissingExtra("torch", "torch"),
         errors.DataError("It is broken.", "Mend it."),
     ],
@@ -41,8 +41,8 @@ def test_every_error_is_of_one_of_the_two_families():
 
 
 def test_unknown_name_suggests_the_nearest_or_lists_all():
-    assert "Did you mean 'random'?" in str(errors.UnknownName("algorithm", "rndom", ["random", "oracle"]))
-    assert "Known: oracle, random." in str(errors.UnknownName("algorithm", "zzz", ["random", "oracle"]))
+    assert "Did you mean 'random'?" in str(errors.UnknownName("method", "rndom", ["random", "oracle"]))
+    assert "Known: oracle, random." in str(errors.UnknownName("method", "zzz", ["random", "oracle"]))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_chat_request_refuses_bad_knobs(knobs, message):
 
 def test_registry_lists_without_importing_and_names_what_fails(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    registry = Registry("algorithm", {"heavy": "no_such_module_xyz:Thing", "join": "os.path:join"})
+    registry = Registry("method", {"heavy": "no_such_module_xyz:Thing", "join": "os.path:join"})
     assert list(registry) == ["heavy", "join"]
     assert registry.load("join") is os.path.join
     with pytest.raises(errors.PluginError, match="Cannot import 'no_such_module_xyz'"):
@@ -186,7 +186,7 @@ def test_offline_switch(value, expected, monkeypatch):
 HEAVY = ("matplotlib", "sklearn", "numba", "scipy", "onnxruntime", "xllamacpp", "torch", "ray", "pyarrow.dataset")
 
 
-@pytest.mark.parametrize("module", ["personalllm", "personalllm.cli", "personalllm.algorithms"])
+@pytest.mark.parametrize("module", ["personalllm", "personalllm.cli", "personalllm.methods"])
 def test_importing_the_front_doors_is_light(module):
     code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)

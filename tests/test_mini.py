@@ -12,8 +12,8 @@ import personalllm
 from personalllm.analysis import Votes
 from personalllm.backends.reward import shipped_metadata
 from personalllm.build import Recipe, fault
+from personalllm.core.seeding import generator
 from personalllm.data import Standardiser, load, validate
-from personalllm.seeding import generator
 from personalllm.users import Population
 
 PATH = Path(personalllm.__file__).parent / "data" / "mini" / "mini.parquet"

@@ -18,17 +18,17 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from personalllm.algorithms import list_algorithms, load_algorithm
 from personalllm.cli import plugins
 from personalllm.cli.app import app
 from personalllm.cli.evaluate import evaluate
 from personalllm.cli.kinds import Kind, listings, registry_of, subject_of
 from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
+from personalllm.core.errors import PluginError, UnknownName, UserError
+from personalllm.core.registry import Registry, load_object
 from personalllm.data import Benchmark, write_benchmark
-from personalllm.errors import PluginError, UnknownName, UserError
 from personalllm.evaluation import read_results
-from personalllm.registry import Registry, load_object
-from personalllm.testing import Check, HashEmbedder, algorithm_checks, embedder_checks, run_checks
+from personalllm.methods import list_methods, load_method
+from personalllm.testing import Check, HashEmbedder, embedder_checks, method_checks, run_checks
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKEND = '''
@@ -114,7 +114,7 @@ def distribution(folder: Path, name: str, points: dict[str, dict[str, str]], ver
 
 
 SICK = {
-    "personalllm.algorithm": {
+    "personalllm.method": {
         "fine": "sick.fine:Fine",
         "absent-module": "sick.nowhere:Thing",
         "absent-name": "sick.fine:Nothing",
@@ -139,7 +139,7 @@ SICK_FILES = {
     "fine": """
         from dataclasses import dataclass
         from typing import ClassVar
-        from personalllm.algorithms.longest import Longest
+        from personalllm.methods.baselines.longest import Longest
         from personalllm.testing import EchoChatModel as Echo
         NUMBER = 7
 
@@ -182,7 +182,7 @@ def sick(tmp_path: Path, on_path: Callable[[Path], None]) -> Path:
     for name, text in SICK_FILES.items():
         (site / "sick" / f"{name}.py").write_text(textwrap.dedent(text))
     distribution(site, "sick-kit", SICK)
-    distribution(site, "rival", {"personalllm.algorithm": {"twice": "sick.fine:Fine"}}, "9")
+    distribution(site, "rival", {"personalllm.method": {"twice": "sick.fine:Fine"}}, "9")
     on_path(site)
     return site
 
@@ -221,7 +221,7 @@ def test_the_real_command_line_sees_an_installed_package(installed: Path, tmp_pa
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("likes-alike", Kind.ALGORITHM),
+        ("likes-alike", Kind.METHOD),
         ("letters", Kind.EMBEDDER),
         ("parrot", Kind.CHAT_MODEL),
         ("surface", Kind.REWARD_ENSEMBLE),
@@ -277,17 +277,17 @@ def test_a_plugins_name_works_wherever_a_built_in_name_does(
 
 
 def test_lists_name_what_is_broken_and_show_the_rest(sick: Path) -> None:
-    result = run("list", "algorithms")
+    result = run("list", "methods")
     assert result.exit_code == 0, result.output
     text = flat(result.output)
     for reason in (
         "absent-module broken, see below sick-kit 1.2",
-        "absent-module: The algorithm 'absent-module' of sick-kit 1.2 (sick.nowhere:Thing) does not load",
+        "absent-module: The method 'absent-module' of sick-kit 1.2 (sick.nowhere:Thing) does not load",
         "does not load: ModuleNotFoundError: No module named 'sick.nowhere'.",
         "'absent-name' of sick-kit 1.2 (sick.fine:Nothing) does not load: AttributeError",
         "'raises' of sick-kit 1.2 (sick.raises:Thing) does not load: ZeroDivisionError: division by zero.",
         "'exits' of sick-kit 1.2 (sick.leaves:Thing) does not load: SystemExit: [red]gone",
-        "no-class: 'no-class' is a int, not a subclass of personalllm.algorithms.Algorithm.",
+        "no-class: 'no-class' is a int, not a subclass of personalllm.methods.Method.",
         "its entry point names no object in a module",
         "'longest' of sick-kit 1.2 has the name of a built-in one and is not used.",
         "'twice' is registered by rival 9 and sick-kit 1.2.",
@@ -322,16 +322,16 @@ def test_reward_models_and_servers_are_checked_too(monkeypatch: pytest.MonkeyPat
 
 
 def test_other_names_work_beside_broken_plugins(sick: Path) -> None:
-    assert {"fine", "raises", "longest"} <= set(list_algorithms())
-    assert load_algorithm("longest").__module__ == "personalllm.algorithms.longest"
-    assert load_algorithm("fine").title == "[bold]Fine"
+    assert {"fine", "raises", "longest"} <= set(list_methods())
+    assert load_method("longest").__module__ == "personalllm.methods.baselines.longest"
+    assert load_method("fine").title == "[bold]Fine"
     with pytest.raises(PluginError, match=r"'raises' of sick-kit 1\.2 .*ZeroDivisionError") as caught:
-        load_algorithm("raises")
+        load_method("raises")
     assert "uninstall sick-kit" in caught.value.remedy
     with pytest.raises(PluginError, match="registered by rival 9 and sick-kit"):
-        load_algorithm("twice")
+        load_method("twice")
     with pytest.raises(UnknownName, match="Did you mean 'raises'"):
-        load_algorithm("raise")
+        load_method("raise")
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,8 @@ def test_listing_imports_no_built_in_file() -> None:
     code = (
         "import sys; from personalllm.cli.kinds import Kind, listings\n"
         "rows = [row for kind in Kind for row in listings(kind)]; assert len(rows) > 20, rows\n"
-        "mine = ('personalllm.algorithms.icl', 'personalllm.algorithms.longest', 'personalllm.backends.llm.local')\n"
+        "mine = ('personalllm.methods.icl.icl', 'personalllm.methods.baselines.longest',"
+        " 'personalllm.backends.llm.local')\n"
         "heavy = ('numba', 'sklearn', 'onnxruntime', 'xllamacpp', 'torch', 'transformers', 'nltk', 'pyarrow')\n"
         "print([m for m in (*mine, *heavy) if m in sys.modules])"
     )
@@ -371,8 +372,8 @@ def test_listing_imports_no_built_in_file() -> None:
 
 
 def test_what_is_read_off_the_built_in_files_is_what_they_say() -> None:
-    for row in listings(Kind.ALGORITHM):
-        cls = load_algorithm(row.entry.name)
+    for row in listings(Kind.METHOD):
+        cls = load_method(row.entry.name)
         assert (row.title, row.tracks, set(row.needs)) == (cls.title, cls.tracks(), set(cls.needs))
     for kind in Kind:
         for row in listings(kind):
@@ -394,21 +395,21 @@ MINE = """
 from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np
-from personalllm.algorithms.longest import Longest
+from personalllm.methods.baselines.longest import Longest
 from personalllm.testing import Check, HashEmbedder, EchoChatModel, SurfaceRewards
 
 @dataclass
 class Unseeded(Longest):
     id: ClassVar[str] = "unseeded"
     title: ClassVar[str] = "[red]Unseeded"
-    def rank(self, queries):
-        return super().rank(queries) * np.random.default_rng().random(dtype=np.float32)
+    def utilities(self, queries):
+        return super().utilities(queries) * np.random.default_rng().random(dtype=np.float32)
 
 @dataclass
 class Crashes(Longest):
     id: ClassVar[str] = "crashes"
-    def rank(self, queries):
-        return super().rank(queries) / len(queries.user[queries.user > 9][0])
+    def utilities(self, queries):
+        return super().utilities(queries) / len(queries.user[queries.user > 9][0])
 
 class LongRows(HashEmbedder):
     def embed(self, texts):
@@ -458,9 +459,9 @@ def test_check_names_the_broken_clause_and_goes_on(mine: None) -> None:
     }
     assert lines["rank-odd-texts"] == lines["dataclass"] == "passed"
     text = flat(result.output)
-    assert "Unseeded: equal seeds must give equal ranks. Draw with personalllm.seeding.generator" in text
+    assert "Unseeded: equal seeds must give equal ranks. Draw with personalllm.core.seeding.generator" in text
     assert "13 of 18 checks passed, 1 failed, 4 skipped" in text
-    assert "mine_plugin:Unseeded breaks the contract of an algorithm." in text
+    assert "mine_plugin:Unseeded breaks the contract of a method." in text
 
 
 def test_check_shows_where_a_strangers_code_raises(mine: None) -> None:
@@ -477,7 +478,7 @@ def test_check_shows_where_a_strangers_code_raises(mine: None) -> None:
         ("mine_plugin:chats", "chat model", 0),
         ("mine_plugin:LongRows", "embedder", 1),
         ("mine_plugin:Restless", "embedder", 1),
-        ("longest", "algorithm", 0),
+        ("longest", "method", 0),
     ],
 )
 def test_check_finds_out_what_a_thing_is(mine: None, target: str, what: str, status: int) -> None:
@@ -494,15 +495,15 @@ def test_an_identity_that_changes_is_found(mine: None) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("mine_plugin:NUMBER",), "'mine_plugin:NUMBER' is an int, which is neither an algorithm nor an embedder"),
+        (("mine_plugin:NUMBER",), "'mine_plugin:NUMBER' is an int, which is neither a method nor an embedder"),
         (("mine_plugin:nothing",), "makes a NoneType, which is neither"),
         (
             ("mine_plugin:Half",),
             r"has score\(\) but is not one of the reward-ensembles.*lacks: identity, reward_models",
         ),
         (("mine_plugin:needy",), "called without arguments and failed: TypeError.*Give every argument a default"),
-        (("mine_plugin:made",), "an algorithm that was already made.*Name its class"),
-        (("personalllm.algorithms:Algorithm",), "is the base class itself"),
+        (("mine_plugin:made",), "a method that was already made.*Name its class"),
+        (("personalllm.methods:Method",), "is the base class itself"),
         (("mine_plugin:Nothing",), "no attribute of 'mine_plugin' named 'Nothing'"),
         (("mine_plugin.py:Half",), "the name of a file, not of a module.*Write mine_plugin:Half"),
         (("./a/b.py:C",), r"Write a\.b:C"),
@@ -517,10 +518,10 @@ def test_an_identity_that_changes_is_found(mine: None) -> None:
         (("gemma_2b",), "are not all on this machine|is not installed"),
         (("longes",), "Did you mean 'longest'"),
         (("vader",), "a text classifier; there is no contract suite"),
-        (("gemma3-270m",), "There is no algorithm or backend named"),
+        (("gemma3-270m",), "There is no method or backend named"),
         (("mine_plugin:embedder", "--kind", "chat-models"), "is one of the embedders, not of the chat-models"),
         (("longest", "--kind", "chat-models"), "There is no chat model named 'longest'"),
-        (("mine_plugin:embedder", "--llm", "x"), "--embedder and --llm are for algorithms"),
+        (("mine_plugin:embedder", "--llm", "x"), "--embedder and --llm are for methods"),
     ],
 )
 def test_check_says_why_there_is_nothing_to_check(
@@ -561,19 +562,19 @@ def test_only_chat_models_are_offered_in_place_of_an_unknown_one() -> None:
         assert what in error.message
 
 
-def test_an_algorithms_id_must_be_its_registered_name(sick: Path) -> None:
+def test_a_methods_id_must_be_its_registered_name(sick: Path) -> None:
     result = run("check", "misnamed")
     assert result.exit_code == 1
     assert "It is registered as 'misnamed', but its id is 'fine'." in flat(result.output)
 
 
-def test_an_algorithm_can_be_checked_with_another_embedder(mine: None) -> None:
+def test_a_method_can_be_checked_with_another_embedder(mine: None) -> None:
     result = run("check", "embedding-ranker", "--embedder", "personalllm.testing:HashEmbedder")
     assert result.exit_code == 0, result.output
 
 
 def test_the_clauses_have_names_of_their_own_and_remedies() -> None:
-    for checks in (algorithm_checks(load_algorithm("icl")), embedder_checks(HashEmbedder())):
+    for checks in (method_checks(load_method("icl")), embedder_checks(HashEmbedder())):
         names = [check.name for check in checks]
         assert len(set(names)) == len(names)
         for check in checks:

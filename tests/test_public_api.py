@@ -9,13 +9,13 @@ import pytest
 
 import personalllm
 
-ROOMS = ("data", "users", "feedback", "algorithms", "evaluation", "analysis", "report", "build", "testing")
+ROOMS = ("data", "users", "feedback", "methods", "evaluation", "analysis", "report", "build", "testing")
 
 
 def test_the_front_door():
     assert personalllm.__all__ == [
-        "Algorithm",
         "Benchmark",
+        "Method",
         "Population",
         "Protocol",
         "Results",

@@ -10,10 +10,10 @@ import pytest
 
 from personalllm.build import score
 from personalllm.build.prompts import Prompt
+from personalllm.core.seeding import generator
 from personalllm.data import Benchmark, Standardiser, load, validate, write_benchmark
 from personalllm.evaluation import Protocol, compare, evaluate
 from personalllm.evaluation.task import Task
-from personalllm.seeding import generator
 from personalllm.users import iter_utilities
 
 pytestmark = [pytest.mark.models, pytest.mark.shared]
@@ -72,7 +72,7 @@ def test_no_policy_beats_the_oracle_or_loses_to_the_worst_response(benchmark, re
     population = task.population
     worst = np.concatenate([block.min(-1).mean(-1) for _, block in iter_utilities(population, table)])
     best = np.concatenate([block.max(-1).mean(-1) for _, block in iter_utilities(population, table)])
-    utility = {r.id: r.per_user["mean_utility"] for r in results.algorithms}
+    utility = {r.id: r.per_user["mean_utility"] for r in results.methods}
     np.testing.assert_allclose(utility["oracle"], best, atol=1e-5)
     for name, values in utility.items():
         assert (values <= utility["oracle"] + 1e-6).all(), name
@@ -81,7 +81,7 @@ def test_no_policy_beats_the_oracle_or_loses_to_the_worst_response(benchmark, re
 
 
 def test_the_references_span_the_gain(results):
-    gain = {r.id: r.metrics["gain"].value for r in results.algorithms}
+    gain = {r.id: r.metrics["gain"].value for r in results.methods}
     assert gain["oracle"] == 1
     assert gain["population-best"] == 0
     assert gain["best-single-rm"] <= 0

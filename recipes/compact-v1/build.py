@@ -34,9 +34,9 @@ from personalllm.backends.reward import (
     train_compact,
 )
 from personalllm.backends.reward.metrics import length_correlations, lengths
-from personalllm.seeding import generator
-from personalllm.storage import write_json
-from personalllm.types import F32, JSON
+from personalllm.core.seeding import generator
+from personalllm.core.storage import write_json
+from personalllm.core.types import F32, JSON
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "src/personalllm/backends/reward/weights"

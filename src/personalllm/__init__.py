@@ -1,4 +1,4 @@
-"""The benchmark of LLM personalisation: simulated users with truly different tastes, algorithms, protocols, reports.
+"""The benchmark of LLM personalisation: simulated users with truly different tastes, methods, protocols, reports.
 
 The names below are the front door; the rooms behind it (`personalllm.data`, `personalllm.users`, ...) hold the rest.
 
@@ -13,16 +13,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from personalllm.algorithms.base import Algorithm
     from personalllm.data import Benchmark, Standardiser, load
     from personalllm.evaluation import Protocol, Results, evaluate, read_results
+    from personalllm.methods.base import Method
     from personalllm.users import Population, choices
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Algorithm",
     "Benchmark",
+    "Method",
     "Population",
     "Protocol",
     "Results",
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Algorithm": "personalllm.algorithms.base",
+    "Method": "personalllm.methods.base",
     "Benchmark": "personalllm.data",
     "Population": "personalllm.users",
     "Protocol": "personalllm.evaluation",

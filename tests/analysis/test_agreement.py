@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personalllm.analysis import Votes, agreement, answer_overlap, user_agreement
-from personalllm.errors import ParameterError
+from personalllm.core.errors import ParameterError
 
 RNG = np.random.default_rng(5)
 CHOICES = RNG.integers(0, 3, (7, 11)).astype(np.uint8)

@@ -3,8 +3,8 @@ import pytest
 from scipy.stats import spearmanr
 
 from personalllm.analysis.audit import audit
+from personalllm.core.errors import DataError
 from personalllm.data import Benchmark, make_twin
-from personalllm.errors import DataError
 
 
 def benchmark(

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalllm.analysis import PaperComparison, Votes, diversity, paper_comparison
-from personalllm.analysis import paper as printed
+from personalllm.analysis import Votes, diversity
 from personalllm.analysis.diversity import as_plotted
-from personalllm.analysis.drawing import SERIES, WIDTH
 from personalllm.analysis.intervals import bootstrap_means, intervals
+from personalllm.core.errors import ParameterError
+from personalllm.core.plotting import SERIES, WIDTH
 from personalllm.data import ScoreTable, Standardiser, make_twin
-from personalllm.errors import ParameterError
+from personalllm.papers.personalllm_2025 import section3 as printed
+from personalllm.papers.personalllm_2025.section3 import PaperComparison, paper_comparison
 from personalllm.users import Population
 
 ALPHAS = (0.01, 0.05, 0.1)

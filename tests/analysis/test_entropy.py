@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from personalllm.analysis import Votes, common_first_words, entropy_by_words
 from personalllm.analysis.entropy import FIRST_WORDS, KEYWORDS, PAPER_GROUPS, contains, first_word
-from personalllm.errors import AxisMismatch, ParameterError
+from personalllm.core.errors import AxisMismatch, ParameterError
 
 PROMPTS = ("Write a poem.", "POEM about poems?", "What's that?", "Whatever.", "In my  opinion, what is <b>art</b>?")
 VOTES = Votes(

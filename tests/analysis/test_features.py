@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from personalllm.analysis.features import Features, measure_features
+from personalllm.core.errors import AxisMismatch, ParameterError, UnknownName
 from personalllm.data import Benchmark
-from personalllm.errors import AxisMismatch, ParameterError, UnknownName
 
 TEXTS = [["a", "bb", "a"], ["ccc", "bb", "dddd"], ["e", "ff", "ggg"]]
 

@@ -15,7 +15,7 @@ from personalllm.analysis.opinion import (
     with_choices,
 )
 from personalllm.analysis.opinion_files import read_opinions, read_questions
-from personalllm.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError
 from personalllm.users import Population
 
 WORKED = json.loads((Path(__file__).parents[1] / "golden" / "opinion_worked.json").read_text())["questions"]

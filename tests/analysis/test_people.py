@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import hypergeom
 
 from personalllm.analysis import Votes, pair_votes, people
+from personalllm.core.errors import ParameterError, UserError
 from personalllm.data import Benchmark, ScoreTable, Standardiser, make_twin
-from personalllm.errors import ParameterError, UserError
 from personalllm.users import Population, choices
 
 LN = np.log

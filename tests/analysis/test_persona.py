@@ -24,10 +24,10 @@ from typer.testing import CliRunner
 from personalllm.analysis import persona as room
 from personalllm.analysis._persona_store import prompt_key
 from personalllm.cli.personas import app
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError, RunError, UnknownName, UserError
+from personalllm.core.types import ChatReply
 from personalllm.data import Benchmark, load
-from personalllm.errors import AxisMismatch, DataError, ParameterError, RunError, UnknownName, UserError
 from personalllm.testing import EchoChatModel, SurfaceRewards
-from personalllm.types import ChatReply
 
 PERSONAS = ("a calm angler", "a busy baker", "a curious child")
 

@@ -16,8 +16,8 @@ from personalllm.analysis import _regression_fit
 from personalllm.analysis._solver import FITTED, NOT_CONVERGED, SEPARABLE, fit_logistic
 from personalllm.analysis.features import Features
 from personalllm.analysis.regression import regressions, user_regressions
+from personalllm.core.errors import AxisMismatch, ParameterError
 from personalllm.data import ScoreTable
-from personalllm.errors import AxisMismatch, ParameterError
 from personalllm.users import Population
 
 RMS = ("a", "b", "c")

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from scipy.stats import percentileofscore
 
 from personalllm.analysis import Votes
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError, UserError
+from personalllm.core.seeding import generator
 from personalllm.data import ScoreTable, make_twin
-from personalllm.errors import AxisMismatch, DataError, ParameterError, UserError
-from personalllm.seeding import generator
 from personalllm.users import Population, choices
 
 # Four users with one reward model each; three prompts: all agree, two against two, all differ.

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personalllm.backends.embedding import CachedEmbedder, MiniLMEmbedder
-from personalllm.errors import AxisMismatch, ModelFileError, ParameterError, UserError
-from personalllm.protocols import TextEmbedder
+from personalllm.core.errors import AxisMismatch, ModelFileError, ParameterError, UserError
+from personalllm.core.protocols import TextEmbedder
 
 DIM = 8
 

@@ -11,7 +11,7 @@ import pytest
 
 from personalllm.backends.embedding import CachedEmbedder, OpenAIEmbedder
 from personalllm.backends.llm import ChatServer
-from personalllm.errors import OfflineError, ParameterError, RunError, UserError
+from personalllm.core.errors import OfflineError, ParameterError, RunError, UserError
 from personalllm.testing import check_embedder
 
 TEXTS = ["hello", "rain", "hello", "", "grüße 🌧️", "a\ud800b"]

@@ -19,9 +19,9 @@ import pytest
 
 from personalllm.backends.executor import ProcessExecutor, RayExecutor, SerialExecutor, build_executor
 from personalllm.backends.executor._units import Failed, Succeeded
-from personalllm.errors import MissingExtra, ParameterError, RunError, UnknownName, UserError
-from personalllm.protocols import Executor
-from personalllm.seeding import derive_seed
+from personalllm.core.errors import MissingExtra, ParameterError, RunError, UnknownName, UserError
+from personalllm.core.protocols import Executor
+from personalllm.core.seeding import derive_seed
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

@@ -58,7 +58,7 @@ def test_no_cluster_at_the_address(tmp_path):
     script = tmp_path / "nowhere.py"
     script.write_text(
         "from personalllm.backends.executor import RayExecutor\n"
-        "from personalllm.errors import UserError\n"
+        "from personalllm.core.errors import UserError\n"
         "try:\n"
         "    list(RayExecutor('127.0.0.1:1').map(abs, [1]))\n"
         "except UserError as error:\n"
@@ -74,7 +74,7 @@ def test_a_local_cluster_that_does_not_start(tmp_path):
     script.write_text(
         "import ray\n"
         "from personalllm.backends.executor import RayExecutor\n"
-        "from personalllm.errors import RunError\n"
+        "from personalllm.core.errors import RunError\n"
         "tries = []\n"
         "def busy(**settings):\n"
         "    tries.append(settings['_temp_dir'])\n"

@@ -18,7 +18,7 @@ from personalllm.backends.features import (
     _common,
     build_classifiers,
 )
-from personalllm.errors import (
+from personalllm.core.errors import (
     MissingExtra,
     ModelFileError,
     OfflineError,
@@ -27,7 +27,7 @@ from personalllm.errors import (
     UnknownName,
     UserError,
 )
-from personalllm.protocols import TextClassifier
+from personalllm.core.protocols import TextClassifier
 
 OFFLINE = ("syntactic", "textblob", "pyphen", "vader", "rules")
 PACKAGES = {

@@ -13,10 +13,10 @@ from dataclasses import replace
 import pytest
 
 from personalllm.backends.llm import CachedChatModel, OpenAIChatModel
-from personalllm.errors import RunError, UserError
-from personalllm.storage import cache_dir
+from personalllm.core.errors import RunError, UserError
+from personalllm.core.storage import cache_dir
+from personalllm.core.types import ChatReply, ChatRequest, Message
 from personalllm.testing import EchoChatModel, check_chat_model
-from personalllm.types import ChatReply, ChatRequest, Message
 
 
 class Counting:
@@ -173,7 +173,7 @@ def test_texts_that_are_no_valid_unicode_are_kept(tmp_path):
 _OTHER = """
 import sys, time
 from personalllm.backends.llm import CachedChatModel
-from personalllm.types import ChatReply, ChatRequest, Message
+from personalllm.core.types import ChatReply, ChatRequest, Message
 
 class Other:
     name = identity = "counting@1"

@@ -13,8 +13,8 @@ import pytest
 
 from personalllm.backends.endpoint import Endpoint
 from personalllm.backends.llm import CachedChatModel, OpenAIChatModel, RateLimiter, ServerOptions
-from personalllm.errors import ParameterError, RunError, UserError
-from personalllm.types import ChatReply, ChatRequest, Message
+from personalllm.core.errors import ParameterError, RunError, UserError
+from personalllm.core.types import ChatReply, ChatRequest, Message
 
 SECRET = "sk-verysecret123"
 

@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from personalllm.backends.llm import LocalChatModel
-from personalllm.errors import ModelFileError, ParameterError, RunError
+from personalllm.core.errors import ModelFileError, ParameterError, RunError
+from personalllm.core.types import ChatRequest, Message
 from personalllm.testing import check_chat_model
-from personalllm.types import ChatRequest, Message
 
 pytestmark = pytest.mark.models
 
@@ -35,7 +35,7 @@ def test_replies_do_not_depend_on_company_or_workers(chat_model):
 
 def test_greedy_text_is_the_same_in_another_process(chat_model):
     code = (
-        "from personalllm.backends.llm import LocalChatModel;from personalllm.types import *;import sys;"
+        "from personalllm.backends.llm import LocalChatModel;from personalllm.core.types import *;import sys;"
         "sys.stdout.write(LocalChatModel().chat([ChatRequest((Message('user','What is rain?'),),24)])[0].text)"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

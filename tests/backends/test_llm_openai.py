@@ -15,8 +15,8 @@ import pytest
 
 from personalllm.backends.endpoint import Endpoint
 from personalllm.backends.llm import OpenAIChatModel, ServerOptions
-from personalllm.errors import OfflineError, ParameterError, RunError, UserError
-from personalllm.types import ChatRequest, Message
+from personalllm.core.errors import OfflineError, ParameterError, RunError, UserError
+from personalllm.core.types import ChatRequest, Message
 
 SECRET = "sk-verysecret123"
 

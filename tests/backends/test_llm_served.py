@@ -13,9 +13,9 @@ import pytest
 
 from personalllm.backends.llm import ChatServer, ChatTokenizer, LocalChatModel, OpenAIChatModel, ServerOptions
 from personalllm.backends.llm.local import _post
-from personalllm.errors import ModelFileError, ParameterError, RunError, UserError
+from personalllm.core.errors import ModelFileError, ParameterError, RunError, UserError
+from personalllm.core.types import ChatRequest, Message
 from personalllm.testing import check_chat_model
-from personalllm.types import ChatRequest, Message
 
 BOS = 1
 WITHOUT = (
@@ -222,7 +222,7 @@ def test_a_server_can_be_closed_before_anyone_asks(tiny_llama, embeddings):
 def test_a_model_that_only_counted_tokens_ends(tiny_llama):
     code = (
         "import sys; from pathlib import Path; from personalllm.backends.llm import LocalChatModel\n"
-        "from personalllm.types import Message\n"
+        "from personalllm.core.types import Message\n"
         "print(LocalChatModel('tiny', path=Path(sys.argv[1])).count_tokens((Message('user', 'a'),)))"
     )
     subprocess.run([sys.executable, "-c", code, str(tiny_llama)], check=True, timeout=60)

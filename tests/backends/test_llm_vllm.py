@@ -17,9 +17,9 @@ import pytest
 
 from personalllm.backends.llm import VLLMChatModel
 from personalllm.backends.llm import vllm as room
-from personalllm.errors import MissingExtra, ModelFileError, ParameterError, RunError, UserError
+from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError, RunError, UserError
+from personalllm.core.types import ChatRequest, Message
 from personalllm.testing import check_chat_model
-from personalllm.types import ChatRequest, Message
 
 LENGTH = 64
 

@@ -23,8 +23,8 @@ from personalllm.backends.models import (
     pull,
     verify,
 )
-from personalllm.errors import MissingExtra, ModelFileError, OfflineError, UserError
-from personalllm.storage import file_sha256
+from personalllm.core.errors import MissingExtra, ModelFileError, OfflineError, UserError
+from personalllm.core.storage import file_sha256
 
 COMMIT = "c" * 40
 

@@ -13,7 +13,7 @@ from personalllm.backends.models import (
     find_entry,
     load_entries,
 )
-from personalllm.errors import ParameterError, UnknownName, UserError
+from personalllm.core.errors import ParameterError, UnknownName, UserError
 
 SHA = "0" * 64
 COMMIT = "a" * 40

@@ -21,9 +21,9 @@ from personalllm.backends.reward import (
     top_agreement,
 )
 from personalllm.backends.reward.metrics import length_correlations, lengths
-from personalllm.errors import AxisMismatch, UnknownName
-from personalllm.protocols import RewardEnsemble
-from personalllm.seeding import generator
+from personalllm.core.errors import AxisMismatch, UnknownName
+from personalllm.core.protocols import RewardEnsemble
+from personalllm.core.seeding import generator
 
 TEXTS = st.text(max_size=200)
 

@@ -26,8 +26,8 @@ from personalllm.backends.reward import (
 )
 from personalllm.backends.reward.bradley_terry import choose_penalty, fit_bradley_terry
 from personalllm.backends.reward.metrics import length_correlations
-from personalllm.errors import AxisMismatch, DataError, ModelFileError, ParameterError, UserError
-from personalllm.seeding import generator
+from personalllm.core.errors import AxisMismatch, DataError, ModelFileError, ParameterError, UserError
+from personalllm.core.seeding import generator
 
 ROWS = [
     {"prompt": "What is a kite?", "chosen": "A toy, or a bird.", "rejected": "No\nidea."},

@@ -29,7 +29,7 @@ from personalllm.backends.reward import (
     load_rewards,
 )
 from personalllm.build.scoring import ScoreBlock, score_block
-from personalllm.errors import (
+from personalllm.core.errors import (
     AxisMismatch,
     MissingExtra,
     ModelFileError,

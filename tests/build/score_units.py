@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from personalllm.types import ChatReply
+from personalllm.core.types import ChatReply
 
 
 class Characters:

@@ -23,9 +23,9 @@ from personalllm.build import (
     respond,
     score,
 )
+from personalllm.core.errors import RunError, UserError
+from personalllm.core.types import ChatReply
 from personalllm.data import load
-from personalllm.errors import RunError, UserError
-from personalllm.types import ChatReply
 
 RECIPE = """
 name = "tiny"

@@ -17,14 +17,14 @@ from personalllm.backends.llm import CachedChatModel, OpenAIChatModel, VLLMChatM
 from personalllm.build import Recipe
 from personalllm.cli import building, progress
 from personalllm.cli.app import app
+from personalllm.core.errors import RunError, UserError
 from personalllm.data import load
-from personalllm.errors import RunError, UserError
 
 STANDINS = """
 import numpy as np
 
-from personalllm.errors import RunError
-from personalllm.types import ChatReply
+from personalllm.core.errors import RunError
+from personalllm.core.types import ChatReply
 
 
 class Chat:

@@ -8,7 +8,7 @@ from personalllm.build import Rates, Recipe, estimate, measured_rates
 from personalllm.build.estimate import note_rate
 from personalllm.build.prompts import Prompt
 from personalllm.build.responding import Response
-from personalllm.errors import ParameterError, UserError
+from personalllm.core.errors import ParameterError, UserError
 
 HEAD = 'name = "t"\nseed = 1\nreward_ensemble = "r"\nreference_response_model = "a"\n[prompts]\nfiles = ["x"]\n'
 

@@ -22,8 +22,8 @@ from personalllm.build import (
 from personalllm.build.prompts import Prompt, read_record
 from personalllm.build.responding import read_given_up, respond
 from personalllm.cli.app import app
-from personalllm.errors import DataError, UserError
-from personalllm.types import ChatReply
+from personalllm.core.errors import DataError, UserError
+from personalllm.core.types import ChatReply
 
 
 def recipe(*sources: dict, seed: int = 1, **prompts) -> Recipe:

@@ -17,7 +17,7 @@ import time
 
 import numpy as np
 
-from personalllm.types import ChatReply
+from personalllm.core.types import ChatReply
 
 
 class Chat:

@@ -10,7 +10,7 @@ import pytest
 
 from personalllm.build import Recipe, gather_prompts
 from personalllm.build.prompts import counts_of, read_record
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
 
 
 def recipe(**prompts) -> Recipe:

@@ -19,8 +19,8 @@ from personalllm.build import NearDuplicates, Recipe, draw_prompts, gather_promp
 from personalllm.build.dedup import jaccard, near_duplicates
 from personalllm.build.filters import damage, language_detector
 from personalllm.build.prompts import counts_of, read_record
-from personalllm.errors import DataError, MissingExtra, UserError
-from personalllm.seeding import generator
+from personalllm.core.errors import DataError, MissingExtra, UserError
+from personalllm.core.seeding import generator
 
 MODELS = """
 [[response_model]]

@@ -13,7 +13,7 @@ import pytest
 
 from personalllm.build import Source
 from personalllm.build.readers import RawPrompt, read_source, source_files
-from personalllm.errors import DataError, UserError
+from personalllm.core.errors import DataError, UserError
 
 
 def read(folder: Path, reader: str, *files: str, **fields) -> list[tuple[str, str]]:

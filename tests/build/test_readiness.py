@@ -19,14 +19,14 @@ from personalllm.backends.models.store import model_folder
 from personalllm.build.estimate import measured_rates, note_rate
 from personalllm.cli import readiness
 from personalllm.cli.app import app
-from personalllm.errors import MissingExtra, ModelFileError, UnknownName, UserError
+from personalllm.core.errors import MissingExtra, ModelFileError, UnknownName, UserError
 
 STANDINS = """
 import time
 
 import numpy as np
 
-from personalllm.types import ChatReply
+from personalllm.core.types import ChatReply
 
 
 class Chat:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from personalllm.build import Recipe, draw_prompts
-from personalllm.errors import DataError, UserError
+from personalllm.core.errors import DataError, UserError
 
 RECIPE = """
 name = "t"

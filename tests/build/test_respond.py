@@ -18,9 +18,9 @@ from personalllm.build.ledger import Usage, read_ledger
 from personalllm.build.prompts import Prompt
 from personalllm.build.recipe import Recipe
 from personalllm.build.responding import journal_path, read_responses, respond
-from personalllm.errors import RunError, UserError
+from personalllm.core.errors import RunError, UserError
+from personalllm.core.types import ChatReply
 from personalllm.testing import EchoChatModel
-from personalllm.types import ChatReply
 
 FROZEN = "m0-6e98293e78d8ac7b.jsonl"
 

@@ -23,7 +23,7 @@ from personalllm.build._work import Work
 from personalllm.build.prompts import Prompt
 from personalllm.build.recipe import Recipe
 from personalllm.build.responding import Response, read_responses, respond
-from personalllm.errors import RunError, UserError
+from personalllm.core.errors import RunError, UserError
 
 QUICK_FAULTS = ("429", "500", "503", "cut", "short", "hangup", "empty", "nothing")
 FAULTS = (*QUICK_FAULTS * 4, "slow")

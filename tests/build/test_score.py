@@ -19,7 +19,7 @@ from personalllm.build.prompts import Prompt
 from personalllm.build.recipe import ResponseModel
 from personalllm.build.scoring import score
 from personalllm.build.tables import RespondRows, ScoreRows
-from personalllm.errors import AxisMismatch, DataError, ParameterError, RunError, UserError
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError, RunError, UserError
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))

@@ -8,7 +8,7 @@ import pytest
 from personalllm.build._lock import exclusive
 from personalllm.build.prompts import Prompt
 from personalllm.build.scoring import score
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
 
 PROMPTS = [Prompt(f"p{i}", f"Prompt {i}?", "x") for i in range(50)]
 TEXTS = [[f"{p.prompt} says {j}" * (1 + (i + j) % 4) for j in range(3)] for i, p in enumerate(PROMPTS)]

@@ -14,8 +14,8 @@ from personalllm.analysis import Votes, audit
 from personalllm.analysis.persona import RewardModelScorer, score_personas
 from personalllm.backends.features import _common
 from personalllm.cli.app import app
+from personalllm.core.errors import DataError, MissingExtra, ParameterError, UnknownName, UserError
 from personalllm.data import Benchmark, make_twin, write_benchmark
-from personalllm.errors import DataError, MissingExtra, ParameterError, UnknownName, UserError
 from personalllm.testing import SurfaceRewards
 
 WORDS = ("river,", "stone", "light", "cloud,", "garden", "music", "letter", "winter", "bread")

@@ -12,8 +12,15 @@ from typer.testing import CliRunner
 
 from personalllm.cli.evaluate import evaluate
 from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
+from personalllm.core.errors import (
+    ModelFileError,
+    ParameterError,
+    PersonalLLMError,
+    PluginError,
+    UnknownName,
+    UserError,
+)
 from personalllm.data import Benchmark, write_benchmark
-from personalllm.errors import ModelFileError, ParameterError, PersonalLLMError, PluginError, UnknownName, UserError
 from personalllm.evaluation import read_results
 from personalllm.testing import EchoChatModel, SurfaceRewards
 
@@ -26,12 +33,12 @@ MINE = """
 from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np
-from personalllm.algorithms.base import Algorithm
+from personalllm.methods.base import Method
 
 @dataclass
-class Shortest(Algorithm):
+class Shortest(Method):
     id: ClassVar[str] = "shortest"
-    def rank(self, queries):
+    def utilities(self, queries):
         return np.float32([[-len(r) for r in queries.corpus.responses[p]] for p in queries.prompt])
 """
 
@@ -118,26 +125,26 @@ def test_a_history_shorter_than_asked_for_is_reported(folder: Path) -> None:
 PAPER = ["--preset", "paper-icl", "--set", "pool.pairs_per_user=8", "--max-tokens", "6", *SMALL, *STANDINS]
 
 
-def test_a_preset_brings_its_protocol_and_its_algorithms(folder: Path) -> None:
+def test_a_preset_brings_its_protocol_and_its_methods(folder: Path) -> None:
     text = output(run(*PAPER, "--limit", "3"))
     results = read_results("runs")
     assert results.preset in text
     assert "Preset paper-icl-v1, changed: population.n_users 1000 -> 20, " in text
     assert "not comparable with the preset's numbers" in text
     assert "beside the preset's own" not in text
-    assert len([row for row in results.algorithms if row.kind == "algorithm"]) == 16
+    assert len([row for row in results.methods if row.kind == "method"]) == 16
     assert results.protocol["track"] == "generate"
     assert results.protocol["pool"] == {"n_users": 10, "pairs_per_user": 8, "seed": 0}
     assert (results.protocol["generation"]["max_tokens"], results.protocol["limit"]) == (6, 3)
     assert results.protocol["history"]["counterfactual"] == "none"
 
 
-def test_named_algorithms_replace_the_presets(folder: Path) -> None:
+def test_named_methods_replace_the_presets(folder: Path) -> None:
     text = output(run("zero-shot", "icl[n_shots=2]", *PAPER, "--set", "counterfactual=other-user"))
     results = read_results("runs")
-    assert [row.id for row in results.algorithms if row.kind == "algorithm"] == ["zero-shot", "icl[n_shots=2]"]
+    assert [row.id for row in results.methods if row.kind == "method"] == ["zero-shot", "icl[n_shots=2]"]
     assert "history.counterfactual none -> other-user" in text
-    assert "beside the preset's own algorithms: icl[n_shots=2]" in text
+    assert "beside the preset's own methods: icl[n_shots=2]" in text
 
 
 def test_set_reaches_every_field_and_wins_over_options(folder: Path) -> None:
@@ -178,7 +185,7 @@ BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
     (["random", "--alpha", "-1", *SMALL], ParameterError, "alpha"),
     (["random", "--limit", "0", *SMALL], ParameterError, "limit"),
     (["random", "--pairs", "9", *SMALL], ParameterError, r"pairs must be at most .*\(8\), got 9"),
-    (["random", "--versus", "longest", *SMALL], UnknownName, "algorithm in this run named 'longest'"),
+    (["random", "--versus", "longest", *SMALL], UnknownName, "method in this run named 'longest'"),
     (["random", "--max-tokens", "5", *SMALL], ParameterError, "left out in the rank track"),
     (["random", "--reference-model", "smal", *SMALL], UnknownName, "Did you mean 'small'"),
     (["random", "model:nope", *SMALL], UserError, "'model:nope' is not the ref.*--reference-model nope"),
@@ -188,7 +195,7 @@ BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
     (["zero-shot", "--track", "generate", *SMALL, *STANDINS[4:]], ModelFileError, "personalllm models pull"),
     (["zero-shot", "random", *SMALL], UserError, "does not take part in the rank track"),
     (["random", *SMALL, "--data", "absent.parquet"], UserError, "absent.parquet"),
-    ([*SMALL], UserError, "No algorithm is named. Name one, e.g. random, or all; or choose a --preset"),
+    ([*SMALL], UserError, "No method is named. Name one, e.g. random, or all; or choose a --preset"),
     (["--preset", "paper-ic", *SMALL], UnknownName, "no preset named 'paper-ic'. Did you mean 'paper-icl'"),
     (["--preset", "paper-icl", *SMALL], UserError, r"Override it: --set pool.pairs_per_user=8 \("),
     (["random", "--set", "alpha", *SMALL], UserError, "Cannot read the setting 'alpha'. Write NAME=VALUE"),
@@ -233,7 +240,7 @@ def test_the_command_line_starts_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_track_follows_from_what_the_algorithms_can_do(folder: Path) -> None:
+def test_the_track_follows_from_what_the_methods_can_do(folder: Path) -> None:
     shown = output(run("zero-shot", "self-icl", *SMALL, *STANDINS))
     assert "generate track" in shown
     refused = run("zero-shot", "random", *SMALL, *STANDINS)

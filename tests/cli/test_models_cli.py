@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from personalllm.backends.llm import OpenAIChatModel
 from personalllm.backends.models import REGISTRY, model_path
 from personalllm.cli.models import app
-from personalllm.errors import ModelFileError, OfflineError, ParameterError, UnknownName
-from personalllm.types import ChatRequest, Message
+from personalllm.core.errors import ModelFileError, OfflineError, ParameterError, UnknownName
+from personalllm.core.types import ChatRequest, Message
 
 DATA = b"weights" * 100
 

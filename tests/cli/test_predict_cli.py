@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from personalllm.cli.evaluate import evaluate
 from personalllm.cli.options import parse_shots
+from personalllm.core.errors import ParameterError, UnknownName, UserError
 from personalllm.data import Benchmark, write_benchmark
-from personalllm.errors import ParameterError, UnknownName, UserError
 from personalllm.evaluation import load_prediction
 from personalllm.report.terminal import shots_shown
 from personalllm.testing import SurfaceRewards
@@ -27,13 +27,13 @@ HINTED = """
 from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np
-from personalllm.algorithms.base import Algorithm
+from personalllm.methods.base import Method
 
 @dataclass
-class Hinted(Algorithm):
+class Hinted(Method):
     id: ClassVar[str] = "hinted"
     needs: ClassVar = frozenset({"signals"})
-    def rank(self, queries):
+    def utilities(self, queries):
         n = queries.corpus.n_responses
         return np.float32([self.signals.vectors(np.full(n, p), np.arange(n)).mean(axis=1) for p in queries.prompt])
 """

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from personalllm.cli.presets import presets
 from personalllm.cli.sweep import sweep
+from personalllm.core.errors import UserError
 from personalllm.data import make_twin, write_benchmark
-from personalllm.errors import UserError
 from personalllm.evaluation import load_prediction
 
 SMALL = ["--data", "tiny.parquet", "--out", "runs", "--users", "12", "--pool-users", "6"]
@@ -40,7 +40,7 @@ def test_a_sweep_prints_accuracy_and_writes_the_long_table(folder: Path) -> None
     done = run(sweep, "longest", "embedding-ranker", *ALPHA, *PREDICT)
     assert done.exit_code == 0, done.exception
     lines = done.stdout.splitlines()
-    assert lines[0].split()[:5] == ["pairs", "algorithm", "population.alpha", "shots", "accuracy"]
+    assert lines[0].split()[:5] == ["pairs", "method", "population.alpha", "shots", "accuracy"]
     assert sum(line.startswith("set ") for line in lines) == 4
     assert done.stdout.count("inner by accuracy among 2 cells that predict the same pairs of 12 users") == 2
     (path,) = folder.glob("runs/sweep-*.csv")

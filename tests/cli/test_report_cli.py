@@ -10,8 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from personalllm.cli.report import report_command
+from personalllm.core.errors import DataError, UnknownName, UserError
 from personalllm.data import make_twin
-from personalllm.errors import DataError, UnknownName, UserError
 from personalllm.evaluation import Protocol, evaluate
 
 app = typer.Typer()
@@ -77,7 +77,7 @@ def test_an_unfinished_run_is_left_out_and_named(runs: Path) -> None:
     for path in run.glob("*/metrics.json"):
         path.unlink()
     output = call(runs)
-    assert "no algorithm is complete" in output
+    assert "no method is complete" in output
     assert run.name in output.replace("\n", "")
 
 

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from personalllm.cli.reproduce import app
+from personalllm.core.errors import ParameterError, UserError
 from personalllm.data import Benchmark, write_benchmark
-from personalllm.errors import ParameterError, UserError
 from personalllm.testing import EchoChatModel, SurfaceRewards
 
 WORDS = ("river,", "stone", "light", "cloud,", "garden", "music", "letter", "winter", "bread")
@@ -127,7 +127,7 @@ def test_stopped_it_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPa
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("personalllm.evaluation.reproduction.reproduce", interrupt)
+    monkeypatch.setattr("personalllm.papers.personalllm_2025.reproduction.reproduce", interrupt)
     result = run(*SMALL, *STANDINS)
     assert result.exit_code == 130
     assert "The same command goes on from here" in result.stderr

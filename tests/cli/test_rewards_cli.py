@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from personalllm.backends.reward import CompactEnsemble, shipped_metadata
 from personalllm.cli import rewards, wiring
 from personalllm.cli.app import app, main
-from personalllm.errors import UserError
-from personalllm.seeding import generator
+from personalllm.core.errors import UserError
+from personalllm.core.seeding import generator
 
 
 class HashEmbedder:

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from personalllm.cli.presets import presets
 from personalllm.cli.sweep import _table, sweep
+from personalllm.core.errors import ModelFileError, ParameterError, PersonalLLMError, UnknownName, UserError
 from personalllm.data import Benchmark, make_twin, write_benchmark
-from personalllm.errors import ModelFileError, ParameterError, PersonalLLMError, UnknownName, UserError
 from personalllm.evaluation import Protocol, get_preset, list_presets
 from personalllm.evaluation import sweep as sweep_cells
 from personalllm.evaluation.settings import flatten
@@ -156,7 +156,7 @@ def test_an_interrupted_sweep_says_how_to_go_on(folder: Path, monkeypatch: pytes
 def test_presets_are_listed() -> None:
     text = output(run(presets))
     for name in list_presets():
-        assert f"{name}  {get_preset(name).title}; {len(get_preset(name).algorithms)} algorithms" in text
+        assert f"{name}  {get_preset(name).title}; {len(get_preset(name).methods)} methods" in text
 
 
 @pytest.mark.parametrize("name", ["paper-icl", "paper-meta", "paper-meta-logged-v1"])
@@ -169,8 +169,8 @@ def test_a_preset_is_shown_whole(name: str) -> None:
         assert field in shown, field
         if not isinstance(value, (tuple, type(None))):
             assert shown[field] == str(value)
-    for algorithm in preset.algorithms:
-        assert f"  {algorithm}\n" in text
+    for method in preset.methods:
+        assert f"  {method}\n" in text
 
 
 def test_an_unknown_preset_is_named() -> None:

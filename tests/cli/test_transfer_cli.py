@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from personalllm.cli.report import report_command
 from personalllm.cli.transfer import transfer
+from personalllm.core.errors import UserError
 from personalllm.data import make_twin
-from personalllm.errors import UserError
 from personalllm.evaluation import Protocol, evaluate, predict
 
 apps = {"transfer": typer.Typer(), "report": typer.Typer()}

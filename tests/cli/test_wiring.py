@@ -8,7 +8,7 @@ import pytest
 from personalllm.backends.embedding import CachedEmbedder, OpenAIEmbedder
 from personalllm.backends.llm import CachedChatModel, OpenAIChatModel, VLLMChatModel
 from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
-from personalllm.errors import ModelFileError, OfflineError, ParameterError, UnknownName, UserError
+from personalllm.core.errors import ModelFileError, OfflineError, ParameterError, UnknownName, UserError
 from personalllm.testing import EchoChatModel
 
 URL = "http://127.0.0.1:8000/v1"

@@ -1,4 +1,4 @@
-"""The contract suite finds each kind of broken algorithm and backend."""
+"""The contract suite finds each kind of broken method and backend."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -7,22 +7,22 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from personalllm.algorithms.base import Algorithm
-from personalllm.algorithms.embedding_ranker import EmbeddingRanker
-from personalllm.algorithms.longest import Longest
-from personalllm.algorithms.nearest_users import NearestUsers
-from personalllm.algorithms.self_icl import SelfICL
-from personalllm.algorithms.zero_shot import ZeroShot
+from personalllm.core.types import Conversation, Message
+from personalllm.methods.base import Method
+from personalllm.methods.baselines.embedding_ranker import EmbeddingRanker
+from personalllm.methods.baselines.longest import Longest
+from personalllm.methods.icl.self_icl import SelfICL
+from personalllm.methods.icl.zero_shot import ZeroShot
+from personalllm.methods.linear.nearest_users import NearestUsers
 from personalllm.testing import (
     EchoChatModel,
     HashEmbedder,
     SurfaceRewards,
-    check_algorithm,
     check_chat_model,
     check_embedder,
+    check_method,
     check_reward_ensemble,
 )
-from personalllm.types import Conversation, Message
 
 
 class Undecorated(Longest):
@@ -30,7 +30,7 @@ class Undecorated(Longest):
 
 
 @dataclass
-class NoTrack(Algorithm):
+class NoTrack(Method):
     id: ClassVar[str] = "none"
     title: ClassVar[str] = "None"
 
@@ -79,39 +79,39 @@ class ReturnsNothing(Longest):
 
 @dataclass
 class Float64(Longest):
-    def rank(self, queries):
-        return super().rank(queries).astype(np.float64)
+    def utilities(self, queries):
+        return super().utilities(queries).astype(np.float64)
 
 
 @dataclass
 class Transposed(Longest):
-    def rank(self, queries):
-        return super().rank(queries).T
+    def utilities(self, queries):
+        return super().utilities(queries).T
 
 
 @dataclass
 class NotFinite(Longest):
-    def rank(self, queries):
-        return super().rank(queries) * np.float32(np.nan)
+    def utilities(self, queries):
+        return super().utilities(queries) * np.float32(np.nan)
 
 
 @dataclass
 class Positional(Longest):
-    def rank(self, queries):
-        return super().rank(queries) + np.arange(queries.corpus.n_responses, dtype=np.float32)
+    def utilities(self, queries):
+        return super().utilities(queries) + np.arange(queries.corpus.n_responses, dtype=np.float32)
 
 
 @dataclass
 class CentredOnTheBatch(Longest):
-    def rank(self, queries):
-        scores = super().rank(queries)
+    def utilities(self, queries):
+        scores = super().utilities(queries)
         return scores - scores.mean() if len(scores) else scores
 
 
 @dataclass
 class Unseeded(Longest):
-    def rank(self, queries):
-        return super().rank(queries) * np.random.default_rng().random(dtype=np.float32)
+    def utilities(self, queries):
+        return super().utilities(queries) * np.random.default_rng().random(dtype=np.float32)
 
 
 @dataclass
@@ -139,8 +139,8 @@ class ChangesTheCorpus(Longest):
 
 @dataclass
 class Contrary(EmbeddingRanker):
-    def rank(self, queries):
-        return -super().rank(queries)
+    def utilities(self, queries):
+        return -super().utilities(queries)
 
 
 @dataclass
@@ -177,8 +177,8 @@ class NoCard(NearestUsers):
 
 @dataclass
 class SureOfStrangers(NearestUsers):
-    def rank(self, queries):
-        return 20 * super().rank(queries)
+    def utilities(self, queries):
+        return 20 * super().utilities(queries)
 
 
 @dataclass
@@ -232,7 +232,7 @@ BROKEN = [
     (NoTitle, AssertionError, "set the class attribute 'title'"),
     (UnknownNeed, AssertionError, "needs may hold 'embedder', 'llm' and 'signals', got ['scores']"),
     (NotJSON, AssertionError, "spec() must be JSON"),
-    (LosesTuples, AssertionError, "rebuilding it from the JSON of its spec must give an equal algorithm"),
+    (LosesTuples, AssertionError, "rebuilding it from the JSON of its spec must give an equal method"),
     (LearnsIntoAField, AssertionError, "fit and adapt must not change a parameter"),
     (LearnsIntoAPlainName, AssertionError, "attributes that are learnt end in an underscore, got ['seen']"),
     (ReturnsNothing, AssertionError, "fit must return self, got NoneType"),
@@ -262,9 +262,9 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("cls", "error", "message"), BROKEN, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_broken_algorithm_is_caught(cls, error, message):
+def test_a_broken_method_is_caught(cls, error, message):
     with pytest.raises(error, match=re.escape(message)):
-        check_algorithm(cls)
+        check_method(cls)
 
 
 @dataclass(frozen=True)
@@ -307,7 +307,7 @@ class Cuts(EchoChatModel):
 
 
 def _requests():
-    from personalllm.types import ChatRequest
+    from personalllm.core.types import ChatRequest
 
     return ChatRequest((Message("user", "cut"),))
 

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from personalllm.cli.data import app
+from personalllm.core.errors import DataError, UserError
 from personalllm.data import load, make_twin, write_benchmark
-from personalllm.errors import DataError, UserError
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from personalllm.core.errors import DataError, OfflineError, ParameterError
 from personalllm.data import Benchmark, Standardiser, load, write_benchmark
 from personalllm.data.readers import find_parts
-from personalllm.errors import DataError, OfflineError, ParameterError
 
 FORMATS = ("a.parquet", "a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz", "folder")
 

@@ -15,11 +15,11 @@ import pytest
 from typer.testing import CliRunner
 
 from personalllm.cli.data import app
+from personalllm.core.errors import OfflineError, ParameterError, RunError, UserError
 from personalllm.data import InvalidBenchmark, load, validate, write_benchmark
 from personalllm.data.dataset_card import dataset_card, licence_id
 from personalllm.data.hub import HubDataset, parse_hub_source
 from personalllm.data.push import push_benchmark
-from personalllm.errors import OfflineError, ParameterError, RunError, UserError
 
 yaml = pytest.importorskip("yaml")
 hub_client = pytest.importorskip("huggingface_hub")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError
 from personalllm.data import Standardiser
-from personalllm.errors import AxisMismatch, DataError, ParameterError
 
 GOLDEN = {
     "beaver_7b": (6.233516894340515, 3.012641148973965),

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from personalllm.core.errors import ParameterError
 from personalllm.data import Benchmark, Standardiser, load, make_twin, write_benchmark
-from personalllm.errors import ParameterError
 
 SHARES = {0.01: (49.55, 93.6, 99.8), 0.05: (42.6, 89.6, 99.8), 0.1: (34.0, 83.0, 99.7)}
 BINS = {

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError, PersonalLLMError
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32
 from personalllm.data import Benchmark, Standardiser, make_twin, make_twin_over
-from personalllm.errors import AxisMismatch, DataError, ParameterError, PersonalLLMError
-from personalllm.seeding import generator
-from personalllm.types import F32
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError
 from personalllm.data import InvalidBenchmark, load, validate, write_benchmark
-from personalllm.errors import AxisMismatch, DataError, ParameterError
 
 Columns = dict[str, list[Any]]
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personalllm.core.errors import ParameterError, UserError
 from personalllm.data import Benchmark
-from personalllm.errors import ParameterError, UserError
 from personalllm.evaluation import (
     METRICS,
-    AlgorithmResult,
+    MethodResult,
     Protocol,
     compare,
     compare_per_user,
@@ -29,7 +29,7 @@ from personalllm.evaluation.metrics import draw_metrics, estimate
 SMALL: dict[str, Any] = {"n_users": 30, "pool_users": 5, "bootstrap_draws": 300}
 
 
-def result(utility: Any, name: str = "a", **changes: Any) -> AlgorithmResult:
+def result(utility: Any, name: str = "a", **changes: Any) -> MethodResult:
     """A result whose stored policies are the same for any utility."""
     values = np.asarray(utility, np.float32)
     n = len(values)
@@ -44,12 +44,12 @@ def result(utility: Any, name: str = "a", **changes: Any) -> AlgorithmResult:
     }
     metrics = estimate(per_user, draw_metrics(per_user, draws=100, seed=0))
     fields: dict[str, Any] = {"n_users": n, "n_queries": n} | changes
-    return AlgorithmResult(
+    return MethodResult(
         id=name,
         title=name,
         spec={},
         track="rank",
-        kind="algorithm",
+        kind="method",
         seconds=0.0,
         metrics=metrics,
         versus_reference={},

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personalllm.core.errors import ParameterError
+from personalllm.core.seeding import derive_seed
+from personalllm.core.types import Histories
 from personalllm.data import Benchmark, make_twin
-from personalllm.errors import ParameterError
 from personalllm.evaluation import Protocol, compare_per_user, evaluate
 from personalllm.evaluation.counterfactual import partners
 from personalllm.evaluation.task import Task
-from personalllm.seeding import derive_seed
 from personalllm.testing import HashEmbedder
-from personalllm.types import Histories
 from personalllm.users import utilities
 
 KINDS = ("other-user", "flipped", "shuffled")

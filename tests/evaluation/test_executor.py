@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from personalllm.algorithms.base import Algorithm
 from personalllm.backends.executor import ProcessExecutor, SerialExecutor
-from personalllm.errors import RunError
+from personalllm.core.errors import RunError
 from personalllm.evaluation import Protocol, evaluate
+from personalllm.methods.base import Method
 
-ALGORITHMS = ["random", "pooled-ranker"]
+METHODS = ["random", "pooled-ranker"]
 
 
 def comparable(run: Path) -> dict[str, bytes]:
@@ -30,21 +30,21 @@ class Spoken:
         return map(function, units)
 
 
-class Fails(Algorithm):
+class Fails(Method):
     id = "fails"
 
-    def rank(self, queries):
+    def utilities(self, queries):
         raise ValueError("never")
 
 
 @pytest.fixture
 def settled(benchmark_, standins, tmp_path):
-    def run(name, executor, algorithms=ALGORITHMS, track="rank"):
+    def run(name, executor, methods=METHODS, track="rank"):
         knobs = {"max_tokens": 8} if track == "generate" else {"users_per_shard": 8}
         protocol = Protocol.for_benchmark(
             benchmark_, track=track, n_users=30, pool_users=20, bootstrap_draws=200, **knobs
         )
-        evaluate(algorithms, protocol, benchmark_, out=tmp_path / name, executor=executor, **standins)
+        evaluate(methods, protocol, benchmark_, out=tmp_path / name, executor=executor, **standins)
         return comparable(tmp_path / name)
 
     return run
@@ -72,7 +72,7 @@ def test_the_generate_track_stays_here(settled):
     assert spoken.units == []
 
 
-def test_an_algorithm_that_fails_elsewhere_is_named(settled):
-    with pytest.raises(RunError, match="The algorithm 'fails' failed in rank: ValueError: never") as caught:
+def test_a_method_that_fails_elsewhere_is_named(settled):
+    with pytest.raises(RunError, match="The method 'fails' failed in utilities: ValueError: never") as caught:
         settled("run", SerialExecutor(), [Fails()])
-    assert "work unit 0 (Unit(algorithm='fails" in caught.value.__notes__[0]
+    assert "work unit 0 (Unit(method='fails" in caught.value.__notes__[0]

@@ -1,4 +1,4 @@
-"""What a failing algorithm looks like to its author."""
+"""What a failing method looks like to its author."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from personalllm.algorithms.base import Algorithm
+from personalllm.core.errors import ParameterError, RunError, UserError
+from personalllm.core.types import F32, Conversation, Histories, Message, Queries
 from personalllm.data import Benchmark
-from personalllm.errors import ParameterError, RunError, UserError
 from personalllm.evaluation import Protocol, evaluate
-from personalllm.types import F32, Conversation, Histories, Message, Queries
+from personalllm.methods.base import Method
 
 
 @dataclass
-class Faulty(Algorithm):
+class Faulty(Method):
     """Fails in the method that `where` names."""
 
     id: ClassVar[str] = "faulty"
@@ -36,8 +36,8 @@ class Faulty(Algorithm):
         self._pass("adapt")
         return self
 
-    def rank(self, queries: Queries) -> F32:
-        self._pass("rank")
+    def utilities(self, queries: Queries) -> F32:
+        self._pass("utilities")
         return np.zeros((len(queries), queries.corpus.n_responses), np.float32)
 
     def messages(self, queries: Queries) -> list[Conversation]:
@@ -47,22 +47,22 @@ class Faulty(Algorithm):
         return [Conversation((Message("user", "x"),), n_examples=0)] * len(queries)
 
 
-def run(benchmark: Benchmark, standins: dict[str, Any], track: Any, algorithm: Algorithm) -> None:
+def run(benchmark: Benchmark, standins: dict[str, Any], track: Any, method: Method) -> None:
     protocol = Protocol.for_benchmark(benchmark, track=track, n_users=4, pool_users=3, bootstrap_draws=100)
-    evaluate([algorithm], protocol, benchmark, **standins)
+    evaluate([method], protocol, benchmark, **standins)
 
 
-FAILURES = [("rank", name) for name in ("fit", "adapt", "rank")]
+FAILURES = [("rank", name) for name in ("fit", "adapt", "utilities")]
 FAILURES += [("generate", name) for name in ("fit", "adapt", "messages")]
 
 
 @pytest.mark.parametrize(("track", "where"), FAILURES)
-def test_an_algorithm_that_fails_is_named(benchmark_: Benchmark, standins: Any, track: str, where: str) -> None:
+def test_a_method_that_fails_is_named(benchmark_: Benchmark, standins: Any, track: str, where: str) -> None:
     with pytest.raises(RunError) as caught:
         run(benchmark_, standins, track, Faulty(where=where, ours=False))
     label = "faulty" if where == "fit" else f"faulty[where={where}]"
-    assert caught.value.message == f"The algorithm {label!r} failed in {where}: KeyError: 'missing'."
-    assert caught.value.remedy == "Run personalllm.testing.check_algorithm on it."
+    assert caught.value.message == f"The method {label!r} failed in {where}: KeyError: 'missing'."
+    assert caught.value.remedy == "Run personalllm.testing.check_method on it."
     assert isinstance(caught.value.__cause__, KeyError)
 
 

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from personalllm.algorithms.base import Algorithm
+from personalllm.core.errors import AxisMismatch, RunError, UserError
+from personalllm.core.types import F32, ChatReply, Conversation, Message, Queries
 from personalllm.data import Benchmark, Standardiser
-from personalllm.errors import AxisMismatch, RunError, UserError
 from personalllm.evaluation import Protocol, evaluate, read_results
 from personalllm.evaluation.task import Task
+from personalllm.methods.base import Method
 from personalllm.testing import EchoChatModel, SurfaceRewards
-from personalllm.types import F32, ChatReply, Conversation, Message, Queries
 
 SMALL = {"n_users": 30, "limit": 11, "pool_users": 20, "bootstrap_draws": 200, "max_tokens": 12}
 
@@ -24,7 +24,7 @@ def small(benchmark: Benchmark, **overrides: Any) -> Protocol:
 
 
 @dataclass
-class Parrot(Algorithm):
+class Parrot(Method):
     """Sends the prompt alone."""
 
     id: ClassVar[str] = "parrot"
@@ -75,10 +75,10 @@ def results_protocol(results: Any) -> Protocol:
     return Protocol.from_spec(results.protocol)
 
 
-def test_references_stand_beside_the_algorithms(benchmark_: Benchmark, standins: Any) -> None:
+def test_references_stand_beside_the_methods(benchmark_: Benchmark, standins: Any) -> None:
     results = evaluate([Parrot()], small(benchmark_), benchmark_, **standins)
     reference = f"model:{results.protocol['reference_response_model']}"
-    names = [result.id for result in results.algorithms]
+    names = [result.id for result in results.methods]
     assert names == ["parrot", "oracle", "population-best", "best-single-rm", "worst", reference]
     for oracle, stored in zip(results.samples("oracle"), results.samples(reference), strict=True):
         assert oracle.utility == oracle.best_utility
@@ -104,9 +104,9 @@ def test_empty_and_cut_generations_are_counted_and_kept(benchmark_: Benchmark, s
     assert np.isfinite(results["parrot"].per_user["mean_utility"]).all()
 
 
-def test_all_algorithms_of_the_track_run(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
+def test_all_methods_of_the_track_run(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
     results = evaluate(["all", "icl[n_shots=1]"], small(benchmark_), benchmark_, out=tmp_path, **standins)
-    labels = [result.id for result in results.algorithms if result.kind == "algorithm"]
+    labels = [result.id for result in results.methods if result.kind == "method"]
     assert {"icl", "icl[n_shots=1]", "zero-shot"} <= set(labels)
     assert all(sample.n_examples <= 1 for sample in results.samples("icl[n_shots=1]"))
     again = read_results(tmp_path)
@@ -149,7 +149,7 @@ def test_what_is_missing_or_wrong_is_named(benchmark_: Benchmark, standins: Any)
         def chat(self, requests: Any) -> list[ChatReply]:
             return []
 
-    table: list[tuple[Algorithm, dict[str, Any], type[Exception], str]] = [
+    table: list[tuple[Method, dict[str, Any], type[Exception], str]] = [
         (Parrot(), {"llm": None}, UserError, "generate track needs a chat model. Pass llm="),
         (Parrot(), {"rewards": None}, UserError, "generate track needs a reward ensemble. Pass rewards="),
         (Parrot(), {"rewards": Other()}, AxisMismatch, "scored by characters.*ensemble has a, b, c, d"),
@@ -157,9 +157,9 @@ def test_what_is_missing_or_wrong_is_named(benchmark_: Benchmark, standins: Any)
         (Parrot(), {"llm": Dumb()}, RunError, "gave 0 replies to 8 requests"),
         (Parrot(drop=1), {}, UserError, r"'parrot\[drop=1\]' returned 10 items for 11 queries"),
     ]
-    for algorithm, change, error, message in table:
+    for method, change, error, message in table:
         with pytest.raises(error, match=message):
-            evaluate([algorithm], small(benchmark_), benchmark_, **(standins | change))
+            evaluate([method], small(benchmark_), benchmark_, **(standins | change))
 
 
 def test_the_order_of_the_reward_models_cannot_mix_up(benchmark_: Benchmark, standins: Any) -> None:

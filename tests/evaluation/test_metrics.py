@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from personalllm.errors import AxisMismatch
+from personalllm.core.errors import AxisMismatch
 from personalllm.evaluation import METRICS, wins
 from personalllm.evaluation.metrics import differences, draw_metrics, estimate, per_user_means
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from personalllm.algorithms.base import Algorithm
-from personalllm.errors import DataError, RunError, UserError
+from personalllm.core.errors import DataError, RunError, UserError
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32, Histories, Queries
 from personalllm.evaluation.prediction.metrics import Cell
 from personalllm.evaluation.prediction.people import load_people, predict_people
 from personalllm.evaluation.prediction.people_task import PeopleProtocol, PeopleTask
 from personalllm.feedback.people import PeoplePreferences, Preference
-from personalllm.seeding import generator
-from personalllm.types import F32, Histories, Queries
+from personalllm.methods.base import Method
 
 SHORT = {"bootstrap_draws": 100, "shots": (0, 2, 4)}
 
@@ -38,7 +38,7 @@ def people() -> PeoplePreferences:
 
 
 @dataclass
-class FirstLetter(Algorithm):
+class FirstLetter(Method):
     """Prefers the first letter that the user chose more often, as strongly as it was."""
 
     id: ClassVar[str] = "first-letter"
@@ -55,7 +55,7 @@ class FirstLetter(Algorithm):
             self.taste_[user] += 1 if histories.corpus.responses[prompt][chosen].startswith("A") else -1
         return self
 
-    def rank(self, queries: Queries) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         starts = np.array([[text.startswith("A") for text in row] for row in queries.corpus.responses], np.float32)
         return (starts[queries.prompt] * self.taste_[queries.user][:, None]).astype(np.float32)
 
@@ -187,10 +187,10 @@ def test_a_run_is_read_back_and_resumed(people: PeoplePreferences, tmp_path: Pat
     assert first.table().equals(again.table())
     assert read.table().equals(first.table())
     assert read.manifest == first.manifest
-    done = [s.algorithm for s in steps if s.stage == "step" and s.done == s.total]
+    done = [s.method for s in steps if s.stage == "step" and s.done == s.total]
     assert done == ["first-letter", "random", "longer", "population"]
     (damage,) = (s for s in steps if s.stage == "damaged")
-    assert damage.algorithm == "longer"
+    assert damage.method == "longer"
     assert str(part) in damage.message
 
 

@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from personalllm.algorithms.base import Algorithm, HistoryRule, Need
 from personalllm.backends.executor import ProcessExecutor
+from personalllm.core.errors import RunError, UserError
+from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Benchmark, make_twin
-from personalllm.errors import RunError, UserError
 from personalllm.evaluation import (
     PREDICTORS,
     Cell,
@@ -30,8 +30,8 @@ from personalllm.evaluation import (
 from personalllm.evaluation.prediction.references import Predictors, opposition
 from personalllm.evaluation.prediction.task import PredictionTask
 from personalllm.evaluation.resolve import left_out, resolve
+from personalllm.methods.base import HistoryRule, Method, Need
 from personalllm.testing import HashEmbedder
-from personalllm.types import F32, Histories, Queries
 
 SMALL: dict[str, Any] = {
     "n_users": 30,
@@ -55,7 +55,7 @@ def value(results: PredictResults, learner: str, metric: str, cell: Cell = HEAD)
 
 
 @dataclass
-class Spy(Algorithm):
+class Spy(Method):
     """Notes all that it is handed, and remembers what it should have forgotten."""
 
     id: ClassVar[str] = "spy"
@@ -71,13 +71,13 @@ class Spy(Algorithm):
         self.seen.append(("adapt", histories, len(self.adapted_)))
         return self
 
-    def rank(self, queries: Queries) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         self.seen.append(("rank", queries, self.seed))
         return np.zeros((len(queries), queries.corpus.n_responses), np.float32)
 
 
 @dataclass
-class Direction(Algorithm):
+class Direction(Method):
     """Log-odds along the sum of what a user chose minus what they rejected: labels flipped, its sign is flipped."""
 
     id: ClassVar[str] = "direction"
@@ -94,7 +94,7 @@ class Direction(Algorithm):
             self.sums_[user] += chosen - rejected
         return self
 
-    def rank(self, queries: Queries) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         values = [
             self.embedder.embed(list(queries.corpus.responses[prompt])) @ self.sums_[user]
             for user, prompt in zip(queries.user.tolist(), queries.prompt.tolist(), strict=True)
@@ -103,21 +103,21 @@ class Direction(Algorithm):
 
 
 @dataclass
-class MeanScore(Algorithm):
+class MeanScore(Method):
     """Ranks by the mean of the RMs' scores, which only some protocols hand over."""
 
     id: ClassVar[str] = "mean-score"
     needs: ClassVar[frozenset[Need]] = frozenset({"signals"})
     scale: float = 1.0
 
-    def rank(self, queries: Queries) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         columns = np.arange(queries.corpus.n_responses, dtype=np.uint8)
         rows = [self.signals.vectors(np.full(len(columns), prompt), columns).mean(axis=1) for prompt in queries.prompt]
         return np.asarray(rows, np.float32) * np.float32(self.scale)
 
 
 @dataclass
-class Odd(Algorithm):
+class Odd(Method):
     """Misbehaves."""
 
     id: ClassVar[str] = "odd"
@@ -128,7 +128,7 @@ class Odd(Algorithm):
             raise ValueError("no such user")
         return self
 
-    def rank(self, queries: Queries) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         values = np.zeros((len(queries), queries.corpus.n_responses), np.float32)
         if self.how == "nan":
             values[2, 1] = np.nan
@@ -439,35 +439,35 @@ def test_the_two_doors_tell_the_tracks_apart(benchmark_: Benchmark, tmp_path: Pa
 
 
 def test_all_stands_for_what_can_be_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    from personalllm.algorithms import load_algorithm
+    from personalllm.methods import load_method
 
     monkeypatch.setattr(sys.modules[left_out.__module__], "find_spec", lambda name: None)
     entries, references = resolve(["all"], "predict")
-    names = [entry.algorithm.id for entry in entries]
+    names = [entry.method.id for entry in entries]
     assert not references
     assert {"longest", "embedding-ranker", "pooled-ranker"} <= set(names)
     assert "random" not in names
     assert "icl" not in names
     for name in names:
-        kind = load_algorithm(name)
+        kind = load_method(name)
         assert "signals" not in kind.needs
         assert not kind.extra
     monkeypatch.undo()
     for name in left_out("rank"):
-        assert load_algorithm(name).extra
+        assert load_method(name).extra
     for name, reason in left_out("predict").items():
         assert name not in names
-        kind = load_algorithm(name)
+        kind = load_method(name)
         assert ("reward_signals=true" in reason) == ("signals" in kind.needs)
-    assert not any("signals" in load_algorithm(name).needs for name in left_out("predict", signals=True))
+    assert not any("signals" in load_method(name).needs for name in left_out("predict", signals=True))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_what_needs_torch_says_so() -> None:
-    from personalllm.algorithms import list_algorithms, load_algorithm
+    from personalllm.methods import list_methods, load_method
 
-    for name in list_algorithms():
-        kind = load_algorithm(name)
+    for name in list_methods():
+        kind = load_method(name)
         source = Path(importlib.import_module(kind.__module__).__file__ or "").read_text(encoding="utf-8")
         if kind.__module__.startswith("personalllm.") and "_torch import" in source:
             assert kind.extra == "torch", name

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from personalllm.core.errors import DataError
 from personalllm.data import Benchmark, load, write_benchmark
-from personalllm.errors import DataError
 from personalllm.evaluation import ProgressEvent, Protocol, load_prediction, predict
 from personalllm.testing import HashEmbedder
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from personalllm.core.errors import ParameterError, UserError
 from personalllm.data import Benchmark
-from personalllm.errors import ParameterError, UserError
 from personalllm.evaluation import PredictionSpec, Protocol
 from personalllm.evaluation.prediction.task import PredictionTask
 from personalllm.evaluation.settings import merge

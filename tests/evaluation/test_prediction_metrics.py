@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from personalllm.errors import AxisMismatch, ParameterError
+from personalllm.core.errors import AxisMismatch, ParameterError
+from personalllm.core.seeding import generator
+from personalllm.core.types import I32
 from personalllm.evaluation.metrics import draw_metrics
 from personalllm.evaluation.prediction.estimates import _worst_tenth, cell_difference, draw_cell, estimate_cell
 from personalllm.evaluation.prediction.metrics import (
@@ -30,8 +32,6 @@ from personalllm.evaluation.prediction.metrics import (
     user_sums,
 )
 from personalllm.evaluation.results import METRICS
-from personalllm.seeding import generator
-from personalllm.types import I32
 
 RMS = ("rm-a", "rm-b", "rm-c")
 N_USERS = 37

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from personalllm.errors import DataError, ParameterError, UnknownName, UserError
+from personalllm.core.errors import DataError, ParameterError, UnknownName, UserError
+from personalllm.core.stats import holm, sign_flip_p
+from personalllm.core.storage import write_json
 from personalllm.evaluation.prediction.estimates import cell_difference, estimate_cell
 from personalllm.evaluation.prediction.metrics import (
     PREDICTION_METRICS,
@@ -24,9 +26,7 @@ from personalllm.evaluation.prediction.metrics import (
 )
 from personalllm.evaluation.prediction.reading import assemble_prediction, learner_record, load_prediction, write_cost
 from personalllm.evaluation.prediction.results import PredictResults
-from personalllm.evaluation.significance import holm, sign_flip_p
 from personalllm.evaluation.store import DiskStore, Store
-from personalllm.storage import write_json
 
 RMS = ("rm-a", "rm-b")
 UNSEEN = [Cell("unseen", "unseen", "true", shots) for shots in (0, 4, 16)]
@@ -34,7 +34,7 @@ CELLS = [*UNSEEN, Cell("unseen", "unseen", "flipped", 16), Cell("seen", "unseen"
 MANIFEST: dict[str, Any] = {
     "protocol": {"track": "predict", "benchmark": "tiny", "seed": 3, "bootstrap_draws": 200},
     "fingerprint": "0123456789abcdef",
-    "presets": [{"id": "lore-v1", "changes": [["population.n_users", 500, 60]], "algorithms": ["lore"]}],
+    "presets": [{"id": "lore-v1", "changes": [["population.n_users", 500, 60]], "methods": ["lore"]}],
 }
 LEARNERS = [
     ("good", "learner", 1.2, True),

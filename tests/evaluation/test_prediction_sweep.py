@@ -11,15 +11,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 import pytest
 
-from personalllm.algorithms.base import Algorithm
+from personalllm.core.errors import ParameterError, UserError
+from personalllm.core.types import F32, Queries
 from personalllm.data import Benchmark
-from personalllm.errors import ParameterError, UserError
 from personalllm.evaluation.prediction.metrics import Cell
 from personalllm.evaluation.prediction.results import PredictResults
 from personalllm.evaluation.prediction.sweep import PredictSweepResults, run_prediction_sweep, sweep_prediction
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.sweep import plan_sweep, sweep
-from personalllm.types import F32, Queries
+from personalllm.methods.base import Method
 
 SMALL: dict[str, Any] = {
     "track": "predict",
@@ -34,14 +34,14 @@ NULLS = ("random", "longer", "population", "true-weights")
 
 
 @dataclass
-class Slope(Algorithm):
+class Slope(Method):
     """Prefers the longer response, the more so the steeper; with slope 0 none."""
 
     id: ClassVar[str] = "slope"
     log_odds: ClassVar[bool] = True
     slope: float = 1.0
 
-    def rank(self, queries: Queries) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         lengths = np.array([[len(text) for text in queries.corpus.responses[p]] for p in queries.prompt], np.float32)
         return np.float32(self.slope / 100) * lengths
 
@@ -134,7 +134,7 @@ def test_less_loss_is_better(benchmark_: Benchmark) -> None:
 
 def test_the_table_has_the_axes_in_front(swept: PredictSweepResults) -> None:
     table = swept.table()
-    assert table.column_names[:6] == ["sweep_cell", "algorithm", *swept.axes, "learner"]
+    assert table.column_names[:6] == ["sweep_cell", "method", *swept.axes, "learner"]
     assert table.column_names[-2:] == ["preset", "fingerprint"]
     cells = table.filter(pc.is_valid(table["sweep_cell"]))
     assert set(cells["kind"].to_pylist()) == {"learner"}
@@ -180,7 +180,7 @@ def test_a_sweep_goes_on_where_it_stopped(benchmark_: Benchmark, tmp_path: Path)
         protocol_for(benchmark_),
         benchmark_,
         out=tmp_path,
-        progress=lambda event: told.append(f"{event.algorithm} {event.stage}"),
+        progress=lambda event: told.append(f"{event.method} {event.stage}"),
     )
     assert [path.suffix for path in first.files] == [".csv", ".parquet"]
     assert first.files == second.files

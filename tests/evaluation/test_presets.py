@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from personalllm.core.errors import ParameterError, UnknownName, UserError
+from personalllm.core.storage import digest
 from personalllm.data import Benchmark, make_twin
-from personalllm.errors import ParameterError, UnknownName, UserError
 from personalllm.evaluation import (
     PRESETS,
     Preset,
@@ -25,7 +26,6 @@ from personalllm.evaluation import (
 )
 from personalllm.evaluation.settings import flatten
 from personalllm.evaluation.task import Task
-from personalllm.storage import digest
 
 SMALL: dict[str, Any] = {
     "n_users": 6,
@@ -84,22 +84,22 @@ def test_the_papers_values(twin: Benchmark) -> None:
     assert {name: found[name] for name in expected} == expected
 
 
-def test_the_papers_algorithms() -> None:
-    entries, _ = resolve(get_preset("paper-icl").algorithms, "generate")
+def test_the_papers_methods() -> None:
+    entries, _ = resolve(get_preset("paper-icl").methods, "generate")
     assert len(entries) == 16
     shown = {
-        (e.algorithm.id, e.algorithm.params()["n_shots"], e.algorithm.params()["feedback"])
+        (e.method.id, e.method.params()["n_shots"], e.method.params()["feedback"])
         for e in entries
-        if e.algorithm.id != "zero-shot"
+        if e.method.id != "zero-shot"
     }
     modes = ("winning", "losing", "winning-and-losing", "losing-as-winning")
     assert shown == {("icl", shots, mode) for shots in (1, 3, 5) for mode in modes} | {
         ("self-icl", shots, "winning") for shots in (1, 3, 5)
     }
-    assert {e.algorithm.params().get("max_history_tokens", 7000) for e in entries} == {7000}
+    assert {e.method.params().get("max_history_tokens", 7000) for e in entries} == {7000}
     for name, n_similar, pairs in (("paper-meta", 20, 50), ("paper-meta-logged", 5, 5)):
-        entries, _ = resolve(get_preset(name).algorithms, "generate")
-        meta = [e.algorithm.params() for e in entries if e.algorithm.id == "meta-icl"]
+        entries, _ = resolve(get_preset(name).methods, "generate")
+        meta = [e.method.params() for e in entries if e.method.id == "meta-icl"]
         assert {params["embedding"] for params in meta} == {"winning", "losing", "winning-minus-losing"}
         used = {(p["n_shots"], p["n_similar"], p["embedding_pairs"], p["feedback"]) for p in meta}
         assert used == {(3, n_similar, pairs, "winning")}
@@ -108,7 +108,7 @@ def test_the_papers_algorithms() -> None:
 def test_a_version_never_changes() -> None:
     """If this fails: make a new version, and leave the old one as it is."""
     content = {
-        name: digest({"protocol": PRESETS[name].protocol, "algorithms": PRESETS[name].algorithms}) for name in PRESETS
+        name: digest({"protocol": PRESETS[name].protocol, "algorithms": PRESETS[name].methods}) for name in PRESETS
     }
     assert content == PINNED | PINNED_PREDICT
 
@@ -127,8 +127,8 @@ def test_a_preset_fixes_every_field(twin: Benchmark, large_twin: Benchmark, name
     bound = {"metrics_version", "benchmark", "benchmark_fingerprint", "preset", "embedder", "llm", "rewards"}
     bound |= {"reference_response_model"} if name in PREDICT else set()
     assert set(flatten(preset.protocol)) == set(flatten(protocol.spec())) - bound
-    entries, references = resolve(preset.algorithms, preset.protocol["track"])
-    assert len(entries) == len(preset.algorithms)
+    entries, references = resolve(preset.methods, preset.protocol["track"])
+    assert len(entries) == len(preset.methods)
     assert not references
     assert protocol.track == ("predict" if name in PREDICT else "generate")
 
@@ -317,7 +317,7 @@ def test_bad_overrides_are_named(twin: Benchmark, overrides: dict[str, Any], mes
 def test_a_bare_name_is_the_newest_version(monkeypatch: pytest.MonkeyPatch) -> None:
     for version in (2, 10):
         one = PRESETS["paper-icl-v1"]
-        newer = Preset(f"paper-icl-v{version}", one.title, one.description, one.source, one.protocol, one.algorithms)
+        newer = Preset(f"paper-icl-v{version}", one.title, one.description, one.source, one.protocol, one.methods)
         monkeypatch.setitem(presets.PRESETS, newer.id, newer)
     assert get_preset("paper-icl").id == "paper-icl-v10"
     assert get_preset("paper-icl-v1").id == "paper-icl-v1"
@@ -333,9 +333,7 @@ def test_a_result_says_what_was_changed(benchmark_: Benchmark, standins: Any, tm
     assert said.startswith("paper-icl-v1, changed: population.n_users 1000 -> 6, pool.n_users 10000 -> 5, ")
     assert "generation.max_tokens 512 -> 6" in said
     assert "reference_response_model openai/gpt-4o -> " in said
-    assert said.endswith(
-        ": not comparable with the preset's numbers; beside the preset's own algorithms: icl[n_shots=2]"
-    )
+    assert said.endswith(": not comparable with the preset's numbers; beside the preset's own methods: icl[n_shots=2]")
     assert said in str(results)
     assert read_results(tmp_path).preset == said
     assert results.manifest["presets"][0]["changes"][0] == ["population.n_users", 1000, 6]

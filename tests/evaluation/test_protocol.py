@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError, PersonalLLMError, UnknownName, UserError
 from personalllm.data import Benchmark, make_twin
-from personalllm.errors import AxisMismatch, DataError, ParameterError, PersonalLLMError, UnknownName, UserError
 from personalllm.evaluation import HistorySpec, PopulationSpec, Protocol
 from personalllm.evaluation.task import Task
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personalllm.algorithms.base import Algorithm, HistoryRule
+from personalllm.core.errors import DataError, UnknownName, UserError
+from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Benchmark
-from personalllm.errors import DataError, UnknownName, UserError
 from personalllm.evaluation import (
     METRICS,
     REFERENCES,
@@ -26,8 +26,8 @@ from personalllm.evaluation import (
 )
 from personalllm.evaluation.references import StoredPolicies
 from personalllm.evaluation.task import Task
+from personalllm.methods.base import HistoryRule, Method
 from personalllm.testing import HashEmbedder
-from personalllm.types import F32, Histories, Queries
 
 SMALL = {"n_users": 40, "pool_users": 60, "bootstrap_draws": 200, "users_per_shard": 16}
 
@@ -37,7 +37,7 @@ def small(benchmark: Benchmark, **overrides: Any) -> Protocol:
 
 
 @dataclass
-class Spy(Algorithm):
+class Spy(Method):
     """Notes all that it is handed."""
 
     id: ClassVar[str] = "spy"
@@ -51,19 +51,19 @@ class Spy(Algorithm):
         self.seen.append(("histories", histories))
         return self
 
-    def rank(self, queries: Queries) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         self.seen.append(("queries", queries, self.seed))
         return np.zeros((len(queries), queries.corpus.n_responses), np.float32)
 
 
 @dataclass
-class Bad(Algorithm):
+class Bad(Method):
     """Breaks the contract."""
 
     id: ClassVar[str] = "bad"
     how: str = "nan"
 
-    def rank(self, queries: Queries) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         values = np.zeros((len(queries), queries.corpus.n_responses), np.float32)
         if self.how == "nan":
             values[3, 1] = np.nan
@@ -79,7 +79,7 @@ class Near(Spy):
 
 
 def check_order(results: Results) -> None:
-    means = {result.id: result.metrics["mean_utility"].value for result in results.algorithms}
+    means = {result.id: result.metrics["mean_utility"].value for result in results.methods}
     assert all(means["worst"] <= value <= means["oracle"] for value in means.values())
     assert means["best-single-rm"] <= means["population-best"] + 1e-5
     assert means["population-best"] >= means[f"model:{results.protocol['reference_response_model']}"] - 1e-5
@@ -87,14 +87,14 @@ def check_order(results: Results) -> None:
 
 def test_the_leaderboard_is_bounded_by_the_references(benchmark_: Benchmark) -> None:
     results = evaluate(["all"], small(benchmark_), benchmark_, embedder=HashEmbedder())
-    assert [r.kind for r in results.algorithms] == ["algorithm"] * (len(results.algorithms) - 5) + ["reference"] * 5
+    assert [r.kind for r in results.methods] == ["method"] * (len(results.methods) - 5) + ["reference"] * 5
     check_order(results)
     assert results["oracle"].metrics["gain"].value == 1
     assert results["oracle"].metrics["regret"].value == 0
     assert results["oracle"].metrics["win_rate_best"].value == 0.5
     assert results["population-best"].metrics["gain"].value == 0
-    assert results[results.algorithms[-1].id].metrics["win_rate_reference"].value == 0.5
-    for result in results.algorithms:
+    assert results[results.methods[-1].id].metrics["win_rate_reference"].value == 0.5
+    for result in results.methods:
         assert (result.n_users, result.n_queries) == (40, 320)
         assert set(result.metrics) == set(METRICS) == set(result.versus_reference)
         for estimate in result.metrics.values():
@@ -126,7 +126,7 @@ def test_no_policy_that_ignores_the_user_beats_population_best(benchmark_: Bench
     assert np.array_equal(policies["oracle"].utility, values.max(axis=2))
 
 
-def test_an_algorithm_sees_train_feedback_of_others_and_of_its_users_only(benchmark_: Benchmark) -> None:
+def test_a_method_sees_train_feedback_of_others_and_of_its_users_only(benchmark_: Benchmark) -> None:
     Spy.seen.clear()
     evaluate([Spy()], small(benchmark_), benchmark_)
     train, test = set(benchmark_.rows("train").tolist()), set(benchmark_.rows("test").tolist())
@@ -198,7 +198,7 @@ def test_any_length_of_history(benchmark_: Benchmark, n_pairs: int) -> None:
         ("list", r"'bad\[how=list\]' returned a list, not an array"),
     ],
 )
-def test_a_broken_contract_names_the_algorithm(benchmark_: Benchmark, how: str, message: str) -> None:
+def test_a_broken_contract_names_the_method(benchmark_: Benchmark, how: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         evaluate([Bad(how=how)], small(benchmark_), benchmark_)
 
@@ -235,8 +235,8 @@ def test_results_survive_the_disk(benchmark_: Benchmark, tmp_path: Path) -> None
     again = read_results(tmp_path)
     assert kept.directory == again.directory == tmp_path / protocol.fingerprint
     for results in (memory, again):
-        assert [r.id for r in results.algorithms] == [r.id for r in kept.algorithms]
-        for one, other in zip(results.algorithms, kept.algorithms, strict=True):
+        assert [r.id for r in results.methods] == [r.id for r in kept.methods]
+        for one, other in zip(results.methods, kept.methods, strict=True):
             assert one.metrics == other.metrics
             assert one.versus_reference == other.versus_reference
             assert all(np.array_equal(one.per_user[name], other.per_user[name]) for name in other.per_user)
@@ -245,7 +245,7 @@ def test_results_survive_the_disk(benchmark_: Benchmark, tmp_path: Path) -> None
         again.samples("random")
 
 
-def test_comparing_with_another_algorithm(benchmark_: Benchmark, tmp_path: Path) -> None:
+def test_comparing_with_another_method(benchmark_: Benchmark, tmp_path: Path) -> None:
     evaluate(["longest", "random"], small(benchmark_), benchmark_, out=tmp_path)
     results = read_results(tmp_path, versus="longest")
     assert results.versus == "longest"
@@ -256,17 +256,17 @@ def test_comparing_with_another_algorithm(benchmark_: Benchmark, tmp_path: Path)
         compare(results, "longset")
 
 
-def test_more_algorithms_join_the_same_run(benchmark_: Benchmark, tmp_path: Path) -> None:
+def test_more_methods_join_the_same_run(benchmark_: Benchmark, tmp_path: Path) -> None:
     events: list[ProgressEvent] = []
     protocol = small(benchmark_)
     first = evaluate(["random"], protocol, benchmark_, out=tmp_path)
     second = evaluate(["longest", "random"], protocol, benchmark_, out=tmp_path, progress=events.append)
     assert first.directory == second.directory
     assert first["random"].metrics == second["random"].metrics
-    started = {event.algorithm: event.done for event in events if event.stage == "start"}
+    started = {event.method: event.done for event in events if event.stage == "start"}
     assert started == {"longest": 0, "random": 40}
     evaluate(["random"], protocol, benchmark_, out=tmp_path)
-    assert [r.id for r in read_results(tmp_path).algorithms if r.kind == "algorithm"] == ["random", "longest"]
+    assert [r.id for r in read_results(tmp_path).methods if r.kind == "method"] == ["random", "longest"]
 
 
 def test_another_knob_is_another_directory(benchmark_: Benchmark, tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from personalllm.core.errors import ParameterError
 from personalllm.data import Benchmark, make_twin, write_benchmark
-from personalllm.errors import ParameterError
 from personalllm.evaluation import Estimate, ProgressEvent, evaluate, get_preset
-from personalllm.evaluation.claims import Claim, judge, paper_claims, verdict
 from personalllm.evaluation.comparisons import compare_per_user, surviving_share
-from personalllm.evaluation.paper import find_paper_row, paper_rows
-from personalllm.evaluation.reproduction import Reproduction, _departures, measured_rate, reproduce
-from personalllm.evaluation.section4 import Cell, Plan, estimate_load, is_paper_data, make_plan
+from personalllm.papers.personalllm_2025.claims import Claim, judge, paper_claims, verdict
+from personalllm.papers.personalllm_2025.plan import Cell, Plan, estimate_load, is_paper_data, make_plan
+from personalllm.papers.personalllm_2025.printed import find_paper_row, paper_rows
+from personalllm.papers.personalllm_2025.reproduction import Reproduction, _departures, measured_rate, reproduce
 
 SMALL: dict[str, Any] = {"limit": 9, "max_tokens": 10, "pool_users": 20, "pool_pairs": 6, "bootstrap_draws": 100}
 
@@ -46,19 +46,19 @@ def test_the_log_is_whole_and_says_what_is_printed() -> None:
     rows = paper_rows()
     printed = [row for row in rows if row.printed]
     assert len(rows) == 123
-    assert {row.algorithm: sum(other.algorithm == row.algorithm for other in printed) for row in printed} == {
+    assert {row.method: sum(other.method == row.method for other in printed) for row in printed} == {
         "zero-shot": 1,
         "icl": 12,
         "self-icl": 3,
         "meta-icl": 3,
     }
-    across = {(row.pool_users, row.embedding_pairs, row.n_similar) for row in printed if row.algorithm == "meta-icl"}
+    across = {(row.pool_users, row.embedding_pairs, row.n_similar) for row in printed if row.method == "meta-icl"}
     assert across == {(1000, 5, 5)}
 
 
 def test_losing_only_was_logged_twice_and_the_later_runs_count() -> None:
     for shots in (1, 3, 5):
-        runs = [row for row in paper_rows() if (row.algorithm, row.feedback, row.shots) == ("icl", "losing", shots)]
+        runs = [row for row in paper_rows() if (row.method, row.feedback, row.shots) == ("icl", "losing", shots)]
         assert [row.run_again for row in runs] == [True, False]
         mislabelled = find_paper_row("icl", shots, feedback="losing-as-winning")
         assert mislabelled is not None
@@ -117,8 +117,8 @@ def test_the_cells_with_three_shots_are_the_presets_own(benchmark_: Benchmark) -
         from personalllm.evaluation import resolve
 
         for name in ("paper-icl", across):
-            for entry in resolve(get_preset(name).algorithms, "generate")[0]:
-                assert entry.algorithm.spec() in built
+            for entry in resolve(get_preset(name).methods, "generate")[0]:
+                assert entry.method.spec() in built
         assert {cell.preset for cell in plan.cells} == {get_preset("paper-icl").id, get_preset(across).id}
     assert Cell("icl", 3, "winning").build(700).params()["reply_tokens"] == 700
 
@@ -156,7 +156,7 @@ def test_bad_shots(benchmark_: Benchmark, shots: tuple[int, ...]) -> None:
 def test_the_table_holds_what_evaluate_finds(found: Reproduction, benchmark_: Benchmark, standins: Any) -> None:
     cells = [cell for cell in found.plan.of("none") if cell.id in {"zero-shot", "icl/losing/3", "meta-icl/losing/1"}]
     alone = evaluate([cell.build(10) for cell in cells], found.plan.protocols["none"], benchmark_, **standins)
-    for cell, result in zip(cells, alone.algorithms, strict=False):
+    for cell, result in zip(cells, alone.methods, strict=False):
         row = found.row(cell.id)
         assert row.result.metrics == result.metrics
         assert row.result.counts == result.counts
@@ -244,10 +244,10 @@ def test_paper_data_are_recognised_and_the_twin_is_not(benchmark_: Benchmark, mo
     twin = make_twin(20, seed=0)
     real = dataclasses.replace(twin, metadata={})
     assert not is_paper_data(real)
-    monkeypatch.setattr("personalllm.evaluation.section4._PAPER_PROMPTS", 20)
+    monkeypatch.setattr("personalllm.papers.personalllm_2025.plan._PAPER_PROMPTS", 20)
     assert is_paper_data(real)
     assert not is_paper_data(twin)
-    monkeypatch.setattr("personalllm.evaluation.section4._PAPER_PROMPTS", benchmark_.n_prompts)
+    monkeypatch.setattr("personalllm.papers.personalllm_2025.plan._PAPER_PROMPTS", benchmark_.n_prompts)
     assert not is_paper_data(benchmark_)
 
 
@@ -338,7 +338,7 @@ def test_the_paper_bears_out_its_claims_in_utility() -> None:
 
 
 def _all_cells() -> list[Cell]:
-    from personalllm.evaluation import section4
+    from personalllm.papers.personalllm_2025 import plan as section4
 
     return section4._cells((1, 3, 5), "text", "text")
 
@@ -382,7 +382,7 @@ def test_progress_counts_the_whole_plan(benchmark_: Benchmark, standins: Any) ->
     done = [event.done for event in events if event.stage == "step"]
     assert done == sorted(done)
     assert events[-1].done == plan.n_requests
-    assert [event.algorithm for event in events if event.stage == "finish"] == [cell.name for cell in plan.cells]
+    assert [event.method for event in events if event.stage == "finish"] == [cell.name for cell in plan.cells]
 
 
 def test_the_load_grows_with_what_is_shown(benchmark_: Benchmark) -> None:
@@ -397,8 +397,8 @@ def test_the_load_grows_with_what_is_shown(benchmark_: Benchmark) -> None:
 DRIVER = """
 import sys, time
 from personalllm.data import load
-from personalllm.evaluation.reproduction import reproduce
-from personalllm.evaluation.section4 import make_plan
+from personalllm.papers.personalllm_2025.reproduction import reproduce
+from personalllm.papers.personalllm_2025.plan import make_plan
 from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
 
 class Slow(EchoChatModel):
@@ -459,7 +459,7 @@ def test_chat_turns_leave_out_what_they_cannot_show(benchmark_: Benchmark) -> No
     assert "icl/losing-as-winning/3" in ids
     assert not {"icl/losing/3", "icl/winning-and-losing/3"} & set(ids)
     built = [cell.build(plan.max_tokens) for cell in plan.cells if cell.id != "zero-shot"]
-    assert {algorithm.layout for algorithm in built} == {"turns"}
+    assert {method.layout for method in built} == {"turns"}
     assert all(cell.layout == "turns" for cell in plan.of("flipped"))
     ours = {cell.id for cell in make_plan(benchmark_, **(SMALL | {"shots": (3,)})).cells}
     assert {cell.id for cell in plan.cells} < ours

@@ -8,24 +8,24 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from personalllm.algorithms.base import Algorithm
-from personalllm.algorithms.registry import list_algorithms, load_algorithm
-from personalllm.errors import PersonalLLMError, PluginError, UnknownName, UserError
-from personalllm.evaluation import parse_algorithm, resolve
+from personalllm.core.errors import PersonalLLMError, PluginError, UnknownName, UserError
+from personalllm.evaluation import parse_method, resolve
 from personalllm.evaluation.resolve import Entry, check_references, slug
+from personalllm.methods.base import Method
+from personalllm.methods.registry import list_methods, load_method
 
 MINE = """
 from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np
-from personalllm.algorithms.base import Algorithm
+from personalllm.methods.base import Method
 
 @dataclass
-class Mine(Algorithm):
+class Mine(Method):
     id: ClassVar[str] = "mine"
     bias: float = {bias}
 
-    def rank(self, queries):
+    def utilities(self, queries):
         return np.zeros((len(queries), queries.corpus.n_responses), np.float32)
 
 not_a_class = 3
@@ -54,17 +54,17 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_the_syntax(text: str, expected: tuple[str, dict[str, Any]]) -> None:
-    assert parse_algorithm(text) == expected
+    assert parse_method(text) == expected
 
 
 BAD: list[tuple[str, type[PersonalLLMError], str]] = [
-    ("", UserError, "Cannot read the algorithm ''"),
-    ("icl[n_shots=3", UserError, r"Cannot read the algorithm 'icl\[n_shots=3'. Write NAME"),
+    ("", UserError, "Cannot read the method ''"),
+    ("icl[n_shots=3", UserError, r"Cannot read the method 'icl\[n_shots=3'. Write NAME"),
     ("icl[3]", UserError, "Cannot read the parameter '3'"),
     ("icl[n_shots=1,n_shots=2]", UserError, "'n_shots' stands twice"),
-    ("icl[shots=1]", UnknownName, "parameter of the algorithm 'icl' named 'shots'.*n_shots"),
+    ("icl[shots=1]", UnknownName, "parameter of the method 'icl' named 'shots'.*n_shots"),
     ("icl[n_shots=0]", UserError, "n_shots must be an integer >= 1, got 0"),
-    ("icls", UnknownName, "no algorithm named 'icls'. Did you mean 'icl'"),
+    ("icls", UnknownName, "no method named 'icls'. Did you mean 'icl'"),
     (
         "longest",
         UserError,
@@ -91,7 +91,7 @@ def test_a_file_beside_the_user(module: Path) -> None:
     assert plain.key != entry.key
 
 
-def test_an_edited_file_is_another_algorithm(module: Path) -> None:
+def test_an_edited_file_is_another_method(module: Path) -> None:
     (before,), _ = resolve(["mine_for_tests:Mine"], "rank")
     module.write_text(module.read_text() + "\n# edited\n")
     (after,), _ = resolve(["mine_for_tests:Mine"], "rank")
@@ -99,7 +99,7 @@ def test_an_edited_file_is_another_algorithm(module: Path) -> None:
     assert before.key != after.key
 
 
-def test_an_edited_base_in_another_file_is_another_algorithm(module: Path) -> None:
+def test_an_edited_base_in_another_file_is_another_method(module: Path) -> None:
     derived = module.with_name("derived_for_tests.py")
     derived.write_text("from mine_for_tests import Mine\n\nclass Derived(Mine):\n    id = 'derived'\n")
     try:
@@ -123,28 +123,28 @@ def test_only_the_reference_response_model_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("track", ["rank", "generate"])
-def test_all_is_every_registered_algorithm_of_the_track(track: Any) -> None:
+def test_all_is_every_registered_method_of_the_track(track: Any) -> None:
     entries, references = resolve(["all"], track)
-    kinds = {name: load_algorithm(name) for name in list_algorithms()}
+    kinds = {name: load_method(name) for name in list_methods()}
     expected = [name for name, kind in kinds.items() if track in kind.tracks() and not kind.extra]
     assert [entry.label for entry in entries] == expected
     assert references == ()
     assert len(expected) >= 3
 
 
-def test_each_algorithm_takes_part_once_and_references_are_set_apart() -> None:
+def test_each_method_takes_part_once_and_references_are_set_apart() -> None:
     entries, references = resolve(["random", "oracle", "random", "longest", "model:x"], "rank")
     assert [entry.label for entry in entries] == ["random", "longest"]
     assert references == ("oracle", "model:x")
 
 
 @dataclass
-class Sample(Algorithm):
+class Sample(Method):
     id: ClassVar[str] = "sample"
     weights: Any = field(default_factory=lambda: [1, 2])
     name: str = "x"
 
-    def rank(self, queries: Any) -> Any:
+    def utilities(self, queries: Any) -> Any:
         return np.zeros(1)
 
 
@@ -157,8 +157,8 @@ def test_labels_show_what_differs_from_the_defaults() -> None:
 
 def test_names_that_would_clash_are_refused() -> None:
     @dataclass
-    class Nameless(Algorithm):
-        def rank(self, queries: Any) -> Any:
+    class Nameless(Method):
+        def utilities(self, queries: Any) -> Any:
             return None
 
     @dataclass
@@ -172,7 +172,7 @@ def test_names_that_would_clash_are_refused() -> None:
     for items, message in (
         ([Nameless()], "has no id"),
         ([Impostor()], "'oracle' belongs to a reference policy"),
-        ([Sample(), Twin()], "Two different algorithms are called 'sample'"),
+        ([Sample(), Twin()], "Two different methods are called 'sample'"),
         ([3], "must be an object or a name, got int"),
     ):
         with pytest.raises(UserError, match=message):

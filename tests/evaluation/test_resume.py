@@ -20,13 +20,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from personalllm.algorithms.base import Algorithm
+from personalllm.core.errors import DataError
+from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Benchmark, write_benchmark
-from personalllm.errors import DataError
 from personalllm.evaluation import ProgressEvent, Protocol, evaluate, read_results
 from personalllm.evaluation.store import DiskStore, Unit
+from personalllm.methods.base import Method
 from personalllm.testing import EchoChatModel
-from personalllm.types import F32, Histories, Queries
 
 DRIVER = """
 import sys, time
@@ -95,7 +95,7 @@ def test_a_killed_evaluation_resumes_to_the_same_bytes(benchmark_: Benchmark, tm
     leftovers = [name for name in one if name not in other]
     assert all(name.endswith(".part") for name in leftovers)
     assert {name: one[name] for name in other} == other
-    for left, right in zip(read_results(killed).algorithms, read_results(whole).algorithms, strict=True):
+    for left, right in zip(read_results(killed).methods, read_results(whole).methods, strict=True):
         assert left.metrics == right.metrics
         assert left.versus_reference == right.versus_reference
         assert left.counts == right.counts
@@ -137,7 +137,7 @@ def test_stopping_anywhere_changes_nothing(
 
 
 @dataclass
-class Stateful(Algorithm):
+class Stateful(Method):
     """Uses up a generator and fills a cache that it made in `fit`; notes what it is handed."""
 
     id: ClassVar[str] = "stateful"
@@ -148,7 +148,7 @@ class Stateful(Algorithm):
         self.pool_, self.rng_, self.calls_, self.scorer_ = pool, np.random.default_rng(0), {"rank": 0}, [self.embedder]
         return self
 
-    def rank(self, queries: Queries) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         self.calls_["rank"] += 1
         self.seen.append((self.pool_, self.pool_.prompt, queries.corpus, self.scorer_[0], self.calls_["rank"]))
         return self.rng_.random((len(queries), queries.corpus.n_responses), dtype=np.float32)
@@ -182,19 +182,19 @@ EDITED = """
 from dataclasses import dataclass
 from typing import ClassVar
 import numpy as np
-from personalllm.algorithms.base import Algorithm
+from personalllm.methods.base import Method
 
 @dataclass
-class Mine(Algorithm):
+class Mine(Method):
     id: ClassVar[str] = "mine"
 
-    def rank(self, queries):
+    def utilities(self, queries):
         return np.float32([[{sign}len(r) for r in queries.corpus.responses[p]] for p in queries.prompt])
 """
 
 
 @pytest.mark.parametrize("order_lost", [False, True])
-def test_of_an_edited_algorithm_the_newest_is_read(
+def test_of_an_edited_method_the_newest_is_read(
     benchmark_: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order_lost: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -212,7 +212,7 @@ def test_of_an_edited_algorithm_the_newest_is_read(
     if order_lost:
         (run / "leaderboard.json").unlink()
     results = read_results("runs")
-    assert [result.id for result in results.algorithms].count("mine") == 1
+    assert [result.id for result in results.methods].count("mine") == 1
     assert results["mine"].metrics == found[1]
 
 
@@ -226,9 +226,9 @@ def test_the_samples_are_those_of_the_newest(benchmark_: Benchmark, standins: An
     assert read_results(tmp_path).samples("zero-shot") == first.samples("zero-shot")
 
 
-def test_an_edited_algorithm_counts_before_the_run_has_ended(benchmark_: Benchmark, tmp_path: Path) -> None:
+def test_an_edited_method_counts_before_the_run_has_ended(benchmark_: Benchmark, tmp_path: Path) -> None:
     def stop(event: ProgressEvent) -> None:
-        if (event.algorithm, event.stage) == ("longest", "start"):
+        if (event.method, event.stage) == ("longest", "start"):
             raise Stop
 
     with pytest.raises(Stop):
@@ -360,7 +360,7 @@ def test_no_seconds_in_what_must_be_reproducible(benchmark_: Benchmark, standins
 
 
 def test_a_run_directory_that_cannot_be_made_is_named(benchmark_: Benchmark, tmp_path: Path) -> None:
-    from personalllm.errors import UserError
+    from personalllm.core.errors import UserError
 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"Cannot make the run directory .*Choose another --out"):

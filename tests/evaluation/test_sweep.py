@@ -18,12 +18,12 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from personalllm.algorithms.base import Algorithm
+from personalllm.core.errors import ParameterError, UserError
+from personalllm.core.types import F32, Queries
 from personalllm.data import Benchmark, make_twin, write_benchmark
-from personalllm.errors import ParameterError, UserError
 from personalllm.evaluation import (
     METRICS,
-    AlgorithmResult,
+    MethodResult,
     Protocol,
     SweepCell,
     SweepRow,
@@ -35,15 +35,15 @@ from personalllm.evaluation import (
 )
 from personalllm.evaluation.contest import Contest, hold_contests
 from personalllm.evaluation.metrics import draw_metrics, estimate
+from personalllm.methods.base import Method
 from personalllm.testing import EchoChatModel
-from personalllm.types import F32, Queries
 
 RANK: dict[str, Any] = {"n_users": 30, "pool_users": 6, "bootstrap_draws": 200}
 GENERATE: dict[str, Any] = RANK | {"track": "generate", "n_users": 9, "max_tokens": 8}
 
 
 @dataclass
-class Slot(Algorithm):
+class Slot(Method):
     """Prefers the longer response (sign 1) or the shorter one (-1); with skill 0 the first."""
 
     id: ClassVar[str] = "slot"
@@ -54,7 +54,7 @@ class Slot(Algorithm):
         if self.skill < 0:
             raise ParameterError("skill", ">= 0", self.skill)
 
-    def rank(self, queries: Queries) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         lengths = np.array([[len(text) for text in queries.corpus.responses[p]] for p in queries.prompt], np.float32)
         return np.float32(self.sign * self.skill) * lengths
 
@@ -69,7 +69,7 @@ def test_the_cells_are_the_product(benchmark_: Benchmark) -> None:
     assert [tuple(cell.values.values()) for cell in cells] == [
         (skill, alpha, sign) for skill in (1.0, 2.0) for alpha in (0.05, 0.1) for sign in (1, -1)
     ]
-    assert [cell.algorithm for cell in cells[:2]] == [Slot(1.0, 1), Slot(1.0, -1)]
+    assert [cell.method for cell in cells[:2]] == [Slot(1.0, 1), Slot(1.0, -1)]
     assert {cell.protocol.population.alpha for cell in cells if cell.values["sign"] == 1} == {0.05, 0.1}
     assert {(cell.n_users, cell.n_queries) for cell in cells} == {(30, 240)}
     assert str(cells[2]) == "slot, skill=1.0, protocol.population.alpha=0.1, sign=1"
@@ -88,12 +88,12 @@ def test_several_fields_of_one_part_are_varied_together(benchmark_: Benchmark) -
 
 
 BAD: list[tuple[list[Any], dict[str, Any], str]] = [
-    ([], {}, "A sweep needs an algorithm"),
+    ([], {}, "A sweep needs a method"),
     (["random"], {"protocol.limit": []}, r"the axis 'protocol.limit' must be a list of different values, got \[\]"),
     (["random"], {"protocol.limit": [3, 3]}, "must be a list of different values"),
     (["random"], {"shots": [3]}, "The cell 'random, shots=3' cannot be run: .*no parameter"),
     (["embedding-ranker"], {"shrink": [3]}, "'embedding-ranker, shrink=3' cannot be run: .*Did you mean 'shrinkage'"),
-    ([Slot()], {"shots": [3]}, "The cell 'slot, shots=3' cannot be run: The algorithm 'slot' has no parameter 'shots'"),
+    ([Slot()], {"shots": [3]}, "The cell 'slot, shots=3' cannot be run: The method 'slot' has no parameter 'shots'"),
     ([Slot()], {"skill": [1.0, -1.0]}, "The cell 'slot, skill=-1.0' cannot be run: skill must be >= 0, got -1.0"),
     (["random"], {"protocol.alpha": [0.1, 0]}, "'random, protocol.alpha=0' cannot be run: population.alpha must be gr"),
     (["random"], {"protocol.population.alhpa": [1]}, "cannot be run: population.alhpa must be a field"),
@@ -114,13 +114,13 @@ BAD: list[tuple[list[Any], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("algorithms", "axes", "message"), BAD, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(("methods", "axes", "message"), BAD, ids=lambda value: str(value)[:50])
 def test_what_cannot_be_run_is_refused_before_anything_runs(
-    benchmark_: Benchmark, tmp_path: Path, algorithms: list[Any], axes: dict[str, Any], message: str
+    benchmark_: Benchmark, tmp_path: Path, methods: list[Any], axes: dict[str, Any], message: str
 ) -> None:
     for call in (plan_sweep, lambda *args: sweep(*args, out=tmp_path / "runs")):
         with pytest.raises(UserError, match=message):
-            call(algorithms, axes, protocol_for(benchmark_), benchmark_)
+            call(methods, axes, protocol_for(benchmark_), benchmark_)
     assert not (tmp_path / "runs").exists()
 
 
@@ -140,7 +140,7 @@ def test_every_cell_is_an_ordinary_run(benchmark_: Benchmark, standins: Any, tmp
     assert len(results.rows) == 8
     for row in results.rows:
         own = Protocol.for_benchmark(benchmark_, **(GENERATE | {"alpha": row.cell.protocol.population.alpha}))
-        alone = evaluate([row.cell.algorithm], own, benchmark_, out=tmp_path / "alone", **standins)
+        alone = evaluate([row.cell.method], own, benchmark_, out=tmp_path / "alone", **standins)
         assert alone.fingerprint == row.fingerprint
         assert alone[row.cell.label].metrics == row.result.metrics
         assert (tmp_path / row.fingerprint / "manifest.json").is_file()
@@ -155,14 +155,14 @@ def test_the_table(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None
     results = sweep(["icl", "self-icl"], axes, protocol, benchmark_, out=tmp_path, **standins)
     table = results.table()
     assert table.num_rows == 16
-    assert table.column_names[:5] == ["cell", "algorithm", *axes]
+    assert table.column_names[:5] == ["cell", "method", *axes]
     assert table.schema.field("n_shots").type == pa.int64()
     assert table.schema.field("protocol.population.alpha").type == pa.float64()
     assert set(table["protocol.limit"].to_pylist()) == {"null", "4"}
     assert {f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")} < set(table.column_names)
     for i, row in enumerate(results.rows):
         line = table.slice(i, 1).to_pylist()[0]
-        assert line["algorithm"] == row.cell.base
+        assert line["method"] == row.cell.base
         assert line["mean_utility"] == row.result.metrics["mean_utility"].value
         assert line["win_rate_best_high"] == row.result.metrics["win_rate_best"].high
         assert line["n_users"] == (9 if row.cell.values["protocol.limit"] is None else 4)
@@ -217,7 +217,7 @@ def test_cells_of_other_protocols_compete_if_the_users_are_the_same(benchmark_: 
 def test_progress_says_which_settings(benchmark_: Benchmark) -> None:
     seen: set[str] = set()
     axes = {"sign": [1, -1], "protocol.population.alpha": [0.05, 0.1]}
-    sweep([Slot(1.0)], axes, protocol_for(benchmark_), benchmark_, progress=lambda event: seen.add(event.algorithm))
+    sweep([Slot(1.0)], axes, protocol_for(benchmark_), benchmark_, progress=lambda event: seen.add(event.method))
     assert seen == {
         f"slot[skill=1.0{sign}] protocol.population.alpha={alpha}" for sign in ("", ",sign=-1") for alpha in (0.05, 0.1)
     }
@@ -230,9 +230,9 @@ def row_of(utility: Any, name: str, protocol: Protocol) -> SweepRow:
     columns |= {"population_best_utility": 0, "reference_utility": 0}
     per_user = {"mean_utility": values} | {key: np.full(n, value, np.float32) for key, value in columns.items()}
     metrics = estimate(per_user, draw_metrics(per_user, draws=100, seed=0))
-    algorithm = Slot()
-    cell = SweepCell(name, {}, algorithm, name, protocol, n, n)
-    result = AlgorithmResult(name, name, {}, "rank", "algorithm", n, n, 0.0, metrics, {}, per_user)
+    method = Slot()
+    cell = SweepCell(name, {}, method, name, protocol, n, n)
+    result = MethodResult(name, name, {}, "rank", "method", n, n, 0.0, metrics, {}, per_user)
     return SweepRow(cell, result, "f")
 
 
@@ -394,7 +394,7 @@ def test_a_killed_sweep_goes_on_to_the_same_bytes(benchmark_: Benchmark, tmp_pat
     assert contents(killed) == contents(whole)
 
 
-def test_the_reply_is_the_algorithms_own(benchmark_: Benchmark, standins: Any) -> None:
+def test_the_reply_is_the_methods_own(benchmark_: Benchmark, standins: Any) -> None:
     """Cells of one protocol share nothing but the users: a cell alone and beside others gives the same numbers."""
     protocol = Protocol.for_benchmark(benchmark_, **GENERATE)
     both = sweep(["icl"], {"n_shots": [1, 2]}, protocol, benchmark_, **standins)

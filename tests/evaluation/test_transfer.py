@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
+from personalllm.core.seeding import generator
 from personalllm.evaluation.prediction.estimates import estimate_cell
 from personalllm.evaluation.prediction.metrics import Cell, PairSamples, user_sums
 from personalllm.evaluation.prediction.results import LearnerResult, PredictResults
 from personalllm.evaluation.prediction.transfer import Transfer
-from personalllm.seeding import generator
 
 
 def learner(label: str, kind: str, right: float, n_users: int, shots: tuple[int, ...]) -> LearnerResult:

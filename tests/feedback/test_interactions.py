@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personalllm.errors import AxisMismatch, ParameterError
+from personalllm.core.errors import AxisMismatch, ParameterError
 from personalllm.feedback import FeedbackRule, interact, sample_prompts
 from personalllm.users import Population, choices_at, ranks, utilities
 

@@ -1,4 +1,4 @@
-"""What is handed to an algorithm knows neither scores, nor weights, nor who wrote a response."""
+"""What is handed to a method knows neither scores, nor weights, nor who wrote a response."""
 
 from __future__ import annotations
 

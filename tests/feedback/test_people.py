@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from personalllm.errors import DataError, ParameterError
+from personalllm.core.errors import DataError, ParameterError
 from personalllm.feedback.people import PeoplePreferences, Preference
 
 PLAIN = [

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from personalllm.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError
 from personalllm.feedback import (
     CorpusView,
     FeedbackRule,

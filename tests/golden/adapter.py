@@ -26,11 +26,10 @@ import inputs
 import numpy as np
 import pyarrow as pa
 
-from personalllm.algorithms.base import Algorithm
-from personalllm.algorithms.registry import get_algorithm, list_algorithms
 from personalllm.analysis import Votes, diversity, entropy_by_words
 from personalllm.backends.executor import ProcessExecutor
 from personalllm.build import Recipe, gather_prompts, pack, read_prompts, read_responses, respond
+from personalllm.core.types import ChatReply, ChatRequest, Conversation, Histories, Message, Queries
 from personalllm.data import Benchmark, Standardiser, load, write_benchmark
 from personalllm.evaluation import (
     Estimate,
@@ -54,13 +53,14 @@ from personalllm.evaluation.prediction.people_task import PeopleTask
 from personalllm.evaluation.prediction.task import PredictionTask
 from personalllm.evaluation.prediction.work import Work
 from personalllm.evaluation.references import StoredPolicies
-from personalllm.evaluation.reproduction import reproduce
 from personalllm.evaluation.resolve import Entry
-from personalllm.evaluation.section4 import make_plan
 from personalllm.evaluation.task import Task
 from personalllm.evaluation.tracks import Backends, RankTrack, make_units
 from personalllm.feedback.people import PeoplePreferences, Preference
-from personalllm.types import ChatReply, ChatRequest, Conversation, Histories, Message, Queries
+from personalllm.methods.base import Method
+from personalllm.methods.registry import get_method, list_methods
+from personalllm.papers.personalllm_2025.plan import make_plan
+from personalllm.papers.personalllm_2025.reproduction import reproduce
 from personalllm.users import Population
 
 __all__ = [
@@ -184,7 +184,7 @@ class SurfaceScores:
 
 
 @dataclass
-class SeedSpy(Algorithm):
+class SeedSpy(Method):
     """Notes with which seeds it is bound when it fits, adapts and answers."""
 
     id = "golden-spy"
@@ -198,7 +198,7 @@ class SeedSpy(Algorithm):
         self.seen.append(f"adapt {self.seed}")
         return self
 
-    def rank(self, queries: Queries) -> Any:
+    def utilities(self, queries: Queries) -> Any:
         self.seen.append(f"answer {self.seed}")
         return np.zeros((len(queries), queries.corpus.n_responses), np.float32)
 
@@ -208,12 +208,12 @@ class SeedSpy(Algorithm):
 
 
 @dataclass
-class Infinite(Algorithm):
+class Infinite(Method):
     """Utilities of plus infinity for the longest responses, minus infinity for the shortest; is no log-odds."""
 
     id = "golden-infinite"
 
-    def rank(self, queries: Queries) -> Any:
+    def utilities(self, queries: Queries) -> Any:
         lengths = np.array([[len(text) for text in queries.corpus.responses[row]] for row in queries.prompt.tolist()])
         order = lengths.argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
         ladder = np.array([-np.inf, -np.inf, 0.0, np.inf, np.inf], np.float32)
@@ -269,14 +269,14 @@ def _numbers(estimate: Estimate) -> list[float]:
 # --- keys and seeds -------------------------------------------------------------------------------------------------
 
 
-def _variants() -> Iterator[tuple[str, Algorithm]]:
-    ours = [name for name in list_algorithms() if name in OTHER_PARAMETER]
+def _variants() -> Iterator[tuple[str, Method]]:
+    ours = [name for name in list_methods() if name in OTHER_PARAMETER]
     assert ours == sorted(OTHER_PARAMETER)
     for name in ours:
-        yield name, get_algorithm(name)
+        yield name, get_method(name)
         if OTHER_PARAMETER[name]:
             ((parameter, value),) = OTHER_PARAMETER[name].items()
-            yield f"{name}[{parameter}={value}]", get_algorithm(name, **OTHER_PARAMETER[name])
+            yield f"{name}[{parameter}={value}]", get_method(name, **OTHER_PARAMETER[name])
 
 
 def method_keys() -> Values:
@@ -431,8 +431,8 @@ def _ranked(results: Results, *, brief: bool = True) -> Values:
     Brief is without `versus`, and of the baselines only with the utility.
     """
     found: Values = {}
-    for row in results.algorithms:
-        short = brief and row.kind != "algorithm"
+    for row in results.methods:
+        short = brief and row.kind != "method"
         per_user, metrics = (PER_USER[:1], ("mean_utility", "gain")) if short else (PER_USER, tuple(row.metrics))
         found[row.id] = {
             "per_user": {name: row.per_user[name] for name in per_user},
@@ -513,8 +513,8 @@ def generate_run(variant: str = "sampled", *, interrupted: bool = False) -> Valu
 
     def told(results: Results) -> Values:
         found = _ranked(results)
-        for row in results.algorithms:
-            found[row.id]["samples"] = _samples(results.samples(row.id), whole=row.kind == "algorithm")
+        for row in results.methods:
+            found[row.id]["samples"] = _samples(results.samples(row.id), whole=row.kind == "method")
         return {"methods": found}
 
     return _twice(run, told, interrupted=interrupted)

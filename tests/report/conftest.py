@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from personalllm.evaluation.results import AlgorithmResult, Estimate, Results, Sample
-from personalllm.seeding import generator
-from personalllm.types import F32, Message
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32, Message
+from personalllm.evaluation.results import Estimate, MethodResult, Results, Sample
 
 PROTOCOL: dict[str, Any] = {
     "metrics_version": 1,
@@ -37,9 +37,9 @@ PROTOCOL: dict[str, Any] = {
     "rewards": None,
 }
 RANK = (
-    ("embedding-ranker", "Embedding ranker", "algorithm", 0.66),
-    ("longest", "Longest response", "algorithm", 0.31),
-    ("random", "Random response", "algorithm", -0.01),
+    ("embedding-ranker", "Embedding ranker", "method", 0.66),
+    ("longest", "Longest response", "method", 0.31),
+    ("random", "Random response", "method", -0.01),
     ("oracle", "User's best stored response", "reference", 1.62),
     ("best-single-rm", "Best single reward model", "reference", 0.74),
     ("population-best", "Best response for the population (not personalised)", "reference", 0.58),
@@ -47,10 +47,10 @@ RANK = (
 )
 GENERATE = (
     ("worst", "User's worst stored response", "reference", -2.4),
-    ("zero-shot", "Zero-shot", "algorithm", -0.35),
-    ("icl[n_shots=3]", "In-context learning", "algorithm", -0.16),
-    ("icl[n_shots=1]", "In-context learning", "algorithm", -0.28),
-    ("meta-icl", "Meta-learning in-context learning, winning minus losing", "algorithm", -0.08),
+    ("zero-shot", "Zero-shot", "method", -0.35),
+    ("icl[n_shots=3]", "In-context learning", "method", -0.16),
+    ("icl[n_shots=1]", "In-context learning", "method", -0.28),
+    ("meta-icl", "Meta-learning in-context learning, winning minus losing", "method", -0.08),
     ("oracle", "User's best stored response", "reference", 1.71),
     ("population-best", "Best response for the population (not personalised)", "reference", 0.61),
 )
@@ -77,7 +77,7 @@ def estimate(values: F32) -> Estimate:
     return Estimate(mean, mean - half, mean + half)
 
 
-def row(spec: tuple[str, str, str, float], track: str, n_users: int, base: dict[str, F32]) -> AlgorithmResult:
+def row(spec: tuple[str, str, str, float], track: str, n_users: int, base: dict[str, F32]) -> MethodResult:
     identifier, title, kind, level = spec
     rng = generator(0, track, identifier)
     utility = (base["user"] + level + rng.normal(0, 0.35, n_users)).astype(np.float32)
@@ -100,10 +100,10 @@ def row(spec: tuple[str, str, str, float], track: str, n_users: int, base: dict[
     slopes = {"mean_utility": 1.0, "gain": 1 / span, "win_rate_reference": 1 / 6, "win_rate_best": 0.1, "regret": -1.0}
     versus = {key: estimate(slope * (utility - other)) for key, slope in slopes.items()}
     counts = {}
-    if track == "generate" and kind == "algorithm":
+    if track == "generate" and kind == "method":
         counts = {"generations": n_users, "empty": 1, "cut": 4, "prompt_tokens": 9000, "completion_tokens": 1800}
         counts |= {"examples": 3 * n_users, "dropped_examples": 2}
-    return AlgorithmResult(
+    return MethodResult(
         id=identifier,
         title=title,
         spec={"id": identifier.split("[")[0], "params": {}},
@@ -155,7 +155,7 @@ def make_results() -> Callable[..., Results]:
         user = rng.normal(0, 0.5, n_users).astype(np.float32)
         base = {"user": user, "population": user + np.float32(0.6)}
         base["oracle"] = (base["population"] + rng.gamma(3, 0.35, n_users)).astype(np.float32)
-        base["versus"] = row(("random", "", "algorithm", -0.01), track, n_users, base | {"versus": user}).per_user[
+        base["versus"] = row(("random", "", "method", -0.01), track, n_users, base | {"versus": user}).per_user[
             "mean_utility"
         ]
         specs = RANK if track == "rank" else GENERATE
@@ -167,7 +167,7 @@ def make_results() -> Callable[..., Results]:
             "protocol": protocol | {"limit": None if track == "rank" else n_users},
             "fingerprint": "1f7d0a5be2c94411" if track == "rank" else "c02e97d15a6b8f30",
             "benchmark_name": "mini",
-            "algorithms": rows,
+            "methods": rows,
             "directory": Path("somewhere") / "runs" / track,
             "versus": "random" if track == "rank" else "zero-shot",
             "manifest": {

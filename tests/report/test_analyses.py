@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from personalllm.analysis.base import Analysis
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
 from personalllm.report.analyses import write_analyses
 
 HOSTILE = "<script>alert(1)</script>&amp; \u202e \U0001f600"

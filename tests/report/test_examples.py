@@ -37,7 +37,7 @@ def test_written_stands_in_the_order_of_the_leaderboard(make_results: Callable[.
     assert all(written.sample.user == 2 for written in pair.first.written)
 
 
-def test_the_choice_ignores_how_algorithms_fared(make_results: Callable[..., Results]) -> None:
+def test_the_choice_ignores_how_methods_fared(make_results: Callable[..., Results]) -> None:
     results = make_results("generate", 8)
 
     def spoilt(samples: list[Sample]) -> list[Sample]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from personalllm.analysis.drawing import drawing
+from personalllm.core.plotting import drawing
 from personalllm.evaluation.results import Estimate, Results
 from personalllm.report import write_figures
 from personalllm.report.figures import distribution_figure, leaderboard_figure
@@ -33,7 +33,7 @@ def test_one_result_needs_no_list(make_results: Callable[..., Results], tmp_path
     assert len(write_figures(make_results("rank", 10), tmp_path)) == 4
 
 
-def test_marks_tell_algorithms_from_references(make_results: Callable[..., Results]) -> None:
+def test_marks_tell_methods_from_references(make_results: Callable[..., Results]) -> None:
     (view,) = track_views([make_results("rank", 40)])
     with drawing(text_as_paths=False):
         figure = leaderboard_figure(view)
@@ -56,9 +56,9 @@ def test_a_huge_interval_does_not_dwarf_the_estimates(make_results: Callable[...
     wide = Estimate(0.1, -500.0, 400.0)
     rows = tuple(
         dataclasses.replace(row, metrics=row.metrics | {"gain": wide}) if row.id == "longest" else row
-        for row in results.algorithms
+        for row in results.methods
     )
-    (view,) = track_views([dataclasses.replace(results, algorithms=rows)])
+    (view,) = track_views([dataclasses.replace(results, methods=rows)])
     with drawing(text_as_paths=False):
         gain = leaderboard_figure(view).axes[1]
     left, right = gain.get_xlim()

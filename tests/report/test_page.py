@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
 from personalllm.evaluation.results import Estimate, Results
 from personalllm.report import render_report
 from personalllm.report.views import track_views
@@ -88,20 +88,20 @@ def test_every_part_is_there(page: Page) -> None:
 
 def test_leaderboard_numbers_are_those_of_the_results(both: list[Results], page: Page) -> None:
     for result in both:
-        for row in result.algorithms:
+        for row in result.methods:
             value = row.metrics["mean_utility"]
             shown = f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]".replace("-", "\u2212")
             assert shown in page.text, row.id
 
 
-def test_algorithms_are_sorted_and_references_stand_apart(both: list[Results], tmp_path: Path) -> None:
+def test_methods_are_sorted_and_references_stand_apart(both: list[Results], tmp_path: Path) -> None:
     text = render_report(both[:1], tmp_path / "r.html").read_text(encoding="utf-8")
     board = text[text.index("<caption>Leaderboard") : text.index("Differences from")]
-    algorithms, references = board.split('<tbody class="references">')
-    order = [algorithms.index(f"<code>{name}</code>") for name in ("embedding-ranker", "longest", "random")]
+    methods, references = board.split('<tbody class="references">')
+    order = [methods.index(f"<code>{name}</code>") for name in ("embedding-ranker", "longest", "random")]
     assert order == sorted(order)
     assert "<code>oracle</code>" in references
-    assert "<code>oracle</code>" not in algorithms
+    assert "<code>oracle</code>" not in methods
 
 
 def test_ids_are_unique_and_references_resolve(page: Page) -> None:
@@ -154,9 +154,9 @@ def test_model_text_is_escaped(make_results: Callable[..., Results], tmp_path: P
 def test_titles_are_escaped_in_tables_and_figures(make_results: Callable[..., Results], tmp_path: Path) -> None:
     results = make_results("rank", 50)
     hostile = [
-        dataclasses.replace(row, title=f"<script>{i}</script> $x_1$ \u6587") for i, row in enumerate(results.algorithms)
+        dataclasses.replace(row, title=f"<script>{i}</script> $x_1$ \u6587") for i, row in enumerate(results.methods)
     ]
-    results = dataclasses.replace(results, algorithms=tuple(hostile))
+    results = dataclasses.replace(results, methods=tuple(hostile))
     page = Page(render_report([results], tmp_path / "r.html").read_text(encoding="utf-8"))
     assert not page.every("script")
     assert "$x_1$" in page.text
@@ -191,16 +191,16 @@ def test_protocol_settings_that_differ_are_marked(text: str) -> None:
 def test_a_gain_that_is_not_defined_is_a_dash(make_results: Callable[..., Results], tmp_path: Path) -> None:
     results = make_results("rank", 30)
     nothing = Estimate(math.nan, math.nan, math.nan)
-    rows = tuple(dataclasses.replace(row, metrics=row.metrics | {"gain": nothing}) for row in results.algorithms)
-    page = Page(render_report([dataclasses.replace(results, algorithms=rows)], tmp_path / "r.html").read_text("utf-8"))
+    rows = tuple(dataclasses.replace(row, metrics=row.metrics | {"gain": nothing}) for row in results.methods)
+    page = Page(render_report([dataclasses.replace(results, methods=rows)], tmp_path / "r.html").read_text("utf-8"))
     assert "nan" not in page.text.lower()
     assert "and a gain of" not in page.text
 
 
 def test_without_references_or_per_user_values(make_results: Callable[..., Results], tmp_path: Path) -> None:
     results = make_results("generate", 4)
-    rows = tuple(dataclasses.replace(r, per_user={}, counts={}) for r in results.algorithms if r.kind == "algorithm")
-    bare = dataclasses.replace(results, algorithms=rows, sources={}, manifest={}, directory=None)
+    rows = tuple(dataclasses.replace(r, per_user={}, counts={}) for r in results.methods if r.kind == "method")
+    bare = dataclasses.replace(results, methods=rows, sources={}, manifest={}, directory=None)
     page = Page(render_report([bare], tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "User by user" not in page.text
     assert "Two users" not in page.text
@@ -220,8 +220,8 @@ def test_finding_follows_the_interval(
 ) -> None:
     results = make_results("rank", 30)
     gain = Estimate((low + high) / 2, low, high)
-    rows = tuple(dataclasses.replace(row, metrics=row.metrics | {"gain": gain}) for row in results.algorithms)
-    page = Page(render_report([dataclasses.replace(results, algorithms=rows)], tmp_path / "r.html").read_text("utf-8"))
+    rows = tuple(dataclasses.replace(row, metrics=row.metrics | {"gain": gain}) for row in results.methods)
+    page = Page(render_report([dataclasses.replace(results, methods=rows)], tmp_path / "r.html").read_text("utf-8"))
     assert words in page.text
 
 
@@ -238,8 +238,8 @@ def test_finding_names_the_lead(
 ) -> None:
     results = make_results("rank", 30)
     change = {"mean_utility": Estimate((low + high) / 2, low, high)}
-    rows = tuple(dataclasses.replace(row, versus_reference=change) for row in results.algorithms)
-    page = Page(render_report([dataclasses.replace(results, algorithms=rows)], tmp_path / "r.html").read_text("utf-8"))
+    rows = tuple(dataclasses.replace(row, versus_reference=change) for row in results.methods)
+    page = Page(render_report([dataclasses.replace(results, methods=rows)], tmp_path / "r.html").read_text("utf-8"))
     assert words in page.text
 
 

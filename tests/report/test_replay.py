@@ -62,7 +62,7 @@ def test_what_has_no_option_of_its_own_is_set(
     assert [value for name, value in itertools.pairwise(words) if name == "--set"] == settings
 
 
-def test_an_algorithm_of_ones_own_is_named_by_its_class(make_results: Callable[..., Results]) -> None:
+def test_a_method_of_ones_own_is_named_by_its_class(make_results: Callable[..., Results]) -> None:
     results = make_results("generate", 16)
     results["icl[n_shots=3]"].spec["class"] = "my_module:Mine"
     text = command(results)

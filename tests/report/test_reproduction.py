@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from personalllm.analysis.drawing import drawing
+from personalllm.core.plotting import drawing
 from personalllm.data import Benchmark
-from personalllm.evaluation.reproduction import Reproduction, reproduce
-from personalllm.evaluation.section4 import make_plan
+from personalllm.papers.personalllm_2025.plan import make_plan
+from personalllm.papers.personalllm_2025.reproduction import Reproduction, reproduce
 from personalllm.report.reproduction import (
     paper_figure,
     reproduction_figure,

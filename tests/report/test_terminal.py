@@ -37,5 +37,5 @@ def test_intervals_are_never_broken(width: int, both: list[Results]) -> None:
 
 def test_markup_in_titles_is_text(make_results: Callable[..., Results]) -> None:
     results = make_results("rank", 10)
-    rows = tuple(dataclasses.replace(row, title=f"[red]{row.id}[/red]") for row in results.algorithms)
-    assert "[red]longest[/red]" in shown(dataclasses.replace(results, algorithms=rows), 120)
+    rows = tuple(dataclasses.replace(row, title=f"[red]{row.id}[/red]") for row in results.methods)
+    assert "[red]longest[/red]" in shown(dataclasses.replace(results, methods=rows), 120)

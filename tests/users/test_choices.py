@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personalllm.errors import AxisMismatch, ParameterError
+from personalllm.core.errors import AxisMismatch, ParameterError
 from personalllm.users import Population, choices, choices_at, iter_utilities, ranks, utilities
 from personalllm.users.choices import _choices
 

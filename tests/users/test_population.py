@@ -8,8 +8,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personalllm.errors import AxisMismatch, ParameterError, UserError
-from personalllm.storage import canonical_json
+from personalllm.core.errors import AxisMismatch, ParameterError, UserError
+from personalllm.core.storage import canonical_json
 from personalllm.users import PUBLISHED_REWARD_MODELS, Population, choices
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "published_population.json"

@@ -8,7 +8,6 @@ from personalllm.analysis.entropy import EntropyByWords, common_first_words, ent
 from personalllm.analysis.features import Features, measure_features
 from personalllm.analysis.opinion import OpinionQuestion, Representativeness, representativeness
 from personalllm.analysis.opinion_files import read_opinions, read_questions
-from personalllm.analysis.paper import PaperComparison, paper_comparison
 from personalllm.analysis.people import People, pair_votes, people
 from personalllm.analysis.persona import PersonaPopulation, persona_population, score_personas
 from personalllm.analysis.regression import Regressions, regressions, user_regressions
@@ -22,7 +21,6 @@ __all__ = [
     "EntropyByWords",
     "Features",
     "OpinionQuestion",
-    "PaperComparison",
     "People",
     "PersonaPopulation",
     "Regressions",
@@ -38,7 +36,6 @@ __all__ = [
     "entropy_by_words",
     "measure_features",
     "pair_votes",
-    "paper_comparison",
     "people",
     "persona_population",
     "read_opinions",

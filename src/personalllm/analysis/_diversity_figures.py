@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from personalllm.analysis.drawing import INK, bare, drawing, key_of_series, look, new_figure, short, whisker
 from personalllm.analysis.intervals import Measured
+from personalllm.core.plotting import INK, bare, drawing, key_of_series, look, new_figure, short, whisker
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from personalllm.analysis.drawing import INK, bare, drawing, key_of_series, look, new_figure, short, whisker
 from personalllm.analysis.entropy import EntropyByWords, Group
+from personalllm.core.plotting import INK, bare, drawing, key_of_series, look, new_figure, short, whisker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

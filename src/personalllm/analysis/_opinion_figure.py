@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from personalllm.analysis.drawing import INK, drawing
+from personalllm.core.plotting import INK, drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from personalllm.analysis.drawing import INK, bare, drawing, new_figure, short, whisker
+from personalllm.core.plotting import INK, bare, drawing, new_figure, short, whisker
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

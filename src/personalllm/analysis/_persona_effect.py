@@ -11,8 +11,8 @@ import numpy.typing as npt
 from personalllm.analysis._persona_scores import PersonaScores, Texts
 from personalllm.analysis.base import Analysis
 from personalllm.analysis.votes import F64, Votes
-from personalllm.errors import UserError
-from personalllm.types import F32
+from personalllm.core.errors import UserError
+from personalllm.core.types import F32
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from personalllm.analysis.drawing import INK, drawing
+from personalllm.core.plotting import INK, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

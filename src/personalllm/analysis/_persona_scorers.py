@@ -9,10 +9,10 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from personalllm.errors import ParameterError, RunError, UnknownName, UserError
-from personalllm.protocols import ChatModel, RewardEnsemble
-from personalllm.storage import digest
-from personalllm.types import F32, ChatRequest, Message
+from personalllm.core.errors import ParameterError, RunError, UnknownName, UserError
+from personalllm.core.protocols import ChatModel, RewardEnsemble
+from personalllm.core.storage import digest
+from personalllm.core.types import F32, ChatRequest, Message
 
 __all__ = ["PERSONA_TEMPLATE", "ChatRatingScorer", "FirstTokenModel", "PersonaScorer", "RewardModelScorer"]
 

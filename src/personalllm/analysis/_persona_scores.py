@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.analysis._persona_store import prompt_key, read_table, write_table
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.types import F32, I32, U8
 from personalllm.data import Benchmark
-from personalllm.errors import AxisMismatch, DataError, ParameterError
-from personalllm.types import F32, I32, U8
 
 __all__ = ["PersonaScores", "Texts"]
 

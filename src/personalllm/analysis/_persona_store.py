@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.errors import DataError, UserError
-from personalllm.storage import atomic_path, cache_dir, canonical_json, digest
-from personalllm.types import F32
+from personalllm.core.errors import DataError, UserError
+from personalllm.core.storage import atomic_path, cache_dir, canonical_json, digest
+from personalllm.core.types import F32
 
 __all__ = ["Ledger", "prompt_key", "read_table", "write_table"]
 

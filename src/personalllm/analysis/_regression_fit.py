@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.analysis._solver import FITTED, fit_logistic
+from personalllm.core.errors import ParameterError
 from personalllm.data import ScoreTable
-from personalllm.errors import ParameterError
 from personalllm.users import Population, ranks
 
 __all__ = ["F64", "U8", "FittedUsers", "Split", "fit_users", "split_rows"]

@@ -11,8 +11,8 @@ from personalllm.analysis.base import Analysis
 from personalllm.analysis.diversity import distinct_names, measured_table
 from personalllm.analysis.intervals import DRAWS, Measured, intervals
 from personalllm.analysis.votes import F64, Votes
-from personalllm.errors import ParameterError
-from personalllm.types import F32, U8
+from personalllm.core.errors import ParameterError
+from personalllm.core.types import F32, U8
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

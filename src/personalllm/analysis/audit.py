@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.analysis.base import Analysis
+from personalllm.core.errors import DataError
 from personalllm.data import Benchmark
-from personalllm.errors import DataError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

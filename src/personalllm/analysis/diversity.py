@@ -11,7 +11,7 @@ import numpy as np
 from personalllm.analysis.base import Analysis
 from personalllm.analysis.intervals import DRAWS, Measured, bootstrap_means, intervals, percentiles
 from personalllm.analysis.votes import F64, Votes
-from personalllm.errors import ParameterError
+from personalllm.core.errors import ParameterError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from personalllm.analysis.base import Analysis
 from personalllm.analysis.diversity import distinct_names
 from personalllm.analysis.intervals import DRAWS, intervals
 from personalllm.analysis.votes import I64, Votes
-from personalllm.errors import AxisMismatch, ParameterError
+from personalllm.core.errors import AxisMismatch, ParameterError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.core.errors import AxisMismatch, ParameterError, UnknownName
+from personalllm.core.protocols import TextClassifier
+from personalllm.core.types import F32
 from personalllm.data import Benchmark
-from personalllm.errors import AxisMismatch, ParameterError, UnknownName
-from personalllm.protocols import TextClassifier
-from personalllm.types import F32
 
 __all__ = ["FeatureProgress", "Features", "measure_features"]
 

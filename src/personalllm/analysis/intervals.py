@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from personalllm.analysis.votes import F64
-from personalllm.errors import ParameterError
-from personalllm.seeding import generator
+from personalllm.core.errors import ParameterError
+from personalllm.core.seeding import generator
 
 __all__ = ["DRAWS", "Interval", "Measured", "bootstrap_means", "intervals", "percentiles"]
 

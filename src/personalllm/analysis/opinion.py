@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from personalllm.analysis.base import Analysis
 from personalllm.analysis.intervals import intervals
-from personalllm.errors import AxisMismatch, DataError, ParameterError
-from personalllm.protocols import RewardEnsemble
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.protocols import RewardEnsemble
 from personalllm.users import Population
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from personalllm.analysis.opinion import OVERALL, OpinionQuestion, Opinions
-from personalllm.errors import DataError
+from personalllm.core.errors import DataError
 
 __all__ = ["read_opinions", "read_questions"]
 

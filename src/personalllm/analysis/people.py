@@ -14,9 +14,9 @@ from personalllm.analysis.base import Analysis
 from personalllm.analysis.diversity import distinct_names, measured_table
 from personalllm.analysis.intervals import DRAWS, Measured, intervals
 from personalllm.analysis.votes import F64, Votes
+from personalllm.core.errors import ParameterError, UserError
+from personalllm.core.seeding import generator
 from personalllm.data import Benchmark, ScoreTable
-from personalllm.errors import ParameterError, UserError
-from personalllm.seeding import generator
 from personalllm.users import Population
 
 if TYPE_CHECKING:

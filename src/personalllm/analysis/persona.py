@@ -25,10 +25,10 @@ from personalllm.analysis._persona_scorers import (
 )
 from personalllm.analysis._persona_scores import PersonaScores, Texts
 from personalllm.analysis._persona_store import Ledger
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError, RunError
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32, I32
 from personalllm.data import Benchmark
-from personalllm.errors import AxisMismatch, DataError, ParameterError, RunError
-from personalllm.seeding import generator
-from personalllm.types import F32, I32
 
 __all__ = [
     "PERSONA_TEMPLATE",

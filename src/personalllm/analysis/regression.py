@@ -13,8 +13,8 @@ from personalllm.analysis._regression_fit import Split, fit_users, split_rows
 from personalllm.analysis._solver import FITTED, NOT_CONVERGED, SEPARABLE, STATES
 from personalllm.analysis.base import Analysis
 from personalllm.analysis.features import Features
+from personalllm.core.errors import AxisMismatch, ParameterError
 from personalllm.data import ScoreTable
-from personalllm.errors import AxisMismatch, ParameterError
 from personalllm.users import Population
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 
 from personalllm.analysis.people import pair_votes
 from personalllm.analysis.votes import Votes
+from personalllm.core.types import I32
 from personalllm.data import Benchmark, ScoreTable, Standardiser
-from personalllm.types import I32
 from personalllm.users import PUBLISHED_REWARD_MODELS, Population
 
 __all__ = ["PUBLISHED_ALPHAS", "Study"]

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from personalllm.analysis.votes import Ties, Votes
+from personalllm.core.errors import DataError, ParameterError
+from personalllm.core.types import JSON
 from personalllm.data.rows import rows_of_file
-from personalllm.errors import DataError, ParameterError
-from personalllm.types import JSON
 
 __all__ = ["TIE", "read_votes"]
 

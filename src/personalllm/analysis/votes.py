@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.core.errors import AxisMismatch, ParameterError, UserError
+from personalllm.core.types import U8
 from personalllm.data import Benchmark, ScoreTable
-from personalllm.errors import AxisMismatch, ParameterError, UserError
-from personalllm.types import U8
 from personalllm.users import Population, choices
 
 __all__ = ["F64", "I64", "TieRule", "Ties", "Votes"]

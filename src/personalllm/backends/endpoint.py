@@ -21,8 +21,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
-from personalllm.errors import MissingExtra, OfflineError, ParameterError, PersonalLLMError, RunError, UserError
-from personalllm.storage import offline
+from personalllm.core.errors import MissingExtra, OfflineError, ParameterError, PersonalLLMError, RunError, UserError
+from personalllm.core.storage import offline
 
 __all__ = ["DEFAULT_KEY", "ODD", "BrokenReply", "Endpoint", "back_off", "filtered", "openai_sdk", "run_coroutine"]
 

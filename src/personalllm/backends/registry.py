@@ -7,8 +7,8 @@ handed over in `personalllm.cli.wiring`. A plugin is a class or a function that 
 from __future__ import annotations
 
 from personalllm.backends.models.registry import REGISTRY
-from personalllm.protocols import RewardEnsemble, TextEmbedder
-from personalllm.registry import Registry
+from personalllm.core.protocols import RewardEnsemble, TextEmbedder
+from personalllm.core.registry import Registry
 
 __all__ = [
     "CHAT_MODELS",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from personalllm.errors import PersonalLLMError
-from personalllm.protocols import ChatModel
-from personalllm.types import ChatReply, ChatRequest
+from personalllm.core.errors import PersonalLLMError
+from personalllm.core.protocols import ChatModel
+from personalllm.core.types import ChatReply, ChatRequest
 
 __all__ = ["Done", "Failed", "ask", "is_remote"]
 

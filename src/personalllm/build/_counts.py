@@ -11,7 +11,7 @@ from typing import Any
 
 from personalllm.build.readers import RawPrompt
 from personalllm.build.recipe import Source
-from personalllm.storage import atomic_path
+from personalllm.core.storage import atomic_path
 
 __all__ = ["Counts", "SourceCounts", "counts_of"]
 

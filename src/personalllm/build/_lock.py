@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
 
 __all__ = ["exclusive"]
 

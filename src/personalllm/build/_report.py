@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from personalllm.build.ledger import Ledger, Usage
-from personalllm.errors import RunError
+from personalllm.core.errors import RunError
 
 __all__ = ["ModelAnswers", "RespondReport"]
 

@@ -15,8 +15,8 @@ from personalllm.build._report import ModelAnswers
 from personalllm.build.ledger import Usage
 from personalllm.build.prompts import Prompt
 from personalllm.build.recipe import ResponseModel
-from personalllm.errors import PersonalLLMError, RunError, UserError
-from personalllm.protocols import ChatModel
+from personalllm.core.errors import PersonalLLMError, RunError, UserError
+from personalllm.core.protocols import ChatModel
 
 if TYPE_CHECKING:
     from personalllm.build.responding import Response

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.build.recipe import NearDuplicates
-from personalllm.errors import MissingExtra, UserError
-from personalllm.protocols import TextEmbedder
-from personalllm.types import F32
+from personalllm.core.errors import MissingExtra, UserError
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.types import F32
 
 __all__ = ["jaccard", "near_duplicates"]
 

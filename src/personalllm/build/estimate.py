@@ -10,9 +10,9 @@ from pathlib import Path
 from personalllm.build.prompts import Prompt
 from personalllm.build.recipe import Recipe, ResponseModel
 from personalllm.build.responding import Response
-from personalllm.errors import ParameterError
-from personalllm.protocols import RewardEnsemble
-from personalllm.storage import write_json
+from personalllm.core.errors import ParameterError
+from personalllm.core.protocols import RewardEnsemble
+from personalllm.core.storage import write_json
 
 __all__ = ["Estimate", "ModelEstimate", "Rates", "estimate", "measured_rates", "note_rate", "score_step"]
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-from personalllm.errors import MissingExtra
+from personalllm.core.errors import MissingExtra
 
 __all__ = ["damage", "fault", "language_detector"]
 

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from personalllm.build.recipe import Recipe, ResponseModel
-from personalllm.storage import write_json
-from personalllm.types import JSON
+from personalllm.core.storage import write_json
+from personalllm.core.types import JSON
 
 __all__ = ["Ledger", "Usage", "read_ledger", "write_ledger"]
 

@@ -13,12 +13,12 @@ from personalllm.build.provenance import package_versions
 from personalllm.build.recipe import Recipe
 from personalllm.build.responding import Response
 from personalllm.build.scoring import complete_prompts, score
+from personalllm.core.errors import UserError
+from personalllm.core.protocols import ChatModel, RewardEnsemble
+from personalllm.core.seeding import generator
+from personalllm.core.storage import file_sha256
+from personalllm.core.types import JSON
 from personalllm.data import Benchmark, write_benchmark
-from personalllm.errors import UserError
-from personalllm.protocols import ChatModel, RewardEnsemble
-from personalllm.seeding import generator
-from personalllm.storage import file_sha256
-from personalllm.types import JSON
 
 __all__ = ["pack"]
 

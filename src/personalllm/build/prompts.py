@@ -16,11 +16,11 @@ from personalllm.build.filters import damage, language_detector
 from personalllm.build.provenance import package_versions
 from personalllm.build.readers import RawPrompt, read_source, source_files
 from personalllm.build.recipe import PromptSource, Recipe
-from personalllm.errors import RunError, UserError
-from personalllm.protocols import TextEmbedder
-from personalllm.seeding import generator
-from personalllm.storage import atomic_path, digest, file_sha256, write_json
-from personalllm.types import JSON
+from personalllm.core.errors import RunError, UserError
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.seeding import generator
+from personalllm.core.storage import atomic_path, digest, file_sha256, write_json
+from personalllm.core.types import JSON
 
 __all__ = ["Prompt", "SourceCounts", "counts_of", "draw_prompts", "gather_prompts", "read_prompts", "read_record"]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from personalllm.build.readers_rows import BadRow, read_rows
 from personalllm.build.recipe import Source
-from personalllm.errors import DataError, UserError
+from personalllm.core.errors import DataError, UserError
 
 __all__ = ["RawPrompt", "read_source", "source_files"]
 

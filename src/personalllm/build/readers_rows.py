@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from personalllm.errors import DataError
+from personalllm.core.errors import DataError
 
 __all__ = ["BadRow", "Row", "read_rows"]
 

@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from personalllm.build._recipe_words import explain, hint, language_fault
-from personalllm.errors import UserError
-from personalllm.storage import digest
-from personalllm.types import JSON, ChatRequest, Message
+from personalllm.core.errors import UserError
+from personalllm.core.storage import digest
+from personalllm.core.types import JSON, ChatRequest, Message
 
 __all__ = ["NearDuplicates", "PromptReader", "PromptSource", "Recipe", "ResponseModel", "Source"]
 

@@ -26,11 +26,11 @@ from personalllm.build.filters import fault
 from personalllm.build.ledger import Usage, read_ledger, write_ledger
 from personalllm.build.prompts import Prompt
 from personalllm.build.recipe import Recipe, ResponseModel
-from personalllm.errors import PersonalLLMError, RunError
-from personalllm.protocols import ChatModel, Executor
-from personalllm.seeding import derive_seed
-from personalllm.storage import digest
-from personalllm.types import ChatReply, ChatRequest
+from personalllm.core.errors import PersonalLLMError, RunError
+from personalllm.core.protocols import ChatModel, Executor
+from personalllm.core.seeding import derive_seed
+from personalllm.core.storage import digest
+from personalllm.core.types import ChatReply, ChatRequest
 
 __all__ = ["ModelAnswers", "RespondReport", "Response", "journal_path", "read_given_up", "read_responses", "respond"]
 

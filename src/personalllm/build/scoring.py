@@ -17,10 +17,10 @@ import numpy as np
 from personalllm.build._lock import exclusive
 from personalllm.build.prompts import Prompt
 from personalllm.build.responding import Response
-from personalllm.errors import AxisMismatch, RunError
-from personalllm.protocols import Executor, RewardEnsemble
-from personalllm.storage import atomic_path, digest
-from personalllm.types import F32
+from personalllm.core.errors import AxisMismatch, RunError
+from personalllm.core.protocols import Executor, RewardEnsemble
+from personalllm.core.storage import atomic_path, digest
+from personalllm.core.types import F32
 
 __all__ = ["ScoreBlock", "complete_prompts", "n_scored", "score", "score_block"]
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from personalllm.build.filters import fault
 from personalllm.build.recipe import ResponseModel
-from personalllm.errors import DataError, ParameterError, RunError
-from personalllm.protocols import ChatModel, RewardEnsemble
-from personalllm.seeding import derive_seed
-from personalllm.storage import digest
+from personalllm.core.errors import DataError, ParameterError, RunError
+from personalllm.core.protocols import ChatModel, RewardEnsemble
+from personalllm.core.seeding import derive_seed
+from personalllm.core.storage import digest
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,7 @@ import personalllm
 __all__ = ["Outline", "outline"]
 
 _PACKAGE = Path(personalllm.__file__).parent
-_CONTRACTS = ("personalllm.algorithms.base",)
+_CONTRACTS = ("personalllm.methods.base",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Outline:
     Attributes:
         summary: First line of its docstring.
         attributes: Class attributes that are written as plain values, here or in a base.
-        methods: Methods of its own and of its bases; a base that others subclass as the contract (`Algorithm`) is no
+        methods: Methods of its own and of its bases; a base that others subclass as the contract (`Method`) is no
             such base.
     """
 
@@ -36,7 +36,7 @@ def outline(reference: str) -> Outline:
     Raises:
         LookupError: If the module has no such class or function.
 
-    >>> outline("personalllm.algorithms.longest:Longest").attributes["title"]
+    >>> outline("personalllm.methods.baselines.longest:Longest").attributes["title"]
     'Longest'
     """
     module, _, name = reference.partition(":")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from personalllm.analysis import Analysis, OpinionQuestion, PersonaPopulation, Study, Votes
     from personalllm.analysis.opinion import Opinions
-    from personalllm.protocols import TextClassifier
+    from personalllm.core.protocols import TextClassifier
 
     Found = dict[str, Analysis]
 
@@ -201,9 +201,8 @@ def _diversity(study: Study, given: _Given, _: Console) -> Found:
 
 
 def _paper(study: Study, given: _Given, _: Console) -> Found:
-    from personalllm.analysis import paper_comparison
-    from personalllm.analysis.paper import PERSONA
     from personalllm.analysis.study import PUBLISHED_ALPHAS
+    from personalllm.papers.personalllm_2025.section3 import PERSONA, paper_comparison
 
     alone = given.personas[0].votes if len(given.personas) == 1 else None
     if alone is None and not set(study.alphas) & set(PUBLISHED_ALPHAS):

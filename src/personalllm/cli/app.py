@@ -26,7 +26,7 @@ from personalllm.cli import (
     sweep,
     transfer,
 )
-from personalllm.errors import PersonalLLMError, UserError
+from personalllm.core.errors import PersonalLLMError, UserError
 
 __all__ = ["app", "main"]
 

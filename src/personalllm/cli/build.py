@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from personalllm.build import Recipe
     from personalllm.build.prompts import Prompt
+    from personalllm.core.protocols import Executor
     from personalllm.data import Benchmark
-    from personalllm.protocols import Executor
 
 __all__ = ["app"]
 
@@ -235,7 +235,7 @@ def pack(recipe_path: RecipePath, out: Out, *, dry_run: DryRun = False) -> None:
     from personalllm.build.scoring import complete_prompts
     from personalllm.cli.building import chat_models_of, interruptible
     from personalllm.cli.readiness import ensemble_of
-    from personalllm.storage import atomic_path
+    from personalllm.core.storage import atomic_path
 
     recipe, console = _read(recipe_path), _console()
     chat_models = chat_models_of(recipe)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from personalllm.cli.progress import duration
-from personalllm.errors import PersonalLLMError, UserError
+from personalllm.core.errors import PersonalLLMError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from personalllm.build.estimate import Estimate
     from personalllm.build.prompts import Prompt, SourceCounts
     from personalllm.build.responding import Response
-    from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
+    from personalllm.core.protocols import ChatModel, RewardEnsemble, TextEmbedder
 
 __all__ = [
     "Clock",

@@ -97,8 +97,8 @@ def twin(
     from rich.console import Console
     from rich.markup import escape
 
+    from personalllm.core.errors import UserError
     from personalllm.data import load, make_twin, make_twin_over, write_benchmark
-    from personalllm.errors import UserError
 
     if not out.parent.is_dir():
         raise UserError(f"There is no folder {str(out.parent)!r} to write to.", "Make it first, or correct --out.")

@@ -1,4 +1,4 @@
-"""`personalllm evaluate`: run algorithms, watch them, see the leaderboard or, of the predict track, the table."""
+"""`personalllm evaluate`: run methods, watch them, see the leaderboard or, of the predict track, the table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["evaluate", "show_leaderboard", "watch"]
 
 Pairs = Annotated[int | None, typer.Option(help="Preference pairs known of each target user.", show_default="5")]
 Nearest = Annotated[
-    int | None, typer.Option(help="The same for algorithms that get the nearest prompts.", show_default="5")
+    int | None, typer.Option(help="The same for methods that get the nearest prompts.", show_default="5")
 ]
 Prompts = Annotated[int | None, typer.Option(help="Prompts asked by each user.", show_default="rank: all, generate: 1")]
 Standardiser = Annotated[o.StandardiserName | None, typer.Option(help="Scale of the RMs.", show_default="train")]
@@ -27,12 +27,12 @@ ReferenceModel = Annotated[
     str | None, typer.Option(help="Response model of the win rate.", show_default="the benchmark's, or the best")
 ]
 Versus = Annotated[
-    str | None, typer.Option(help="Algorithm that differences are taken from.", show_default="random, or the first")
+    str | None, typer.Option(help="Method that differences are taken from.", show_default="random, or the first")
 ]
 
 
 def evaluate(
-    algorithms: o.AlgorithmNames = None,
+    methods: o.MethodNames = None,
     preset: o.PresetName = None,
     track: o.Track = None,
     data: o.Data = "mini",
@@ -63,14 +63,14 @@ def evaluate(
     embedder_url: o.EmbedderUrl = None,
     executor: o.ExecutorName = "serial",
 ) -> None:
-    """Evaluate algorithms and print the leaderboard with 95 % intervals; re-running resumes.
+    """Evaluate methods and print the leaderboard with 95 % intervals; re-running resumes.
 
     The predict track prints accuracy by number of comparisons, beside nulls and oracles.
 
-    With --preset the protocol and, unless some are named, the algorithms are the preset's; every option that is given
+    With --preset the protocol and, unless some are named, the methods are the preset's; every option that is given
     changes it, and the result says so.
     """
-    names = _names(algorithms, preset)
+    names = _names(methods, preset)
     given = {
         "track": track.value if track else _only_track(names, preset),
         "n_users": users,
@@ -115,7 +115,7 @@ def _run(
     versus: str | None,
     executor: str,
 ) -> None:
-    """Run algorithms, watched, and show the leaderboard."""
+    """Run methods, watched, and show the leaderboard."""
     from rich.console import Console
 
     from personalllm.backends.executor import build_executor
@@ -133,7 +133,7 @@ def _run(
     console = Console(stderr=True)
     if "all" in names:
         explain_left_out(protocol.track, console)
-    if any("embedder" in entry.algorithm.needs for entry in entries):
+    if any("embedder" in entry.method.needs for entry in entries):
         embed_texts(benchmark, backends["embedder"], console)
     with resumable(console), watch(console) as progress:
         results = run(names, protocol, benchmark, out=out, progress=progress, executor=workers, **backends)
@@ -173,35 +173,35 @@ def _predict(
 
 
 def _only_track(names: list[str], preset: str | None) -> str | None:
-    """Return `generate` if no track was asked for and none of the algorithms can rank."""
-    from personalllm.algorithms.registry import load_algorithm
-    from personalllm.evaluation import REFERENCES, parse_algorithm
+    """Return `generate` if no track was asked for and none of the methods can rank."""
+    from personalllm.evaluation import REFERENCES, parse_method
+    from personalllm.methods.registry import load_method
 
     if preset is not None or "all" in names:
         return None
     named = [name for name in names if name not in REFERENCES and not name.startswith("model:")]
-    tracks = [load_algorithm(parse_algorithm(name)[0]).tracks() for name in named]
+    tracks = [load_method(parse_method(name)[0]).tracks() for name in named]
     return "generate" if tracks and all(found == ("generate",) for found in tracks) else None
 
 
-def _names(algorithms: list[str] | None, preset: str | None) -> list[str]:
-    """Return the algorithms that were named, or the preset's."""
-    from personalllm.errors import UserError
+def _names(methods: list[str] | None, preset: str | None) -> list[str]:
+    """Return the methods that were named, or the preset's."""
+    from personalllm.core.errors import UserError
     from personalllm.evaluation import get_preset
 
-    if algorithms:
-        return algorithms
+    if methods:
+        return methods
     if preset is None:
-        raise UserError("No algorithm is named.", "Name one, e.g. random, or all; or choose a --preset.")
-    return list(get_preset(preset).algorithms)
+        raise UserError("No method is named.", "Name one, e.g. random, or all; or choose a --preset.")
+    return list(get_preset(preset).methods)
 
 
 def _check_versus(versus: str | None, entries: tuple[Entry, ...], protocol: Protocol) -> None:
     """Raise before the work begins if nothing in this run has the label."""
-    from personalllm.errors import UnknownName
+    from personalllm.core.errors import UnknownName
     from personalllm.evaluation import REFERENCES
 
     labels = [entry.label for entry in entries]
     known = [*labels, *REFERENCES, f"model:{protocol.reference_response_model}"]
     if versus is not None and versus not in known:
-        raise UnknownName("algorithm in this run", versus, known)
+        raise UnknownName("method in this run", versus, known)

@@ -10,8 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from personalllm.errors import PluginError, UnknownName, UserError
-from personalllm.registry import Registered, Registry, load_object
+from personalllm.core.errors import PluginError, UnknownName, UserError
+from personalllm.core.registry import Registered, Registry, load_object
 
 __all__ = ["PREFIXES", "Kind", "Listing", "Subject", "all_names", "listings", "registry_of", "subject_of"]
 
@@ -19,7 +19,7 @@ __all__ = ["PREFIXES", "Kind", "Listing", "Subject", "all_names", "listings", "r
 class Kind(StrEnum):
     """What can be registered; the value is what the command line shows and takes."""
 
-    ALGORITHM = "algorithms"
+    METHOD = "methods"
     EMBEDDER = "embedders"
     CHAT_MODEL = "chat-models"
     REWARD_ENSEMBLE = "reward-ensembles"
@@ -29,11 +29,11 @@ class Kind(StrEnum):
 
 
 def registry_of(kind: Kind) -> Registry:
-    """Return the registry of a kind; imports no file of an algorithm or a backend."""
-    if kind is Kind.ALGORITHM:
-        from personalllm.algorithms.registry import ALGORITHMS
+    """Return the registry of a kind; imports no file of a method or a backend."""
+    if kind is Kind.METHOD:
+        from personalllm.methods.registry import METHODS
 
-        return ALGORITHMS
+        return METHODS
     if kind is Kind.TEXT_CLASSIFIER:
         from personalllm.backends.features.registry import CLASSIFIERS
 
@@ -68,8 +68,8 @@ class Listing:
     Attributes:
         entry: The name and where it comes from.
         title: A few words.
-        tracks: Of an algorithm.
-        needs: Of an algorithm.
+        tracks: Of a method.
+        needs: Of a method.
         problem: Why it cannot be used; empty if it can, as far as loading tells.
     """
 
@@ -94,10 +94,10 @@ def _builtin(kind: Kind, entry: Registered) -> Listing:
     if kind is Kind.REWARD_MODEL:
         return Listing(entry, str(registry_of(kind).load(entry.name).model))
     about = outline(entry.reference)
-    if kind is not Kind.ALGORITHM:
+    if kind is not Kind.METHOD:
         return Listing(entry, about.summary.rstrip("."))
     needs: Any = about.attributes.get("needs", ())
-    ranks, asks = "rank" in about.methods, "messages" in about.methods
+    ranks, asks = "utilities" in about.methods, "messages" in about.methods
     taking = {"rank": ranks and "signals" not in needs, "generate": asks, "predict": ranks}
     tracks = tuple(track for track, takes in taking.items() if takes)
     return Listing(entry, str(about.attributes["title"]), tracks, tuple(sorted(needs)))
@@ -126,11 +126,11 @@ def _described(kind: Kind, registry: Registry, entry: Registered) -> Listing:
     """Load a plugin and return what it says about itself; nothing is called."""
     loaded = registry.load_entry(entry)
     where = f"The {registry.kind} {entry.name!r} of {entry.origin}"
-    if kind is Kind.ALGORITHM:
-        from personalllm.algorithms import load_algorithm
+    if kind is Kind.METHOD:
+        from personalllm.methods import load_method
 
-        algorithm = load_algorithm(entry.name)
-        return Listing(entry, algorithm.title, algorithm.tracks(), tuple(sorted(algorithm.needs)))
+        method = load_method(entry.name)
+        return Listing(entry, method.title, method.tracks(), tuple(sorted(method.needs)))
     if kind is Kind.MODEL_FILE:
         from personalllm.backends.models.registry import ModelEntry
 
@@ -156,7 +156,7 @@ class Subject:
         kind: What it is.
         name: Registered name or reference.
         origin: Where it comes from.
-        made: A class (algorithms) or a backend.
+        made: A class (methods) or a backend.
         again: A second backend from the same factory; None if there is no factory.
         registered: Whether `name` is a registered one.
     """
@@ -188,7 +188,7 @@ def subject_of(target: str, kind: Kind | None = None) -> Subject:
         module = target.removesuffix(".py").replace("/", ".")
         raise UserError(f"{target!r} is a file here, and it may hold several things.", f"Name one: {module}:Thing")
     if not kinds:
-        raise UnknownName("algorithm or backend" if kind is None else registry_of(kind).kind, target, all_names())
+        raise UnknownName("method or backend" if kind is None else registry_of(kind).kind, target, all_names())
     if Kind.TEXT_CLASSIFIER in kinds:
         raise UserError(f"{target!r} is a text classifier; there is no contract suite for these.")
     if len(kinds) > 1:
@@ -234,11 +234,11 @@ def _transformers(name: str, origin: str) -> Subject:
 
 
 def _builtin_backend(kind: Kind, name: str) -> tuple[Any, Any]:
-    """Return a built-in algorithm or backend, and a second one to compare identities with, without a reply cache."""
+    """Return a built-in method or backend, and a second one to compare identities with, without a reply cache."""
     from personalllm.cli.wiring import build_llm
 
     registry = registry_of(kind)
-    if kind is Kind.ALGORITHM:
+    if kind is Kind.METHOD:
         return registry.load(name), None
     if kind is Kind.CHAT_MODEL:
         return build_llm(name, cache=False), None
@@ -247,15 +247,15 @@ def _builtin_backend(kind: Kind, name: str) -> tuple[Any, Any]:
 
 def _recognised(loaded: Any, reference: str) -> tuple[Kind, Any, Any]:
     """Return the kind of an object, or of what it makes when it is called without arguments, and the thing itself."""
-    from personalllm.algorithms.base import Algorithm
     from personalllm.cli.wiring import called
+    from personalllm.methods.base import Method
 
-    if isinstance(loaded, Algorithm):
-        raise PluginError(f"{reference!r} is an algorithm that was already made.", "Name its class instead.")
-    if inspect.isclass(loaded) and issubclass(loaded, Algorithm):
-        if loaded is Algorithm:
+    if isinstance(loaded, Method):
+        raise PluginError(f"{reference!r} is a method that was already made.", "Name its class instead.")
+    if inspect.isclass(loaded) and issubclass(loaded, Method):
+        if loaded is Method:
             raise PluginError(f"{reference!r} is the base class itself.", "Name a subclass of it.")
-        return Kind.ALGORITHM, loaded, None
+        return Kind.METHOD, loaded, None
     if not inspect.isclass(loaded) and (kind := _protocol_kind(loaded)):
         return kind, loaded, None
     if not callable(loaded):
@@ -268,7 +268,7 @@ def _recognised(loaded: Any, reference: str) -> tuple[Kind, Any, Any]:
 
 
 def _protocols() -> dict[Kind, Any]:
-    from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
+    from personalllm.core.protocols import ChatModel, RewardEnsemble, TextEmbedder
 
     return {Kind.EMBEDDER: TextEmbedder, Kind.CHAT_MODEL: ChatModel, Kind.REWARD_ENSEMBLE: RewardEnsemble}
 
@@ -294,12 +294,12 @@ def _nothing(thing: Any, reference: str, what: str) -> PluginError:
             missing: Sequence[str] = [name for name in _members(protocol) if name not in present]
             return PluginError(
                 f"{reference!r} {what}, which has {_OWN_METHOD[kind]}() but is not one of the {kind.value}.",
-                f"It lacks: {', '.join(missing)} (see personalllm.protocols.{protocol.__name__}).",
+                f"It lacks: {', '.join(missing)} (see personalllm.core.protocols.{protocol.__name__}).",
             )
     return PluginError(
-        f"{reference!r} {what}, which is neither an algorithm nor an embedder, a chat model or a reward ensemble.",
-        "Name a subclass of personalllm.algorithms.Algorithm, or a class or function without arguments that makes an "
-        "object with the methods of personalllm.protocols.TextEmbedder, ChatModel or RewardEnsemble.",
+        f"{reference!r} {what}, which is neither a method nor an embedder, a chat model or a reward ensemble.",
+        "Name a subclass of personalllm.methods.Method, or a class or function without arguments that makes an "
+        "object with the methods of personalllm.core.protocols.TextEmbedder, ChatModel or RewardEnsemble.",
     )
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
     from rich.table import Table
 
-    from personalllm.evaluation import AlgorithmResult, Estimate, Progress, ProgressEvent, Results
+    from personalllm.evaluation import Estimate, MethodResult, Progress, ProgressEvent, Results
 
 __all__ = ["interval_cell", "output_console", "show_leaderboard", "watch"]
 
@@ -21,7 +21,7 @@ _WIDE = 150
 
 @contextmanager
 def watch(console: Console) -> Iterator[Progress]:
-    """Yield a progress callback: live bars with the time left on a terminal, a line for each algorithm elsewhere."""
+    """Yield a progress callback: live bars with the time left on a terminal, a line for each method elsewhere."""
     from rich.markup import escape
 
     from personalllm.cli.progress import bars
@@ -30,18 +30,18 @@ def watch(console: Console) -> Iterator[Progress]:
     with bars(console, disable=not console.is_terminal) as shown:
 
         def show(event: ProgressEvent) -> None:
-            label = escape(event.algorithm)
+            label = escape(event.method)
             if event.stage == "damaged":
                 console.print(f"[yellow]{label}[/]: {escape(event.message)}", soft_wrap=True)
                 return
             if event.stage == "start":
-                tasks[event.algorithm] = shown.add_task(label, total=event.total, completed=event.done)
+                tasks[event.method] = shown.add_task(label, total=event.total, completed=event.done)
                 if event.done:
                     console.print(
                         f"{label}: {event.done} of {event.total} were done before", highlight=False, soft_wrap=True
                     )
             learning = " (learning)" if event.stage == "prepare" else ""
-            shown.update(tasks[event.algorithm], completed=event.done, description=label + learning)
+            shown.update(tasks[event.method], completed=event.done, description=label + learning)
             if event.stage == "finish" and not console.is_terminal:
                 console.print(f"{label}: {event.total} done", highlight=False, soft_wrap=True)
 
@@ -61,7 +61,7 @@ def show_leaderboard(results: Results, versus: str | None = None, console: Conso
 
     Args:
         results: What was found.
-        versus: Label of the algorithm that differences are taken from; None: the results' own.
+        versus: Label of the method that differences are taken from; None: the results' own.
         console: Where to print; standard output if None.
     """
     from rich.markup import escape
@@ -74,7 +74,7 @@ def show_leaderboard(results: Results, versus: str | None = None, console: Conso
     if results.preset:
         console.print(f"Preset {escape(results.preset)}", highlight=False, soft_wrap=True)
     console.print(_table(results, wide=console.width >= _WIDE, plain=not console.is_terminal))
-    shown = [result for result in results.algorithms if result.kind == "algorithm"]
+    shown = [result for result in results.methods if result.kind == "method"]
     for result in shown:
         empty, cut = result.counts.get("empty", 0), result.counts.get("cut", 0)
         if empty or cut:
@@ -96,8 +96,8 @@ def show_leaderboard(results: Results, versus: str | None = None, console: Conso
         console.print(f"Report:  personalllm report {where}", highlight=False, soft_wrap=True)
 
 
-def _lacks_examples(result: AlgorithmResult) -> bool:
-    """Tell whether fewer examples were sent than the algorithm asked for."""
+def _lacks_examples(result: MethodResult) -> bool:
+    """Tell whether fewer examples were sent than the method asked for."""
     wanted = result.spec["params"].get("n_shots")
     generations = result.counts.get("generations", 0)
     return isinstance(wanted, int) and result.counts.get("examples", 0) < wanted * generations
@@ -109,7 +109,7 @@ def _table(results: Results, *, wide: bool, plain: bool) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    first = results.algorithms[0]
+    first = results.methods[0]
     protocol = results.protocol
     history = protocol["history"].get("counterfactual", "none")
     counterfactual = "" if history == "none" else f", counterfactual history ({history})"
@@ -119,7 +119,7 @@ def _table(results: Results, *, wide: bool, plain: bool) -> Table:
         f"95 % intervals over users; reference: {protocol['reference_response_model']}"
     )
     table = Table(title=escape(title), box=None if plain else box.SIMPLE_HEAD, title_justify="left")
-    table.add_column("algorithm", no_wrap=wide, overflow="fold")
+    table.add_column("method", no_wrap=wide, overflow="fold")
     columns = [
         ("mean_utility", "utility"),
         ("gain", "gain"),
@@ -129,7 +129,7 @@ def _table(results: Results, *, wide: bool, plain: bool) -> Table:
     for _, heading in columns:
         table.add_column(heading, justify="right")
     table.add_column(f"utility vs {escape(results.versus)}", justify="right")
-    ranked = sorted(results.algorithms, key=lambda result: -result.metrics["mean_utility"].value)
+    ranked = sorted(results.methods, key=lambda result: -result.metrics["mean_utility"].value)
     for result in ranked:
         gap = " " if wide else "\n"
         cells = [interval_cell(result.metrics[name], gap, percent="%" in heading) for name, heading in columns]

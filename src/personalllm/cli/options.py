@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from personalllm.core.protocols import ChatModel, RewardEnsemble, TextEmbedder
+    from personalllm.core.types import JSON
     from personalllm.data import Benchmark
     from personalllm.evaluation import Protocol
     from personalllm.evaluation.resolve import Entry
-    from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
-    from personalllm.types import JSON
 
 __all__ = ["BackendChoice", "StandardiserName", "TrackName", "build_backends", "make_protocol", "parse_shots"]
 
@@ -35,11 +35,11 @@ class StandardiserName(StrEnum):
     NONE = "none"
 
 
-def complete_algorithms(incomplete: str) -> list[str]:
-    """Return the algorithms that begin with what was typed."""
-    from personalllm.algorithms.registry import list_algorithms
+def complete_methods(incomplete: str) -> list[str]:
+    """Return the methods that begin with what was typed."""
+    from personalllm.methods.registry import list_methods
 
-    return [name for name in (*list_algorithms(), "all") if name.startswith(incomplete)]
+    return [name for name in (*list_methods(), "all") if name.startswith(incomplete)]
 
 
 def complete_presets(incomplete: str) -> list[str]:
@@ -53,12 +53,12 @@ def _default(text: str) -> Any:
     return {"show_default": text}
 
 
-AlgorithmNames = Annotated[
+MethodNames = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Registered names, names with parameters such as icl\\[n_shots=3], my_module:MyAlgorithm for a file "
+        help="Registered names, names with parameters such as icl\\[n_shots=3], my_module:MyMethod for a file "
         "in this folder, or 'all'.",
-        autocompletion=complete_algorithms,
+        autocompletion=complete_methods,
         show_default=False,
     ),
 ]
@@ -78,7 +78,7 @@ Track = Annotated[
     TrackName | None,
     typer.Option(
         help="rank stored responses, generate new ones, or predict which of two a user prefers.",
-        **_default("rank, or generate if no algorithm can rank"),
+        **_default("rank, or generate if no method can rank"),
     ),
 ]
 Data = Annotated[str, typer.Option(help="Benchmark: a name or a path.")]
@@ -172,7 +172,7 @@ def parse_shots(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
-        from personalllm.errors import UserError
+        from personalllm.core.errors import UserError
 
         raise UserError(f"Cannot read --shots {text!r}.", "Write whole numbers with commas, e.g. --shots 0,4,16.")
     return tuple(int(part) for part in parts)
@@ -190,7 +190,7 @@ def make_protocol(benchmark: Benchmark, preset: str | None, options: JSON, setti
     Raises:
         UserError: If a setting is unknown, out of range or given twice.
     """
-    from personalllm.errors import UserError
+    from personalllm.core.errors import UserError
     from personalllm.evaluation import Protocol, get_preset
     from personalllm.evaluation.settings import nest, parse_setting
 
@@ -212,9 +212,9 @@ def build_backends(entries: tuple[Entry, ...], track: str, metadata: JSON, choic
     """
     from personalllm.cli.wiring import build_embedder, build_llm, build_rewards, optional_embedder
 
-    needs = {need for entry in entries for need in entry.algorithm.needs}
+    needs = {need for entry in entries for need in entry.method.needs}
     served = choice.embedder.startswith("openai:")
-    if served or "embedder" in needs or any(entry.algorithm.history == "nearest" for entry in entries):
+    if served or "embedder" in needs or any(entry.method.history == "nearest" for entry in entries):
         embedder: TextEmbedder | None = build_embedder(
             choice.embedder, (choice.embedder_url or choice.base_url) if served else None
         )

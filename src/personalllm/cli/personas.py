@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console

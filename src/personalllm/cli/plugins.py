@@ -60,14 +60,14 @@ def _table(kind: Kind, group: str, found: list[Listing]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="")
     table.add_column("name", overflow="fold")
     table.add_column("what it is", overflow="fold")
-    if kind is Kind.ALGORITHM:
+    if kind is Kind.METHOD:
         table.add_column("tracks")
         table.add_column("needs")
     table.add_column("from", overflow="fold")
     for listing in found:
         what = escape(listing.title) if not listing.problem else "[red]broken[/], see below"
         cells = [escape(listing.entry.name), what]
-        if kind is Kind.ALGORITHM:
+        if kind is Kind.METHOD:
             cells += [", ".join(listing.tracks), ", ".join(listing.needs)]
         table.add_row(*cells, escape(listing.entry.origin))
     return table
@@ -85,13 +85,11 @@ def check(
     *,
     kind: Annotated[Kind | None, typer.Option(help="Which, if two kinds share the name.", show_default=False)] = None,
     embedder: Annotated[
-        str | None, typer.Option(help="What an algorithm is checked with.", show_default="a stand-in")
+        str | None, typer.Option(help="What a method is checked with.", show_default="a stand-in")
     ] = None,
-    llm: Annotated[
-        str | None, typer.Option(help="What an algorithm is checked with.", show_default="a stand-in")
-    ] = None,
+    llm: Annotated[str | None, typer.Option(help="What a method is checked with.", show_default="a stand-in")] = None,
 ) -> None:
-    """Run the contract suite on an algorithm, embedder, chat model or reward ensemble, yours or a registered one.
+    """Run the contract suite on a method, embedder, chat model or reward ensemble, yours or a registered one.
 
     What it is is found out by looking at it. Every clause is checked, also after one that is broken; each line says
     whether it is kept and how long it took, and below a broken one stand what is wrong and how that is usually mended.
@@ -157,17 +155,17 @@ def _show(outcome: Outcome, console: Console) -> str:
 def _checks(subject: Subject, embedder: str | None, llm: str | None) -> tuple[Check, ...]:
     """Return the contract suite of a subject, and what only its registration can break."""
     from personalllm.cli.wiring import build_embedder, build_llm
-    from personalllm.errors import UserError
+    from personalllm.core.errors import UserError
     from personalllm.testing import (
-        algorithm_checks,
         chat_model_checks,
         embedder_checks,
+        method_checks,
         reward_ensemble_checks,
     )
 
-    if subject.kind is Kind.ALGORITHM:
+    if subject.kind is Kind.METHOD:
         return (
-            *algorithm_checks(
+            *method_checks(
                 subject.made,
                 embedder=build_embedder(embedder) if embedder else None,
                 llm=build_llm(llm, cache=False) if llm else None,
@@ -175,7 +173,7 @@ def _checks(subject: Subject, embedder: str | None, llm: str | None) -> tuple[Ch
             *_registered_as(subject),
         )
     if embedder or llm:
-        raise UserError("--embedder and --llm are for algorithms.", "Leave them out.")
+        raise UserError("--embedder and --llm are for methods.", "Leave them out.")
     suites: dict[Kind, Any] = {
         Kind.EMBEDDER: embedder_checks,
         Kind.CHAT_MODEL: chat_model_checks,
@@ -186,7 +184,7 @@ def _checks(subject: Subject, embedder: str | None, llm: str | None) -> tuple[Ch
 
 
 def _registered_as(subject: Subject) -> tuple[Check, ...]:
-    """Check that an algorithm's id is the name under which it is registered."""
+    """Check that a method's id is the name under which it is registered."""
     from personalllm.testing import Check
 
     def run() -> None:

@@ -22,7 +22,7 @@ def check_learner(versus: str | None, entries: tuple[Entry, ...]) -> None:
     Raises:
         UnknownName: Lists the nearest.
     """
-    from personalllm.errors import UnknownName
+    from personalllm.core.errors import UnknownName
     from personalllm.evaluation import PREDICTORS
 
     known = [*(entry.label for entry in entries), *PREDICTORS]

@@ -33,7 +33,7 @@ def run_cells(
     from personalllm.evaluation import resolve
     from personalllm.evaluation.prediction.sweep import run_prediction_sweep
 
-    entries, _ = resolve([cell.algorithm for cell in cells], "predict")
+    entries, _ = resolve([cell.method for cell in cells], "predict")
     embedder = build_backends(entries, "predict", benchmark.metadata, choice)["embedder"]
     console = Console(stderr=True)
     if embedder is not None:
@@ -71,7 +71,7 @@ def _table(results: PredictSweepResults, *, plain: bool, wide: bool) -> Table:
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
     several = len({row.cell.base for row in results.rows}) > 1
     apart = len(results.contests) > 1
-    for name in (*(["pairs"] if apart else []), *(["algorithm"] if several else [])):
+    for name in (*(["pairs"] if apart else []), *(["method"] if several else [])):
         table.add_column(name, overflow="fold")
     for axis in results.axes:
         table.add_column(escape(axis.removeprefix("protocol.")), overflow="fold")

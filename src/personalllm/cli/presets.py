@@ -26,7 +26,7 @@ def presets(
         ),
     ] = None,
 ) -> None:
-    """List the named protocols, or show every field and algorithm of one."""
+    """List the named protocols, or show every field and method of one."""
     from personalllm.cli.leaderboard import output_console
     from personalllm.evaluation import get_preset, list_presets
 
@@ -36,7 +36,7 @@ def presets(
         return
     for known in list_presets():
         preset = get_preset(known)
-        console.print(f"[bold]{known}[/]  {preset.title}; {len(preset.algorithms)} algorithms", highlight=False)
+        console.print(f"[bold]{known}[/]  {preset.title}; {len(preset.methods)} methods", highlight=False)
     console.print("Every field of one: personalllm presets NAME", highlight=False)
 
 
@@ -54,9 +54,9 @@ def _show(preset: Preset, console: Console) -> None:
     for field, value in flatten(preset.protocol).items():
         table.add_row(field, escape(shown(value)))
     console.print(table)
-    console.print("\nAlgorithms", highlight=False)
-    for algorithm in preset.algorithms:
-        console.print(f"  {escape(algorithm)}", highlight=False, soft_wrap=True)
+    console.print("\nMethods", highlight=False)
+    for method in preset.methods:
+        console.print(f"  {escape(method)}", highlight=False, soft_wrap=True)
     llm = " --llm MODEL" if preset.protocol["track"] == "generate" else ""
     console.print(
         f"\nRun: personalllm evaluate --preset {preset.id} --data BENCHMARK{llm}; change a field with "

@@ -6,11 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from personalllm.errors import MissingExtra, PersonalLLMError, PluginError, UnknownName, UserError
+from personalllm.core.errors import MissingExtra, PersonalLLMError, PluginError, UnknownName, UserError
 
 if TYPE_CHECKING:
     from personalllm.build import Recipe
-    from personalllm.protocols import RewardEnsemble
+    from personalllm.core.protocols import RewardEnsemble
 
 __all__ = ["check_names", "ensemble_of", "missing", "refuse_missing"]
 

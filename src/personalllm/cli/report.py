@@ -22,7 +22,7 @@ def report_command(
     ],
     out: Annotated[Path | None, typer.Option(help="File to write.  [default: DIR/report.html]")] = None,
     versus: Annotated[
-        str | None, typer.Option(help="Algorithm that differences are taken from.  [default: random]")
+        str | None, typer.Option(help="Method that differences are taken from.  [default: random]")
     ] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder to write the figures to as well, SVG and PNG.")] = None,
 ) -> None:
@@ -47,7 +47,7 @@ def report_command(
         target = target.with_stem(f"{target.stem}-predict") if others else target
         pages += _report_predicted(predicted, None if others else versus, target, figures, written, console)
     for run in unfinished:
-        console.print(Text(f"Left out, as no algorithm is complete yet: {run}"))
+        console.print(Text(f"Left out, as no method is complete yet: {run}"))
     if figures is not None:
         console.print(Text(f"Figures: {len(written)} files in {figures}"), soft_wrap=True)
     for page in pages:
@@ -72,7 +72,7 @@ def _report_predicted(
 ) -> list[Path]:
     """Make the page of runs of the predict track and of evaluations on people."""
     from personalllm.cli.prediction import show_table
-    from personalllm.errors import UserError
+    from personalllm.core.errors import UserError
     from personalllm.evaluation import load_prediction
     from personalllm.evaluation.prediction.people import load_people
     from personalllm.report.prediction import render_prediction, write_prediction_figures
@@ -103,8 +103,8 @@ def _track(run: Path) -> str:
 
 
 def _find_runs(directory: Path) -> tuple[list[Path], list[Path]]:
-    """Return the run directories at or below a folder: those with a complete algorithm, and the others."""
-    from personalllm.errors import UserError
+    """Return the run directories at or below a folder: those with a complete method, and the others."""
+    from personalllm.core.errors import UserError
 
     if not directory.is_dir():
         raise UserError(f"There is no folder {directory}.", "Name the folder that was given to --out.")
@@ -131,15 +131,15 @@ def _describes_run(manifest: Path) -> bool:
 
 def _read(runs: list[Path], versus: str | None) -> list[Results]:
     """Read the runs; `versus` holds for those that have it, and one of them must."""
-    from personalllm.errors import UnknownName
+    from personalllm.core.errors import UnknownName
     from personalllm.evaluation import compare, read_results
 
     results = [read_results(run) for run in runs]
     if versus is None:
         return results
-    labels = {row.id for result in results for row in result.algorithms}
+    labels = {row.id for result in results for row in result.methods}
     if versus not in labels:
-        raise UnknownName("algorithm in these results", versus, labels)
+        raise UnknownName("method in these results", versus, labels)
     return [
-        compare(result, versus) if any(row.id == versus for row in result.algorithms) else result for result in results
+        compare(result, versus) if any(row.id == versus for row in result.methods) else result for result in results
     ]

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from personalllm.data import Benchmark
     from personalllm.evaluation import Progress, ProgressEvent
-    from personalllm.evaluation.reproduction import Reproduction
-    from personalllm.evaluation.section4 import Plan
+    from personalllm.papers.personalllm_2025.plan import Plan
+    from personalllm.papers.personalllm_2025.reproduction import Reproduction
 
 __all__ = ["app"]
 
@@ -120,7 +120,7 @@ def paper(
     from rich.console import Console
 
     from personalllm.data import load
-    from personalllm.evaluation.section4 import make_plan
+    from personalllm.papers.personalllm_2025.plan import make_plan
 
     benchmark = load(data)
     plan = make_plan(
@@ -152,7 +152,7 @@ def paper(
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    from personalllm.errors import ParameterError
+    from personalllm.core.errors import ParameterError
 
     try:
         return tuple(int(part) for part in text.split(","))
@@ -164,8 +164,8 @@ def _overrides(
     benchmark: Benchmark, users: int | None, max_tokens: int | None, seed: int | None, settings: list[str] | None
 ) -> dict[str, Any]:
     """Return what is changed of the presets; small sizes unless the data are the paper's."""
-    from personalllm.evaluation.section4 import is_paper_data
     from personalllm.evaluation.settings import nest, parse_setting
+    from personalllm.papers.personalllm_2025.plan import is_paper_data
 
     changed: dict[str, Any] = {}
     if not is_paper_data(benchmark):
@@ -180,8 +180,8 @@ def _overrides(
 
 def _run(plan: Plan, benchmark: Benchmark, choice: o.BackendChoice, out: Path, console: Console) -> Reproduction:
     from personalllm.cli.progress import embed_texts, resumable
-    from personalllm.evaluation.reproduction import reproduce
     from personalllm.evaluation.resolve import resolve
+    from personalllm.papers.personalllm_2025.reproduction import reproduce
 
     entries, _ = resolve([cell.build(plan.max_tokens) for cell in plan.of("none")], "generate")
     backends = o.build_backends(entries, "generate", benchmark.metadata, choice)
@@ -206,7 +206,7 @@ def _watch(console: Console) -> Iterator[Progress]:
         task = shown.add_task("section 4", total=None)
 
         def show(event: ProgressEvent) -> None:
-            name = escape(event.algorithm)
+            name = escape(event.method)
             if event.stage == "damaged":
                 console.print(f"[yellow]{name}[/]: {escape(event.message)}", soft_wrap=True)
                 return
@@ -224,8 +224,8 @@ def _show_plan(plan: Plan, benchmark: Benchmark, rate: float | None, out: Path) 
     from rich.text import Text
 
     from personalllm.cli.leaderboard import output_console
-    from personalllm.evaluation.reproduction import measured_rate
-    from personalllm.evaluation.section4 import estimate_load
+    from personalllm.papers.personalllm_2025.plan import estimate_load
+    from personalllm.papers.personalllm_2025.reproduction import measured_rate
     from personalllm.report.numbers import duration
 
     console = output_console()

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from personalllm.backends.reward import SelfTest, TrainingReport
-    from personalllm.protocols import RewardEnsemble
+    from personalllm.core.protocols import RewardEnsemble
 
 __all__ = ["app"]
 
@@ -39,7 +39,7 @@ def train(
 
     from personalllm.backends.reward import read_preferences, train_compact
     from personalllm.cli.wiring import build_embedder
-    from personalllm.storage import write_json
+    from personalllm.core.storage import write_json
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out} does not end in .safetensors.", "Name the weights NAME.safetensors.")

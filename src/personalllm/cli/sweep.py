@@ -26,19 +26,19 @@ Vary = Annotated[
     list[str],
     typer.Option(
         metavar="NAME=VALUE,VALUE,...",
-        help="Values of a parameter of the algorithms, or of protocol.FIELD; several lists are combined. Repeatable.",
+        help="Values of a parameter of the methods, or of protocol.FIELD; several lists are combined. Repeatable.",
         show_default=False,
     ),
 ]
-Algorithms = Annotated[
+Methods = Annotated[
     list[str],
-    typer.Argument(help="As for evaluate; 'all' is not allowed.", autocompletion=o.complete_algorithms),
+    typer.Argument(help="As for evaluate; 'all' is not allowed.", autocompletion=o.complete_methods),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the cells and the number of requests.")]
 
 
 def sweep(
-    algorithms: Algorithms,
+    methods: Methods,
     vary: Vary,
     preset: o.PresetName = None,
     track: o.Track = None,
@@ -69,8 +69,8 @@ def sweep(
     A winner is named only if it beats every other cell on the same users: paired tests, corrected for their number. In
     the predict track cells are compared by accuracy at the most shots.
     """
+    from personalllm.core.errors import UserError
     from personalllm.data import load
-    from personalllm.errors import UserError
     from personalllm.evaluation import parse_axis, plan_sweep
 
     given = {
@@ -91,7 +91,7 @@ def sweep(
         axes[name] = values
     benchmark = load(data)
     protocol = o.make_protocol(benchmark, preset, given, settings)
-    cells = plan_sweep(algorithms, axes, protocol, benchmark)
+    cells = plan_sweep(methods, axes, protocol, benchmark)
     if dry_run:
         _show_plan(cells, output_console())
         return
@@ -129,12 +129,12 @@ def _run(cells: Sequence[SweepCell], benchmark: Benchmark, choice: o.BackendChoi
     entries = tuple(
         entry
         for track in tracks
-        for entry in resolve([cell.algorithm for cell in cells if cell.protocol.track == track], track)[0]
+        for entry in resolve([cell.method for cell in cells if cell.protocol.track == track], track)[0]
     )
     needed = "generate" if "generate" in tracks else "rank"
     backends = o.build_backends(entries, needed, benchmark.metadata, choice)
     console = Console(stderr=True)
-    if any("embedder" in entry.algorithm.needs for entry in entries):
+    if any("embedder" in entry.method.needs for entry in entries):
         embed_texts(benchmark, backends["embedder"], console)
     with resumable(console), watch(console) as progress:
         return run_sweep(cells, benchmark, out=out, progress=progress, **backends)
@@ -193,7 +193,7 @@ def _table(results: SweepResults, *, plain: bool, wide: bool) -> Table:
     table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
     several = len({row.cell.base for row in results.rows}) > 1
     apart = len(results.contests) > 1
-    names = [*(["users"] if apart else []), *(["algorithm"] if several else [])]
+    names = [*(["users"] if apart else []), *(["method"] if several else [])]
     for name in (*names, *(axis.removeprefix("protocol.") for axis in results.axes)):
         table.add_column(escape(name), overflow="fold")
     for name in ("utility", *(("gain", "wins vs reference %") if wide else ()), "behind the best"):

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from personalllm.algorithms.base import Algorithm
     from personalllm.evaluation import PredictResults
     from personalllm.evaluation.prediction.transfer import Transfer
     from personalllm.feedback.people import PeoplePreferences
+    from personalllm.methods.base import Method
 
 __all__ = ["transfer"]
 
@@ -28,11 +28,11 @@ _FILE = (
 
 def transfer(
     people: Annotated[Path, typer.Argument(metavar="FILE", help=_FILE)],
-    algorithms: Annotated[
+    methods: Annotated[
         list[str] | None,
         typer.Argument(
             help="Learners, as for `personalllm evaluate`.  [default: those of --simulated, or all]",
-            autocompletion=o.complete_algorithms,
+            autocompletion=o.complete_methods,
             show_default=False,
         ),
     ] = None,
@@ -77,12 +77,12 @@ def transfer(
 
     found = PeoplePreferences.from_file(people, name=name, columns=_columns(column or []))
     run = None if simulated is None else load_prediction(simulated)
-    wanted: list[Any] = list(algorithms or ())
+    wanted: list[Any] = list(methods or ())
     if not wanted:
         wanted = ["all"] if run is None else _learners(run)
     protocol = _protocol(shots, settings, seed)
     entries, _ = resolve(wanted, "predict")
-    needed = any("embedder" in entry.algorithm.needs for entry in entries)
+    needed = any("embedder" in entry.method.needs for entry in entries)
     model = build_embedder(embedder, embedder_url) if needed else optional_embedder(embedder)
     console = Console(stderr=True)
     with resumable(console):
@@ -102,10 +102,10 @@ def _write(results: PredictResults, run: PredictResults | None, out: Path) -> No
     from rich.text import Text
 
     from personalllm.cli.prediction import show_table
+    from personalllm.core.storage import atomic_path
     from personalllm.evaluation.prediction.transfer import Transfer
     from personalllm.report.prediction import render_prediction
     from personalllm.report.transfer import render_transfer, transfer_findings
-    from personalllm.storage import atomic_path
 
     console = Console()
     tables = {"people": results.table()}
@@ -157,14 +157,14 @@ class _Steps:
     def __call__(self, event: Any) -> None:
         from personalllm.evaluation import PREDICTORS
 
-        if event.algorithm not in PREDICTORS:
-            self._done[event.algorithm] = event.done
+        if event.method not in PREDICTORS:
+            self._done[event.method] = event.done
             self._shown(sum(self._done.values()), event.total * self._n_learners)
 
 
 def _columns(given: list[str]) -> dict[str, str]:
     """Read `column=name` options."""
-    from personalllm.errors import UserError
+    from personalllm.core.errors import UserError
 
     found: dict[str, str] = {}
     for text in given:
@@ -183,7 +183,7 @@ def _protocol(shots: str | None, settings: list[str] | None, seed: int) -> Any:
     """
     from pydantic import ValidationError
 
-    from personalllm.errors import UserError
+    from personalllm.core.errors import UserError
     from personalllm.evaluation.prediction.people_task import PeopleProtocol
     from personalllm.evaluation.settings import parse_setting
 
@@ -201,16 +201,16 @@ def _protocol(shots: str | None, settings: list[str] | None, seed: int) -> Any:
         ) from None
 
 
-def _learners(run: PredictResults) -> list[Algorithm | str]:
+def _learners(run: PredictResults) -> list[Method | str]:
     """Return the learners of a run that people's preferences allow, built again from their specs."""
-    from personalllm.algorithms.registry import get_algorithm
+    from personalllm.methods.registry import get_method
 
     made = [
-        get_algorithm(str(one.spec.get("class", one.spec["id"])), **one.spec["params"])
+        get_method(str(one.spec.get("class", one.spec["id"])), **one.spec["params"])
         for one in run.learners
         if one.kind == "learner"
     ]
-    return [algorithm for algorithm in made if "signals" not in algorithm.needs]
+    return [method for method in made if "signals" not in method.needs]
 
 
 def _embed(people: PeoplePreferences, embedder: Any, console: Console) -> None:

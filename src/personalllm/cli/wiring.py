@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from personalllm.errors import MissingExtra, ModelFileError, PersonalLLMError, PluginError, UnknownName, UserError
-from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
-from personalllm.registry import Registry
-from personalllm.types import JSON
+from personalllm.core.errors import MissingExtra, ModelFileError, PersonalLLMError, PluginError, UnknownName, UserError
+from personalllm.core.protocols import ChatModel, RewardEnsemble, TextEmbedder
+from personalllm.core.registry import Registry
+from personalllm.core.types import JSON
 
 __all__ = [
     "DEFAULT_EMBEDDER",
@@ -266,7 +266,7 @@ def checked_backend(backend: Any, reference: str, kind: str, protocol: Any) -> A
         missing = [name for name in wanted if name not in dir(backend)]
         raise PluginError(
             f"{reference!r} returned a {type(backend).__name__}, which is no {kind}.",
-            f"It needs: {', '.join(wanted)} (see personalllm.protocols.{protocol.__name__}); "
+            f"It needs: {', '.join(wanted)} (see personalllm.core.protocols.{protocol.__name__}); "
             f"missing: {', '.join(missing)}.",
         )
     for name in ("identity", "name"):

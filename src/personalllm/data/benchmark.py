@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.core.errors import AxisMismatch, ParameterError
+from personalllm.core.storage import canonical_json
+from personalllm.core.types import F32, I32, JSON, U8
 from personalllm.data.schema import MAX_RESPONSES
 from personalllm.data.standardise import Standardiser
-from personalllm.errors import AxisMismatch, ParameterError
-from personalllm.storage import canonical_json
-from personalllm.types import F32, I32, JSON, U8
 
 __all__ = ["Benchmark", "ScoreTable", "fingerprint_of", "split_rows"]
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.types import F32, JSON
 from personalllm.data.benchmark import Benchmark, fingerprint_of, index_models, split_rows
 from personalllm.data.problems import ProblemLog, raise_for
 from personalllm.data.readers import Part
 from personalllm.data.scan import Scan
-from personalllm.errors import AxisMismatch, DataError, ParameterError
-from personalllm.types import F32, JSON
 
 __all__ = ["benchmark_from_scan", "benchmark_from_values"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from personalllm.core.types import F32
 from personalllm.data.readers import Column
-from personalllm.types import F32
 
 __all__ = ["Scores", "Texts", "to_scores", "to_texts"]
 

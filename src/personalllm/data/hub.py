@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from personalllm.errors import MissingExtra, OfflineError, ParameterError, UserError
-from personalllm.storage import atomic_directory, atomic_path, cache_dir, offline
+from personalllm.core.errors import MissingExtra, OfflineError, ParameterError, UserError
+from personalllm.core.storage import atomic_directory, atomic_path, cache_dir, offline
 
 __all__ = [
     "DATASET",

@@ -6,6 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+from personalllm.core.errors import DataError
+from personalllm.core.storage import offline
+from personalllm.core.types import JSON
 from personalllm.data.benchmark import Benchmark
 from personalllm.data.build import benchmark_from_scan
 from personalllm.data.hub import fetch_dataset, fetch_release, parse_hub_source
@@ -13,9 +16,6 @@ from personalllm.data.problems import Problem, ProblemLog, raise_for
 from personalllm.data.readers import Part, find_parts
 from personalllm.data.scan import Scan
 from personalllm.data.store import open_stored, source_key, store, table_folder
-from personalllm.errors import DataError
-from personalllm.storage import offline
-from personalllm.types import JSON
 
 __all__ = ["METADATA_KEY", "load", "mini_path", "validate"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from personalllm.errors import DataError
+from personalllm.core.errors import DataError
 
 __all__ = ["InvalidBenchmark", "Problem", "ProblemLog", "Severity", "raise_for"]
 

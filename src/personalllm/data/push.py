@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from personalllm.core.errors import ParameterError, PersonalLLMError, RunError, UserError
 from personalllm.data.benchmark import Benchmark
 from personalllm.data.dataset_card import dataset_card
 from personalllm.data.hub import (
@@ -25,7 +26,6 @@ from personalllm.data.hub import (
 )
 from personalllm.data.loading import load
 from personalllm.data.writing import write_parquet
-from personalllm.errors import ParameterError, PersonalLLMError, RunError, UserError
 
 __all__ = ["Pushed", "push_benchmark"]
 

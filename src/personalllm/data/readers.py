@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
-from personalllm.errors import DataError
+from personalllm.core.errors import DataError
 
 __all__ = ["BATCH_ROWS", "Column", "Format", "Part", "Unreadable", "find_parts", "read_batches", "read_columns"]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from personalllm.errors import DataError
-from personalllm.types import JSON
+from personalllm.core.errors import DataError
+from personalllm.core.types import JSON
 
 __all__ = ["FORMATS", "rows_of_file"]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from personalllm.core.types import F32
 from personalllm.data.coerce import to_scores, to_texts
 from personalllm.data.problems import ProblemLog
 from personalllm.data.readers import Column, Part, Unreadable, read_batches, read_columns
 from personalllm.data.schema import Schema, detect_schema
-from personalllm.types import F32
 
 __all__ = ["Batch", "Scan"]
 

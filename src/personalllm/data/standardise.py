@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch, DataError, ParameterError
-from personalllm.types import F32, JSON
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.types import F32, JSON
 
 if TYPE_CHECKING:
     from personalllm.data.benchmark import Benchmark

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from personalllm.core.errors import DataError
+from personalllm.core.storage import atomic_directory, cache_dir, digest
+from personalllm.core.types import JSON
 from personalllm.data.benchmark import Benchmark, split_rows
 from personalllm.data.readers import Part
-from personalllm.errors import DataError
-from personalllm.storage import atomic_directory, cache_dir, digest
-from personalllm.types import JSON
 
 __all__ = ["FORMAT_VERSION", "open_stored", "source_key", "store"]
 

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.core.errors import ParameterError
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32
 from personalllm.data.benchmark import Benchmark
 from personalllm.data.standardise import PUBLISHED
 from personalllm.data.twin_model import N_RESPONSES, REWARD_MODELS, TwinModel, draw_noise, twin_scores
-from personalllm.errors import ParameterError
-from personalllm.seeding import generator
-from personalllm.types import F32
 
 __all__ = ["CALIBRATED", "RESPONSE_MODELS", "as_published", "make_twin"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from personalllm.core.types import F32
 from personalllm.data.standardise import PUBLISHED
-from personalllm.types import F32
 
 __all__ = ["FAMILIES", "N_RESPONSES", "REWARD_MODELS", "TwinModel", "draw_noise", "twin_scores"]
 

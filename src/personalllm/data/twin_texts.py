@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32
 from personalllm.data.benchmark import Benchmark
 from personalllm.data.twin import CALIBRATED, as_published
 from personalllm.data.twin_model import FAMILIES, N_RESPONSES, REWARD_MODELS, draw_noise, twin_scores
-from personalllm.errors import AxisMismatch, DataError, ParameterError
-from personalllm.protocols import TextEmbedder
-from personalllm.seeding import generator
-from personalllm.types import F32
 
 __all__ = ["make_twin_over"]
 

@@ -13,11 +13,11 @@ from typing import IO, Any
 
 import numpy as np
 
+from personalllm.core.errors import ParameterError
+from personalllm.core.storage import atomic_directory, atomic_path, canonical_json
+from personalllm.core.types import JSON
 from personalllm.data.benchmark import Benchmark
 from personalllm.data.schema import column_names
-from personalllm.errors import ParameterError
-from personalllm.storage import atomic_directory, atomic_path, canonical_json
-from personalllm.types import JSON
 
 __all__ = ["write_benchmark", "write_parquet"]
 

@@ -1,10 +1,11 @@
-"""Run algorithms under a frozen protocol: three tracks, metrics with intervals, runs that resume.
+"""Run methods under a frozen protocol: three tracks, metrics with intervals, runs that resume.
 
 `evaluate` runs the rank and the generate track, `read_results` reads such a run back; `predict` and `load_prediction`
 are for the predict track, `predict_people` puts its learners to people's preferences. `Protocol.for_benchmark` says
-what is to be run. Algorithms get texts and histories only; the scores stay on this side.
+what is to be run. Methods get texts and histories only; the scores stay on this side.
 """
 
+from personalllm.core.stats import holm, sign_flip_p
 from personalllm.evaluation.comparisons import SurvivingShare, compare_per_user, surviving_share
 from personalllm.evaluation.contest import Contest, SweepCell, SweepRow
 from personalllm.evaluation.metrics import wins
@@ -28,10 +29,9 @@ from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import METRICS_VERSION, Protocol
 from personalllm.evaluation.reading import compare, read_results
 from personalllm.evaluation.references import PREDICTORS, REFERENCES
-from personalllm.evaluation.resolve import parse_algorithm, resolve
-from personalllm.evaluation.results import METRICS, AlgorithmResult, Estimate, Results, Sample
+from personalllm.evaluation.resolve import parse_method, resolve
+from personalllm.evaluation.results import METRICS, Estimate, MethodResult, Results, Sample
 from personalllm.evaluation.run import evaluate
-from personalllm.evaluation.significance import holm, sign_flip_p
 from personalllm.evaluation.specs import (
     FeedbackSpec,
     GenerationSpec,
@@ -49,7 +49,6 @@ __all__ = [
     "PREDICTORS",
     "PRESETS",
     "REFERENCES",
-    "AlgorithmResult",
     "Cell",
     "Contest",
     "Estimate",
@@ -57,6 +56,7 @@ __all__ = [
     "GenerationSpec",
     "HistorySpec",
     "LearnerResult",
+    "MethodResult",
     "PairedDifference",
     "PeopleProtocol",
     "PoolSpec",
@@ -85,8 +85,8 @@ __all__ = [
     "list_presets",
     "load_people",
     "load_prediction",
-    "parse_algorithm",
     "parse_axis",
+    "parse_method",
     "plan_sweep",
     "predict",
     "predict_people",

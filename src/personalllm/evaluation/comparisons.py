@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import ParameterError, UserError
+from personalllm.core.errors import ParameterError, UserError
 from personalllm.evaluation.metrics import differences, draw_metrics
-from personalllm.evaluation.results import AlgorithmResult, Estimate
+from personalllm.evaluation.results import Estimate, MethodResult
 
 __all__ = ["SurvivingShare", "check_paired", "compare_per_user", "surviving_share"]
 
 _SAME = ("oracle_utility", "population_best_utility", "reference_utility")
 
 
-def check_paired(results: Sequence[AlgorithmResult]) -> None:
+def check_paired(results: Sequence[MethodResult]) -> None:
     """Raise unless all results are of the same users and queries, which may stand in different runs.
 
     Two results are paired if the stored policies (the user's best response, the best response for the population,
@@ -39,16 +39,14 @@ def check_paired(results: Sequence[AlgorithmResult]) -> None:
                 _refuse(first, other, f"{name} differs for {apart} of {first.n_users} users")
 
 
-def _refuse(first: AlgorithmResult, other: AlgorithmResult, difference: str) -> None:
+def _refuse(first: MethodResult, other: MethodResult, difference: str) -> None:
     raise UserError(
         f"{first.id!r} and {other.id!r} were not evaluated on the same users and queries: {difference}.",
         "Compare runs whose protocols differ in nothing that decides users, prompts, scores or the reference model.",
     )
 
 
-def compare_per_user(
-    a: AlgorithmResult, b: AlgorithmResult, *, seed: int = 0, draws: int = 2000
-) -> dict[str, Estimate]:
+def compare_per_user(a: MethodResult, b: MethodResult, *, seed: int = 0, draws: int = 2000) -> dict[str, Estimate]:
     """Return every metric of `a` minus that of `b`, paired by user, with 95 % user-bootstrap intervals.
 
     Args:
@@ -92,22 +90,22 @@ class SurvivingShare:
 
 
 def surviving_share(
-    true: AlgorithmResult,
-    counterfactual: AlgorithmResult,
-    zero_shot: AlgorithmResult,
+    true: MethodResult,
+    counterfactual: MethodResult,
+    zero_shot: MethodResult,
     *,
     seed: int = 0,
     draws: int = 2000,
 ) -> SurvivingShare:
-    """Return which share of an algorithm's gain over zero-shot a counterfactual history gives too.
+    """Return which share of a method's gain over zero-shot a counterfactual history gives too.
 
     0 means that all of the gain comes from what the history says about this very user, 1 that none does; it may lie
     outside [0, 1]. The interval is that of the ratio over resampled users, the same users in all three runs.
 
     Args:
-        true: The algorithm with the user's own history.
-        counterfactual: The same algorithm with a counterfactual history (`history.counterfactual`).
-        zero_shot: The algorithm without history.
+        true: The method with the user's own history.
+        counterfactual: The same method with a counterfactual history (`history.counterfactual`).
+        zero_shot: The method without history.
         seed: Seed of the resamples.
         draws: Number of resamples, >= 100.
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.algorithms.base import Algorithm
+from personalllm.core.stats import holm, sign_flip_p
 from personalllm.evaluation.comparisons import compare_per_user
 from personalllm.evaluation.protocol import Protocol
-from personalllm.evaluation.results import AlgorithmResult, Estimate
+from personalllm.evaluation.results import Estimate, MethodResult
 from personalllm.evaluation.settings import shown
-from personalllm.evaluation.significance import holm, sign_flip_p
+from personalllm.methods.base import Method
 
 __all__ = ["LEVEL", "Comparison", "Contest", "SweepCell", "SweepRow", "hold_contests"]
 
@@ -29,13 +29,13 @@ _DRAWS_PER_COMPARISON = 400
 
 @dataclass(frozen=True, eq=False)
 class SweepCell:
-    """A combination of values: one algorithm under one protocol.
+    """A combination of values: one method under one protocol.
 
     Attributes:
-        base: The algorithm that was varied, as it was named.
+        base: The method that was varied, as it was named.
         values: Axis -> value.
-        algorithm: With the cell's parameters, unfitted.
-        label: The algorithm's label.
+        method: With the cell's parameters, unfitted.
+        label: The method's label.
         protocol: With the cell's settings, not yet bound to backends.
         n_users: Users who are evaluated.
         n_queries: Queries in all: in the generate track, requests to the chat model.
@@ -43,14 +43,14 @@ class SweepCell:
 
     base: str
     values: Mapping[str, Any]
-    algorithm: Algorithm
+    method: Method
     label: str
     protocol: Protocol
     n_users: int
     n_queries: int
 
     def __str__(self) -> str:
-        """Return the algorithm and the values in one line."""
+        """Return the method and the values in one line."""
         return ", ".join([self.base, *(f"{name}={shown(value)}" for name, value in self.values.items())])
 
 
@@ -66,7 +66,7 @@ class SweepRow:
     """
 
     cell: SweepCell
-    result: AlgorithmResult
+    result: MethodResult
     fingerprint: str
     preset: str = ""
 

@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 
-from personalllm.errors import ParameterError
+from personalllm.core.errors import ParameterError
+from personalllm.core.seeding import generator
+from personalllm.core.types import I32
 from personalllm.feedback import InteractionPool
-from personalllm.seeding import generator
-from personalllm.types import I32
 
 __all__ = ["Counterfactual", "flipped", "partners", "rewritten", "shuffled"]
 

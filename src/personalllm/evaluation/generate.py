@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.errors import AxisMismatch, RunError, UserError
+from personalllm.core.errors import AxisMismatch, RunError, UserError
+from personalllm.core.protocols import ChatModel, RewardEnsemble
+from personalllm.core.seeding import derive_seed
+from personalllm.core.types import F32, I32, ChatReply, ChatRequest, Conversation, Histories
 from personalllm.evaluation.references import Policy, StoredPolicies
 from personalllm.evaluation.resolve import Entry
 from personalllm.evaluation.results import Sample
 from personalllm.evaluation.store import Unit
 from personalllm.evaluation.task import Task
 from personalllm.evaluation.tracks import Backends, fitted, running
-from personalllm.protocols import ChatModel, RewardEnsemble
-from personalllm.seeding import derive_seed
-from personalllm.types import F32, I32, ChatReply, ChatRequest, Conversation, Histories
 
 __all__ = ["GenerateTrack", "to_samples"]
 
@@ -88,25 +88,25 @@ class GenerateTrack:
         return np.ascontiguousarray(self.task.prompts).ravel()
 
     def prepare(self, entry: Entry) -> _Prepared:
-        """Fit, adapt, and have the algorithm write what to send for every query.
+        """Fit, adapt, and have the method write what to send for every query.
 
         Raises:
-            UserError: If the reward ensemble does not score stored responses as the benchmark says, or the algorithm
+            UserError: If the reward ensemble does not score stored responses as the benchmark says, or the method
                 does not return one conversation for each query.
-            RunError: If the algorithm fails.
+            RunError: If the method fails.
         """
         self._check_rewards()
-        algorithm = fitted(self.task, self.backends, entry)
-        histories = self.task.histories(algorithm.history, self.backends.embedder)
+        method = fitted(self.task, self.backends, entry)
+        histories = self.task.histories(method.history, self.backends.embedder)
         with running(entry.label, "adapt"):
-            algorithm.adapt(histories)
+            method.adapt(histories)
         queries = self.task.queries(0, self.task.n_users)
         with running(entry.label, "messages"):
-            conversations = list(algorithm.messages(queries))
+            conversations = list(method.messages(queries))
         if len(conversations) != len(queries) or not all(isinstance(c, Conversation) for c in conversations):
             raise UserError(
-                f"The algorithm {entry.label!r} returned {len(conversations)} items for {len(queries)} queries.",
-                "messages() must return one personalllm.types.Conversation for each query, in their order.",
+                f"The method {entry.label!r} returned {len(conversations)} items for {len(queries)} queries.",
+                "messages() must return one personalllm.core.types.Conversation for each query, in their order.",
             )
         return _Prepared(conversations, histories)
 
@@ -262,7 +262,7 @@ def _table(records: list[dict[str, Any]]) -> Any:
 
 def to_samples(tables: list[Any]) -> list[Sample]:
     """Return the samples in Arrow tables."""
-    from personalllm.types import Message
+    from personalllm.core.types import Message
 
     return [
         Sample(

@@ -1,4 +1,4 @@
-"""What a run says of itself: protocol, versions, seeds, presets, the order of its algorithms."""
+"""What a run says of itself: protocol, versions, seeds, presets, the order of its methods."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import importlib.metadata
 import platform
 from pathlib import Path
 
+from personalllm.core.errors import DataError, UserError
+from personalllm.core.storage import write_json
+from personalllm.core.types import JSON
 from personalllm.data import Benchmark
-from personalllm.errors import DataError, UserError
 from personalllm.evaluation.presets import get_preset
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.resolve import resolve
 from personalllm.evaluation.store import DiskStore, Store, read_json
 from personalllm.evaluation.tracks import Backends
-from personalllm.storage import write_json
-from personalllm.types import JSON
 
 __all__ = ["write_manifest", "write_order"]
 
@@ -61,9 +61,9 @@ def write_manifest(store: Store, protocol: Protocol, benchmark: Benchmark, task:
 
 
 def write_order(store: Store, keys: list[str]) -> None:
-    """Note the order in which algorithms were asked for; those of earlier calls stay, after the new ones.
+    """Note the order in which methods were asked for; those of earlier calls stay, after the new ones.
 
-    Noted before the work too: of two versions of an algorithm the first in this order is the newer one.
+    Noted before the work too: of two versions of a method the first in this order is the newer one.
     """
     if not isinstance(store, DiskStore):
         return
@@ -97,13 +97,13 @@ def _keep_earlier(path: Path, manifest: JSON) -> None:
 
 
 def _presets(protocol: Protocol) -> list[JSON]:
-    """Say which preset the protocol was made from, what it changes, and which algorithms the preset names."""
+    """Say which preset the protocol was made from, what it changes, and which methods the preset names."""
     if protocol.preset is None:
         return []
     preset = get_preset(protocol.preset)
-    entries, _ = resolve(preset.algorithms, preset.protocol["track"])
+    entries, _ = resolve(preset.methods, preset.protocol["track"])
     changes = [[name, *values] for name, values in preset.changes(protocol).items()]
-    return [{"id": preset.id, "changes": changes, "algorithms": [entry.label for entry in entries]}]
+    return [{"id": preset.id, "changes": changes, "methods": [entry.label for entry in entries]}]
 
 
 def _make_run_directory(directory: Path) -> None:

@@ -13,10 +13,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch
+from personalllm.core.errors import AxisMismatch
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32
 from personalllm.evaluation.results import METRICS, Estimate
-from personalllm.seeding import generator
-from personalllm.types import F32
 
 __all__ = ["Draws", "differences", "draw_metrics", "estimate", "per_user_means", "wins"]
 

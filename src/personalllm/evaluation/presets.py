@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from personalllm.errors import UnknownName, UserError
+from personalllm.core.errors import UnknownName, UserError
+from personalllm.core.types import JSON
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.settings import NOT_SET, PARTS, flatten, merge, shown
-from personalllm.types import JSON
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
@@ -50,7 +50,7 @@ _LIMITED = (
 
 
 def _spec(name: str, shots: int, feedback: str = "winning", **more: str | int) -> str:
-    """Return an in-context algorithm with every parameter that the paper fixes."""
+    """Return an in-context method with every parameter that the paper fixes."""
     params: JSON = {"n_shots": shots, "feedback": feedback, "layout": "text"}
     params |= {"max_history_tokens": 7000, "reply_tokens": 512, **more}
     return f"{name}[{','.join(f'{key}={value}' for key, value in params.items())}]"
@@ -77,7 +77,7 @@ def _predict(population: JSON, pool: JSON, feedback: str, prediction: JSON, stan
 
 
 def _across(n_similar: int, embedding_pairs: int) -> tuple[str, ...]:
-    """Return the algorithms that learn across users, 3 shots, winning responses shown."""
+    """Return the methods that learn across users, 3 shots, winning responses shown."""
     meta = (
         _spec("meta-icl", 3, n_similar=n_similar, embedding=embedding, embedding_pairs=embedding_pairs, search="exact")
         for embedding in ("winning", "losing", "winning-minus-losing")
@@ -88,7 +88,7 @@ def _across(n_similar: int, embedding_pairs: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Preset:
-    """A protocol with a name and a version, and the algorithms that it was made for.
+    """A protocol with a name and a version, and the methods that it was made for.
 
     Attributes:
         id: Name and version, e.g. `paper-icl-v1`; a change of any value needs a new version.
@@ -97,7 +97,7 @@ class Preset:
         source: Where the settings come from.
         protocol: Every field of the protocol but the benchmark's and the backends' (and, in the predict track, the
             reference response model).
-        algorithms: What takes part, as `evaluate` reads it.
+        methods: What takes part, as `evaluate` reads it.
     """
 
     id: str
@@ -105,7 +105,7 @@ class Preset:
     description: str
     source: str
     protocol: Mapping[str, Any]
-    algorithms: tuple[str, ...]
+    methods: tuple[str, ...]
 
     def protocol_for(self, benchmark: Benchmark, /, **overrides: Any) -> Protocol:
         """Return the preset's protocol for a benchmark.
@@ -195,7 +195,7 @@ PRESETS: dict[str, Preset] = {
             "beside zero-shot and self-ICL (random train prompts). 1,000 users, one test prompt each, greedy decoding.",
             source=f"{_SOURCE} (personalised in-context learning)",
             protocol=_SECTION_4,
-            algorithms=(
+            methods=(
                 "zero-shot",
                 *(
                     _spec("icl", shots, feedback)
@@ -214,7 +214,7 @@ PRESETS: dict[str, Preset] = {
             "from other settings of its run log: see paper-meta-logged-v1.",
             source=f"{_SOURCE} (learning across users), text",
             protocol=_SECTION_4,
-            algorithms=_across(n_similar=20, embedding_pairs=50),
+            methods=_across(n_similar=20, embedding_pairs=50),
         ),
         Preset(
             id="paper-meta-logged-v1",
@@ -224,7 +224,7 @@ PRESETS: dict[str, Preset] = {
             "not the 10,000, 50 and 20 of the text (paper-meta-v1).",
             source=f"{_SOURCE} (learning across users), run log",
             protocol={**_SECTION_4, "pool": {**_SECTION_4["pool"], "n_users": 1000}},
-            algorithms=_across(n_similar=5, embedding_pairs=5),
+            methods=_across(n_similar=5, embedding_pairs=5),
         ),
         Preset(
             id="lore-v1",
@@ -248,7 +248,7 @@ PRESETS: dict[str, Preset] = {
                 },
                 standardiser="none",
             ),
-            algorithms=("pooled-bt", "user-bt", "lore"),
+            methods=("pooled-bt", "user-bt", "lore"),
         ),
         Preset(
             id="copl-v1",
@@ -273,7 +273,7 @@ PRESETS: dict[str, Preset] = {
                 },
                 standardiser="none",
             ),
-            algorithms=("pooled-bt", "user-bt", "hierarchical-bt", "nearest-users", "matrix-factorisation"),
+            methods=("pooled-bt", "user-bt", "hierarchical-bt", "nearest-users", "matrix-factorisation"),
         ),
         Preset(
             id="dong8-v1",
@@ -297,7 +297,7 @@ PRESETS: dict[str, Preset] = {
                     "n_seen_users": 100,
                 },
             ),
-            algorithms=("pooled-bt", "user-bt", "hierarchical-bt"),
+            methods=("pooled-bt", "user-bt", "hierarchical-bt"),
         ),
         Preset(
             id="pttt-v1",
@@ -319,7 +319,7 @@ PRESETS: dict[str, Preset] = {
                     "n_seen_users": 100,
                 },
             ),
-            algorithms=("pooled-bt", "user-bt", "hierarchical-bt", "lore"),
+            methods=("pooled-bt", "user-bt", "hierarchical-bt", "lore"),
         ),
     )
 }

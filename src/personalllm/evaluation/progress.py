@@ -14,7 +14,7 @@ class ProgressEvent:
     """One step of a run.
 
     Attributes:
-        algorithm: Label.
+        method: Label.
         stage: `start` (what was found on disk is in `done`), `prepare` (fitting begins), `step` (a unit more is done),
             `finish`, or `damaged` (a file was cut off or altered and is made again; `message` names it).
         done: Rows done: users in the rank track, queries in the generate track.
@@ -22,7 +22,7 @@ class ProgressEvent:
         message: A sentence for `damaged`.
     """
 
-    algorithm: str
+    method: str
     stage: Literal["start", "prepare", "step", "finish", "damaged"]
     done: int = 0
     total: int = 0

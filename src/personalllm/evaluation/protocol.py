@@ -16,7 +16,9 @@ from pydantic import (
     model_serializer,
 )
 
-from personalllm.errors import DataError, ParameterError, UnknownName, UserError
+from personalllm.core.errors import DataError, ParameterError, UnknownName, UserError
+from personalllm.core.storage import digest
+from personalllm.core.types import JSON
 from personalllm.evaluation.prediction.sizes import check_prediction, fit_prediction
 from personalllm.evaluation.settings import PARTS, SHORT, expand, merge
 from personalllm.evaluation.specs import (
@@ -28,8 +30,6 @@ from personalllm.evaluation.specs import (
     PopulationSpec,
     PredictionSpec,
 )
-from personalllm.storage import digest
-from personalllm.types import JSON
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark

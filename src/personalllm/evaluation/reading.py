@@ -6,18 +6,18 @@ import dataclasses
 from functools import partial
 from pathlib import Path
 
-from personalllm.errors import DataError, UnknownName, UserError
+from personalllm.core.errors import DataError, UnknownName, UserError
+from personalllm.core.types import JSON
 from personalllm.evaluation.generate import to_samples
 from personalllm.evaluation.metrics import Draws, differences, draw_metrics
-from personalllm.evaluation.results import METRICS, AlgorithmResult, Estimate, Results, Sample
+from personalllm.evaluation.results import METRICS, Estimate, MethodResult, Results, Sample
 from personalllm.evaluation.store import DiskStore, Store, from_json, read_done, read_json
-from personalllm.types import JSON
 
 __all__ = ["assemble", "compare", "read_results"]
 
 
 def assemble(store: Store, manifest: JSON, keys: list[str]) -> Results:
-    """Return the results of complete algorithms.
+    """Return the results of complete methods.
 
     Args:
         store: Where they are kept.
@@ -35,7 +35,7 @@ def assemble(store: Store, manifest: JSON, keys: list[str]) -> Results:
         summary, per_user = done
         if summary["label"] in sources:
             continue
-        result = AlgorithmResult(
+        result = MethodResult(
             id=summary["label"],
             title=summary["title"],
             spec=summary["spec"],
@@ -60,7 +60,7 @@ def assemble(store: Store, manifest: JSON, keys: list[str]) -> Results:
         protocol=protocol,
         fingerprint=manifest["fingerprint"],
         benchmark_name=protocol["benchmark"],
-        algorithms=tuple(results),
+        methods=tuple(results),
         directory=directory,
         manifest=manifest,
         sources=sources,
@@ -73,45 +73,45 @@ def _samples(store: Store, key: str) -> list[Sample]:
 
 
 def default_versus(results: Results) -> str:
-    """Return `random` if it is among the algorithms, else the first algorithm, else the population-best policy."""
-    labels = [result.id for result in results.algorithms if result.kind == "algorithm"]
+    """Return `random` if it is among the methods, else the first method, else the population-best policy."""
+    labels = [result.id for result in results.methods if result.kind == "method"]
     if "random" in labels:
         return "random"
     return labels[0] if labels else "population-best"
 
 
 def compare(results: Results, versus: str) -> Results:
-    """Return the results with every `versus_reference` as a paired difference from one algorithm.
+    """Return the results with every `versus_reference` as a paired difference from one method.
 
     Args:
         results: From `evaluate` or `read_results`.
-        versus: Label of an algorithm or a reference policy in the results.
+        versus: Label of a method or a reference policy in the results.
 
     Raises:
         UnknownName: If there is none of that label; lists the nearest.
     """
-    labels = [result.id for result in results.algorithms]
+    labels = [result.id for result in results.methods]
     if versus not in labels:
-        raise UnknownName("algorithm in these results", versus, labels)
+        raise UnknownName("method in these results", versus, labels)
     seed, n = results.protocol["seed"], results.protocol["bootstrap_draws"]
-    draws: list[Draws] = [draw_metrics(result.per_user, draws=n, seed=seed) for result in results.algorithms]
+    draws: list[Draws] = [draw_metrics(result.per_user, draws=n, seed=seed) for result in results.methods]
     other = labels.index(versus)
     compared = tuple(
         dataclasses.replace(
             result,
             versus_reference=differences(result.per_user, mine, results[versus].per_user, draws[other]),
         )
-        for result, mine in zip(results.algorithms, draws, strict=True)
+        for result, mine in zip(results.methods, draws, strict=True)
     )
-    return dataclasses.replace(results, algorithms=compared, versus=versus)
+    return dataclasses.replace(results, methods=compared, versus=versus)
 
 
 def read_results(directory: str | Path, *, versus: str | None = None) -> Results:
-    """Read a run back, every complete algorithm in it; of an edited one, the version that was asked for last.
+    """Read a run back, every complete method in it; of an edited one, the version that was asked for last.
 
     Args:
         directory: The run directory, or the folder of runs if there is just one run in it.
-        versus: Label of the algorithm to compare with; None: as `evaluate` chooses it.
+        versus: Label of the method to compare with; None: as `evaluate` chooses it.
 
     Raises:
         UserError: If there is no run, or several, or one of the predict track.
@@ -130,8 +130,8 @@ def read_results(directory: str | Path, *, versus: str | None = None) -> Results
     complete = sorted(written, key=lambda key: (-written[key], key))
     keys = [key for key in order if key in complete] + [key for key in complete if key not in order]
     results = assemble(DiskStore(folder, str(manifest["fingerprint"])), manifest, keys)
-    ranked = sorted(results.algorithms, key=lambda result: result.kind == "reference")
-    results = dataclasses.replace(results, algorithms=tuple(ranked))
+    ranked = sorted(results.methods, key=lambda result: result.kind == "reference")
+    results = dataclasses.replace(results, methods=tuple(ranked))
     return compare(results, versus) if versus else results
 
 

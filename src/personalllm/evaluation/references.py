@@ -1,4 +1,4 @@
-"""Reference policies, computed from the scores that no algorithm sees."""
+"""Reference policies, computed from the scores that no method sees."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import DataError
+from personalllm.core.errors import DataError
+from personalllm.core.types import F32, U8
 from personalllm.evaluation.task import Task
-from personalllm.types import F32, U8
 
 __all__ = ["PREDICTORS", "REFERENCES", "Policy", "StoredPolicies"]
 

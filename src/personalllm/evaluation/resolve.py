@@ -1,4 +1,4 @@
-"""From what people write to an algorithm: `icl`, `icl[n_shots=3]`, `my_module:MyAlgorithm`, or an object."""
+"""From what people write to a method: `icl`, `icl[n_shots=3]`, `my_module:MyMethod`, or an object."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from personalllm.algorithms.base import Algorithm
-from personalllm.algorithms.registry import get_algorithm, list_algorithms, load_algorithm
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
+from personalllm.core.storage import digest, file_sha256
+from personalllm.core.types import JSON
 from personalllm.evaluation.protocol import TrackName
 from personalllm.evaluation.references import PREDICTORS, REFERENCES
 from personalllm.evaluation.settings import read_value
-from personalllm.storage import digest, file_sha256
-from personalllm.types import JSON
+from personalllm.methods.base import Method
+from personalllm.methods.registry import get_method, list_methods, load_method
 
-__all__ = ["Entry", "check_references", "left_out", "parse_algorithm", "resolve", "split_list"]
+__all__ = ["Entry", "check_references", "left_out", "parse_method", "resolve", "split_list"]
 
 _FORM = re.compile(r"(?P<name>[^\[\]]+?)\s*(?:\[(?P<params>.*)\])?", re.DOTALL)
 _SYNTAX = "Write NAME, NAME[parameter=value,...] or module:Class, e.g. icl[n_shots=3]."
@@ -30,49 +30,49 @@ _OURS = "personalllm."
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Entry:
-    """An algorithm that takes part in a run.
+    """A method that takes part in a run.
 
     Attributes:
-        algorithm: Unfitted.
+        method: Unfitted.
         label: Unique name: the id with the parameters that differ from the defaults.
-        key: Folder name: the id and a digest of the spec; for an algorithm from outside this package the digest
+        key: Folder name: the id and a digest of the spec; for a method from outside this package the digest
             covers the source files of its class and of the bases outside this package too, so that an edited
-            algorithm is not taken for its former self.
+            method is not taken for its former self.
     """
 
-    algorithm: Algorithm
+    method: Method
     label: str
     key: str
 
     def spec(self) -> JSON:
-        """Return what is needed to make the algorithm again; of one from outside this package, its class too."""
-        kind, spec = type(self.algorithm), self.algorithm.spec()
+        """Return what is needed to make the method again; of one from outside this package, its class too."""
+        kind, spec = type(self.method), self.method.spec()
         return spec if kind.__module__.startswith(_OURS) else spec | {"class": f"{kind.__module__}:{kind.__qualname__}"}
 
     @classmethod
-    def of(cls, algorithm: Algorithm) -> Entry:
-        """Name an algorithm.
+    def of(cls, method: Method) -> Entry:
+        """Name a method.
 
         Raises:
             UserError: If it has no id or a parameter that is not JSON.
         """
-        kind = type(algorithm)
-        if not algorithm.id:
+        kind = type(method)
+        if not method.id:
             raise UserError(
-                f"The algorithm {kind.__module__}:{kind.__qualname__} has no id.",
+                f"The method {kind.__module__}:{kind.__qualname__} has no id.",
                 f'Add to the class: id: ClassVar[str] = "{kind.__qualname__.lower()}"',
             )
-        identity: JSON = {"spec": algorithm.spec()}
+        identity: JSON = {"spec": method.spec()}
         if not kind.__module__.startswith(_OURS):
             identity |= {"class": f"{kind.__module__}:{kind.__qualname__}", "source": _sources(kind)}
         try:
             suffix = digest(identity, 12)
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"The parameters of {algorithm.id!r} cannot be written as JSON: {error}.",
+                f"The parameters of {method.id!r} cannot be written as JSON: {error}.",
                 "Use numbers, strings, booleans, None, lists and dicts.",
             ) from None
-        return cls(algorithm, _label(algorithm), f"{slug(algorithm.id)}-{suffix}")
+        return cls(method, _label(method), f"{slug(method.id)}-{suffix}")
 
 
 def slug(name: str) -> str:
@@ -84,18 +84,18 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "unnamed"
 
 
-def _label(algorithm: Algorithm) -> str:
+def _label(method: Method) -> str:
     """Return the id, with the parameters that differ from the defaults."""
     changed = []
-    for field in dataclasses.fields(algorithm):
-        value = getattr(algorithm, field.name)
+    for field in dataclasses.fields(method):
+        value = getattr(method, field.name)
         if field.default_factory is not dataclasses.MISSING:
             default: Any = field.default_factory()
         else:
             default = field.default
         if default is dataclasses.MISSING or value != default:
             changed.append(f"{field.name}={value if isinstance(value, str) else json.dumps(value, default=repr)}")
-    return f"{algorithm.id}[{','.join(changed)}]" if changed else algorithm.id
+    return f"{method.id}[{','.join(changed)}]" if changed else method.id
 
 
 def _sources(kind: type) -> list[str]:
@@ -115,26 +115,26 @@ def _source(kind: type) -> str:
         return ""
 
 
-def parse_algorithm(text: str) -> tuple[str, dict[str, Any]]:
+def parse_method(text: str) -> tuple[str, dict[str, Any]]:
     """Split `NAME[parameter=value,...]` into the name and the parameters; values are JSON, else plain strings.
 
     Raises:
         UserError: If the text has another form.
 
-    >>> parse_algorithm("icl[n_shots=3]")
+    >>> parse_method("icl[n_shots=3]")
     ('icl', {'n_shots': 3})
-    >>> parse_algorithm("my_module:Mine[mode=fast,weights=[1,2]]")
+    >>> parse_method("my_module:Mine[mode=fast,weights=[1,2]]")
     ('my_module:Mine', {'mode': 'fast', 'weights': [1, 2]})
     """
     match = _FORM.fullmatch(text.strip())
     if match is None:
-        raise UserError(f"Cannot read the algorithm {text!r}.", _SYNTAX)
+        raise UserError(f"Cannot read the method {text!r}.", _SYNTAX)
     params: dict[str, Any] = {}
     for item in split_list(match["params"] or ""):
         name, sign, value = item.partition("=")
         name = name.strip()
         if not sign or not name.isidentifier():
-            raise UserError(f"Cannot read the parameter {item.strip()!r} of the algorithm {text!r}.", _SYNTAX)
+            raise UserError(f"Cannot read the parameter {item.strip()!r} of the method {text!r}.", _SYNTAX)
         if name in params:
             raise UserError(f"The parameter {name!r} stands twice in {text!r}.", "Give it once.")
         params[name] = read_value(value.strip())
@@ -162,13 +162,13 @@ def split_list(text: str) -> list[str]:
 
 
 def resolve(
-    algorithms: Iterable[Algorithm | str], track: TrackName, *, signals: bool = False
+    methods: Iterable[Method | str], track: TrackName, *, signals: bool = False
 ) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
     """Turn names and objects into entries, each once, in the order given.
 
     Args:
-        algorithms: Objects, or texts: a registered name, a name with parameters, `module:Class`, `all` (every
-            registered algorithm of the track that can be run here, see `left_out`), or the name of a reference
+        methods: Objects, or texts: a registered name, a name with parameters, `module:Class`, `all` (every
+            registered method of the track that can be run here, see `left_out`), or the name of a reference
             policy, in the predict track of a null or an oracle (always computed).
         track: The track that they must take part in.
         signals: Whether the protocol hands over the scores of the RMs.
@@ -177,12 +177,12 @@ def resolve(
         The entries, and the names of the reference policies that were asked for.
 
     Raises:
-        UserError: If a text cannot be read, a parameter is unknown, an algorithm is not of the track, or two different
-            algorithms have the same label.
+        UserError: If a text cannot be read, a parameter is unknown, a method is not of the track, or two different
+            methods have the same label.
     """
     entries: dict[str, Entry] = {}
     references: list[str] = []
-    for item in algorithms:
+    for item in methods:
         for found in _expand(item, track, signals=signals):
             if isinstance(found, str):
                 references.append(found)
@@ -193,10 +193,10 @@ def resolve(
     labels = [entry.label for entry in entries.values()]
     for label in labels:
         if labels.count(label) > 1:
-            raise UserError(f"Two different algorithms are called {label!r}.", "Give one of them another id.")
+            raise UserError(f"Two different methods are called {label!r}.", "Give one of them another id.")
         if _is_reference(label, track):
             what = "a null or an oracle" if track == "predict" else "a reference policy"
-            raise UserError(f"The name {label!r} belongs to {what}.", "Give the algorithm another id.")
+            raise UserError(f"The name {label!r} belongs to {what}.", "Give the method another id.")
     return tuple(entries.values()), tuple(references)
 
 
@@ -231,12 +231,12 @@ def left_out(track: TrackName, *, signals: bool = False) -> dict[str, str]:
         signals: Whether the protocol hands over the scores of the RMs.
 
     Returns:
-        Name -> reason, of registered algorithms of the track: an extra that is not installed, scores of the RMs that
+        Name -> reason, of registered methods of the track: an extra that is not installed, scores of the RMs that
         the protocol does not allow, or, in the rank track with its large pool, that it takes long to fit.
     """
     found = {}
-    for name in list_algorithms():
-        kind = load_algorithm(name)
+    for name in list_methods():
+        kind = load_method(name)
         if track not in kind.tracks() or _is_reference(name, track):
             continue
         if "signals" in kind.needs and not signals:
@@ -248,12 +248,12 @@ def left_out(track: TrackName, *, signals: bool = False) -> dict[str, str]:
     return found
 
 
-def _expand(item: Algorithm | str, track: TrackName, *, signals: bool) -> Sequence[Algorithm | str]:
-    if isinstance(item, Algorithm):
+def _expand(item: Method | str, track: TrackName, *, signals: bool) -> Sequence[Method | str]:
+    if isinstance(item, Method):
         return (item,)
     if not isinstance(item, str):
         raise UserError(
-            f"An algorithm must be an object or a name, got {type(item).__name__}.",
+            f"A method must be an object or a name, got {type(item).__name__}.",
             "Pass e.g. MetaICL() or 'meta-icl'.",
         )
     if _is_reference(item, track):
@@ -266,25 +266,25 @@ def _expand(item: Algorithm | str, track: TrackName, *, signals: bool) -> Sequen
     if item == "all":
         without = left_out(track, signals=signals)
         return tuple(
-            get_algorithm(name)
-            for name in list_algorithms()
-            if track in load_algorithm(name).tracks() and name not in without and not _is_reference(name, track)
+            get_method(name)
+            for name in list_methods()
+            if track in load_method(name).tracks() and name not in without and not _is_reference(name, track)
         )
-    name, params = parse_algorithm(item)
+    name, params = parse_method(item)
     try:
-        return (get_algorithm(name, **params),)
+        return (get_method(name, **params),)
     except TypeError as error:
-        raise UserError(f"Cannot build the algorithm {item!r}: {error}.", _SYNTAX) from None
+        raise UserError(f"Cannot build the method {item!r}: {error}.", _SYNTAX) from None
 
 
 def _check_track(entry: Entry, track: TrackName) -> None:
-    kind = type(entry.algorithm)
+    kind = type(entry.method)
     if track not in kind.tracks():
-        method = "messages" if track == "generate" else "rank"
+        method = "messages" if track == "generate" else "utilities"
         others = kind.tracks()
         remedy = (
             f"It takes part in the {others[0]} track: use --track {others[0]}." if others else "It takes part in none."
         )
         if not kind.__module__.startswith(_OURS):
             remedy += f" Or implement `{method}`."
-        raise UserError(f"The algorithm {entry.label!r} does not take part in the {track} track.", remedy)
+        raise UserError(f"The method {entry.label!r} does not take part in the {track} track.", remedy)

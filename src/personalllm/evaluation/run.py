@@ -1,4 +1,4 @@
-"""Run algorithms under a protocol; read runs back."""
+"""Run methods under a protocol; read runs back."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from personalllm.algorithms.base import Algorithm
+from personalllm.core.errors import UserError
+from personalllm.core.protocols import ChatModel, Executor, RewardEnsemble, TextEmbedder
+from personalllm.core.storage import digest
+from personalllm.core.types import F32, JSON
 from personalllm.data import Benchmark
-from personalllm.errors import UserError
 from personalllm.evaluation.generate import GenerateTrack
 from personalllm.evaluation.manifest import write_manifest, write_order
 from personalllm.evaluation.metrics import draw_metrics, estimate, per_user_means
@@ -25,15 +27,13 @@ from personalllm.evaluation.store import DiskStore, Store, Unit, to_json
 from personalllm.evaluation.task import Task
 from personalllm.evaluation.tracks import Backends, RankTrack, Track, make_units
 from personalllm.evaluation.watched import Watched, unwatched
-from personalllm.protocols import ChatModel, Executor, RewardEnsemble, TextEmbedder
-from personalllm.storage import digest
-from personalllm.types import F32, JSON
+from personalllm.methods.base import Method
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    algorithms: Sequence[Algorithm | str],
+    methods: Sequence[Method | str],
     protocol: Protocol,
     benchmark: Benchmark,
     *,
@@ -44,38 +44,38 @@ def evaluate(
     progress: Progress | None = None,
     executor: Executor | None = None,
 ) -> Results:
-    """Evaluate algorithms under a protocol, beside the reference policies, and resume what an earlier call began.
+    """Evaluate methods under a protocol, beside the reference policies, and resume what an earlier call began.
 
     Everything that is complete in the run directory `out/<protocol fingerprint>` is read back, a part that is cut off
     or altered is made again; the numbers are the same, bit for bit, whether a run was interrupted or not.
 
     Args:
-        algorithms: Objects, registered names, names with parameters (`icl[n_shots=3]`), `module:Class`, or `all`.
+        methods: Objects, registered names, names with parameters (`icl[n_shots=3]`), `module:Class`, or `all`.
         protocol: From `Protocol.for_benchmark`; the identities of the backends that can change a number are filled in
             here.
         benchmark: The benchmark that the protocol was made for.
-        embedder: For the algorithms that need one.
-        llm: For the generate track, and the algorithms that need one.
+        embedder: For the methods that need one.
+        llm: For the generate track, and the methods that need one.
         rewards: For the generate track; its RMs must be the benchmark's.
         out: Folder of runs; None keeps the run in memory.
         progress: Called after each step.
         executor: Who does the rank track's shards of users (what it is handed must be picklable); None: this process.
 
     Returns:
-        The algorithms in the order given, then the reference policies.
+        The methods in the order given, then the reference policies.
 
     Raises:
-        UserError: If a backend is missing, an algorithm is not of the track or breaks its contract, or `model:NAME`
+        UserError: If a backend is missing, a method is not of the track or breaks its contract, or `model:NAME`
             is not the protocol's reference response model.
-        RunError: If an algorithm's own code fails; names the algorithm and the method.
+        RunError: If a method's own code fails; names the method and the method.
         AxisMismatch: If the reward ensemble's RMs are not the benchmark's.
         DataError: If the benchmark has no split or no reference response that the protocol needs.
     """
     if protocol.track == "predict":
         raise UserError("evaluate() is not for the predict track.", "Use personalllm.evaluation.predict().")
-    entries, references = resolve(algorithms, protocol.track)
+    entries, references = resolve(methods, protocol.track)
     check_references(references, protocol.reference_response_model)
-    writes = protocol.track == "generate" or any("llm" in entry.algorithm.needs for entry in entries)
+    writes = protocol.track == "generate" or any("llm" in entry.method.needs for entry in entries)
     bound = protocol.bind(
         embedder=embedder.identity if embedder else None,
         llm=llm.identity if llm and writes else None,
@@ -90,16 +90,16 @@ def evaluate(
     manifest = write_manifest(store, bound, benchmark, task.describe(), backends)
     run = _Run(store, progress or unwatched, task, track, policies, executor if bound.track == "rank" else None)
     write_order(store, [entry.key for entry in entries])
-    keys = [run.algorithm(entry) for entry in entries] + [run.reference(policy) for policy in policies]
+    keys = [run.method(entry) for entry in entries] + [run.reference(policy) for policy in policies]
     write_order(store, keys)
     return assemble(store, manifest, keys)
 
 
 def _check_needs(entries: Sequence[Entry], task: Task, backends: Backends) -> None:
-    """Raise before the work begins if an algorithm lacks a backend."""
+    """Raise before the work begins if a method lacks a backend."""
     for entry in entries:
-        backends.bind(entry.algorithm.fresh())
-        task.check_history(entry.algorithm.history, backends.embedder)
+        backends.bind(entry.method.clone())
+        task.check_history(entry.method.history, backends.embedder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +109,8 @@ class _Run(Watched):
     policies: StoredPolicies
     executor: Executor | None
 
-    def algorithm(self, entry: Entry) -> str:
-        """Do what is missing of an algorithm; return its key."""
+    def method(self, entry: Entry) -> str:
+        """Do what is missing of a method; return its key."""
         total, label = self.track.n_rows, entry.label
         if self.complete(entry.key, label):
             self.progress(ProgressEvent(label, "start", total, total))
@@ -130,9 +130,9 @@ class _Run(Watched):
             began = now
             done += unit.stop - unit.start
             self.progress(ProgressEvent(label, "step", done, total))
-        title = entry.algorithm.title or entry.algorithm.id
-        summary = {"label": label, "title": title, "spec": entry.spec(), "kind": "algorithm"}
-        summary |= {"paper": entry.algorithm.paper, "counts": self.track.counts(tables)}
+        title = entry.method.title or entry.method.id
+        summary = {"label": label, "title": title, "spec": entry.spec(), "kind": "method"}
+        summary |= {"paper": entry.method.paper, "counts": self.track.counts(tables)}
         self._finish(entry.key, summary, self.track.utilities(tables))
         self.progress(ProgressEvent(label, "finish", total, total))
         return entry.key

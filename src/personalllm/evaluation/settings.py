@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from personalllm.errors import ParameterError, UserError
-from personalllm.types import JSON
+from personalllm.core.errors import ParameterError, UserError
+from personalllm.core.types import JSON
 
 __all__ = [
     "NOT_SET",

@@ -74,8 +74,8 @@ class HistorySpec(Frozen):
     """What is known of each target user (paper, section 4).
 
     Attributes:
-        pairs: Random train prompts with feedback, for algorithms whose `history` is "random"; >= 0.
-        nearest: Train prompts nearest to the query, for algorithms whose `history` is "nearest"; >= 0.
+        pairs: Random train prompts with feedback, for methods whose `history` is "random"; >= 0.
+        nearest: Train prompts nearest to the query, for methods whose `history` is "nearest"; >= 0.
         counterfactual: `none` is the user's own feedback. To see how much of a gain the feedback of this very user
             brings, with the same prompts: `other-user` gives what another user would have said, `flipped` swaps
             chosen and rejected, `shuffled` draws a random ordered pair of responses. The pool stays as it is.

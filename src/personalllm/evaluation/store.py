@@ -3,12 +3,12 @@
 In `OUT/<protocol fingerprint>/`:
 
 - `manifest.json`: protocol, versions, fingerprints, seeds;
-- `leaderboard.json`: the order of the algorithms;
-- `<algorithm id>-<spec digest>/samples/part-00000.parquet` ...: what each unit of work gave, each with
+- `leaderboard.json`: the order of the methods;
+- `<method id>-<spec digest>/samples/part-00000.parquet` ...: what each unit of work gave, each with
   `part-00000.json`, written after it: the unit and the SHA-256 of the file;
-- `<algorithm id>-<spec digest>/per_user.parquet`: the per-user means;
-- `<algorithm id>-<spec digest>/metrics.json`: written last, so its presence means that the algorithm is complete;
-- `<algorithm id>-<spec digest>/timing.json`: wall-clock seconds, kept apart from everything that must be reproducible.
+- `<method id>-<spec digest>/per_user.parquet`: the per-user means;
+- `<method id>-<spec digest>/metrics.json`: written last, so its presence means that the method is complete;
+- `<method id>-<spec digest>/timing.json`: wall-clock seconds, kept apart from everything that must be reproducible.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.errors import DataError
-from personalllm.storage import atomic_path, digest, file_sha256, write_json
-from personalllm.types import F32, JSON
+from personalllm.core.errors import DataError
+from personalllm.core.storage import atomic_path, digest, file_sha256, write_json
+from personalllm.core.types import F32, JSON
 
 __all__ = ["DiskStore", "Store", "Unit", "from_json", "read_done", "read_json", "read_table", "to_json"]
 
@@ -32,19 +32,19 @@ _MEND = "Run the same evaluation again: it mends the run."
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A piece of work of one algorithm: rows `start` to `stop`.
+    """A piece of work of one method: rows `start` to `stop`.
 
     Rows are users in the rank track and queries in the generate track.
 
     Attributes:
-        algorithm: Key of the algorithm.
-        index: Position among the units of the algorithm.
+        method: Key of the method.
+        index: Position among the units of the method.
         start: First row.
         stop: Row after the last.
-        seed: Derived from the protocol, the algorithm and the rows, so that order and parallelism change nothing.
+        seed: Derived from the protocol, the method and the rows, so that order and parallelism change nothing.
     """
 
-    algorithm: str
+    method: str
     index: int
     start: int
     stop: int
@@ -52,7 +52,7 @@ class Unit:
 
     def spec(self) -> JSON:
         """Return the unit as JSON."""
-        return {name: getattr(self, name) for name in ("algorithm", "index", "start", "stop", "seed")}
+        return {name: getattr(self, name) for name in ("method", "index", "start", "stop", "seed")}
 
 
 def to_json(value: float) -> float | None:
@@ -96,30 +96,30 @@ class Store:
 
     def read_part(self, unit: Unit) -> Any | None:
         """Return the Arrow table of a unit, or None if it is not there or not whole."""
-        return self._parts.get((unit.algorithm, unit.index))
+        return self._parts.get((unit.method, unit.index))
 
     def write_part(self, unit: Unit, table: Any) -> None:
         """Keep the Arrow table of a unit."""
-        self._parts[unit.algorithm, unit.index] = table
+        self._parts[unit.method, unit.index] = table
 
     def read_parts(self, key: str) -> list[Any]:
-        """Return the Arrow tables of all units of an algorithm, in order."""
+        """Return the Arrow tables of all units of a method, in order."""
         return [table for (name, _), table in sorted(self._parts.items(), key=lambda item: item[0]) if name == key]
 
     def read_done(self, key: str) -> tuple[JSON, dict[str, F32]] | None:
-        """Return the summary and the per-user arrays of a complete algorithm, or None."""
+        """Return the summary and the per-user arrays of a complete method, or None."""
         return self._done.get(key)
 
     def write_done(self, key: str, summary: JSON, per_user: dict[str, F32]) -> None:
-        """Keep the summary and the per-user arrays of a complete algorithm."""
+        """Keep the summary and the per-user arrays of a complete method."""
         self._done[key] = (summary, per_user)
 
     def seconds(self, key: str) -> float:
-        """Return the wall-clock seconds spent on an algorithm in all sessions."""
+        """Return the wall-clock seconds spent on a method in all sessions."""
         return self._seconds.get(key, 0.0)
 
     def add_seconds(self, key: str, seconds: float) -> None:
-        """Add wall-clock seconds to an algorithm's."""
+        """Add wall-clock seconds to a method's."""
         self._seconds[key] = self.seconds(key) + seconds
 
 
@@ -141,7 +141,7 @@ class DiskStore(Store):
 
     def read_part(self, unit: Unit) -> Any | None:
         """Return a unit's table, or None if the file is absent, damaged or another unit's."""
-        path = self.part_path(unit.algorithm, unit.index)
+        path = self.part_path(unit.method, unit.index)
         if not path.exists():
             return None
         try:
@@ -152,13 +152,13 @@ class DiskStore(Store):
 
     def write_part(self, unit: Unit, table: Any) -> None:
         """Write a unit's table, then its note, both atomically."""
-        path = self.part_path(unit.algorithm, unit.index)
+        path = self.part_path(unit.method, unit.index)
         write_table(path, table)
         note = {"unit": unit.spec(), "protocol": self.fingerprint, "sha256": file_sha256(path)}
         write_json(path.with_suffix(".json"), note)
 
     def read_parts(self, key: str) -> list[Any]:
-        """Return the tables of a complete algorithm.
+        """Return the tables of a complete method.
 
         Raises:
             DataError: If a part is damaged; names it.
@@ -175,7 +175,7 @@ class DiskStore(Store):
         return read_table(path)
 
     def read_done(self, key: str) -> tuple[JSON, dict[str, F32]] | None:
-        """Return the summary and the per-user arrays, or None if the algorithm is not complete or was altered."""
+        """Return the summary and the per-user arrays, or None if the method is not complete or was altered."""
         path = self.directory / key / "metrics.json"
         if not path.exists():
             return None
@@ -209,7 +209,7 @@ class DiskStore(Store):
 
 
 def read_done(folder: Path) -> tuple[JSON, dict[str, F32]]:
-    """Return the summary and the per-user arrays of a complete algorithm.
+    """Return the summary and the per-user arrays of a complete method.
 
     Raises:
         DataError: If a file is absent, cut off or altered; names it.

@@ -9,21 +9,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from personalllm.algorithms.base import Algorithm
-from personalllm.algorithms.registry import get_algorithm
+from personalllm.core.errors import ParameterError, UserError
+from personalllm.core.protocols import ChatModel, RewardEnsemble, TextEmbedder
+from personalllm.core.storage import digest
 from personalllm.data import Benchmark
-from personalllm.errors import ParameterError, UserError
 from personalllm.evaluation.contest import Contest, SweepCell, SweepRow, hold_contests
 from personalllm.evaluation.presets import get_preset
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
-from personalllm.evaluation.resolve import Entry, parse_algorithm, resolve, split_list
+from personalllm.evaluation.resolve import Entry, parse_method, resolve, split_list
 from personalllm.evaluation.run import evaluate
 from personalllm.evaluation.settings import describe_changes, nest, parse_setting, read_value, shown
 from personalllm.evaluation.sweep_table import sweep_table, write_sweep_table
 from personalllm.evaluation.task import Task
-from personalllm.protocols import ChatModel, RewardEnsemble, TextEmbedder
-from personalllm.storage import digest
+from personalllm.methods.base import Method
+from personalllm.methods.registry import get_method
 
 __all__ = [
     "PREFIX",
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 PREFIX = "protocol."
-"""An axis of this prefix is a field of the protocol; every other one is a parameter of the algorithms."""
+"""An axis of this prefix is a field of the protocol; every other one is a parameter of the methods."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,35 +93,35 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def plan_sweep(
-    algorithms: Sequence[Algorithm | str], axes: Mapping[str, Sequence[Any]], protocol: Protocol, benchmark: Benchmark
+    methods: Sequence[Method | str], axes: Mapping[str, Sequence[Any]], protocol: Protocol, benchmark: Benchmark
 ) -> tuple[SweepCell, ...]:
     """Return the cells of a sweep, each checked; nothing is run and no backend is needed.
 
     Args:
-        algorithms: Objects, or names as `evaluate` takes them (no reference policies, not `all`).
+        methods: Objects, or names as `evaluate` takes them (no reference policies, not `all`).
         axes: Name -> values; `protocol.population.alpha` and the like are fields of the protocol, all other names
-            parameters of every algorithm.
+            parameters of every method.
         protocol: What is not varied.
         benchmark: The benchmark that it was made for.
 
     Returns:
-        The product of algorithms and axes, the last axis fastest.
+        The product of methods and axes, the last axis fastest.
 
     Raises:
         UserError: If an axis is empty or has a value twice, two cells are the same run, or a cell cannot be run:
             names the cell.
     """
-    if not algorithms:
-        raise UserError("A sweep needs an algorithm.", "Name one, e.g. icl.")
+    if not methods:
+        raise UserError("A sweep needs a method.", "Name one, e.g. icl.")
     for name, values in axes.items():
         if not values or len({digest(_plain(value)) for value in values}) < len(values):
             raise ParameterError(f"the axis {name!r}", "a list of different values", list(values))
     cells: list[SweepCell] = []
     seen: dict[tuple[str, str], SweepCell] = {}
     protocols: dict[str, Protocol] = {}
-    for algorithm, combination in product(algorithms, product(*axes.values())):
-        cell = _cell(algorithm, dict(zip(axes, combination, strict=True)), protocol, benchmark, protocols)
-        key = (Entry.of(cell.algorithm).key, cell.protocol.fingerprint)
+    for method, combination in product(methods, product(*axes.values())):
+        cell = _cell(method, dict(zip(axes, combination, strict=True)), protocol, benchmark, protocols)
+        key = (Entry.of(cell.method).key, cell.protocol.fingerprint)
         if key in seen:
             raise UserError(
                 f"The cells {str(seen[key])!r} and {str(cell)!r} are the same run.", "Leave one of the values out."
@@ -132,7 +132,7 @@ def plan_sweep(
 
 
 def _cell(
-    algorithm: Algorithm | str,
+    method: Method | str,
     values: dict[str, Any],
     protocol: Protocol,
     benchmark: Benchmark,
@@ -141,13 +141,13 @@ def _cell(
     """Build a cell; protocols that were built before are taken from `protocols`."""
     settings = {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX)}
     params = {name: value for name, value in values.items() if not name.startswith(PREFIX)}
-    base = algorithm if isinstance(algorithm, str) else Entry.of(algorithm).label
+    base = method if isinstance(method, str) else Entry.of(method).label
     name = ", ".join([base, *(f"{axis}={shown(value)}" for axis, value in values.items())])
     try:
         key = digest(_plain(settings))
         if key not in protocols:
             protocols[key] = protocol.changed(benchmark, **nest(settings)) if settings else protocol
-        built = _with(algorithm, params)
+        built = _with(method, params)
         changed = protocols[key]
         (entry,), _ = resolve([built], changed.track)
         if changed.track != "predict":
@@ -172,21 +172,21 @@ def _sizes(protocol: Protocol, benchmark: Benchmark) -> tuple[int, int]:
     return sum(counts[users] for users in spec.users), pairs
 
 
-def _with(algorithm: Algorithm | str, params: Mapping[str, Any]) -> Algorithm:
-    """Return an algorithm with some parameters changed."""
-    if isinstance(algorithm, Algorithm):
-        unknown = [name for name in params if name not in algorithm.params()]
+def _with(method: Method | str, params: Mapping[str, Any]) -> Method:
+    """Return a method with some parameters changed."""
+    if isinstance(method, Method):
+        unknown = [name for name in params if name not in method.params()]
         if unknown:
-            raise UserError(f"The algorithm {algorithm.id!r} has no parameter {unknown[0]!r}.", "Leave the axis out.")
-        return type(algorithm)(**{**algorithm.params(), **params})
-    name, own = parse_algorithm(algorithm)
+            raise UserError(f"The method {method.id!r} has no parameter {unknown[0]!r}.", "Leave the axis out.")
+        return type(method)(**{**method.params(), **params})
+    name, own = parse_method(method)
     twice = [param for param in params if param in own]
     if twice:
-        raise UserError(f"{twice[0]!r} is fixed by {algorithm!r} and varied too.", "Do one of the two.")
+        raise UserError(f"{twice[0]!r} is fixed by {method!r} and varied too.", "Do one of the two.")
     try:
-        return get_algorithm(name, **own, **params)
+        return get_method(name, **own, **params)
     except TypeError as error:
-        raise UserError(f"The algorithm {name!r} cannot be built: {error}.", "Check the types of its values.") from None
+        raise UserError(f"The method {name!r} cannot be built: {error}.", "Check the types of its values.") from None
 
 
 def _plain(value: Any) -> Any:
@@ -197,7 +197,7 @@ def _plain(value: Any) -> Any:
 
 
 def sweep(
-    algorithms: Sequence[Algorithm | str],
+    methods: Sequence[Method | str],
     axes: Mapping[str, Sequence[Any]],
     protocol: Protocol,
     benchmark: Benchmark,
@@ -211,21 +211,21 @@ def sweep(
     """Evaluate every combination of the axes' values: `plan_sweep`, then `run_sweep`.
 
     Args:
-        algorithms: As for `plan_sweep`.
+        methods: As for `plan_sweep`.
         axes: As for `plan_sweep`.
         protocol: What is not varied.
         benchmark: The benchmark that it was made for.
-        embedder: For the algorithms that need one.
-        llm: For the generate track, and the algorithms that need one.
+        embedder: For the methods that need one.
+        llm: For the generate track, and the methods that need one.
         rewards: For the generate track.
         out: As for `run_sweep`.
         progress: As for `run_sweep`.
 
     Raises:
         UserError: As `plan_sweep` and `evaluate`; what can be known beforehand is said before anything runs.
-        RunError: If an algorithm's own code fails.
+        RunError: If a method's own code fails.
     """
-    cells = plan_sweep(algorithms, axes, protocol, benchmark)
+    cells = plan_sweep(methods, axes, protocol, benchmark)
     return run_sweep(cells, benchmark, embedder=embedder, llm=llm, rewards=rewards, out=out, progress=progress)
 
 
@@ -248,8 +248,8 @@ def run_sweep(
     Args:
         cells: From `plan_sweep`.
         benchmark: The benchmark that they were planned for.
-        embedder: For the algorithms that need one.
-        llm: For the generate track, and the algorithms that need one.
+        embedder: For the methods that need one.
+        llm: For the generate track, and the methods that need one.
         rewards: For the generate track.
         out: Folder of runs, where the table is written too (`sweep-<digest>.csv`, `.parquet`); None keeps all in
             memory.
@@ -257,7 +257,7 @@ def run_sweep(
 
     Raises:
         UserError: If a cell lacks a backend (before anything runs; names the cell), and as `evaluate`.
-        RunError: If an algorithm's own code fails.
+        RunError: If a method's own code fails.
     """
     check_cells(cells, lambda cell: _check(cell, benchmark, embedder, llm))
     groups: dict[str, list[SweepCell]] = {}
@@ -266,7 +266,7 @@ def run_sweep(
     found: dict[int, SweepRow] = {}
     for group in groups.values():
         results = evaluate(
-            [cell.algorithm for cell in group],
+            [cell.method for cell in group],
             group[0].protocol,
             benchmark,
             embedder=embedder,
@@ -281,7 +281,7 @@ def run_sweep(
     swept = SweepResults(rows, hold_contests(rows))
     if out is None:
         return swept
-    stem = sweep_stem((row.fingerprint, row.cell.algorithm) for row in rows)
+    stem = sweep_stem((row.fingerprint, row.cell.method) for row in rows)
     return dataclasses.replace(swept, files=write_sweep_table(Path(out), swept.table(), stem))
 
 
@@ -301,8 +301,8 @@ def check_cells(cells: Sequence[SweepCell], check: Callable[[SweepCell], None]) 
 def _check(cell: SweepCell, benchmark: Benchmark, embedder: TextEmbedder | None, llm: ChatModel | None) -> None:
     if cell.protocol.track == "predict":
         raise UserError("It is of the predict track.", "Use sweep_prediction(), or run_prediction_sweep().")
-    cell.algorithm.fresh().bind(embedder=embedder, llm=llm)
-    Task(cell.protocol, benchmark).check_history(cell.algorithm.history, embedder)
+    cell.method.clone().bind(embedder=embedder, llm=llm)
+    Task(cell.protocol, benchmark).check_history(cell.method.history, embedder)
 
 
 def _refusal(cell: str, error: UserError) -> UserError:
@@ -313,13 +313,13 @@ def _relation(protocol: Protocol) -> str:
     return describe_changes(protocol.preset, get_preset(protocol.preset).changes(protocol)) if protocol.preset else ""
 
 
-def sweep_stem(cells: Iterable[tuple[str, Algorithm]]) -> str:
+def sweep_stem(cells: Iterable[tuple[str, Method]]) -> str:
     """Return the name of a sweep's files.
 
     Args:
-        cells: Of each cell, the fingerprint of its run and its algorithm.
+        cells: Of each cell, the fingerprint of its run and its method.
     """
-    return f"sweep-{digest([[fingerprint, Entry.of(algorithm).key] for fingerprint, algorithm in cells], 12)}"
+    return f"sweep-{digest([[fingerprint, Entry.of(method).key] for fingerprint, method in cells], 12)}"
 
 
 def named_progress(progress: Progress, cell: SweepCell) -> Progress:
@@ -327,6 +327,6 @@ def named_progress(progress: Progress, cell: SweepCell) -> Progress:
     settings = [f"{name}={shown(value)}" for name, value in cell.values.items() if name.startswith(PREFIX)]
 
     def tell(event: ProgressEvent) -> None:
-        progress(dataclasses.replace(event, algorithm=" ".join([event.algorithm, *settings])))
+        progress(dataclasses.replace(event, method=" ".join([event.method, *settings])))
 
     return tell

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from personalllm.core.storage import atomic_path
+from personalllm.core.types import JSON
 from personalllm.evaluation.contest import Contest, SweepRow
 from personalllm.evaluation.results import METRICS
-from personalllm.storage import atomic_path
-from personalllm.types import JSON
 
 __all__ = ["axis_column", "sweep_table", "write_sweep_table"]
 
@@ -19,7 +19,7 @@ __all__ = ["axis_column", "sweep_table", "write_sweep_table"]
 def sweep_table(rows: Sequence[SweepRow], axes: Sequence[str], contests: Sequence[Contest]) -> Any:
     """Return a `pyarrow.Table` with a row for each cell.
 
-    Columns: `cell` (from 0), `algorithm` (as it was named), one for each axis (integers or numbers where all values
+    Columns: `cell` (from 0), `method` (as it was named), one for each axis (integers or numbers where all values
     are, else text), `label`, each metric with `_low` and `_high`, `n_users`, `n_queries`, in the generate track
     `examples_per_query`, `empty` and `cut`, `users` (cells of the same number have the same users and queries),
     `behind_best` (mean utility, paired, with `_low` and `_high`), `p_value`, `p_holm`, `verdict`, `preset`,
@@ -37,7 +37,7 @@ def sweep_table(rows: Sequence[SweepRow], axes: Sequence[str], contests: Sequenc
         _record(number, row) | {"users": places[id(row)]} | _standing(row, contests[places[id(row)]])
         for number, row in enumerate(rows)
     ]
-    columns: JSON = {"cell": range(len(rows)), "algorithm": [row.cell.base for row in rows]}
+    columns: JSON = {"cell": range(len(rows)), "method": [row.cell.base for row in rows]}
     for axis in axes:
         columns[axis] = axis_column([row.cell.values[axis] for row in rows])
     for name in records[0]:

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.algorithms.base import HistoryRule
-from personalllm.algorithms.retrieval import nearest
+from personalllm.core.errors import AxisMismatch, UserError
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.seeding import derive_seed
+from personalllm.core.types import F32, I32, Histories, Queries
 from personalllm.data import Benchmark, ScoreTable, Standardiser
-from personalllm.errors import AxisMismatch, UserError
 from personalllm.evaluation.counterfactual import partners, rewritten
 from personalllm.evaluation.protocol import Protocol
 from personalllm.feedback import CorpusView, FeedbackRule, interact, sample_prompts
-from personalllm.protocols import TextEmbedder
-from personalllm.seeding import derive_seed
-from personalllm.types import F32, I32, Histories, Queries
+from personalllm.methods.base import HistoryRule
+from personalllm.methods.parts.retrieval import nearest
 from personalllm.users import Population, utilities
 
 __all__ = ["Task", "take_users"]
@@ -25,7 +25,7 @@ __all__ = ["Task", "take_users"]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a protocol draws from a benchmark; all of it follows from the protocol, nothing from the algorithm.
+    """What a protocol draws from a benchmark; all of it follows from the protocol, nothing from the method.
 
     Attributes:
         protocol: The protocol.
@@ -97,7 +97,7 @@ class Task:
 
     @cached_property
     def view(self) -> CorpusView:
-        """The benchmark as algorithms may read it."""
+        """The benchmark as methods may read it."""
         return CorpusView(self.benchmark, derive_seed(self.protocol.seed, "column order"))
 
     @cached_property
@@ -165,7 +165,7 @@ class Task:
         self.check_queries(rule)
         if rule == "nearest" and embedder is None:
             raise UserError(
-                'An algorithm whose `history` is "nearest" needs an embedder to find the nearest prompts.',
+                'A method whose `history` is "nearest" needs an embedder to find the nearest prompts.',
                 "Pass embedder=... to evaluate(), or use the command line, which does it for you.",
             )
 
@@ -173,7 +173,7 @@ class Task:
         """Raise unless the users ask as many prompts as histories of this kind allow."""
         if rule == "nearest" and self.protocol.prompts_per_user != 1:
             raise UserError(
-                'An algorithm whose `history` is "nearest" needs one query for each user, but this protocol asks '
+                'A method whose `history` is "nearest" needs one query for each user, but this protocol asks '
                 f"{'every prompt of the split' if self.protocol.prompts_per_user is None else 'several'}.",
                 "Use the generate track, or prompts_per_user=1.",
             )

@@ -11,15 +11,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from personalllm.algorithms.base import Algorithm
-from personalllm.errors import PersonalLLMError, RunError, UserError
+from personalllm.core.errors import PersonalLLMError, RunError, UserError
+from personalllm.core.protocols import ChatModel, RewardEnsemble, RewardSignals, TextEmbedder
+from personalllm.core.seeding import derive_seed
+from personalllm.core.types import F32, Histories
 from personalllm.evaluation.references import Policy
 from personalllm.evaluation.resolve import Entry
 from personalllm.evaluation.store import Unit
 from personalllm.evaluation.task import Task, take_users
-from personalllm.protocols import ChatModel, RewardEnsemble, RewardSignals, TextEmbedder
-from personalllm.seeding import derive_seed
-from personalllm.types import F32, Histories
+from personalllm.methods.base import Method
 
 __all__ = ["Backends", "RankTrack", "Track", "checked", "fitted", "make_units", "own_copy", "running"]
 
@@ -33,14 +33,14 @@ class Backends:
     rewards: RewardEnsemble | None = None
     signals: RewardSignals | None = None
 
-    def bind(self, algorithm: Algorithm, seed: int = 0) -> Algorithm:
-        """Hand them over to an algorithm.
+    def bind(self, method: Method, seed: int = 0) -> Method:
+        """Hand them over to a method.
 
         Raises:
             UserError: If one that it needs is missing.
         """
         allowed: dict[str, Any] = {} if self.signals is None else {"signals": self.signals}
-        return algorithm.bind(embedder=self.embedder, llm=self.llm, seed=seed, **allowed)
+        return method.bind(embedder=self.embedder, llm=self.llm, seed=seed, **allowed)
 
 
 class Track(Protocol):
@@ -55,7 +55,7 @@ class Track(Protocol):
         """Rows in all."""
 
     def prepare(self, entry: Entry) -> Any:
-        """Fit an algorithm; done once for all its units, and not at all if none is missing."""
+        """Fit a method; done once for all its units, and not at all if none is missing."""
 
     def compute(self, prepared: Any, unit: Unit) -> Any:
         """Do a unit's work and return its Arrow table."""
@@ -71,11 +71,11 @@ class Track(Protocol):
 
 
 def make_units(track: Track, key: str, seed: int) -> list[Unit]:
-    """Cut an algorithm's work into units.
+    """Cut a method's work into units.
 
     Args:
         track: The track.
-        key: Key of the algorithm.
+        key: Key of the method.
         seed: Seed of the protocol.
     """
     starts = range(0, track.n_rows, track.rows_per_unit)
@@ -87,7 +87,7 @@ def make_units(track: Track, key: str, seed: int) -> list[Unit]:
 
 @contextmanager
 def running(label: str, method: str) -> Iterator[None]:
-    """Name the algorithm and the method if the algorithm's own code fails.
+    """Name the method and the method if the method's own code fails.
 
     Raises:
         RunError: Instead of any exception that is not of this package, which stays as its cause.
@@ -98,31 +98,31 @@ def running(label: str, method: str) -> Iterator[None]:
         raise
     except Exception as error:  # anyone's code runs here, and may raise anything
         raise RunError(
-            f"The algorithm {label!r} failed in {method}: {type(error).__name__}: {error}.",
-            "Run personalllm.testing.check_algorithm on it.",
+            f"The method {label!r} failed in {method}: {type(error).__name__}: {error}.",
+            "Run personalllm.testing.check_method on it.",
         ) from error
 
 
-def fitted(task: Task, backends: Backends, entry: Entry) -> Algorithm:
-    """Return a fresh copy of an algorithm, bound to the backends and fitted on the pool."""
-    algorithm = entry.algorithm.fresh()
+def fitted(task: Task, backends: Backends, entry: Entry) -> Method:
+    """Return a fresh copy of a method, bound to the backends and fitted on the pool."""
+    method = entry.method.clone()
     seed = derive_seed(task.protocol.seed, "algorithm", entry.key)
-    backends.bind(algorithm, seed)
+    backends.bind(method, seed)
     pool = task.pool
     with running(entry.label, "fit"):
-        algorithm.fit(pool)
-    return algorithm
+        method.fit(pool)
+    return method
 
 
-def own_copy(pool: Histories, backends: Backends, algorithm: Algorithm, label: str, seed: int) -> Algorithm:
-    """Return a deep copy of a fitted algorithm, so that no unit of work sees what another one left behind.
+def own_copy(pool: Histories, backends: Backends, method: Method, label: str, seed: int) -> Method:
+    """Return a deep copy of a fitted method, so that no unit of work sees what another one left behind.
 
     The backends, the corpus and the columns of the pool cannot change, so they are shared.
 
     Args:
         pool: What it was fitted on.
         backends: Handed over to the copy again.
-        algorithm: Fitted.
+        method: Fitted.
         label: Its name in messages.
         seed: Of the unit.
 
@@ -132,14 +132,14 @@ def own_copy(pool: Histories, backends: Backends, algorithm: Algorithm, label: s
     parts = [getattr(part, field.name) for part in (pool, pool.corpus) for field in dataclasses.fields(part)]
     shared = (backends.embedder, backends.llm, backends.signals, pool, *parts)
     with running(label, "a deep copy of what fit learned"):
-        copied = copy.deepcopy(algorithm, {id(value): value for value in shared})
+        copied = copy.deepcopy(method, {id(value): value for value in shared})
     return backends.bind(copied, seed)
 
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
     label: str
-    algorithm: Algorithm
+    method: Method
     histories: Histories
 
 
@@ -162,21 +162,21 @@ class RankTrack:
 
     def prepare(self, entry: Entry) -> _Fitted:
         """Fit on the pool and draw the target users' histories."""
-        algorithm = fitted(self.task, self.backends, entry)
-        histories = self.task.histories(algorithm.history, self.backends.embedder)
-        return _Fitted(entry.label, algorithm, histories)
+        method = fitted(self.task, self.backends, entry)
+        histories = self.task.histories(method.history, self.backends.embedder)
+        return _Fitted(entry.label, method, histories)
 
     def compute(self, prepared: _Fitted, unit: Unit) -> Any:
-        """Let the algorithm choose for a shard of users; ties go to the lowest column of the corpus."""
+        """Let the method choose for a shard of users; ties go to the lowest column of the corpus."""
         import pyarrow as pa
 
-        algorithm = own_copy(self.task.pool, self.backends, prepared.algorithm, prepared.label, unit.seed)
+        method = own_copy(self.task.pool, self.backends, prepared.method, prepared.label, unit.seed)
         queries = self.task.queries(unit.start, unit.stop)
         histories = take_users(prepared.histories, unit.start, unit.stop)
         with running(prepared.label, "adapt"):
-            algorithm.adapt(histories)
-        with running(prepared.label, "rank"):
-            ranked = algorithm.rank(queries)
+            method.adapt(histories)
+        with running(prepared.label, "utilities"):
+            ranked = method.utilities(queries)
         preference = checked(prepared.label, ranked, (len(queries), queries.corpus.n_responses))
         column = preference.argmax(axis=1).astype(np.uint8)
         response = self.task.view.to_responses(queries.prompt, column)
@@ -205,26 +205,26 @@ class RankTrack:
 
 
 def checked(label: str, preference: Any, shape: tuple[int, int]) -> F32:
-    """Return the preferences that an algorithm returned if they keep the contract.
+    """Return the preferences that a method returned if they keep the contract.
 
     Raises:
-        UserError: If type, shape or values are wrong; names the algorithm.
+        UserError: If type, shape or values are wrong; names the method.
     """
-    remedy = "rank() must return a preference for each candidate: float32 (n_queries, n_responses) without NaN."
+    remedy = "utilities() must return a preference for each candidate: float32 (n_queries, n_responses) without NaN."
     if not isinstance(preference, np.ndarray):
-        raise UserError(f"The algorithm {label!r} returned a {type(preference).__name__}, not an array.", remedy)
+        raise UserError(f"The method {label!r} returned a {type(preference).__name__}, not an array.", remedy)
     if preference.dtype != np.float32:
         raise UserError(
-            f"The algorithm {label!r} returned {preference.dtype}, expected float32.",
-            "Add .astype(numpy.float32) at the end of rank().",
+            f"The method {label!r} returned {preference.dtype}, expected float32.",
+            "Add .astype(numpy.float32) at the end of utilities().",
         )
     if preference.shape != shape:
-        raise UserError(f"The algorithm {label!r} returned shape {preference.shape}, expected {shape}.", remedy)
+        raise UserError(f"The method {label!r} returned shape {preference.shape}, expected {shape}.", remedy)
     bad = np.isnan(preference)
     if bad.any():
         query, column = (int(i) for i in np.argwhere(bad)[0])
         raise UserError(
-            f"The algorithm {label!r} returned NaN for {int(bad.sum())} of {bad.size} candidates "
+            f"The method {label!r} returned NaN for {int(bad.sum())} of {bad.size} candidates "
             f"(first: query {query}, column {column}).",
             remedy,
         )

@@ -28,7 +28,7 @@ class Watched:
     progress: Progress
 
     def complete(self, key: str, label: str) -> bool:
-        """Tell whether an algorithm is complete in the store."""
+        """Tell whether a method is complete in the store."""
         before = len(self.store.damaged)
         complete = self.store.read_done(key) is not None
         self._report_damage(label, before)

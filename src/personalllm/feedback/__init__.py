@@ -1,4 +1,4 @@
-"""Feedback: preference pairs, ratings, pools of interactions, and the view of the texts that algorithms get."""
+"""Feedback: preference pairs, ratings, pools of interactions, and the view of the texts that methods get."""
 
 from personalllm.feedback.interactions import interact, sample_prompts
 from personalllm.feedback.people import PeoplePreferences, Preference

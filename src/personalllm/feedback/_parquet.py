@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch, DataError
-from personalllm.storage import atomic_path, canonical_json
-from personalllm.types import JSON
+from personalllm.core.errors import AxisMismatch, DataError
+from personalllm.core.storage import atomic_path, canonical_json
+from personalllm.core.types import JSON
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch, ParameterError
+from personalllm.core.errors import AxisMismatch, ParameterError
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32, I32, U8
 from personalllm.feedback.pool import InteractionPool
 from personalllm.feedback.rules import FeedbackRule
-from personalllm.seeding import generator
-from personalllm.types import F32, I32, U8
 from personalllm.users.choices import check_positions, places
 from personalllm.users.draws import check_count, user_blocks
 from personalllm.users.population import Population

@@ -19,11 +19,11 @@ from typing import Self
 
 import numpy as np
 
+from personalllm.core.errors import DataError, ParameterError
+from personalllm.core.seeding import generator
+from personalllm.core.storage import digest
+from personalllm.core.types import I32, JSON, Corpus, Histories
 from personalllm.data.rows import rows_of_file
-from personalllm.errors import DataError, ParameterError
-from personalllm.seeding import generator
-from personalllm.storage import digest
-from personalllm.types import I32, JSON, Corpus, Histories
 
 __all__ = ["PeoplePreferences", "Preference"]
 
@@ -48,7 +48,7 @@ class Preference:
 
 @dataclass(frozen=True, eq=False)
 class PeoplePreferences:
-    """Comparisons that people made, as the algorithms read histories.
+    """Comparisons that people made, as the methods read histories.
 
     A row of the corpus is a prompt with the two responses that somebody compared; the two stand in a seeded random
     order, so a column says nothing. A prompt to which other pairs were compared has several rows.

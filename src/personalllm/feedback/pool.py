@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.types import I32, JSON, U8, Histories
 from personalllm.feedback._parquet import check_benchmark, read_columns, text_columns, to_table, write_table
 from personalllm.feedback.view import CorpusView
-from personalllm.types import I32, JSON, U8, Histories
 from personalllm.users.tables import indices
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class InteractionPool(_Pool):
         return int(self.tie.sum())
 
     def histories(self, view: CorpusView) -> Histories:
-        """Return the interactions as algorithms see them: ties left out, responses as columns of the view's corpus.
+        """Return the interactions as methods see them: ties left out, responses as columns of the view's corpus.
 
         How many ties were left out is `n_ties`; it is logged at level INFO too.
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import ParameterError
+from personalllm.core.errors import ParameterError
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32, U8
 from personalllm.feedback.pool import RatingPool
 from personalllm.feedback.rules import RatingRule
-from personalllm.seeding import generator
-from personalllm.types import F32, U8
 from personalllm.users.draws import user_blocks
 from personalllm.users.population import Population
 from personalllm.users.tables import checked_scores, rows_of

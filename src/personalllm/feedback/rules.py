@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
-from personalllm.errors import ParameterError
-from personalllm.types import JSON
+from personalllm.core.errors import ParameterError
+from personalllm.core.types import JSON
 
 __all__ = ["FeedbackRule", "PairRule", "RatingRule"]
 

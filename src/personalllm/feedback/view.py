@@ -1,4 +1,4 @@
-"""A benchmark as an algorithm may read it: texts only, the responses in an order that tells nothing."""
+"""A benchmark as a method may read it: texts only, the responses in an order that tells nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch
-from personalllm.seeding import generator
-from personalllm.types import U8, Corpus
+from personalllm.core.errors import AxisMismatch
+from personalllm.core.seeding import generator
+from personalllm.core.types import U8, Corpus
 from personalllm.users.draws import user_blocks
 from personalllm.users.tables import indices
 
@@ -64,7 +64,7 @@ class CorpusView:
     """Shows a benchmark as a `Corpus` with the responses of each prompt in a seeded random order.
 
     The texts stay in Arrow; a Python string is made only when one is asked for. The responses are copied in their new
-    order, so that nothing which is handed to an algorithm knows the order of the benchmark.
+    order, so that nothing which is handed to a method knows the order of the benchmark.
 
     Args:
         benchmark: What is shown.

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from personalllm.analysis.drawing import INK
-from personalllm.evaluation.paper import find_paper_row, win_rate_error
+from personalllm.core.plotting import INK
 from personalllm.evaluation.results import Estimate
-from personalllm.evaluation.section4 import EMBEDDINGS, FEEDBACK, ZERO_SHOT
+from personalllm.papers.personalllm_2025.plan import EMBEDDINGS, FEEDBACK, ZERO_SHOT
+from personalllm.papers.personalllm_2025.printed import find_paper_row, win_rate_error
 from personalllm.report.numbers import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from personalllm.evaluation.reproduction import Reproduction
+    from personalllm.papers.personalllm_2025.reproduction import Reproduction
 
 __all__ = ["paper_figure", "reproduction_figure"]
 
@@ -74,8 +74,8 @@ def reproduction_figure(found: Reproduction) -> Figure:
     """Draw our cells with the users' own histories; call within `analysis.drawing.drawing`."""
     points: dict[str, dict[str, dict[int, Estimate]]] = {metric: {} for metric, _ in _METRICS}
     for row in found.rows:
-        if row.cell.algorithm != ZERO_SHOT:
-            series = f"{row.cell.algorithm}/{row.cell.variant}"
+        if row.cell.method != ZERO_SHOT:
+            series = f"{row.cell.method}/{row.cell.variant}"
             for metric, values in points.items():
                 values.setdefault(series, {})[row.cell.shots] = row.result.metrics[metric]
     zero = found.row(ZERO_SHOT).result.metrics
@@ -101,10 +101,10 @@ def paper_figure() -> Figure:
     """Draw the same of the paper's numbers; intervals of 1.96 standard errors, which only the win rates allow."""
     points: dict[str, dict[str, dict[int, Estimate]]] = {metric: {} for metric, _ in _METRICS}
     for series in {**_LEFT, **_RIGHT}:
-        algorithm, _, variant = series.partition("/")
-        feedback, embedding = ("winning", variant) if algorithm == "meta-icl" else (variant, "")
+        method, _, variant = series.partition("/")
+        feedback, embedding = ("winning", variant) if method == "meta-icl" else (variant, "")
         for shots in (1, 3, 5):
-            row = find_paper_row(algorithm, shots, feedback=feedback, embedding=embedding)
+            row = find_paper_row(method, shots, feedback=feedback, embedding=embedding)
             if row is not None:
                 for metric, values in points.items():
                     values.setdefault(series, {})[shots] = _paper_estimate(metric, row.value(metric))

@@ -6,15 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from personalllm.evaluation.claims import CLAIM_METRICS, RULE
-from personalllm.evaluation.paper import PAPER_USERS
-from personalllm.evaluation.reproduction import SHOWN
+from personalllm.papers.personalllm_2025.claims import CLAIM_METRICS, RULE
+from personalllm.papers.personalllm_2025.printed import PAPER_USERS
+from personalllm.papers.personalllm_2025.reproduction import SHOWN
 from personalllm.report.numbers import ABSENT, interval, number, percent
 
 if TYPE_CHECKING:
-    from personalllm.evaluation.claims import ClaimResult
-    from personalllm.evaluation.reproduction import CellRow, Reproduction, Survival
     from personalllm.evaluation.results import Estimate
+    from personalllm.papers.personalllm_2025.claims import ClaimResult
+    from personalllm.papers.personalllm_2025.reproduction import CellRow, Reproduction, Survival
 
 __all__ = ["TextTable", "text_tables", "tidy_tables"]
 
@@ -66,7 +66,7 @@ def _cell_record(row: CellRow, metric: str) -> dict[str, Any]:
     improvement = row.paper_improvement(metric)
     record: dict[str, Any] = {
         "cell": cell.id,
-        "algorithm": cell.algorithm,
+        "method": cell.method,
         "variant": cell.variant,
         "shots": cell.shots,
         "preset": cell.preset,
@@ -102,7 +102,7 @@ def _survival_record(survival: Survival) -> dict[str, Any]:
     cell, share = survival.cell, survival.share
     record: dict[str, Any] = {
         "cell": cell.id,
-        "algorithm": cell.algorithm,
+        "method": cell.method,
         "variant": cell.variant,
         "shots": cell.shots,
         "counterfactual": cell.counterfactual,
@@ -197,8 +197,8 @@ def _judged(result: ClaimResult) -> list[str]:
 
 def _survivals(found: Reproduction) -> TextTable:
     rows = []
-    order = {(row.cell.algorithm, row.cell.variant): i for i, row in enumerate(found.rows)}
-    for survival in sorted(found.survivals, key=lambda s: order[s.cell.algorithm, s.cell.variant]):
+    order = {(row.cell.method, row.cell.variant): i for i, row in enumerate(found.rows)}
+    for survival in sorted(found.survivals, key=lambda s: order[s.cell.method, s.cell.variant]):
         cell, share = survival.cell, survival.share
         left = _value(share.share, "share") if share.defined else "not defined"
         rows.append(

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from personalllm.analysis.drawing import INK, drawing
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
+from personalllm.core.plotting import INK, drawing
+from personalllm.core.storage import atomic_directory
 from personalllm.report import numbers
 from personalllm.report.examples import excerpt
 from personalllm.report.svg import inline_svg
 from personalllm.report.template import environment, stylesheet
-from personalllm.storage import atomic_directory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

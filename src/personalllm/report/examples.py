@@ -1,4 +1,4 @@
-"""Example conversations: two users who want different things, and what each algorithm wrote for them."""
+"""Example conversations: two users who want different things, and what each method wrote for them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ History = Sequence[tuple[str, str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one algorithm wrote for one user, or what a reference policy chose."""
+    """What one method wrote for one user, or what a reference policy chose."""
 
     title: str
     kind: str
@@ -53,7 +53,7 @@ class Example:
         best_utility: Utility of the user's best stored response to the prompt.
         history: (prompt, chosen, rejected), oldest first; may be empty.
         taste: What the choices have in common, in words.
-        written: One entry for each algorithm, in the order of the leaderboard.
+        written: One entry for each method, in the order of the leaderboard.
     """
 
     user: int
@@ -143,7 +143,7 @@ def _likeness(first: str, second: str) -> float:
 
 
 def _histories(samples: dict[str, list[Sample]]) -> dict[int, tuple[tuple[str, str, str], ...]]:
-    """Return each user's interactions as far as any algorithm's samples show them."""
+    """Return each user's interactions as far as any method's samples show them."""
     merged: dict[int, dict[tuple[str, str, str], None]] = {}
     for sample in itertools.chain.from_iterable(samples.values()):
         own = merged.setdefault(sample.user, {})
@@ -183,14 +183,14 @@ def choose_pair(view: TrackView) -> Pair | None:
 
     A pair counts for more the further apart the traits of what the two chose and rejected lie, the more prompts there
     are for which one chose what the other rejected, and if both ask the same (or a similar) prompt. Only the first
-    200 users are looked at. The choice depends on the histories alone, never on how the algorithms fared.
+    200 users are looked at. The choice depends on the histories alone, never on how the methods fared.
 
     Returns:
         The pair; None in the rank track, or if fewer than two users have samples.
     """
     if view.track != "generate":
         return None
-    shown = (*view.algorithms, *(row for row in view.references if row.id in _SHOWN))
+    shown = (*view.methods, *(row for row in view.references if row.id in _SHOWN))
     available = [row.id for row in shown if row.id in view.results.sources]
     samples = {key: own for key in available if (own := view.results.samples(key))}
     everyone = sorted(

@@ -1,6 +1,6 @@
 """Figures: mean utility and gain with intervals, and how the users fare one by one.
 
-Algorithms are filled circles, references hollow diamonds, so that the figures read in grey as well.
+Methods are filled circles, references hollow diamonds, so that the figures read in grey as well.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.analysis.drawing import INK, drawing
+from personalllm.core.plotting import INK, drawing
+from personalllm.core.storage import atomic_path
 from personalllm.report.views import POPULATION_BEST, TrackView, as_sequence, track_views, user_benefits, user_values
-from personalllm.storage import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from personalllm.evaluation import AlgorithmResult, Estimate, Results
+    from personalllm.evaluation import Estimate, MethodResult, Results
 
 __all__ = ["distribution_figure", "leaderboard_figure", "write_figures"]
 
@@ -40,8 +40,8 @@ def _label(name: str) -> str:
 
 def _positions(view: TrackView) -> npt.NDArray[np.float64]:
     """Return the height of each row: downwards, with a gap before the references."""
-    gap = 0.55 if view.algorithms and view.references else 0.0
-    return np.array([-(i + (gap if i >= len(view.algorithms) else 0.0)) for i in range(len(view.drawn))])
+    gap = 0.55 if view.methods and view.references else 0.0
+    return np.array([-(i + (gap if i >= len(view.methods) else 0.0)) for i in range(len(view.drawn))])
 
 
 def _panels(view: TrackView, n: int) -> tuple[Figure, list[Axes]]:
@@ -64,19 +64,19 @@ def _panels(view: TrackView, n: int) -> tuple[Figure, list[Axes]]:
         axis.grid(visible=True, axis="x", color=INK["rule"], linewidth=0.5)
         axis.set_axisbelow(True)
         axis.set_ylim(heights[-1] - 0.7, 0.7)
-        if view.algorithms and view.references:
-            line = (heights[len(view.algorithms) - 1] + heights[len(view.algorithms)]) / 2
+        if view.methods and view.references:
+            line = (heights[len(view.methods) - 1] + heights[len(view.methods)]) / 2
             axis.axhline(line, color=INK["rule"], linewidth=0.8)
     axes[0].set_yticks(heights, [_label(view.name(row)) for row in view.drawn])
     for text, row in zip(axes[0].get_yticklabels(), view.drawn, strict=True):
-        if row.kind != "algorithm":
+        if row.kind != "method":
             text.set_color(INK["muted"])
             text.set_fontstyle("italic")
     return figure, axes
 
 
-def _look(row: AlgorithmResult) -> dict[str, Any]:
-    if row.kind == "algorithm":
+def _look(row: MethodResult) -> dict[str, Any]:
+    if row.kind == "method":
         return {"marker": "o", "color": INK["accent"], "markerfacecolor": INK["accent"], "markersize": 6}
     return {"marker": "D", "color": INK["muted"], "markerfacecolor": INK["paper"], "markersize": 5.5}
 
@@ -100,7 +100,7 @@ def _span(values: Sequence[Estimate], key: str) -> tuple[float, float] | None:
     return low - margin, high + margin
 
 
-def _whisker(axis: Axes, height: float, value: Estimate, row: AlgorithmResult) -> None:
+def _whisker(axis: Axes, height: float, value: Estimate, row: MethodResult) -> None:
     """Draw an estimate and its interval; an end outside the panel becomes an arrowhead at its edge."""
     if not math.isfinite(value.value):
         return
@@ -145,14 +145,14 @@ def leaderboard_figure(view: TrackView) -> Figure:
     return figure
 
 
-def _box(axis: Axes, height: float, values: npt.NDArray[np.float64], row: AlgorithmResult, index: int) -> None:
+def _box(axis: Axes, height: float, values: npt.NDArray[np.float64], row: MethodResult, index: int) -> None:
     """Draw the 5, 25, 50, 75 and 95 % points of the users, and each user if they are few, else their mean."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return
     low, first, middle, third, high = np.quantile(finite, [0.05, 0.25, 0.5, 0.75, 0.95])
-    algorithm = row.kind == "algorithm"
-    edge, fill = (INK["accent"], INK["soft"]) if algorithm else (INK["muted"], INK["paper"])
+    method = row.kind == "method"
+    edge, fill = (INK["accent"], INK["soft"]) if method else (INK["muted"], INK["paper"])
     axis.plot([low, high], [height, height], color=edge, linewidth=1.2, zorder=2)
     axis.barh(height, third - first, left=first, height=0.46, color=fill, edgecolor=edge, linewidth=1.0, zorder=3)
     axis.plot([middle, middle], [height - 0.23, height + 0.23], color=edge, linewidth=2.4, zorder=4)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from personalllm.analysis.drawing import drawing
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
+from personalllm.core.plotting import drawing
+from personalllm.core.storage import atomic_path
 from personalllm.report import numbers
 from personalllm.report.examples import Pair, choose_pair
 from personalllm.report.figures import figures_of
@@ -19,10 +20,9 @@ from personalllm.report.svg import inline_svg
 from personalllm.report.template import environment, stylesheet
 from personalllm.report.views import POPULATION_BEST, TrackView, flatten, track_views, user_benefits, user_values
 from personalllm.report.words import LABELS, TRACKS, describe, finding, measured
-from personalllm.storage import atomic_path
 
 if TYPE_CHECKING:
-    from personalllm.evaluation import AlgorithmResult, Results
+    from personalllm.evaluation import MethodResult, Results
 
 __all__ = ["render_report"]
 
@@ -48,8 +48,8 @@ class Section:
     figures: dict[str, str]
     spreads: tuple[Spread, ...]
     pair: Pair | None
-    differences: tuple[AlgorithmResult, ...]
-    generated: tuple[AlgorithmResult, ...]
+    differences: tuple[MethodResult, ...]
+    generated: tuple[MethodResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Setting:
         return len(set(self.values)) > 1
 
 
-def _spread(view: TrackView, row: AlgorithmResult) -> Spread | None:
+def _spread(view: TrackView, row: MethodResult) -> Spread | None:
     values, benefits = user_values(row), user_benefits(row)
     if values is None or not np.isfinite(values).any():
         return None
@@ -95,7 +95,7 @@ def _section(view: TrackView) -> Section:
         spreads=tuple(spread for row in view.rows if (spread := _spread(view, row)) is not None),
         pair=choose_pair(view),
         differences=tuple(row for row in view.rows if row.versus_reference and row.id != view.results.versus),
-        generated=tuple(row for row in view.algorithms if row.counts.get("generations")),
+        generated=tuple(row for row in view.methods if row.counts.get("generations")),
     )
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from personalllm.analysis.drawing import INK, drawing
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
+from personalllm.core.plotting import INK, drawing
+from personalllm.core.storage import atomic_path
 from personalllm.report import numbers
 from personalllm.report.prediction_figures import prediction_figures
 from personalllm.report.prediction_views import HEADINGS, LEVEL, PredictionView
@@ -18,7 +19,6 @@ from personalllm.report.svg import inline_svg
 from personalllm.report.template import environment, stylesheet
 from personalllm.report.views import flatten
 from personalllm.report.words import LABELS
-from personalllm.storage import atomic_path
 
 if TYPE_CHECKING:
     from personalllm.evaluation.prediction.metrics import Cell

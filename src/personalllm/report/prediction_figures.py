@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from personalllm.analysis.drawing import INK, bare, key_of_series, look, new_figure, short, whisker
+from personalllm.core.plotting import INK, bare, key_of_series, look, new_figure, short, whisker
 from personalllm.report.prediction_views import PredictionView
 
 if TYPE_CHECKING:

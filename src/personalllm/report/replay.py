@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from personalllm.report.views import leaves
 
 if TYPE_CHECKING:
-    from personalllm.evaluation import AlgorithmResult, Results
+    from personalllm.evaluation import MethodResult, Results
 
 __all__ = ["command"]
 
@@ -50,9 +50,9 @@ _ELSEWHERE = {
 
 
 def command(results: Results) -> str:
-    """Return the command that makes a run again: its algorithms, and every setting that is not the default."""
+    """Return the command that makes a run again: its methods, and every setting that is not the default."""
     flat = dict(leaves(results.protocol))
-    words = ["personalllm", "evaluate", *(_name(row) for row in results.algorithms if row.kind == "algorithm")]
+    words = ["personalllm", "evaluate", *(_name(row) for row in results.methods if row.kind == "method")]
     words += ["--track", str(flat.get("track", "rank")), "--data", results.benchmark_name]
     for key, option in _OPTIONS.items():
         value = flat.get(key)
@@ -70,7 +70,7 @@ def command(results: Results) -> str:
     return shlex.join([*words, "--out", results.directory.parent.name if results.directory else "runs"])
 
 
-def _name(row: AlgorithmResult) -> str:
-    """Return what to type for an algorithm: its label, with `module:Class` for the id if it is the user's own."""
+def _name(row: MethodResult) -> str:
+    """Return what to type for a method: its label, with `module:Class` for the id if it is the user's own."""
     own = row.spec.get("class")
     return f"{own}{row.id.removeprefix(str(row.spec['id']))}" if own else row.id

@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from personalllm.analysis.drawing import INK, drawing
-from personalllm.evaluation.paper import PAPER_USERS, cross_user_row, paper_rows, win_rate_error
-from personalllm.evaluation.section4 import EMBEDDINGS
+from personalllm.core.plotting import INK, drawing
+from personalllm.core.storage import atomic_path, write_json
+from personalllm.core.types import JSON
+from personalllm.papers.personalllm_2025.plan import EMBEDDINGS
+from personalllm.papers.personalllm_2025.printed import PAPER_USERS, cross_user_row, paper_rows, win_rate_error
 from personalllm.report._reproduction_figure import paper_figure, reproduction_figure
 from personalllm.report._reproduction_tables import TextTable, text_tables, tidy_tables
 from personalllm.report.numbers import number
 from personalllm.report.svg import inline_svg
 from personalllm.report.template import environment, stylesheet
-from personalllm.storage import atomic_path, write_json
-from personalllm.types import JSON
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from personalllm.evaluation.reproduction import Reproduction
+    from personalllm.papers.personalllm_2025.reproduction import Reproduction
 
 __all__ = [
     "paper_figure",
@@ -56,7 +56,7 @@ def reproduction_notes(found: Reproduction) -> tuple[str, ...]:
     """Return what one has to know about the paper's log and about our run, one sentence or two each."""
     counts = found.counts
     errors = [100 * win_rate_error(row.win_rate_reference) for row in paper_rows() if row.printed]
-    meta = {row.embedding: row for row in paper_rows() if row.algorithm == "meta-icl" and row.printed}
+    meta = {row.embedding: row for row in paper_rows() if row.method == "meta-icl" and row.printed}
     printed = ", ".join(f"{number(meta[key].mean_utility, 4)} ({key})" for key in EMBEDDINGS)
     one = next(iter(meta.values()))
     again = sum(row.run_again for row in paper_rows())

@@ -7,7 +7,7 @@ from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING
 
-from personalllm.analysis.drawing import INK
+from personalllm.core.plotting import INK
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

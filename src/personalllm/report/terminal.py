@@ -12,7 +12,7 @@ from personalllm.report.views import as_sequence, track_views
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from personalllm.evaluation import AlgorithmResult, Cell, LearnerResult, PredictResults, Results
+    from personalllm.evaluation import Cell, LearnerResult, MethodResult, PredictResults, Results
 
 __all__ = ["leaderboard_table", "prediction_table", "shots_shown"]
 
@@ -27,7 +27,7 @@ _NARROW = ("log_loss", "worst_decile")
 def leaderboard_table(results: Results | Sequence[Results]) -> Table:
     """Return the leaderboard of one or several results as a table for the terminal.
 
-    Algorithms stand first, best mean utility at the top; the references follow, set apart and dimmed.
+    Methods stand first, best mean utility at the top; the references follow, set apart and dimmed.
 
     Args:
         results: One or several results.
@@ -43,13 +43,13 @@ def leaderboard_table(results: Results | Sequence[Results]) -> Table:
     models = dict.fromkeys(view.reference_model for view in views)
     caption = f"95 % intervals over users. Win rate: against {' or '.join(models)}. References in italics."
     table = Table(box=box.SIMPLE_HEAD, caption=Text(caption), caption_justify="left", padding=(0, 1), pad_edge=False)
-    table.add_column("Algorithm", min_width=16)
+    table.add_column("Method", min_width=16)
     for heading in ("Mean utility", "Gain", "Win %"):
         table.add_column(heading, justify="right", no_wrap=True)
     for view in views:
         if len(views) > 1:
             table.add_row(Text(f"{view.track.capitalize()} track"), style="bold")
-        for rows, style in ((view.algorithms, ""), (view.references, "dim italic")):
+        for rows, style in ((view.methods, ""), (view.references, "dim italic")):
             for row in rows:
                 table.add_row(Text(view.name(row)), *map(Text, _cells(row)), style=style)
             if rows:
@@ -57,7 +57,7 @@ def leaderboard_table(results: Results | Sequence[Results]) -> Table:
     return table
 
 
-def _cells(row: AlgorithmResult) -> tuple[str, str, str]:
+def _cells(row: MethodResult) -> tuple[str, str, str]:
     """Return mean utility, gain and win rate as text."""
     metrics = row.metrics
     return (

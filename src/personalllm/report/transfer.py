@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from personalllm.analysis.drawing import drawing
+from personalllm.core.plotting import drawing
+from personalllm.core.storage import atomic_path
 from personalllm.report import numbers
 from personalllm.report.prediction import Grid, Row, prediction_section
 from personalllm.report.prediction_views import PredictionView
@@ -14,7 +15,6 @@ from personalllm.report.prediction_words import Finding, listed, null_name
 from personalllm.report.svg import inline_svg
 from personalllm.report.template import environment, stylesheet
 from personalllm.report.transfer_figures import agreement_figure, orders_figure
-from personalllm.storage import atomic_path
 
 if TYPE_CHECKING:
     from personalllm.evaluation.prediction.transfer import Standing, Transfer

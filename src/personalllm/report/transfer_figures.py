@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from personalllm.analysis.drawing import INK, bare, new_figure, short, whisker
+from personalllm.core.plotting import INK, bare, new_figure, short, whisker
 from personalllm.report.numbers import percent
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What the report shows of one track: its algorithms and references, in order, and how to speak of them."""
+"""What the report shows of one track: its methods and references, in order, and how to speak of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from personalllm.evaluation import AlgorithmResult, Results
+    from personalllm.evaluation import MethodResult, Results
 
 __all__ = [
     "METRICS",
@@ -57,25 +57,25 @@ class TrackView:
         key: Anchor in the page, unique among the views of a report.
         track: `"rank"` or `"generate"`.
         results: Where the numbers come from.
-        algorithms: Algorithms, best mean utility first.
-        references: References (computed from the scores, no algorithm), best mean utility first.
+        methods: Methods, best mean utility first.
+        references: References (computed from the scores, no method), best mean utility first.
     """
 
     key: str
     track: str
     results: Results
-    algorithms: tuple[AlgorithmResult, ...]
-    references: tuple[AlgorithmResult, ...]
+    methods: tuple[MethodResult, ...]
+    references: tuple[MethodResult, ...]
 
     @property
-    def rows(self) -> tuple[AlgorithmResult, ...]:
-        """Algorithms, then references."""
-        return self.algorithms + self.references
+    def rows(self) -> tuple[MethodResult, ...]:
+        """Methods, then references."""
+        return self.methods + self.references
 
     @property
-    def drawn(self) -> tuple[AlgorithmResult, ...]:
+    def drawn(self) -> tuple[MethodResult, ...]:
         """The rows that figures show: all but the worst stored response, which would squeeze the others together."""
-        return tuple(row for row in self.rows if row.kind == "algorithm" or row.id != "worst")
+        return tuple(row for row in self.rows if row.kind == "method" or row.id != "worst")
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -88,7 +88,7 @@ class TrackView:
         return str(self.results.protocol.get("reference_response_model") or "the reference")
 
     @property
-    def reference_algorithm(self) -> str:
+    def reference_method(self) -> str:
         """Title of the row that paired differences are taken from; empty if there is none."""
         row = self.find(self.results.versus)
         return self.name(row) if row is not None else self.results.versus
@@ -105,29 +105,29 @@ class TrackView:
             return metric.note if metric.key == "regret" else ""
         return f"{text}, {'points' if difference else '%'}" if metric.share else text
 
-    def name(self, row: AlgorithmResult) -> str:
+    def name(self, row: MethodResult) -> str:
         """Return a row's title, with its parameters where two rows have the same title."""
         title = row.title or row.id
         twins = sum((other.title or other.id) == title for other in self.rows)
         return title if twins == 1 else f"{title} {row.id[row.id.find('[') :] if '[' in row.id else f'({row.id})'}"
 
-    def find(self, identifier: str) -> AlgorithmResult | None:
+    def find(self, identifier: str) -> MethodResult | None:
         """Return the row with an id, if there is one."""
         return next((row for row in self.rows if row.id == identifier), None)
 
 
-def utility_order(row: AlgorithmResult) -> tuple[float, str]:
+def utility_order(row: MethodResult) -> tuple[float, str]:
     """Sort key: higher mean utility first, then the title."""
     value = row.metrics["mean_utility"].value if "mean_utility" in row.metrics else -math.inf
     return (-value if math.isfinite(value) else math.inf, row.title)
 
 
-def user_values(row: AlgorithmResult, key: str = "mean_utility") -> npt.NDArray[np.float64] | None:
+def user_values(row: MethodResult, key: str = "mean_utility") -> npt.NDArray[np.float64] | None:
     """Return one value for each user, float64 (n_users,), or None if the row does not carry the key."""
     return np.asarray(row.per_user[key], dtype=np.float64) if key in row.per_user else None
 
 
-def user_benefits(row: AlgorithmResult) -> npt.NDArray[np.float64] | None:
+def user_benefits(row: MethodResult) -> npt.NDArray[np.float64] | None:
     """Return by how much each user fares better than under the best policy that ignores who the user is.
 
     Returns:
@@ -146,20 +146,20 @@ def track_views(results: Sequence[Results]) -> tuple[TrackView, ...]:
     """Return the tracks of several results, rank before generate, keys unique."""
     found: list[tuple[str, Results]] = []
     for result in results:
-        tracks = dict.fromkeys(row.track for row in result.algorithms)
+        tracks = dict.fromkeys(row.track for row in result.methods)
         found += [(str(track), result) for track in tracks]
     found.sort(key=lambda pair: (pair[0] != "rank", pair[0]))
     views: list[TrackView] = []
     for track, result in found:
         same = sum(view.track == track for view in views)
-        rows = [row for row in result.algorithms if row.track == track]
+        rows = [row for row in result.methods if row.track == track]
         views.append(
             TrackView(
                 key=track if not same else f"{track}-{same + 1}",
                 track=track,
                 results=result,
-                algorithms=tuple(sorted((row for row in rows if row.kind == "algorithm"), key=utility_order)),
-                references=tuple(sorted((row for row in rows if row.kind != "algorithm"), key=utility_order)),
+                methods=tuple(sorted((row for row in rows if row.kind == "method"), key=utility_order)),
+                references=tuple(sorted((row for row in rows if row.kind != "method"), key=utility_order)),
             )
         )
     return tuple(views)

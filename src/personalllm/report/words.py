@@ -10,7 +10,7 @@ from personalllm.report.numbers import count, estimate, number
 from personalllm.report.views import TrackView
 
 if TYPE_CHECKING:
-    from personalllm.evaluation import AlgorithmResult
+    from personalllm.evaluation import MethodResult
 
 __all__ = ["LABELS", "TRACKS", "describe", "finding", "measured"]
 
@@ -76,7 +76,7 @@ def measured(views: Sequence[TrackView]) -> tuple[str, str]:
         f"{' and '.join(names)}, chose between pairs of responses to earlier prompts."
     )
     second = (
-        f"Knowing only such choices, each algorithm {tasks.get(frozenset(tracks), both)}, and was judged by the "
+        f"Knowing only such choices, each method {tasks.get(frozenset(tracks), both)}, and was judged by the "
         "utility of the result for that very user."
     )
     return first, second
@@ -89,7 +89,7 @@ def _reward_models(views: Sequence[TrackView]) -> str:
     return f"{numbers.pop()} reward models " if len(numbers) == 1 else "reward models "
 
 
-def _verdict(row: AlgorithmResult) -> str:
+def _verdict(row: MethodResult) -> str:
     gain = row.metrics["gain"]
     if gain.low > 0:
         return "more than the best policy that ignores who the user is"
@@ -99,20 +99,20 @@ def _verdict(row: AlgorithmResult) -> str:
 
 
 def finding(view: TrackView) -> str:
-    """Say which algorithm did best, whether knowing the user helped, and how it compares."""
-    ranked = [row for row in view.algorithms if "mean_utility" in row.metrics]
+    """Say which method did best, whether knowing the user helped, and how it compares."""
+    ranked = [row for row in view.methods if "mean_utility" in row.metrics]
     if not ranked or not math.isfinite(ranked[0].metrics["mean_utility"].value):
-        return "No algorithm was evaluated."
+        return "No method was evaluated."
     best = ranked[0]
-    who = "The only algorithm" if len(ranked) == 1 else f"Best of {len(ranked)} algorithms"
+    who = "The only method" if len(ranked) == 1 else f"Best of {len(ranked)} methods"
     text = f"{who}: {view.name(best)}, with a mean utility of {estimate(best.metrics['mean_utility'])}"
     if "gain" in best.metrics and math.isfinite(best.metrics["gain"].value):
         text += f" and a gain of {estimate(best.metrics['gain'])}: {_verdict(best)}"
     return f"{text}.{_lead(view, best)}"
 
 
-def _lead(view: TrackView, best: AlgorithmResult) -> str:
-    """Say how the best algorithm compares with the one that differences are taken from."""
+def _lead(view: TrackView, best: MethodResult) -> str:
+    """Say how the best method compares with the one that differences are taken from."""
     difference = best.versus_reference.get("mean_utility")
     if difference is None or best.id == view.results.versus or not math.isfinite(difference.value):
         return ""
@@ -120,7 +120,7 @@ def _lead(view: TrackView, best: AlgorithmResult) -> str:
         relation = "clearly above" if difference.low > 0 else "clearly below"
     else:
         relation = "not clearly different from"
-    return f" It is {relation} {view.reference_algorithm}: {estimate(difference, 'signed')} in mean utility."
+    return f" It is {relation} {view.reference_method}: {estimate(difference, 'signed')} in mean utility."
 
 
 def describe(view: TrackView, figure: str) -> dict[str, str]:
@@ -133,7 +133,7 @@ def describe(view: TrackView, figure: str) -> dict[str, str]:
     if figure == "leaderboard":
         return {
             "title": f"Mean utility and gain, {view.track} track",
-            "description": "Dots with 95 % intervals; filled circles are algorithms, hollow diamonds are references. "
+            "description": "Dots with 95 % intervals; filled circles are methods, hollow diamonds are references. "
             f"Mean utility: {'; '.join(lines)}. The leaderboard table has all the numbers.",
         }
     return {

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.algorithms.base import Algorithm
-from personalllm.protocols import ChatModel, TextEmbedder
+from personalllm.core.protocols import ChatModel, TextEmbedder
+from personalllm.core.types import F32, Conversation, Histories
+from personalllm.methods.base import Method
 from personalllm.testing._scenes import PlantedScene, Scene, planted_scene, small_scene
-from personalllm.types import F32, Conversation, Histories
 
 __all__ = ["Bench", "bare_scenes"]
 
@@ -23,7 +23,7 @@ _SEED = 11
 class Bench:
     """A class under test with its parameters and backends."""
 
-    cls: type[Algorithm]
+    cls: type[Method]
     params: dict[str, Any]
     embedder: TextEmbedder
     llm: ChatModel
@@ -35,12 +35,12 @@ class Bench:
 
     @cached_property
     def scores(self) -> F32:
-        """Its ranking by a freshly trained algorithm."""
+        """Its ranking by a freshly trained method."""
         return self.ranked(self.scene)
 
     @cached_property
     def conversations(self) -> list[Conversation]:
-        """What a freshly trained algorithm asks in it."""
+        """What a freshly trained method asks in it."""
         return self.asked(self.scene)
 
     @cached_property
@@ -48,22 +48,22 @@ class Bench:
         """Users of opposite tastes."""
         return planted_scene(self.embedder)
 
-    def trained(self, scene: Scene, seed: int = _SEED) -> Algorithm:
-        """Return a fresh algorithm after bind, fit and adapt."""
-        algorithm = self.cls(**self.params)
+    def trained(self, scene: Scene, seed: int = _SEED) -> Method:
+        """Return a fresh method after bind, fit and adapt."""
+        method = self.cls(**self.params)
         backends = {"embedder": self.embedder, "llm": self.llm, "signals": scene.signals}
         given: dict[str, Any] = {need: backends[need] for need in self.cls.needs}
         for step, returned in (
-            ("bind", algorithm.bind(**given, seed=seed)),
-            ("fit", algorithm.fit(scene.pool)),
-            ("adapt", algorithm.adapt(scene.targets)),
+            ("bind", method.bind(**given, seed=seed)),
+            ("fit", method.fit(scene.pool)),
+            ("adapt", method.adapt(scene.targets)),
         ):
-            self.require(returned is algorithm, f"{step} must return self, got {type(returned).__name__}")
-        return algorithm
+            self.require(returned is method, f"{step} must return self, got {type(returned).__name__}")
+        return method
 
     def ranked(self, scene: Scene, seed: int = _SEED) -> F32:
         """Return the ranks of a scene."""
-        return self.checked(self.trained(scene, seed).rank(scene.queries), scene)
+        return self.checked(self.trained(scene, seed).utilities(scene.queries), scene)
 
     def asked(self, scene: Scene) -> list[Conversation]:
         """Return the conversations of a scene."""
@@ -78,13 +78,13 @@ class Bench:
         self.require(bool(np.isfinite(scores).all()), "rank must return finite numbers, got NaN or infinity")
         return scores
 
-    def copied(self, algorithm: Algorithm, when: str) -> Algorithm:
-        """Return a copy of an algorithm by way of pickle."""
+    def copied(self, method: Method, when: str) -> Method:
+        """Return a copy of a method by way of pickle."""
         try:
-            data = pickle.dumps(algorithm)
+            data = pickle.dumps(method)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise AssertionError(f"{self.cls.__name__}: it cannot be pickled {when}: {error}.") from error
-        copy: Algorithm = pickle.loads(data)  # noqa: S301
+        copy: Method = pickle.loads(data)  # noqa: S301
         return copy
 
     def require(self, condition: object, message: str) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from personalllm.errors import PersonalLLMError
-from personalllm.protocols import ChatModel
+from personalllm.core.errors import PersonalLLMError
+from personalllm.core.protocols import ChatModel
+from personalllm.core.types import ChatReply, ChatRequest, Message
 from personalllm.testing._backends import COPY, IDENTITY, PLAIN, check_name, pickled, require
 from personalllm.testing._checks import Check, Clauses, require_all
 from personalllm.testing._scenes import ODD_TEXTS
-from personalllm.types import ChatReply, ChatRequest, Message
 
 __all__ = ["chat_model_checks", "check_chat_model"]
 
@@ -157,7 +157,7 @@ def _chat_order(at: _Chat) -> None:
 @_CHAT.clause(
     "too-long",
     "A prompt longer than the context is refused, not cut.",
-    "Raise personalllm.errors.RunError before the model sees it.",
+    "Raise personalllm.core.errors.RunError before the model sees it.",
     after=("context",),
 )
 def _too_long(at: _Chat) -> None:
@@ -175,7 +175,7 @@ def chat_model_checks(model: ChatModel) -> tuple[Check, ...]:
 
 
 def check_chat_model(model: ChatModel) -> None:
-    """Raise `AssertionError` unless a chat model keeps the contract of `personalllm.protocols.ChatModel`.
+    """Raise `AssertionError` unless a chat model keeps the contract of `personalllm.core.protocols.ChatModel`.
 
     Checked: names; one reply for each request, in order; equal replies on a second call, from a pickled copy, and for a
     request alone, greedy and seeded; `max_tokens` kept and `finish_reason` true; token counts that agree with

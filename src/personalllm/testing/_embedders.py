@@ -7,10 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
-from personalllm.protocols import TextEmbedder
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.types import F32
 from personalllm.testing._backends import COPY, IDENTITY, PLAIN, TEXTS, WHOLE, check_array, check_name, pickled, require
 from personalllm.testing._checks import Check, Clauses, require_all
-from personalllm.types import F32
 
 __all__ = ["check_embedder", "embedder_checks"]
 
@@ -101,7 +101,7 @@ def embedder_checks(embedder: TextEmbedder) -> tuple[Check, ...]:
 
 
 def check_embedder(embedder: TextEmbedder) -> None:
-    """Raise `AssertionError` unless an embedder keeps the contract of `personalllm.protocols.TextEmbedder`.
+    """Raise `AssertionError` unless an embedder keeps the contract of `personalllm.core.protocols.TextEmbedder`.
 
     Checked: names; float32 unit rows of length `dim`; equal vectors on a second call, from a pickled copy, and for a
     text alone (to 1e-5); unicode, blank and very long texts; different texts told apart; inputs left as they were.

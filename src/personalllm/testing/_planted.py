@@ -16,10 +16,10 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.seeding import generator
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32, I32, U8, Corpus, Histories, Queries
 from personalllm.testing._posterior import Prior, predictive, sample_posterior
 from personalllm.testing._standins import HashEmbedder
-from personalllm.types import F32, I32, U8, Corpus, Histories, Queries
 
 __all__ = ["FAMILIES", "Family", "PlantedEmbedder", "PlantedSignals", "PlantedWorld", "Score", "planted_world"]
 

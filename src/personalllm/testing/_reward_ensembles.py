@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.errors import PersonalLLMError
-from personalllm.protocols import RewardEnsemble
+from personalllm.core.errors import PersonalLLMError
+from personalllm.core.protocols import RewardEnsemble
+from personalllm.core.types import F32
 from personalllm.testing._backends import COPY, IDENTITY, PLAIN, TEXTS, WHOLE, check_array, check_name, pickled, require
 from personalllm.testing._checks import Check, Clauses, require_all
 from personalllm.testing._scenes import ODD_TEXTS
-from personalllm.types import F32
 
 __all__ = ["check_reward_ensemble", "reward_ensemble_checks"]
 
@@ -121,7 +121,7 @@ def _reads_response(at: _Scoring) -> None:
 @_REWARDS.clause(
     "lengths",
     "Two prompts with one response are refused.",
-    "Raise personalllm.errors.AxisMismatch unless the two lists are equally long.",
+    "Raise personalllm.core.errors.AxisMismatch unless the two lists are equally long.",
 )
 def _refuses_lengths(at: _Scoring) -> None:
     try:
@@ -137,7 +137,7 @@ def reward_ensemble_checks(ensemble: RewardEnsemble) -> tuple[Check, ...]:
 
 
 def check_reward_ensemble(ensemble: RewardEnsemble) -> None:
-    """Raise `AssertionError` unless an ensemble keeps the contract of `personalllm.protocols.RewardEnsemble`.
+    """Raise `AssertionError` unless an ensemble keeps the contract of `personalllm.core.protocols.RewardEnsemble`.
 
     Checked: distinct names; finite float32 scores; equal scores on a second call, from a pickled copy, and for a pair
     alone (to 1e-4); unicode, blank and very long texts; scores that depend on the response; unequal lengths refused.

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.protocols import RewardSignals, TextEmbedder
-from personalllm.seeding import generator
+from personalllm.core.protocols import RewardSignals, TextEmbedder
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32, U8, Corpus, Histories, Queries
 from personalllm.testing._planted import PlantedSignals
 from personalllm.testing._standins import SurfaceSignals
-from personalllm.types import F32, U8, Corpus, Histories, Queries
 
 __all__ = ["PlantedScene", "Scene", "alone", "odd_scene", "permuted", "planted_scene", "small_scene", "snapshot"]
 
@@ -31,7 +31,7 @@ ODD_TEXTS = (
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What an algorithm is given: other users' histories, the target users' histories, and their queries."""
+    """What a method is given: other users' histories, the target users' histories, and their queries."""
 
     pool: Histories
     targets: Histories
@@ -39,7 +39,7 @@ class Scene:
 
     @property
     def signals(self) -> RewardSignals:
-        """Scores of the responses, for an algorithm that declares that it uses them."""
+        """Scores of the responses, for a method that declares that it uses them."""
         return SurfaceSignals(self.queries.corpus)
 
 
@@ -113,10 +113,10 @@ def planted_scene(embedder: TextEmbedder, n_pairs: int = 40) -> PlantedScene:
 
     User 2i has a random direction d_i, user 2i + 1 has -d_i; the utility of response y is `d . e(y)`. Whoever ranks
     without regard to the user serves the two equally well and badly, so over all queries the utility of the choices of
-    a non-personalised algorithm is exactly 0 on average.
+    a non-personalised method is exactly 0 on average.
 
     Args:
-        embedder: e, as it is handed to the algorithm.
+        embedder: e, as it is handed to the method.
         n_pairs: Interactions of each user (best against worst of the responses of a train prompt).
     """
     n_train, n_test, n_tastes = 80, 20, 4
@@ -179,7 +179,7 @@ def alone(queries: Queries, index: int) -> Queries:
 
 
 def snapshot(scene: Scene) -> tuple[object, ...]:
-    """Return a copy of everything that an algorithm was given, comparable with `==`."""
+    """Return a copy of everything that a method was given, comparable with `==`."""
     corpus = scene.queries.corpus
     columns = [
         column.tobytes() for h in (scene.pool, scene.targets) for column in (h.user, h.prompt, h.chosen, h.rejected)

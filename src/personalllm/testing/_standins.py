@@ -10,8 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from personalllm.errors import AxisMismatch, RunError
-from personalllm.types import F32, I32, U8, ChatReply, ChatRequest, Corpus, Message
+from personalllm.core.errors import AxisMismatch, RunError
+from personalllm.core.types import F32, I32, U8, ChatReply, ChatRequest, Corpus, Message
 
 __all__ = ["EchoChatModel", "HashEmbedder", "SurfaceRewards", "SurfaceSignals"]
 

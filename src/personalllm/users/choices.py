@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import ParameterError
-from personalllm.types import F32, I32, U8
+from personalllm.core.errors import ParameterError
+from personalllm.core.types import F32, I32, U8
 from personalllm.users.population import Population
 from personalllm.users.tables import (
     Scores,

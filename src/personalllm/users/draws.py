@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch, ParameterError
-from personalllm.seeding import generator
+from personalllm.core.errors import AxisMismatch, ParameterError
+from personalllm.core.seeding import generator
 
 __all__ = ["check_alpha", "check_count", "dirichlet_rows", "drop_near_duplicates", "mixture_rows", "user_blocks"]
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch, ParameterError, UserError
-from personalllm.types import JSON
+from personalllm.core.errors import AxisMismatch, ParameterError, UserError
+from personalllm.core.types import JSON
 from personalllm.users.draws import check_alpha, check_count, dirichlet_rows, drop_near_duplicates, mixture_rows
 
 __all__ = ["PUBLISHED_REWARD_MODELS", "Population"]

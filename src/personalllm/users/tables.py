@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch, ParameterError
-from personalllm.types import F32, I32
+from personalllm.core.errors import AxisMismatch, ParameterError
+from personalllm.core.types import F32, I32
 from personalllm.users.draws import check_count
 from personalllm.users.population import Population
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch
-from personalllm.types import F32
+from personalllm.core.errors import AxisMismatch
+from personalllm.core.types import F32
 from personalllm.users.draws import check_count
 from personalllm.users.population import Population
 from personalllm.users.tables import Scores, blocks, checked_scores, checked_weights, dot, indices

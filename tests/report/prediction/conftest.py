@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from personalllm.core.seeding import generator
 from personalllm.evaluation.prediction.estimates import estimate_cell
 from personalllm.evaluation.prediction.metrics import Cell, PairSamples, Sums, user_sums
 from personalllm.evaluation.prediction.results import LearnerResult, PredictResults
-from personalllm.seeding import generator
 
 SHOTS = (0, 1, 2, 4, 8, 16, 32, 64)
 RMS = ("rm-a", "rm-b", "rm-c")

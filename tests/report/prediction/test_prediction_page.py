@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from personalllm.analysis.drawing import drawing
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
+from personalllm.core.plotting import drawing
 from personalllm.evaluation.prediction.results import PredictResults
 from personalllm.report.prediction import (
     PredictionSection,

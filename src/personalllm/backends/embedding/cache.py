@@ -12,10 +12,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from personalllm.errors import AxisMismatch, UserError
-from personalllm.protocols import TextEmbedder
-from personalllm.storage import cache_dir, digest, open_cache
-from personalllm.types import F32
+from personalllm.core.errors import AxisMismatch, UserError
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.storage import cache_dir, digest, open_cache
+from personalllm.core.types import F32
 
 __all__ = ["CachedEmbedder", "EmbedProgress"]
 

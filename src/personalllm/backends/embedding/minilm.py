@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from personalllm.backends.models import model_path
-from personalllm.errors import MissingExtra, ModelFileError, ParameterError
-from personalllm.storage import digest, file_sha256
-from personalllm.types import F32
+from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError
+from personalllm.core.storage import digest, file_sha256
+from personalllm.core.types import F32
 
 __all__ = ["MiniLMEmbedder"]
 

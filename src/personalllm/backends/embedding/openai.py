@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from personalllm.backends.endpoint import ODD, BrokenReply, Endpoint, back_off, openai_sdk, run_coroutine
-from personalllm.errors import ParameterError, RunError
-from personalllm.storage import digest
-from personalllm.types import F32
+from personalllm.core.errors import ParameterError, RunError
+from personalllm.core.storage import digest
+from personalllm.core.types import F32
 
 __all__ = ["OpenAIEmbedder"]
 

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from personalllm.errors import MissingExtra, RunError, UserError
+from personalllm.core.errors import MissingExtra, RunError, UserError
 
 __all__ = ["connect", "first_line", "ray_data", "started_here", "stop_local"]
 

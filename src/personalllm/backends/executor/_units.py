@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from personalllm.errors import RunError
+from personalllm.core.errors import RunError
 
 __all__ = ["Failed", "Outcome", "Succeeded", "attempt", "describe", "gave_up", "note_unit", "result_of", "unreadable"]
 

@@ -13,7 +13,7 @@ from pickle import PicklingError
 from typing import Any
 
 from personalllm.backends.executor._units import Failed, Outcome, Succeeded, attempt, unreadable
-from personalllm.errors import RunError, UserError
+from personalllm.core.errors import RunError, UserError
 
 __all__ = ["Worker"]
 

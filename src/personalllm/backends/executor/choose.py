@@ -6,8 +6,8 @@ import os
 
 from personalllm.backends.executor.cluster import RayExecutor
 from personalllm.backends.executor.local import ProcessExecutor, SerialExecutor
-from personalllm.errors import ParameterError, UnknownName
-from personalllm.protocols import Executor
+from personalllm.core.errors import ParameterError, UnknownName
+from personalllm.core.protocols import Executor
 
 __all__ = ["build_executor"]
 

@@ -23,7 +23,7 @@ from personalllm.backends.executor._units import (
     result_of,
     unreadable,
 )
-from personalllm.errors import ParameterError, RunError, UserError
+from personalllm.core.errors import ParameterError, RunError, UserError
 
 __all__ = ["RayExecutor"]
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from personalllm.backends.executor._units import Outcome, gave_up, note_unit, result_of
 from personalllm.backends.executor._worker import Worker
-from personalllm.errors import ParameterError, RunError
+from personalllm.core.errors import ParameterError, RunError
 
 __all__ = ["ProcessExecutor", "SerialExecutor"]
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from personalllm.backends.executor.cluster import RayExecutor
 from personalllm.backends.executor.local import SerialExecutor
-from personalllm.errors import DataError, ParameterError, UserError
-from personalllm.protocols import Executor
-from personalllm.storage import atomic_path, digest, write_json
+from personalllm.core.errors import DataError, ParameterError, UserError
+from personalllm.core.protocols import Executor
+from personalllm.core.storage import atomic_path, digest, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.errors import MissingExtra
-from personalllm.types import F32
+from personalllm.core.errors import MissingExtra
+from personalllm.core.types import F32
 
 __all__ = [
     "EXTRA",

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from personalllm.backends.embedding.cache import CachedEmbedder, EmbedProgress
-from personalllm.errors import UserError
-from personalllm.protocols import TextClassifier
-from personalllm.storage import cache_dir
-from personalllm.types import F32
+from personalllm.core.errors import UserError
+from personalllm.core.protocols import TextClassifier
+from personalllm.core.storage import cache_dir
+from personalllm.core.types import F32
 
 __all__ = ["CachedClassifier"]
 

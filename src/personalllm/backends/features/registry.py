@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from personalllm.backends.features.cache import CachedClassifier
-from personalllm.errors import PluginError, UnknownName
-from personalllm.protocols import TextClassifier
-from personalllm.registry import Registry
+from personalllm.core.errors import PluginError, UnknownName
+from personalllm.core.protocols import TextClassifier
+from personalllm.core.registry import Registry
 
 __all__ = ["CLASSIFIERS", "FEATURE_SETS", "build_classifiers"]
 

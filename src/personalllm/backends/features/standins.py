@@ -24,7 +24,7 @@ from personalllm.backends.features._common import (
     versions,
     words,
 )
-from personalllm.types import F32
+from personalllm.core.types import F32
 
 __all__ = ["PyphenReadability", "RuleMarkers", "TextBlobStyle", "VaderSentiment"]
 

@@ -14,7 +14,7 @@ from personalllm.backends.features._common import (
     treebank_tokeniser,
     versions,
 )
-from personalllm.types import F32
+from personalllm.core.types import F32
 
 __all__ = ["SyntacticFeatures"]
 

@@ -11,9 +11,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from personalllm.backends.features._common import optional, versions
-from personalllm.errors import ModelFileError, OfflineError, ParameterError, UnknownName, UserError
-from personalllm.storage import digest, file_sha256, offline
-from personalllm.types import F32
+from personalllm.core.errors import ModelFileError, OfflineError, ParameterError, UnknownName, UserError
+from personalllm.core.storage import digest, file_sha256, offline
+from personalllm.core.types import F32
 
 __all__ = ["TransformersClassifier", "fineweb_edu", "go_emotions", "roberta_formality"]
 

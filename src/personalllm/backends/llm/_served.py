@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from personalllm.backends.endpoint import ODD, BrokenReply, Endpoint, openai_sdk
-from personalllm.errors import RunError, UserError
-from personalllm.types import ChatReply, Message
+from personalllm.core.errors import RunError, UserError
+from personalllm.core.types import ChatReply, Message
 
 __all__ = ["ELSEWHERE", "llama_tokens", "served_length", "streamed", "turns", "vllm_tokens", "whole"]
 

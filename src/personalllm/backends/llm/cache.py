@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from personalllm.errors import PersonalLLMError, RunError, UserError
-from personalllm.protocols import ChatModel
-from personalllm.storage import cache_dir, canonical_json, digest, open_cache
-from personalllm.types import ChatReply, ChatRequest, Message
+from personalllm.core.errors import PersonalLLMError, RunError, UserError
+from personalllm.core.protocols import ChatModel
+from personalllm.core.storage import cache_dir, canonical_json, digest, open_cache
+from personalllm.core.types import ChatReply, ChatRequest, Message
 
 __all__ = ["CachedChatModel"]
 

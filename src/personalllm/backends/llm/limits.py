@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from contextlib import suppress
 from weakref import WeakValueDictionary
 
-from personalllm.errors import ParameterError
+from personalllm.core.errors import ParameterError
 
 __all__ = ["RateLimiter"]
 

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from personalllm.backends.models import model_path
-from personalllm.errors import MissingExtra, ModelFileError, ParameterError, PersonalLLMError, RunError
-from personalllm.storage import digest, file_sha256
-from personalllm.types import ChatReply, ChatRequest, Message
+from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError, PersonalLLMError, RunError
+from personalllm.core.storage import digest, file_sha256
+from personalllm.core.types import ChatReply, ChatRequest, Message
 
 __all__ = ["DEFAULT_CHAT_MODEL", "LocalChatModel"]
 

@@ -20,9 +20,9 @@ from personalllm.backends.endpoint import (
 from personalllm.backends.llm._served import ELSEWHERE, llama_tokens, served_length, streamed, turns, vllm_tokens, whole
 from personalllm.backends.llm.limits import RateLimiter
 from personalllm.backends.llm.tokenizer import ChatTokenizer
-from personalllm.errors import ParameterError, PersonalLLMError, RunError, UserError
-from personalllm.storage import canonical_json, digest
-from personalllm.types import ChatReply, ChatRequest, Message
+from personalllm.core.errors import ParameterError, PersonalLLMError, RunError, UserError
+from personalllm.core.storage import canonical_json, digest
+from personalllm.core.types import ChatReply, ChatRequest, Message
 
 __all__ = ["OpenAIChatModel", "ServerOptions"]
 

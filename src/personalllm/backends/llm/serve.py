@@ -9,7 +9,7 @@ from typing import Any, Self
 from personalllm.backends.llm._front import Front
 from personalllm.backends.llm.local import open_server
 from personalllm.backends.models import model_path
-from personalllm.errors import ModelFileError, ParameterError, UserError
+from personalllm.core.errors import ModelFileError, ParameterError, UserError
 
 __all__ = ["ChatServer"]
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from personalllm.errors import MissingExtra, ModelFileError, UserError
-from personalllm.types import Message
+from personalllm.core.errors import MissingExtra, ModelFileError, UserError
+from personalllm.core.types import Message
 
 __all__ = ["ChatTokenizer"]
 

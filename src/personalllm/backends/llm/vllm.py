@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from personalllm.errors import MissingExtra, ModelFileError, ParameterError, PersonalLLMError, RunError
-from personalllm.storage import canonical_json, digest
-from personalllm.types import ChatReply, ChatRequest, Message
+from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError, PersonalLLMError, RunError
+from personalllm.core.storage import canonical_json, digest
+from personalllm.core.types import ChatReply, ChatRequest, Message
 
 __all__ = ["VLLMChatModel"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from personalllm.backends.models.registry import REGISTRY, HubFile, ModelEntry, StoredFile, Wheel, WheelMember
-from personalllm.errors import ParameterError, PluginError, UnknownName, UserError
-from personalllm.registry import Registry
+from personalllm.core.errors import ParameterError, PluginError, UnknownName, UserError
+from personalllm.core.registry import Registry
 
 __all__ = ["config_file", "find_entry", "load_entries"]
 

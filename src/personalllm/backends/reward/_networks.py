@@ -10,8 +10,8 @@ from typing import Any
 
 from personalllm.backends.reward._weights import Files, library, unreadable
 from personalllm.backends.reward.entries import Head
-from personalllm.errors import ModelFileError, UserError
-from personalllm.types import JSON
+from personalllm.core.errors import ModelFileError, UserError
+from personalllm.core.types import JSON
 
 __all__ = ["Network", "load_network"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from personalllm.errors import MissingExtra, ModelFileError
-from personalllm.storage import digest, file_sha256, offline
-from personalllm.types import JSON
+from personalllm.core.errors import MissingExtra, ModelFileError
+from personalllm.core.storage import digest, file_sha256, offline
+from personalllm.core.types import JSON
 
 __all__ = ["Files", "find_files", "library", "unreadable"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import ParameterError
-from personalllm.seeding import generator
+from personalllm.core.errors import ParameterError
+from personalllm.core.seeding import generator
 
 __all__ = ["PENALTIES", "choose_penalty", "fit_bradley_terry"]
 

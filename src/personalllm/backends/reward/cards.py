@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from personalllm.types import JSON
+from personalllm.core.types import JSON
 
 __all__ = ["render_cards"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from personalllm.backends.reward.heads import RewardHeads, embedding_features
 from personalllm.backends.reward.surface import surface_features
-from personalllm.errors import AxisMismatch, UnknownName
-from personalllm.protocols import TextEmbedder
-from personalllm.types import F32, JSON
+from personalllm.core.errors import AxisMismatch, UnknownName
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.types import F32, JSON
 
 __all__ = ["CompactEnsemble", "shipped_ensembles", "shipped_metadata"]
 
@@ -43,7 +43,7 @@ def shipped_metadata(name: str = "compact-v1") -> JSON:
 
 
 class CompactEnsemble:
-    """Several compact reward models that share one embedder: `personalllm.protocols.RewardEnsemble`.
+    """Several compact reward models that share one embedder: `personalllm.core.protocols.RewardEnsemble`.
 
     Score of head k: `bias_k + c_k . [3 r, 3 sqrt(d) p * r, z_k(s)]` with unit vectors p and r of prompt and response
     and z_k(s) the clipped, standardised surface features. The embedder reads the beginning of a long text only (256

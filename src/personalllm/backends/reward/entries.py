@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from personalllm.errors import ParameterError, PluginError, UnknownName, UserError
-from personalllm.registry import Registry
-from personalllm.storage import digest
-from personalllm.types import JSON
+from personalllm.core.errors import ParameterError, PluginError, UnknownName, UserError
+from personalllm.core.registry import Registry
+from personalllm.core.storage import digest
+from personalllm.core.types import JSON
 
 __all__ = ["PUBLISHED", "REWARD_MODELS", "Released", "RewardEntry", "Template", "find_reward"]
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.backends.reward.surface import SURFACE_FEATURES
-from personalllm.errors import AxisMismatch, DataError, ModelFileError, UserError
-from personalllm.storage import atomic_path, canonical_json
-from personalllm.types import F32
+from personalllm.core.errors import AxisMismatch, DataError, ModelFileError, UserError
+from personalllm.core.storage import atomic_path, canonical_json
+from personalllm.core.types import F32
 
 __all__ = ["RESPONSE_SCALE", "RewardHeads", "embedding_features"]
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from personalllm.backends.reward.published import PublishedEnsemble
 from personalllm.backends.reward.transformer import TransformersReward
-from personalllm.protocols import RewardEnsemble
-from personalllm.types import F32
+from personalllm.core.protocols import RewardEnsemble
+from personalllm.core.types import F32
 
 __all__ = ["Check", "SelfTest", "selftest"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch
-from personalllm.seeding import generator
-from personalllm.types import JSON
+from personalllm.core.errors import AxisMismatch
+from personalllm.core.seeding import generator
+from personalllm.core.types import JSON
 
 __all__ = ["Accuracy", "accuracy", "length_correlations", "lengths", "rank_correlation", "top_agreement"]
 

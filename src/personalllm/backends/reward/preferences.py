@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch, DataError
-from personalllm.types import I32
+from personalllm.core.errors import AxisMismatch, DataError
+from personalllm.core.types import I32
 
 __all__ = ["Preferences", "read_preferences"]
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from personalllm.backends.reward.entries import PUBLISHED, REWARD_MODELS
 from personalllm.backends.reward.transformer import Style, TransformersReward
-from personalllm.errors import ParameterError
-from personalllm.protocols import RewardEnsemble
-from personalllm.storage import digest
-from personalllm.types import F32
+from personalllm.core.errors import ParameterError
+from personalllm.core.protocols import RewardEnsemble
+from personalllm.core.storage import digest
+from personalllm.core.types import F32
 
 __all__ = ["ENSEMBLES", "PublishedEnsemble", "is_published", "load_rewards"]
 
@@ -25,7 +25,7 @@ _PREFIX = "transformers:"
 
 @dataclass(frozen=True)
 class PublishedEnsemble:
-    """Reward models that transformers runs, one after the other: `personalllm.protocols.RewardEnsemble`.
+    """Reward models that transformers runs, one after the other: `personalllm.core.protocols.RewardEnsemble`.
 
     Attributes:
         names: Names of `REWARD_MODELS`, folders or names on the hub; the paper's ten by default. The order of the

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from personalllm.errors import AxisMismatch
-from personalllm.types import F32
+from personalllm.core.errors import AxisMismatch
+from personalllm.core.types import F32
 
 __all__ = ["LENGTH_FEATURE", "SURFACE_FEATURES", "surface_features"]
 

@@ -13,9 +13,9 @@ from personalllm.backends.reward.heads import RewardHeads, embedding_features
 from personalllm.backends.reward.metrics import Accuracy, accuracy, lengths, rank_correlation
 from personalllm.backends.reward.preferences import Preferences
 from personalllm.backends.reward.surface import LENGTH_FEATURE, SURFACE_FEATURES, surface_features
-from personalllm.errors import ParameterError
-from personalllm.protocols import TextEmbedder
-from personalllm.types import F32, JSON
+from personalllm.core.errors import ParameterError
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.types import F32, JSON
 
 __all__ = ["TrainedReward", "TrainingReport", "train_compact"]
 

@@ -20,9 +20,9 @@ from personalllm.backends.reward._encoding import Encoded, Encoder, Truncation, 
 from personalllm.backends.reward._networks import Network, load_network
 from personalllm.backends.reward._weights import Files, find_files, library
 from personalllm.backends.reward.entries import RewardEntry, find_reward
-from personalllm.errors import AxisMismatch, MissingExtra, ParameterError, RunError
-from personalllm.storage import digest
-from personalllm.types import F32
+from personalllm.core.errors import AxisMismatch, MissingExtra, ParameterError, RunError
+from personalllm.core.storage import digest
+from personalllm.core.types import F32
 
 __all__ = ["DTYPES", "Side", "Style", "TransformersReward"]
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TransformersReward:
-    """One reward model as a `personalllm.protocols.RewardEnsemble`.
+    """One reward model as a `personalllm.core.protocols.RewardEnsemble`.
 
     Texts are sorted by length and padded together up to `batch_tokens`; padding is masked, the end of a text is found
     from the mask (never from the padding token, which may be the EOS or missing), positions count attended tokens only,

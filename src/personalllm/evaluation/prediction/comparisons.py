@@ -9,10 +9,10 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.core.stats import holm, sign_flip_p
 from personalllm.evaluation.prediction.estimates import Key, cell_difference
 from personalllm.evaluation.prediction.metrics import HIGHER_IS_BETTER, USER_MEANS, Sums, user_means
 from personalllm.evaluation.results import Estimate
-from personalllm.evaluation.significance import holm, sign_flip_p
 
 __all__ = ["LEVEL", "PairedDifference", "Side", "paired_differences"]
 

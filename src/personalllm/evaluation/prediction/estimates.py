@@ -15,11 +15,11 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch
+from personalllm.core.errors import AxisMismatch
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32
 from personalllm.evaluation.prediction.metrics import N_BINS, PREDICTION_METRICS, USER_MEANS, user_means
 from personalllm.evaluation.results import Estimate
-from personalllm.seeding import generator
-from personalllm.types import F32
 
 __all__ = ["FEWEST_USERS", "CellDraws", "Estimates", "Key", "cell_difference", "draw_cell", "estimate_cell"]
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import AxisMismatch, ParameterError
-from personalllm.types import F32, I32, JSON
+from personalllm.core.errors import AxisMismatch, ParameterError
+from personalllm.core.types import F32, I32, JSON
 
 __all__ = [
     "HIGHER_IS_BETTER",

@@ -12,8 +12,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.algorithms.base import Algorithm
-from personalllm.errors import DataError
+from personalllm.core.errors import DataError
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.seeding import derive_seed
+from personalllm.core.storage import digest, write_json
+from personalllm.core.types import F32, JSON, Histories
 from personalllm.evaluation.prediction.people_results import learner_result
 from personalllm.evaluation.prediction.people_task import PeopleProtocol, PeopleTask, Split
 from personalllm.evaluation.prediction.results import PredictResults
@@ -23,10 +26,7 @@ from personalllm.evaluation.store import DiskStore, Store, Unit, read_json
 from personalllm.evaluation.tracks import Backends, checked, own_copy, running
 from personalllm.evaluation.watched import Watched, unwatched
 from personalllm.feedback.people import PeoplePreferences
-from personalllm.protocols import TextEmbedder
-from personalllm.seeding import derive_seed
-from personalllm.storage import digest, write_json
-from personalllm.types import F32, JSON, Histories
+from personalllm.methods.base import Method
 
 __all__ = ["NULLS", "load_people", "predict_people"]
 
@@ -38,14 +38,14 @@ NULLS = {
     "longer": "Longer response",
     "population": "Share of the other people",
 }
-"""What every table holds besides the learners; computed here, not by an algorithm."""
+"""What every table holds besides the learners; computed here, not by a method."""
 
 _MOST_STEPS = 50
 _SMALL = 1e-9
 
 
 def predict_people(
-    algorithms: Sequence[Algorithm | str],
+    methods: Sequence[Method | str],
     people: PeoplePreferences,
     protocol: PeopleProtocol | None = None,
     *,
@@ -59,11 +59,11 @@ def predict_people(
     were judged by the people of the pool. Everything complete in `out/<fingerprint>` is read back.
 
     Args:
-        algorithms: Objects, registered names, names with parameters, `module:Class`, or `all`; the name of a null
+        methods: Objects, registered names, names with parameters, `module:Class`, or `all`; the name of a null
             stands for the null.
         people: Their preferences.
         protocol: Folds, shots and seeds; the defaults if None.
-        embedder: For the algorithms that need one.
+        embedder: For the methods that need one.
         out: Folder of runs; None keeps the run in memory.
         progress: Called after each fit and its predictions.
 
@@ -71,14 +71,14 @@ def predict_people(
         The learners in the order given, then the nulls: a coin, the longer response, the share of the other people.
 
     Raises:
-        UserError: If a backend is missing, an algorithm does not rank or breaks its contract, or the preferences are
+        UserError: If a backend is missing, a method does not rank or breaks its contract, or the preferences are
             too few.
-        RunError: If an algorithm's own code fails; names the algorithm and the method.
+        RunError: If a method's own code fails; names the method and the method.
     """
-    entries, _ = resolve(algorithms, "predict")
+    entries, _ = resolve(methods, "predict")
     task = PeopleTask(people, protocol or PeopleProtocol())
     for entry in entries:
-        entry.algorithm.fresh().bind(embedder=embedder)
+        entry.method.clone().bind(embedder=embedder)
     manifest = _manifest(task, embedder)
     store = Store(manifest["fingerprint"])
     if out is not None:
@@ -117,8 +117,8 @@ def load_people(folder: str | Path) -> PredictResults:
 def _about(entry: Entry) -> JSON:
     """Return what a page says of a learner, and what is needed to make it again."""
     about: JSON = {"key": entry.key, "id": entry.label, "kind": "learner", "spec": entry.spec()}
-    about |= {"title": entry.algorithm.title or entry.label, "paper": entry.algorithm.paper}
-    return about | {"log_odds": entry.algorithm.log_odds}
+    about |= {"title": entry.method.title or entry.label, "paper": entry.method.paper}
+    return about | {"log_odds": entry.method.log_odds}
 
 
 def _manifest(task: PeopleTask, embedder: TextEmbedder | None) -> JSON:
@@ -160,31 +160,31 @@ class _Run(Watched):
             self.progress(ProgressEvent(label, "step", split.index + 1, len(splits)))
 
     def predicted(self, entry: Entry, split: Split) -> Any:
-        """Return the predictions of an algorithm after one fit."""
+        """Return the predictions of a method after one fit."""
         seed = derive_seed(self.task.protocol.seed, "people fit", entry.key, split.index)
         pool = self.task.pool(split)
-        algorithm = entry.algorithm.fresh()
-        algorithm.bind(embedder=self.embedder, seed=seed)
+        method = entry.method.clone()
+        method.bind(embedder=self.embedder, seed=seed)
         with running(entry.label, "fit"):
-            algorithm.fit(pool)
+            method.fit(pool)
         tests = list(self.task.tests(split))
-        return self._table(split, tests, self._adapted(entry, algorithm, pool, split, tests))
+        return self._table(split, tests, self._adapted(entry, method, pool, split, tests))
 
     def _adapted(
-        self, entry: Entry, algorithm: Algorithm, pool: Histories, split: Split, tests: list[tuple[str, I64]]
+        self, entry: Entry, method: Method, pool: Histories, split: Split, tests: list[tuple[str, I64]]
     ) -> Iterator[list[F32]]:
         """Yield, for each condition, the margins of each kind of prompts."""
         everything = self.task.people.histories
         for kind, shots in self.task.conditions(split):
-            seed = derive_seed(algorithm.seed, kind, shots)
-            own = own_copy(pool, Backends(self.embedder), algorithm, entry.label, seed)
+            seed = derive_seed(method.seed, kind, shots)
+            own = own_copy(pool, Backends(self.embedder), method, entry.label, seed)
             with running(entry.label, "adapt"):
                 own.adapt(self.task.history(split, shots, kind))
             margins = []
             for _, rows in tests:
                 queries = self.task.queries(split, rows)
-                with running(entry.label, "rank"):
-                    ranked = own.rank(queries)
+                with running(entry.label, "utilities"):
+                    ranked = own.utilities(queries)
                 values = checked(entry.label, ranked, (len(queries), queries.corpus.n_responses))
                 at = np.arange(len(rows))
                 margins.append(values[at, everything.chosen[rows]] - values[at, everything.rejected[rows]])

@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator
 
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32, I32, JSON, Histories, Queries
 from personalllm.evaluation.prediction.metrics import Cell
 from personalllm.evaluation.specs import Frozen
 from personalllm.feedback.people import PeoplePreferences
-from personalllm.seeding import generator
-from personalllm.types import F32, I32, JSON, Histories, Queries
 
 __all__ = ["PEOPLE_VERSION", "PeopleProtocol", "PeopleTask", "Split"]
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.errors import DataError, UserError
+from personalllm.core.errors import DataError, UserError
+from personalllm.core.storage import write_json
+from personalllm.core.types import F32, JSON
 from personalllm.evaluation.prediction.estimates import Estimates, estimate_cell
 from personalllm.evaluation.prediction.metrics import Cell, Sums
 from personalllm.evaluation.prediction.results import LearnerResult, PredictResults
 from personalllm.evaluation.reading import _find_run
 from personalllm.evaluation.results import Estimate
 from personalllm.evaluation.store import DiskStore, Store, from_json, read_done, read_json, to_json
-from personalllm.storage import write_json
-from personalllm.types import F32, JSON
 
 __all__ = ["assemble_prediction", "learner_record", "load_prediction", "write_cost"]
 

@@ -21,12 +21,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.seeding import derive_seed
+from personalllm.core.types import F32, JSON, Histories
 from personalllm.evaluation.prediction.task import Group, PredictionTask, TestPairs
 from personalllm.evaluation.references import PREDICTORS
 from personalllm.feedback import FeedbackRule, interact, sample_prompts
-from personalllm.protocols import TextEmbedder
-from personalllm.seeding import derive_seed
-from personalllm.types import F32, JSON, Histories
 from personalllm.users import Population
 
 __all__ = ["Judgement", "Predictors", "opposition"]
@@ -135,9 +135,9 @@ class Predictors:
 
     def _linear(self, group: Group, tests: TestPairs) -> F32:
         """Return float32 (n, n_responses): the best linear utility of each response."""
-        from personalllm.algorithms._features import FeatureMap
-        from personalllm.algorithms._learner import score_queries
-        from personalllm.algorithms._logistic import newton_map
+        from personalllm.methods.parts.features import FeatureMap
+        from personalllm.methods.parts.learner import score_queries
+        from personalllm.methods.parts.logistic import newton_map
 
         embedder = self._needed_embedder
         noisy = self.task.outcome

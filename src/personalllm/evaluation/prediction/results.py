@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from personalllm.errors import ParameterError, UnknownName, UserError
+from personalllm.core.errors import ParameterError, UnknownName, UserError
+from personalllm.core.types import F32, JSON
 from personalllm.evaluation.prediction.comparisons import PairedDifference, Side, paired_differences
 from personalllm.evaluation.prediction.estimates import Estimates, cell_difference
 from personalllm.evaluation.prediction.metrics import (
@@ -24,7 +25,6 @@ from personalllm.evaluation.prediction.metrics import (
 from personalllm.evaluation.results import Estimate
 from personalllm.evaluation.settings import describe_changes
 from personalllm.evaluation.store import to_json
-from personalllm.types import F32, JSON
 
 __all__ = ["LearnerResult", "PairedDifference", "PredictResults"]
 

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.algorithms.base import Algorithm
+from personalllm.core.errors import UserError
+from personalllm.core.protocols import Executor, TextEmbedder
+from personalllm.core.storage import digest
+from personalllm.core.types import F32, JSON
 from personalllm.data import Benchmark
-from personalllm.errors import UserError
 from personalllm.evaluation.manifest import write_manifest, write_order
 from personalllm.evaluation.prediction.metrics import Cell
 from personalllm.evaluation.prediction.reading import assemble_prediction, learner_record, write_cost
@@ -30,15 +32,13 @@ from personalllm.evaluation.resolve import Entry, resolve, slug
 from personalllm.evaluation.store import DiskStore, Store, Unit
 from personalllm.evaluation.tracks import Backends, fitted
 from personalllm.evaluation.watched import Watched, unwatched
-from personalllm.protocols import Executor, TextEmbedder
-from personalllm.storage import digest
-from personalllm.types import F32, JSON
+from personalllm.methods.base import Method
 
 __all__ = ["predict"]
 
 
 def predict(
-    algorithms: Sequence[Algorithm | str],
+    methods: Sequence[Method | str],
     protocol: Protocol,
     benchmark: Benchmark,
     *,
@@ -55,7 +55,7 @@ def predict(
     interrupted or not.
 
     Args:
-        algorithms: Objects, registered names, names with parameters, `module:Class`, or `all`; see `resolve`.
+        methods: Objects, registered names, names with parameters, `module:Class`, or `all`; see `resolve`.
         protocol: From `Protocol.for_benchmark(..., track="predict")`.
         benchmark: The benchmark that it was made for.
         embedder: For the learners that need one, and for the oracle `best-linear`.
@@ -75,7 +75,7 @@ def predict(
             f"The protocol is of the {protocol.track} track.",
             'Make one with Protocol.for_benchmark(..., track="predict"), or use evaluate().',
         )
-    entries, _ = resolve(algorithms, "predict", signals=protocol.prediction.reward_signals)
+    entries, _ = resolve(methods, "predict", signals=protocol.prediction.reward_signals)
     bound = protocol.bind(embedder=embedder.identity if embedder else None)
     task = PredictionTask(bound, benchmark)
     backends = Backends(embedder, signals=task.signals)
@@ -94,12 +94,12 @@ def predict(
 
 def _check_entry(entry: Entry, backends: Backends) -> None:
     """Raise before the work begins if a learner lacks a backend or wants a history of another kind."""
-    if entry.algorithm.history != "random":
+    if entry.method.history != "random":
         raise UserError(
             f"{entry.label!r} gets the prompts nearest to each query; the predict track has nested histories.",
             "Leave it out.",
         )
-    backends.bind(entry.algorithm.fresh())
+    backends.bind(entry.method.clone())
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,10 +134,10 @@ class _Run(Watched):
             began = now
             done += sum(part.n_pairs for part in parts)
             self.progress(ProgressEvent(label, "step", done, total))
-        algorithm = entry.algorithm
-        title = algorithm.title or algorithm.id
+        method = entry.method
+        title = method.title or method.id
         summary: JSON = {"label": label, "title": title, "spec": entry.spec(), "kind": "learner"}
-        summary |= {"paper": algorithm.paper, "log_odds": algorithm.log_odds}
+        summary |= {"paper": method.paper, "log_odds": method.log_odds}
         self._finish(entry.key, summary, self._joined(tables))
         self.progress(ProgressEvent(label, "finish", total, total))
         return entry.key
@@ -148,9 +148,9 @@ class _Run(Watched):
             return
         self.progress(ProgressEvent(entry.label, "prepare", *rows))
         began = time.perf_counter()
-        algorithm = fitted(self.work.task.task, self.work.backends, entry)
+        method = fitted(self.work.task.task, self.work.backends, entry)
         seconds = time.perf_counter() - began
-        work = partial(self.work.compute, FittedLearner(entry.label, algorithm))
+        work = partial(self.work.compute, FittedLearner(entry.label, method))
         adapting, users = 0.0, 0
         most = max(part[0].cell.shots for part in missing)
         for parts, made in zip(missing, self._mapped(work, missing), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from personalllm.errors import ParameterError
+from personalllm.core.errors import ParameterError
 from personalllm.evaluation.specs import HistorySpec, PoolSpec, PredictionSpec, several
 
 __all__ = ["check_prediction", "fit_prediction"]

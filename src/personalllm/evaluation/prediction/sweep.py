@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from personalllm.algorithms.base import Algorithm
+from personalllm.core.errors import ParameterError, UserError
+from personalllm.core.protocols import TextEmbedder
 from personalllm.data import Benchmark
-from personalllm.errors import ParameterError, UserError
 from personalllm.evaluation.contest import SweepCell
 from personalllm.evaluation.prediction.comparisons import LEVEL, PairedDifference, Side, paired_differences
 from personalllm.evaluation.prediction.metrics import HIGHER_IS_BETTER, USER_MEANS, Cell
@@ -24,7 +24,7 @@ from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.results import Estimate
 from personalllm.evaluation.sweep import PREFIX, check_cells, named_progress, plan_sweep, sweep_stem
 from personalllm.evaluation.sweep_table import axis_column, write_sweep_table
-from personalllm.protocols import TextEmbedder
+from personalllm.methods.base import Method
 
 __all__ = [
     "PredictContest",
@@ -131,9 +131,9 @@ class PredictSweepResults:
     def table(self) -> Any:
         """Return a tidy `pyarrow.Table`: the rows of `PredictResults.table` of every cell, its values in front.
 
-        Columns: `sweep_cell` (from 0), `algorithm` (as it was named), one for each axis, those of
+        Columns: `sweep_cell` (from 0), `method` (as it was named), one for each axis, those of
         `PredictResults.table`, `preset`, `fingerprint`. Nulls and oracles stand once for each run, with no
-        `sweep_cell` and no values of the axes that are parameters of the algorithms.
+        `sweep_cell` and no values of the axes that are parameters of the methods.
         """
         return _long_table(self.rows, self.axes)
 
@@ -148,7 +148,7 @@ class PredictSweepResults:
 
 
 def sweep_prediction(
-    algorithms: Sequence[Algorithm | str],
+    methods: Sequence[Method | str],
     axes: Mapping[str, Sequence[Any]],
     protocol: Protocol,
     benchmark: Benchmark,
@@ -160,16 +160,16 @@ def sweep_prediction(
     """Plan a sweep over the predict track and run it, see `plan_sweep` and `run_prediction_sweep`.
 
     Args:
-        algorithms: Objects, or names as `predict` takes them (not `all`).
+        methods: Objects, or names as `predict` takes them (not `all`).
         axes: Name -> values, e.g. `{"protocol.population.alpha": [0.05, 0.1], "protocol.feedback.pairs": ["random"]}`;
-            a name without `protocol.` is a parameter of every algorithm.
+            a name without `protocol.` is a parameter of every method.
         protocol: What is not varied.
         benchmark: The benchmark that it was made for.
         embedder: For the learners that need one.
         out: Folder of runs; None keeps all in memory.
         progress: Called after each step.
     """
-    cells = plan_sweep(algorithms, axes, protocol, benchmark)
+    cells = plan_sweep(methods, axes, protocol, benchmark)
     return run_prediction_sweep(cells, benchmark, embedder=embedder, out=out, progress=progress)
 
 
@@ -208,7 +208,7 @@ def run_prediction_sweep(
     found: dict[str, PredictResults] = {}
     for fingerprint, group in groups.items():
         found[fingerprint] = predict(
-            [cell.algorithm for cell in group],
+            [cell.method for cell in group],
             group[0].protocol,
             benchmark,
             embedder=embedder,
@@ -219,7 +219,7 @@ def run_prediction_sweep(
     swept = PredictSweepResults(rows, _contests(rows, metric))
     if out is None:
         return swept
-    stem = sweep_stem((row.results.fingerprint, row.cell.algorithm) for row in rows)
+    stem = sweep_stem((row.results.fingerprint, row.cell.method) for row in rows)
     return dataclasses.replace(swept, files=write_sweep_table(Path(out), swept.table(), stem))
 
 
@@ -230,7 +230,7 @@ def _check(cell: SweepCell, benchmark: Benchmark, embedder: TextEmbedder | None)
             f"It is of the {cell.protocol.track} track.", "Use sweep(), or a protocol of the predict track."
         )
     signals = PredictionTask(cell.protocol, benchmark).signals
-    cell.algorithm.fresh().bind(embedder=embedder, signals=signals)
+    cell.method.clone().bind(embedder=embedder, signals=signals)
 
 
 def _contests(rows: Sequence[PredictSweepRow], metric: str) -> tuple[PredictContest, ...]:
@@ -273,12 +273,12 @@ def _long_table(rows: Sequence[PredictSweepRow], axes: Sequence[str]) -> Any:
         if first:
             tables[fingerprint] = row.results.table()
         table = tables[fingerprint]
-        own = {"sweep_cell": number, "algorithm": row.cell.base} | values
+        own = {"sweep_cell": number, "method": row.cell.base} | values
         parts.append(_with_columns(table.filter(pc.field("learner") == row.cell.label), own, fixed))
         if first:
             beside = {axis: value if axis.startswith(PREFIX) else None for axis, value in values.items()}
             others = table.filter(pc.field("kind") != "learner")
-            parts.append(_with_columns(others, {"sweep_cell": None, "algorithm": None} | beside, fixed))
+            parts.append(_with_columns(others, {"sweep_cell": None, "method": None} | beside, fixed))
     joined = pa.concat_tables(parts, promote_options="permissive")
     blank = [name for name in joined.column_names if pa.types.is_null(joined.schema.field(name).type)]
     for name in blank:

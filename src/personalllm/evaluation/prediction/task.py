@@ -9,17 +9,17 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.algorithms._vectors import first_pairs
+from personalllm.core.errors import UserError
+from personalllm.core.seeding import derive_seed
+from personalllm.core.types import F32, I32, U8, Histories, Queries
 from personalllm.data import Benchmark, ScoreTable
-from personalllm.errors import UserError
 from personalllm.evaluation.counterfactual import flipped, partners
 from personalllm.evaluation.prediction.metrics import Cell
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.specs import PredictionSpec
 from personalllm.evaluation.task import Task, take_users
 from personalllm.feedback import CorpusView, FeedbackRule, InteractionPool, interact, sample_prompts
-from personalllm.seeding import derive_seed
-from personalllm.types import F32, I32, U8, Histories, Queries
+from personalllm.methods.parts.vectors import first_pairs
 from personalllm.users import Population, utilities
 
 __all__ = ["Group", "PredictionTask", "Signals", "TestPairs"]
@@ -101,7 +101,7 @@ class Signals:
 
     Attributes:
         table: Standardised scores, by response of the benchmark.
-        view: The corpus that the algorithms read.
+        view: The corpus that the methods read.
         source: Fingerprint of the benchmark and name of the standardiser.
     """
 

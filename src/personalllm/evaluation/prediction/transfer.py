@@ -12,12 +12,12 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.errors import UserError
+from personalllm.core.errors import UserError
+from personalllm.core.storage import canonical_json
 from personalllm.evaluation.prediction.estimates import draw_cell
 from personalllm.evaluation.prediction.metrics import HIGHER_IS_BETTER, Cell
 from personalllm.evaluation.prediction.results import PredictResults
 from personalllm.evaluation.results import Estimate
-from personalllm.storage import canonical_json
 
 __all__ = ["Agreement", "Orders", "Standing", "Transfer"]
 
@@ -122,7 +122,7 @@ class Transfer:
             told = [", ".join(one.id for one in side.learners if one.kind == "learner") for side in self._sides]
             raise UserError(
                 f"The simulated run ({told[0]}) and the people's ({told[1]}) have no learner in common.",
-                "Evaluate the same algorithms on both.",
+                "Evaluate the same methods on both.",
             )
         if not self.shots:
             raise UserError(

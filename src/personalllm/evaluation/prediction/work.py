@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.algorithms.base import Algorithm
+from personalllm.core.seeding import derive_seed
+from personalllm.core.types import F32, Queries
 from personalllm.evaluation.prediction.metrics import (
     Cell,
     PairSamples,
@@ -23,8 +24,7 @@ from personalllm.evaluation.prediction.references import opposition
 from personalllm.evaluation.prediction.task import Group, Kind, PredictionTask, TestPairs
 from personalllm.evaluation.store import Unit
 from personalllm.evaluation.tracks import Backends, checked, own_copy, running
-from personalllm.seeding import derive_seed
-from personalllm.types import F32, Queries
+from personalllm.methods.base import Method
 
 __all__ = ["Done", "FittedLearner", "Part", "Work", "samples_table"]
 
@@ -58,7 +58,7 @@ class FittedLearner:
     """A learner after `fit`, and its name in messages."""
 
     label: str
-    algorithm: Algorithm
+    method: Method
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,18 +92,18 @@ class Work:
         """Adapt a copy of a fitted learner and predict the test pairs of the parts."""
         first = parts[0]
         group, unit = self.task.groups[first.cell.users], first.unit
-        algorithm = own_copy(self.task.task.pool, self.backends, prepared.algorithm, prepared.label, unit.seed)
+        method = own_copy(self.task.task.pool, self.backends, prepared.method, prepared.label, unit.seed)
         histories = group.prefix(first.cell.history, first.cell.shots, unit.start, unit.stop)
         began = time.perf_counter()
         with running(prepared.label, "adapt"):
-            algorithm.adapt(histories)
+            method.adapt(histories)
         seconds = time.perf_counter() - began
         tests = [group.tests[part.cell.prompts].of_users(unit.start, unit.stop) for part in parts]
         queries = _asked(self.task, tests, unit)
         shape = (len(queries), queries.corpus.n_responses)
         if len(queries):
-            with running(prepared.label, "rank"):
-                ranked = algorithm.rank(queries)
+            with running(prepared.label, "utilities"):
+                ranked = method.utilities(queries)
             preference = checked(prepared.label, ranked, shape)
         else:  # nothing but ties
             preference = np.empty(shape, np.float32)

@@ -1,0 +1,121 @@
+"""What rooms expect of the backends that the edge hands to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
+
+from personalllm.core.types import F32, I32, U8, ChatReply, ChatRequest, Message
+
+__all__ = ["ChatModel", "Executor", "RewardEnsemble", "RewardSignals", "TextClassifier", "TextEmbedder"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """A language model that answers chats."""
+
+    @property
+    def name(self) -> str:
+        """Short name, e.g. `smollm2-135m-instruct`."""
+
+    @property
+    def identity(self) -> str:
+        """All that decides the text besides the request: weights (sha256), runtime and version, layout."""
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of prompt and reply together."""
+
+    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
+        """Answer the requests, in their order."""
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Return the number of tokens of the messages, rendered with the model's own chat template."""
+
+
+@runtime_checkable
+class TextEmbedder(Protocol):
+    """Maps texts to vectors."""
+
+    @property
+    def name(self) -> str:
+        """Short name, e.g. `minilm-l6-int8`."""
+
+    @property
+    def identity(self) -> str:
+        """All that decides the vectors: weights (sha256), tokenizer, truncation, runtime."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+
+    def embed(self, texts: Sequence[str]) -> F32:
+        """Return float32 (n_texts, dim), rows of unit length; a text's row does not depend on the other texts."""
+
+
+@runtime_checkable
+class RewardEnsemble(Protocol):
+    """Several reward models that score together."""
+
+    @property
+    def reward_models(self) -> tuple[str, ...]:
+        """Names in the order of the last axis of `score`."""
+
+    @property
+    def identity(self) -> str:
+        """All that decides the scores."""
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> F32:
+        """Return raw scores, float32 (n, n_reward_models), of response i as an answer to prompt i."""
+
+
+@runtime_checkable
+class RewardSignals(Protocol):
+    """Reward models' scores of the stored responses, for methods that declare `"signals"` among their needs.
+
+    The utilities of simulated users are made of these scores, so a protocol hands them over only if it says so; a
+    number that was reached with them is no measure of learning from texts.
+    """
+
+    @property
+    def reward_models(self) -> tuple[str, ...]:
+        """Names in the order of the last axis of `vectors`."""
+
+    @property
+    def identity(self) -> str:
+        """All that decides the values: the benchmark, the standardiser, the order of the corpus's columns."""
+
+    def vectors(self, prompts: I32, columns: U8) -> F32:
+        """Return standardised scores, float32 (n, n_reward_models), of column `columns[i]` of corpus row `prompts[i]`.
+
+        Args:
+            prompts: int32 (n,), rows of the corpus that the method was handed.
+            columns: uint8 (n,), columns of that corpus.
+        """
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Runs work units, here or elsewhere; results come in the order of the units."""
+
+    def map(self, function: Callable[[T], R], units: Sequence[T]) -> Iterator[R]:
+        """Yield `function(unit)` for each unit, in order."""
+
+
+@runtime_checkable
+class TextClassifier(Protocol):
+    """Measures features of texts, such as formality or sentiment."""
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of the features, in the order of the last axis of `measure`."""
+
+    @property
+    def identity(self) -> str:
+        """All that decides the values: weights or lexicon, library and version."""
+
+    def measure(self, texts: Sequence[str]) -> F32:
+        """Return float32 (n_texts, n_features); a text's row does not depend on the other texts."""

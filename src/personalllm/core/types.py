@@ -1,0 +1,235 @@
+"""Values that cross room borders: texts, interactions, queries, chat requests.
+
+Nothing here knows a weight vector or a reward score, so whatever a method is handed cannot leak them.
+Axes are always in the order (n_users, n_prompts, n_responses, n_reward_models).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from personalllm.core.errors import AxisMismatch, ParameterError
+
+__all__ = [
+    "F32",
+    "I32",
+    "JSON",
+    "U8",
+    "ChatReply",
+    "ChatRequest",
+    "Conversation",
+    "Corpus",
+    "Histories",
+    "Message",
+    "Queries",
+]
+
+F32: TypeAlias = npt.NDArray[np.float32]
+I32: TypeAlias = npt.NDArray[np.int32]
+U8: TypeAlias = npt.NDArray[np.uint8]
+JSON: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What a chat model is asked: the messages and the sampling knobs.
+
+    Attributes:
+        messages: The turns, oldest first; the last one is the user's.
+        max_tokens: Most new tokens, >= 1.
+        temperature: 0 is greedy decoding.
+        top_p: Nucleus mass in (0, 1].
+        top_k: Only the `top_k` most likely tokens are drawn from; 0 for no such limit.
+        seed: Seed of the sampler; has no effect at temperature 0.
+    """
+
+    messages: tuple[Message, ...]
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.messages or self.messages[-1].role != "user":
+            raise ParameterError("messages", "non-empty and end with a user turn", self.messages)
+        if self.max_tokens < 1:
+            raise ParameterError("max_tokens", ">= 1", self.max_tokens)
+        if self.temperature < 0:
+            raise ParameterError("temperature", ">= 0", self.temperature)
+        if not 0 < self.top_p <= 1:
+            raise ParameterError("top_p", "in (0, 1]", self.top_p)
+        if self.top_k < 0:
+            raise ParameterError("top_k", ">= 0", self.top_k)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """What a chat model returned.
+
+    Attributes:
+        text: The reply, surrounding white space removed; may be empty.
+        finish_reason: `"stop"` if the model ended by itself, `"length"` if `max_tokens` cut it.
+        prompt_tokens: Tokens of the rendered prompt.
+        completion_tokens: New tokens.
+        cached_tokens: How many of the prompt's tokens the server took from its own prompt cache, as far as it says.
+        refusal: Why the server withheld the reply or a part of it, e.g. `"content_filter"`; empty if it did not.
+    """
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a method asks a chat model on behalf of one query.
+
+    Attributes:
+        messages: The turns to send.
+        n_examples: Examples of the history that are in the messages.
+        n_dropped: Examples that were left out because the token budget was full.
+    """
+
+    messages: tuple[Message, ...]
+    n_examples: int = 0
+    n_dropped: int = 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Corpus:
+    """The texts of a benchmark as a method may read them; everything else refers to them by row.
+
+    The responses of each prompt stand in a seeded random order, so a column says nothing about who wrote it.
+
+    Attributes:
+        prompts: Prompt texts, length n_prompts.
+        responses: Response texts, n_prompts rows of n_responses.
+    """
+
+    prompts: Sequence[str]
+    responses: Sequence[Sequence[str]]
+
+    def __post_init__(self) -> None:
+        if len(self.prompts) != len(self.responses):
+            raise AxisMismatch(
+                f"{len(self.prompts)} prompts but {len(self.responses)} rows of responses.",
+                "Give one row of responses for each prompt.",
+            )
+
+    @property
+    def n_prompts(self) -> int:
+        """Number of prompts."""
+        return len(self.prompts)
+
+    @property
+    def n_responses(self) -> int:
+        """Number of responses of each prompt (0 for an empty corpus)."""
+        return len(self.responses[0]) if len(self.responses) else 0
+
+
+def _column(name: str, values: npt.ArrayLike, dtype: type[np.generic], upper: int) -> npt.NDArray[Any]:
+    """Return a (n,) column on memory that nobody can make writable, after a check of its range [0, upper)."""
+    array = np.array(values, dtype=dtype)
+    if array.ndim != 1:
+        raise AxisMismatch(f"{name} must be one-dimensional, got shape {array.shape}.")
+    if array.size and not (int(array.min()) >= 0 and int(array.max()) < upper):
+        raise ParameterError(name, f"in [0, {upper})", (int(array.min()), int(array.max())))
+    return np.frombuffer(array.tobytes(), dtype=dtype)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Histories:
+    """Ordered interactions of several users, columnar, texts by reference.
+
+    Row i says: user `user[i]` saw prompt `prompt[i]` and preferred response `chosen[i]` to response `rejected[i]`.
+    Rows are grouped by user in ascending order and, within a user, stand in the order in which they happened.
+
+    Attributes:
+        corpus: Where `prompt`, `chosen` and `rejected` point.
+        n_users: Number of users, those without any interaction included.
+        user: int32 (n,), in [0, n_users), ascending.
+        prompt: int32 (n,), row of the corpus.
+        chosen: uint8 (n,), column of the corpus.
+        rejected: uint8 (n,), column of the corpus.
+    """
+
+    corpus: Corpus
+    n_users: int
+    user: I32
+    prompt: I32
+    chosen: U8
+    rejected: U8
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "user", _column("user", self.user, np.int32, self.n_users))
+        set_(self, "prompt", _column("prompt", self.prompt, np.int32, self.corpus.n_prompts))
+        set_(self, "chosen", _column("chosen", self.chosen, np.uint8, self.corpus.n_responses))
+        set_(self, "rejected", _column("rejected", self.rejected, np.uint8, self.corpus.n_responses))
+        if not len(self.user) == len(self.prompt) == len(self.chosen) == len(self.rejected):
+            raise AxisMismatch("The columns of a history differ in length.")
+        if np.any(np.diff(self.user) < 0):
+            raise ParameterError("user", "ascending (rows grouped by user)", "an unsorted column")
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]:
+        """int64 (n_users + 1,): the rows of user u are `offsets[u]:offsets[u + 1]`."""
+        return np.searchsorted(self.user, np.arange(self.n_users + 1)).astype(np.int64)
+
+    @classmethod
+    def empty(cls, corpus: Corpus, n_users: int) -> Histories:
+        """Return the histories of users who have not interacted yet."""
+        return cls(
+            corpus,
+            n_users,
+            np.empty(0, np.int32),
+            np.empty(0, np.int32),
+            np.empty(0, np.uint8),
+            np.empty(0, np.uint8),
+        )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Queries:
+    """What target users ask: query i is prompt `prompt[i]` asked by user `user[i]`.
+
+    Attributes:
+        corpus: Where `prompt` points; in the rank track its responses are the candidates.
+        n_users: Number of target users, as in the histories given to `adapt`.
+        user: int32 (n_queries,), row of the histories.
+        prompt: int32 (n_queries,), row of the corpus.
+    """
+
+    corpus: Corpus
+    n_users: int
+    user: I32
+    prompt: I32
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "user", _column("user", self.user, np.int32, self.n_users))
+        object.__setattr__(self, "prompt", _column("prompt", self.prompt, np.int32, self.corpus.n_prompts))
+        if len(self.user) != len(self.prompt):
+            raise AxisMismatch("The columns of the queries differ in length.")
+
+    def __len__(self) -> int:
+        return len(self.user)

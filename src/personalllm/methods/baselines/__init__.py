@@ -1,0 +1,1 @@
+"""Methods that ignore the user, or need no training."""

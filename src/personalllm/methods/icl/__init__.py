@@ -1,0 +1,1 @@
+"""Methods that put examples into the context of a chat model."""

@@ -1,0 +1,1 @@
+"""Methods that learn linear utilities of text features."""

@@ -1,0 +1,164 @@
+"""`nearest-users`: predict as those pool users would whose tastes agree best with what this user preferred."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from personalllm.core.types import F32, Histories, Queries
+from personalllm.methods.base import Method, Need
+from personalllm.methods.parts.features import F64, FeatureMap, Pairs
+from personalllm.methods.parts.logistic import newton_map, newton_pooled
+from personalllm.methods.parts.particles import log_likelihoods, posterior, vote
+
+__all__ = ["NearestUsers"]
+
+_PRECISIONS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+_TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
+_EVERY, _MOST_ASKED, _MOST_WEIGHED = 5, 200, 100
+_LEAST_PROBABILITY = 1e-6
+
+
+@dataclass
+class NearestUsers(Method):
+    r"""Lets pool users vote, each with the weight with which the target user's comparisons speak for them.
+
+    Two users rarely see the same pair, so agreement is judged by models: each pool user v gets weights $w_v$ (per-user
+    Bradley-Terry fit, shrunk towards the pooled one). The target user's comparisons $d_i$ give v the weight
+    $\pi_v \propto \exp(\frac{1}{T} \sum_i \log \sigma(w_v \cdot d_i))$, and a pair is predicted by the vote
+    $P_{ab} = \sum_v \pi_v \sigma(w_v \cdot (x_a - x_b))$. Without comparisons every pool user has the same vote.
+
+    T is the one that best predicts the second half of a pool user's comparisons from the first half, over a fifth of
+    the pool's users who have no vote meanwhile. As long as it predicts these better, pool users' tastes are fitted once
+    more about the mean of their own neighbours' tastes instead of the pooled one.
+
+    Args:
+        n_neighbours: Only so many pool users vote, those of largest weight (and their ties); None for all, whose
+            weights fall off by themselves.
+        n_features: Principal components of the embedding, >= 1.
+        max_pool_users: The first so many users of the pool may vote.
+        smoothings: How often, at most, tastes are fitted again about the neighbours' mean, >= 1.
+    """
+
+    id: ClassVar[str] = "nearest-users"
+    title: ClassVar[str] = "Nearest users"
+    paper: ClassVar[str] = (
+        "Resnick et al., GroupLens: an open architecture for collaborative filtering of netnews, CSCW 1994 (neighbours "
+        "vote); the weights by likelihood are this package's"
+    )
+    objective: ClassVar[str] = (
+        "No joint objective: each pool user's regularised Bradley-Terry likelihood; the temperature and the smoothing "
+        "by the held-out log-loss of pool users."
+    )
+    fitted_per_user: ClassVar[str] = "One weight for each pool user: how well their taste explains the comparisons."
+    cost: ClassVar[str] = (
+        "One product of k differences with the pool users' weights for a new user, and one vote of the pool for each "
+        "pair that is predicted; linear in the number of pool users."
+    )
+    needs: ClassVar[frozenset[Need]] = frozenset({"embedder"})
+    log_odds: ClassVar[bool] = True
+
+    n_neighbours: int | None = None
+    n_features: int = 64
+    max_pool_users: int = 1_000
+    smoothings: int = 3
+
+    def __post_init__(self) -> None:
+        self.check_positive("n_features", "max_pool_users", "smoothings")
+        if self.n_neighbours is not None:
+            self.check_positive("n_neighbours")
+
+    def fit(self, pool: Histories) -> Self:
+        """Fit the pool users' tastes and the temperature."""
+        self.features_ = FeatureMap.fit(self.embedder, pool, self.n_features)
+        pairs = self.features_.pairs(self.embedder, pool)
+        pairs = pairs.of_users(np.flatnonzero(pairs.counts)[: self.max_pool_users])
+        if not len(pairs):
+            self.tastes_, self.temperature_ = np.zeros((1, pairs.n_features)), 1.0
+            return self
+        temperatures = self._temperatures(pairs)
+        self.tastes_, self.temperature_ = _tastes(pairs), temperatures[-1]
+        for temperature in temperatures[:-1]:
+            self.tastes_ = _tastes(pairs, _centres(pairs, self.tastes_, temperature))
+        return self
+
+    def _temperatures(self, pairs: Pairs) -> list[float]:
+        """Return the temperature of each smoothing that is worth it, then the one of the prediction."""
+        number = np.arange(pairs.n_users)
+        asked = pairs.of_users(number[number % _EVERY == _EVERY - 1][:_MOST_ASKED])
+        voters = pairs.of_users(number[number % _EVERY != _EVERY - 1])
+        if not len(asked):
+            return [1.0]
+        chosen: list[float] = []
+        least, tastes = np.inf, _tastes(voters)
+        for _ in range(1 + self.smoothings):
+            temperature, loss = _temperature(asked, tastes)
+            if loss >= least:
+                break
+            chosen.append(temperature)
+            least, tastes = loss, _tastes(voters, _centres(voters, tastes, temperature))
+        return chosen
+
+    def adapt(self, histories: Histories) -> Self:
+        """Weigh the pool users by agreement."""
+        pairs = self.features_.pairs(self.embedder, histories)
+        agreement = log_likelihoods(pairs, self.tastes_) / self.temperature_
+        if self.n_neighbours is not None and self.n_neighbours < len(self.tastes_):
+            least = -np.partition(-agreement, self.n_neighbours - 1, axis=1)[:, self.n_neighbours - 1]
+            agreement = np.where(agreement >= least[:, None], agreement, -np.inf)
+        self.shares_ = posterior(0.0, agreement)
+        return self
+
+    def utilities(self, queries: Queries) -> F32:
+        """Return scores, float32 (n_queries, n_responses); their differences are log-odds."""
+        candidates, place = self.features_.candidates(self.embedder, queries)
+        return vote(self.shares_, self.tastes_, candidates, place, queries.user)
+
+
+def _tastes(pairs: Pairs, centres: F64 | None = None) -> F64:
+    """Return each user's weights, shrunk towards a centre by the precision under which comparisons are most probable.
+
+    Args:
+        pairs: The comparisons.
+        centres: float64 (n_users, n_features); None for the pooled weights.
+    """
+    about = newton_pooled(pairs) if centres is None else centres
+    sample = pairs.of_users(np.arange(min(_MOST_WEIGHED, pairs.n_users)))
+    near = about if about.ndim == 1 else about[: sample.n_users]
+    evidence = [newton_map(sample, near, precision).log_evidence.sum() for precision in _PRECISIONS]
+    return newton_map(pairs, about, _PRECISIONS[int(np.argmax(evidence))]).mean
+
+
+def _centres(pairs: Pairs, tastes: F64, temperature: float) -> F64:
+    """Return the mean taste of each user's neighbours, the user left out, float64 (n_users, n_features)."""
+    if len(tastes) < 2:
+        return tastes
+    agreement = log_likelihoods(pairs, tastes) / temperature
+    np.fill_diagonal(agreement, -np.inf)
+    return np.asarray(posterior(0.0, agreement) @ tastes)
+
+
+def _halves(pairs: Pairs) -> tuple[Pairs, Pairs]:
+    """Return the first and the second half of each user's comparisons."""
+    late = np.arange(len(pairs)) - pairs.offsets[pairs.user] >= pairs.counts[pairs.user] // 2
+
+    def rows(kept: npt.NDArray[Any]) -> Pairs:
+        user = pairs.user[kept]
+        offsets = np.searchsorted(user, np.arange(pairs.n_users + 1)).astype(np.int64)
+        return Pairs(pairs.vectors, pairs.chosen[kept], pairs.rejected[kept], user, pairs.prompt[kept], offsets)
+
+    return rows(~late), rows(late)
+
+
+def _temperature(asked: Pairs, tastes: F64) -> tuple[float, float]:
+    """Return the temperature at which the tastes' votes best predict users' second halves, and the log-loss there."""
+    known, later = _halves(asked)
+    agreement = log_likelihoods(known, tastes)
+    votes = 0.5 + 0.5 * np.tanh(0.5 * (later.differences().astype(np.float64) @ tastes.T))
+    won = [np.einsum("nt,nt->n", posterior(0.0, agreement / t)[later.user], votes) for t in _TEMPERATURES]
+    losses = [float(-np.log(np.maximum(p, _LEAST_PROBABILITY)).mean()) for p in won]
+    best = int(np.argmin(losses))
+    return _TEMPERATURES[best], losses[best]

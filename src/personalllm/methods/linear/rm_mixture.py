@@ -1,0 +1,111 @@
+"""`rm-mixture`: a user is a mixture of the reward models, whose scores are given; an upper bound, never by default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32, Histories, Queries
+from personalllm.methods.base import Method, Need
+from personalllm.methods.parts.features import F64, Pairs
+from personalllm.methods.parts.particles import log_likelihoods, posterior, vote
+
+__all__ = ["RMMixture"]
+
+_CONCENTRATIONS = (0.05, 0.3, 1.0)
+_SCALES = (1.0, 3.0, 8.0, 24.0)
+_FLAT_VOTES = 1.0
+_EM_STEPS = 30
+_LEARNT_FROM = 1_000
+
+
+@dataclass
+class RMMixture(Method):
+    r"""Finds which mixture of reward models a user is, from the models' own scores of the responses.
+
+    The utility is $u = \beta\, w \cdot s(x)$ with s the standardised scores, $|w|$ on the simplex and $\beta$ how sure
+    the user's choices are. The prior over $(w, \beta)$ is discrete: each reward model alone and draws from Dirichlet
+    distributions of several concentrations, with several $\beta$; the same with random signs, for users who dislike
+    what a reward model likes; and one taste that is indifferent. Their shares are learnt from the pool by maximum
+    likelihood (EM for a mixture with known components, which is convex). A user's posterior is exact, and a pair is
+    predicted by the posterior mean of the probability.
+
+    It knows the scores that simulated users are made of. What it reaches is what is left to gain once the response's
+    features are perfect, not what can be learnt from texts; so a protocol must allow it (`reward_signals`).
+
+    Args:
+        n_mixtures: Draws of weights, >= 1; a taste is one of them, with its signs or without, and one of four $\beta$.
+    """
+
+    id: ClassVar[str] = "rm-mixture"
+    title: ClassVar[str] = "Mixture of reward models"
+    paper: ClassVar[str] = ""
+    objective: ClassVar[str] = (
+        "Maximum likelihood of the shares of a fixed set of mixtures of reward models over the pool's comparisons "
+        "(non-parametric empirical Bayes)."
+    )
+    fitted_per_user: ClassVar[str] = "The exact posterior over the mixtures."
+    cost: ClassVar[str] = (
+        "One product of k score differences with the mixtures for a new user, and one vote of the mixtures for each "
+        "pair that is predicted."
+    )
+    needs: ClassVar[frozenset[Need]] = frozenset({"signals"})
+    log_odds: ClassVar[bool] = True
+
+    n_mixtures: int = 500
+
+    def __post_init__(self) -> None:
+        self.check_positive("n_mixtures")
+
+    def fit(self, pool: Histories) -> Self:
+        """Learn how common each mixture is."""
+        self.tastes_ = self._tastes(len(self.signals.reward_models))
+        pairs = self._pairs(pool)
+        pairs = pairs.of_users(np.flatnonzero(pairs.counts)[:_LEARNT_FROM])
+        self.log_prior_ = np.log(_shares(log_likelihoods(pairs, self.tastes_)))
+        return self
+
+    def adapt(self, histories: Histories) -> Self:
+        """Find each target user's posterior."""
+        self.shares_ = posterior(self.log_prior_, log_likelihoods(self._pairs(histories), self.tastes_))
+        return self
+
+    def utilities(self, queries: Queries) -> F32:
+        """Return scores, float32 (n_queries, n_responses); their differences are log-odds."""
+        width = queries.corpus.n_responses
+        asked, place = np.unique(queries.prompt, return_inverse=True)
+        columns = np.tile(np.arange(width, dtype=np.uint8), len(asked))
+        scores = self.signals.vectors(np.repeat(asked, width).astype(np.int32), columns)
+        candidates = scores.reshape(len(asked), width, scores.shape[1])
+        return vote(self.shares_, self.tastes_, candidates, place.ravel().astype(np.int64), queries.user)
+
+    def _tastes(self, n: int) -> F64:
+        """Return the weights of all tastes, float64 (n_tastes, n_reward_models)."""
+        rng = generator(self.seed, "rm-mixture", n)
+        drawn: list[Any] = [np.eye(n), np.full((1, n), 1.0 / n)]
+        each = -(-self.n_mixtures // len(_CONCENTRATIONS))
+        drawn += [rng.dirichlet(np.full(n, concentration), each) for concentration in _CONCENTRATIONS]
+        mixtures = np.concatenate(drawn)
+        weights = np.concatenate([mixtures, mixtures * rng.choice([-1.0, 1.0], mixtures.shape)])
+        return np.concatenate([np.zeros((1, n)), *(scale * weights for scale in _SCALES)])
+
+    def _pairs(self, histories: Histories) -> Pairs:
+        n = len(histories)
+        prompts = np.concatenate([histories.prompt, histories.prompt])
+        scores = self.signals.vectors(prompts, np.concatenate([histories.chosen, histories.rejected]))
+        rows = np.arange(2 * n, dtype=np.int64)
+        return Pairs(scores, rows[:n], rows[n:], histories.user, histories.prompt, histories.offsets)
+
+
+def _shares(log_likelihood: F64) -> F64:
+    """Return the shares of the tastes, float64 (n_tastes,), with one user's worth of votes spread evenly."""
+    n_users, n = log_likelihood.shape
+    shares = np.full(n, 1.0 / n)
+    if n_users:
+        for _ in range(_EM_STEPS):
+            votes = posterior(np.log(shares), log_likelihood).sum(axis=0)
+            shares = (votes + _FLAT_VOTES / n) / (n_users + _FLAT_VOTES)
+    return shares

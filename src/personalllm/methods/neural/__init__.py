@@ -1,0 +1,1 @@
+"""Methods that train a network; they need the extra torch."""

@@ -1,0 +1,1 @@
+"""Numerical and textual parts that several methods share."""

@@ -1,0 +1,170 @@
+"""Users' comparisons as padded arrays, split into what is known of a user and what is to be predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.types import F32, I32, Corpus, Histories, Queries
+from personalllm.methods.parts.features import I64, FeatureMap
+
+__all__ = ["Comparisons", "Episode", "Inputs"]
+
+Bools = npt.NDArray[np.bool_]
+
+_SMALL = 1e-9
+_BETWEEN = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a network sees of a response: its features about the mean of its prompt's responses, and that mean.
+
+    Attributes:
+        features: The linear map of embeddings.
+        offset: float32 (n_features,): the mean of the prompts' means.
+        scales: Factors of the halves: the first gets mean squared entries of 1 in the pool, the second is kept small,
+            so that a network does not learn the pool's prompts by heart.
+    """
+
+    features: FeatureMap
+    offset: F32
+    scales: tuple[float, float]
+
+    @classmethod
+    def fit(cls, embedder: TextEmbedder, pool: Histories, n_features: int) -> Self:
+        """Fit the features and the scales on the texts of the pool."""
+        features = FeatureMap.fit(embedder, pool, n_features)
+        plain = cls(features, np.zeros(features.n_features, dtype=np.float32), (1.0, 1.0))
+        table, _ = plain.of(embedder, pool.corpus, pool.prompt)
+        if table.size == 0:
+            return plain
+        n = features.n_features
+        means = table[:, 0, n:].astype(np.float64)
+        offset = means.mean(axis=0)
+        within = float(np.square(table[:, :, :n], dtype=np.float64).mean())
+        between = float(np.square(means - offset).mean())
+        least = _SMALL * max(within, between)
+        scales = tuple(float(1 / np.sqrt(value)) if value > least else 0.0 for value in (within, between))
+        return cls(features, offset.astype(np.float32), (scales[0], _BETWEEN * scales[1]))
+
+    @property
+    def width(self) -> int:
+        """Length of an input: twice the number of features."""
+        return 2 * self.features.n_features
+
+    def of(self, embedder: TextEmbedder, corpus: Corpus, prompts: I32) -> tuple[F32, I64]:
+        """Return the inputs of all responses of the prompts.
+
+        Returns:
+            float32 (n_distinct_prompts, n_responses, width), and int64 (n,): the place of each prompt among them.
+        """
+        queries = Queries(corpus, 1, np.zeros(len(prompts), dtype=np.int32), prompts)
+        table, place = self.features.candidates(embedder, queries)
+        mean = table.mean(axis=1, keepdims=True) if table.size else table[:, :1]
+        halves = (table - mean) * self.scales[0], np.broadcast_to((mean - self.offset) * self.scales[1], table.shape)
+        return np.concatenate(halves, axis=2, dtype=np.float32), place
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """What is known of some users, and what is to be predicted for them.
+
+    Attributes:
+        user: int64 (n_users,).
+        known: float32 (n_users, n_known, 2, width): the inputs of chosen and rejected response; padded.
+        is_known: bool (n_users, n_known): which of them are there.
+        asked: float32 (n_users, n_asked, 2, width); padded.
+        is_asked: bool (n_users, n_asked).
+    """
+
+    user: I64
+    known: F32
+    is_known: Bools
+    asked: F32
+    is_asked: Bools
+
+
+@dataclass(frozen=True, eq=False)
+class Comparisons:
+    """Comparisons in a network's inputs, grouped by user.
+
+    Attributes:
+        inputs: float32 (n_distinct, width), of the responses.
+        sides: int64 (n, 2), rows of `inputs`: chosen, rejected.
+        prompt: int32 (n,), rows of the corpus.
+        user: int32 (n,), ascending.
+        n_users: Number of users, those without a comparison included.
+    """
+
+    inputs: F32
+    sides: I64
+    prompt: I32
+    user: I32
+    n_users: int
+
+    @classmethod
+    def of(cls, inputs: Inputs, embedder: TextEmbedder, histories: Histories) -> Self:
+        """Return the comparisons of the histories."""
+        table, place = inputs.of(embedder, histories.corpus, histories.prompt)
+        width = max(1, table.shape[1])
+        sides = place[:, None] * width + np.column_stack([histories.chosen, histories.rejected])
+        rows = table.reshape(-1, inputs.width)
+        return cls(rows, sides.astype(np.int64), histories.prompt, histories.user, histories.n_users)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def offsets(self) -> I64:
+        """int64 (n_users + 1,): the rows of user u are `offsets[u]:offsets[u + 1]`."""
+        return np.searchsorted(self.user, np.arange(self.n_users + 1)).astype(np.int64)
+
+    @property
+    def counts(self) -> I64:
+        """int64 (n_users,): comparisons of each user."""
+        return np.diff(self.offsets)
+
+    def where(self, keep: Bools) -> Comparisons:
+        """Return the comparisons that are kept; users keep their numbers."""
+        return Comparisons(self.inputs, self.sides[keep], self.prompt[keep], self.user[keep], self.n_users)
+
+    def _take(self, rows: I64) -> F32:
+        if len(self) == 0:
+            return np.zeros((*rows.shape, 2, self.inputs.shape[1]), dtype=np.float32)
+        return self.inputs[self.sides[np.minimum(rows, len(self) - 1)]]
+
+    def first(self, users: I64, width: int) -> tuple[F32, Bools]:
+        """Return the first `width` comparisons of users.
+
+        Returns:
+            float32 (n_users, width, 2, input width), padded; and bool (n_users, width): which are there.
+        """
+        places = np.arange(width)
+        sides = self._take(self.offsets[users][:, None] + places)
+        return sides, places < self.counts[users][:, None]
+
+    def drawn(self, users: I64, n_known: int, n_asked: int, rng: np.random.Generator) -> Episode:
+        """Split the comparisons of each user at random: at most `n_known` are known, at least one is asked.
+
+        Args:
+            users: int64 (n,), each with a comparison.
+            n_known: Most comparisons that are known.
+            n_asked: Most comparisons that are asked.
+            rng: Draws the order of each user's comparisons.
+        """
+        counts = self.counts[users][:, None]
+        most = int(counts.max())
+        draws = rng.random((len(users), most))
+        draws[np.arange(most) >= counts] = 2.0
+        rows = self.offsets[users][:, None] + draws.argsort(axis=1, kind="stable")
+        n_first = np.minimum(n_known, counts - 1)
+        known = rows[:, : min(n_known, most)]
+        places = n_first + np.arange(min(n_asked, most))
+        asked = np.take_along_axis(rows, np.minimum(places, most - 1), axis=1)
+        is_known = np.arange(known.shape[1]) < n_first
+        return Episode(users, self._take(known), is_known, self._take(asked), places < counts)

@@ -1,0 +1,216 @@
+"""Features of responses for linear learners: principal components of the embedding within prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from personalllm.core.protocols import TextEmbedder
+from personalllm.core.types import F32, I32, Corpus, Histories, Queries
+
+__all__ = ["FeatureMap", "Pairs", "spread_within", "text_blocks", "used_responses"]
+
+F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
+
+_TEXT_BLOCK = 4_096
+_SMALL = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Comparisons in feature space, grouped by user.
+
+    Attributes:
+        vectors: float32 (n_distinct, n_features), the features of the distinct responses.
+        chosen: int64 (n,), rows of `vectors`.
+        rejected: int64 (n,), rows of `vectors`.
+        user: int32 (n,), ascending.
+        prompt: int32 (n,), rows of the corpus.
+        offsets: int64 (n_users + 1,): the rows of user u are `offsets[u]:offsets[u + 1]`.
+    """
+
+    vectors: F32
+    chosen: I64
+    rejected: I64
+    user: I32
+    prompt: I32
+    offsets: I64
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def n_users(self) -> int:
+        """Number of users, those without a comparison included."""
+        return len(self.offsets) - 1
+
+    @property
+    def n_features(self) -> int:
+        """Length of a vector."""
+        return int(self.vectors.shape[1])
+
+    @property
+    def counts(self) -> I64:
+        """int64 (n_users,): comparisons of each user."""
+        return np.diff(self.offsets)
+
+    def differences(self, start: int = 0, stop: int | None = None) -> F32:
+        """Return features of the chosen minus those of the rejected response, float32 (stop - start, n_features)."""
+        rows = slice(start, stop)
+        return np.asarray(self.vectors[self.chosen[rows]] - self.vectors[self.rejected[rows]])
+
+    def of_users(self, users: npt.NDArray[np.integer[Any]]) -> Pairs:
+        """Return the comparisons of these users, who are numbered from 0 in the order given."""
+        counts = self.counts[users]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        user = np.repeat(np.arange(len(users)), counts)
+        rows = np.arange(len(user)) - offsets[user] + self.offsets[users][user]
+        return self._rows(rows, user.astype(np.int32), offsets)
+
+    def first(self, n: int) -> Pairs:
+        """Return the first n comparisons of each user."""
+        rows = np.flatnonzero(np.arange(len(self)) - self.offsets[self.user] < n)
+        offsets = np.concatenate([[0], np.cumsum(np.minimum(self.counts, n))]).astype(np.int64)
+        return self._rows(rows, self.user[rows], offsets)
+
+    def where(self, kept: npt.NDArray[np.bool_]) -> Pairs:
+        """Return the comparisons for which `kept`, (n,), is true, of the same users."""
+        offsets = np.concatenate([[0], np.cumsum(kept)])[self.offsets].astype(np.int64)
+        return self._rows(np.flatnonzero(kept), self.user[kept], offsets)
+
+    def _rows(self, rows: I64, user: I32, offsets: I64) -> Pairs:
+        return Pairs(self.vectors, self.chosen[rows], self.rejected[rows], user, self.prompt[rows], offsets)
+
+
+def text_blocks(corpus: Corpus, keys: I64) -> Iterator[tuple[slice, list[str]]]:
+    """Yield places among the ascending `keys` (prompt * n_responses + column) and texts, whole prompts at a time."""
+    width = max(1, corpus.n_responses)
+    start = 0
+    while start < len(keys):
+        stop = min(start + _TEXT_BLOCK, len(keys))
+        if stop < len(keys):
+            stop = int(np.searchsorted(keys, keys[stop] // width * width))
+            if stop <= start:
+                stop = int(np.searchsorted(keys, (keys[start] // width + 1) * width))
+        texts: list[str] = []
+        prompt, row = -1, []
+        for key in keys[start:stop].tolist():
+            if key // width != prompt:
+                prompt = key // width
+                row = list(corpus.responses[prompt])
+            texts.append(row[key % width])
+        yield slice(start, stop), texts
+        start = stop
+
+
+def used_responses(histories: Histories) -> tuple[I64, I64]:
+    """Return the distinct responses of the histories as keys, ascending, and their places, (2, n)."""
+    width = max(1, histories.corpus.n_responses)
+    base = histories.prompt.astype(np.int64) * width
+    keys = np.concatenate([base + histories.chosen, base + histories.rejected])
+    distinct, place = np.unique(keys, return_inverse=True)
+    return distinct, place.reshape(2, -1).astype(np.int64)
+
+
+def spread_within(blocks: Iterable[tuple[I64, npt.NDArray[np.floating[Any]]]], width: int) -> F64:
+    """Return the mean over prompts of the mean outer product of the difference of two of its responses.
+
+    Args:
+        blocks: Prompts, int64 (n,), ascending, and values, (n, width), whole prompts at a time.
+        width: Number of values of a response.
+
+    Returns:
+        float64 (width, width).
+    """
+    total, n_prompts = np.zeros((width, width)), 0
+    for prompts, values in blocks:
+        first = np.flatnonzero(np.diff(prompts, prepend=-1))
+        sizes = np.diff(first, append=len(prompts))
+        means = np.add.reduceat(values.astype(np.float64), first, axis=0) / sizes[:, None]
+        share = np.sqrt(2.0 / np.maximum(1, sizes - 1))
+        centred = (values - np.repeat(means, sizes, axis=0)) * np.repeat(share, sizes)[:, None]
+        total += centred.T @ centred
+        n_prompts += int((sizes > 1).sum())
+    return total / max(1, n_prompts)
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    r"""A linear map of embeddings to features: the leading principal components of responses within prompts.
+
+    The components are the eigenvectors of $E[(e_a - e_b)(e_a - e_b)^\\top]$, a and b two responses of a prompt, by
+    falling eigenvalue and with their largest entry positive; directions in which nothing varies are left at zero. All
+    features are scaled by one number, so that a difference has mean squared norm 1.
+
+    Attributes:
+        components: float32 (dim, n_features), the scale included.
+    """
+
+    components: F32
+
+    @classmethod
+    def fit(cls, embedder: TextEmbedder, histories: Histories, n_features: int | None = None) -> Self:
+        """Fit the map on the texts of the histories, each distinct response once.
+
+        Args:
+            embedder: Embeds the responses.
+            histories: Whose responses to look at; without any, the first axes of the embedding are the features.
+            n_features: Most components; None for all.
+        """
+        dim = embedder.dim
+        n = dim if n_features is None else min(n_features, dim)
+        corpus = histories.corpus
+        keys, _ = used_responses(histories)
+        blocks = (
+            (keys[block] // corpus.n_responses, embedder.embed(texts)) for block, texts in text_blocks(corpus, keys)
+        )
+        values, vectors = np.linalg.eigh(spread_within(blocks, dim))
+        values, vectors = values[::-1][:n], vectors[:, ::-1][:, :n]
+        if not values[0] > 0:
+            return cls(np.eye(dim, n, dtype=np.float32))
+        vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(n)])
+        kept = values > _SMALL * values[0]
+        scaled = np.where(kept, vectors, 0.0) / np.sqrt(values[kept].sum())
+        return cls(np.ascontiguousarray(scaled, dtype=np.float32))
+
+    @property
+    def n_features(self) -> int:
+        """Number of features."""
+        return int(self.components.shape[1])
+
+    def of_keys(self, embedder: TextEmbedder, corpus: Corpus, keys: I64) -> F32:
+        """Return the features of distinct responses, float32 (n, n_features); keys are prompt * n_responses + column.
+
+        Args:
+            embedder: The one that the map was fitted with.
+            corpus: Where the keys point.
+            keys: int64 (n,), ascending.
+        """
+        result = np.empty((len(keys), self.n_features), dtype=np.float32)
+        for block, texts in text_blocks(corpus, keys):
+            result[block] = embedder.embed(texts) @ self.components
+        return result
+
+    def pairs(self, embedder: TextEmbedder, histories: Histories) -> Pairs:
+        """Return the comparisons of the histories in feature space."""
+        keys, place = used_responses(histories)
+        vectors = self.of_keys(embedder, histories.corpus, keys)
+        return Pairs(vectors, place[0], place[1], histories.user, histories.prompt, histories.offsets)
+
+    def candidates(self, embedder: TextEmbedder, queries: Queries) -> tuple[F32, I64]:
+        """Return the features of all responses of the prompts that are asked.
+
+        Returns:
+            float32 (n_distinct_prompts, n_responses, n_features), prompts ascending, and int64 (n_queries,): the place
+            of each query's prompt among them.
+        """
+        width = queries.corpus.n_responses
+        asked, place = np.unique(queries.prompt, return_inverse=True)
+        keys = (asked.astype(np.int64)[:, None] * width + np.arange(width)).ravel()
+        features = self.of_keys(embedder, queries.corpus, keys)
+        return features.reshape(len(asked), width, self.n_features), place.ravel().astype(np.int64)

@@ -1,0 +1,144 @@
+"""What learners of a linear utility share: features, weights of users, and scores of candidates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from personalllm.core.errors import ParameterError
+from personalllm.core.types import F32, Histories, Queries
+from personalllm.methods.base import Method, Need
+from personalllm.methods.parts.features import F64, I64, FeatureMap, Pairs
+
+__all__ = ["LinearLearner", "check_above_zero", "moderated_margins", "moderated_scores", "score_queries"]
+
+_QUERY_BLOCK = 8_192
+_NUMBERS = 8_000_000
+
+
+def score_queries(weights: npt.NDArray[np.floating[Any]], candidates: F32, place: I64, user: npt.ArrayLike) -> F32:
+    """Return each candidate's features times the weights of the user who asks, float32 (n_queries, n_responses).
+
+    Args:
+        weights: (n_users, n_features), or (1, n_features) for one vector that serves everybody.
+        candidates: float32 (n_distinct_prompts, n_responses, n_features).
+        place: int64 (n_queries,), the prompt of each query among the candidates.
+        user: Integers (n_queries,).
+    """
+    who = np.asarray(user) if len(weights) > 1 else np.zeros(len(place), dtype=np.int64)
+    result = np.empty((len(place), candidates.shape[1]), dtype=np.float32)
+    for start in range(0, len(place), _QUERY_BLOCK):
+        rows = slice(start, start + _QUERY_BLOCK)
+        chosen = weights[who[rows]].astype(np.float64)[:, :, None]
+        result[rows] = (candidates[place[rows]].astype(np.float64) @ chosen)[:, :, 0]
+    return result
+
+
+def moderated_scores(mean: F64, covariance: F32, candidates: F32, place: I64, user: npt.ArrayLike) -> F32:
+    r"""Return posterior-predictive scores, float32 (n_queries, n_responses): the logit is drawn in by its variance.
+
+    With $\mu_{ab} = m \cdot (x_a - x_b)$ and $s_{ab}^2 = (x_a - x_b)^\top V (x_a - x_b)$ the predictive log-odds are
+    about $\mu_{ab} / \sqrt{1 + \pi s_{ab}^2 / 8}$. Scores are differences that come nearest to them in least squares:
+    $s_a = \frac{1}{n} \sum_b \mu_{ab} / \sqrt{1 + \pi s_{ab}^2 / 8}$.
+
+    Args:
+        mean: float64 (n_users, n_features).
+        covariance: float32 (n_users, n_features, n_features).
+        candidates: As in `score_queries`.
+        place: As in `score_queries`.
+        user: As in `score_queries`.
+    """
+    who = np.asarray(user)
+    result = np.empty((len(place), candidates.shape[1]), dtype=np.float32)
+    step = max(1, _NUMBERS // max(1, mean.shape[1] ** 2))
+    for start in range(0, len(place), step):
+        rows = slice(start, start + step)
+        x = candidates[place[rows]]
+        logits = (x.astype(np.float64) @ mean[who[rows]][:, :, None])[:, :, 0]
+        inner = ((x @ covariance[who[rows]]) @ x.transpose(0, 2, 1)).astype(np.float64)
+        own = np.diagonal(inner, axis1=1, axis2=2)
+        variance = np.maximum(0.0, own[:, :, None] + own[:, None, :] - 2.0 * inner)
+        apart = logits[:, :, None] - logits[:, None, :]
+        result[rows] = (apart / np.sqrt(1.0 + np.pi / 8.0 * variance)).mean(axis=2)
+    return result
+
+
+def moderated_margins(mean: F64, covariance: npt.NDArray[np.floating[Any]], pairs: Pairs) -> F64:
+    """Return the moderated log-odds of the comparisons that users made, float64 (n,), as `moderated_scores` does."""
+    result = np.empty(len(pairs))
+    step = max(1, _NUMBERS // max(1, mean.shape[1] ** 2))
+    for start in range(0, len(pairs), step):
+        d, user = pairs.differences(start, start + step), pairs.user[start : start + step]
+        logits = (d * mean[user]).sum(axis=1)
+        variance = ((d[:, None, :] @ covariance[user])[:, 0] * d).sum(axis=1)
+        result[start : start + step] = logits / np.sqrt(1.0 + np.pi / 8.0 * variance)
+    return result
+
+
+def check_above_zero(method: Method, *names: str) -> None:
+    """Raise `ParameterError` unless the named parameters are finite numbers > 0 (for `__post_init__`)."""
+    for name in names:
+        value = getattr(method, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and 0 < value < math.inf):
+            raise ParameterError(name, "a finite number > 0", value)
+
+
+@dataclass
+class LinearLearner(Method):
+    """Base of the learners whose utility is linear in the features of a response: u = w . x.
+
+    A learner implements `learn` (from the pool) and `user_weights` (of the target users). Differences of utilities are
+    log-odds. It handles a pool without comparisons and users without comparisons.
+
+    Args:
+        n_features: Principal components of the embedding, >= 1.
+
+    Class attributes:
+        objective: What is maximised or minimised, in one sentence (for the card).
+        fitted_per_user: What is fitted for a new user, in one sentence.
+        cost: What that costs, in one sentence.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"embedder"})
+    log_odds: ClassVar[bool] = True
+    objective: ClassVar[str] = ""
+    fitted_per_user: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
+
+    n_features: int = 64
+
+    def __post_init__(self) -> None:
+        self.check_positive("n_features")
+
+    def make_features(self, pool: Histories) -> FeatureMap:
+        """Return the features, fitted on the texts of the pool."""
+        return FeatureMap.fit(self.embedder, pool, self.n_features)
+
+    def learn(self, pairs: Pairs) -> None:
+        """Learn what users share from the comparisons of the pool; keep it in attributes that end in an underscore."""
+        raise NotImplementedError
+
+    def user_weights(self, pairs: Pairs) -> F32:
+        """Return the weights of the target users, float32 (n_users, n_features), from their comparisons."""
+        raise NotImplementedError
+
+    def fit(self, pool: Histories) -> Self:
+        """Fit the features on the texts of the pool, then learn from its comparisons."""
+        self.features_ = self.make_features(pool)
+        self.learn(self.features_.pairs(self.embedder, pool))
+        return self
+
+    def adapt(self, histories: Histories) -> Self:
+        """Fit the weights of the target users."""
+        self.user_weights_ = self.user_weights(self.features_.pairs(self.embedder, histories))
+        return self
+
+    def utilities(self, queries: Queries) -> F32:
+        """Return utilities, float32 (n_queries, n_responses); their differences are log-odds."""
+        candidates, place = self.features_.candidates(self.embedder, queries)
+        return score_queries(self.user_weights_, candidates, place, queries.user)

@@ -1,0 +1,179 @@
+r"""Low-rank utilities: $u = w_u^\top B^\top x$ with a basis B that users share and few weights $w_u$ for each user."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from personalllm.methods.parts.features import F64, Pairs
+from personalllm.methods.parts.logistic import (
+    best_ridge,
+    log_sigmoid,
+    newton_map,
+    newton_pooled,
+    padded_blocks,
+    sigmoid,
+)
+
+__all__ = ["as_one_user", "fit_basis", "in_basis", "simplex_map", "some_users", "start_points", "start_weights"]
+
+_MOST_COMPARISONS = 200_000
+_CG_STEPS = 25
+_HALVINGS = 12
+_INSIDE = 0.95
+
+
+def some_users(pairs: Pairs, n_users: int) -> Pairs:
+    """Return at most n_users of those with comparisons, evenly spread, and at most 200,000 comparisons of theirs."""
+    users = np.flatnonzero(pairs.counts)
+    spread = np.linspace(0, len(users) - 1, min(len(users), n_users)).astype(np.int64)
+    some = pairs.of_users(users[spread])
+    return some.first(max(1, _MOST_COMPARISONS // max(1, some.n_users)))
+
+
+def as_one_user(pairs: Pairs) -> Pairs:
+    """Return the comparisons as if one user had made them all."""
+    user, offsets = np.zeros_like(pairs.user), np.array([0, len(pairs)], dtype=np.int64)
+    return Pairs(pairs.vectors, pairs.chosen, pairs.rejected, user, pairs.prompt, offsets)
+
+
+def in_basis(pairs: Pairs, basis: F64) -> Pairs:
+    """Return the comparisons with the features B^T x, basis float64 (n_features, rank)."""
+    vectors = (pairs.vectors @ basis).astype(np.float32)
+    return Pairs(vectors, pairs.chosen, pairs.rejected, pairs.user, pairs.prompt, pairs.offsets)
+
+
+def start_weights(pairs: Pairs) -> F64:
+    """Return each user's weights on the features, shrunk towards the pooled ones, float64 (n_users, n_features)."""
+    shared = newton_pooled(pairs, 1.0)
+    return newton_map(pairs, shared, best_ridge(pairs, shared)).mean
+
+
+def start_points(weights: F64, rank: int) -> F64:
+    """Return `rank` extreme points of the users' weights, float64 (n_features, rank).
+
+    Successive projection: in the subspace of the leading rank - 1 principal components, take the point farthest from
+    the affine hull of those taken so far, beginning with the one farthest from the mean.
+    """
+    centre = weights.mean(axis=0)
+    _, _, axes = np.linalg.svd(weights - centre, full_matrices=False)
+    axes = axes[: max(1, rank - 1)]
+    places = (weights - centre) @ axes.T
+    left = places.copy()
+    taken: list[int] = []
+    for i in range(rank):
+        taken.append(int((left**2).sum(axis=1).argmax()))
+        if i == 0:
+            left = places - places[taken[0]]
+            continue
+        direction = left[taken[-1]] / max(1e-12, float(np.linalg.norm(left[taken[-1]])))
+        left = left - np.outer(left @ direction, direction)
+    return np.asarray((centre + places[taken] @ axes).T)
+
+
+def fit_basis(pairs: Pairs, weights: F64, basis: F64, ridge: float, steps: int = 4) -> F64:
+    r"""Raise $\sum_i \log\sigma(d_i^\top B w_{u(i)}) - \rho |B|^2 / 2$ over B by truncated Newton steps.
+
+    Args:
+        pairs: The comparisons.
+        weights: float64 (n_users, rank), held fixed.
+        basis: Where to start, float64 (n_features, rank).
+        ridge: rho.
+        steps: Newton steps, each solved by at most 25 steps of conjugate gradients.
+    """
+    x = pairs.differences().astype(np.float64)
+    w = weights[pairs.user]
+    logits = ((x @ basis) * w).sum(axis=1)
+    value = float(log_sigmoid(logits).sum()) - 0.5 * ridge * float((basis**2).sum())
+    for _ in range(steps):
+        p = sigmoid(logits)
+        gradient = x.T @ (w * (1.0 - p)[:, None]) - ridge * basis
+        step, along = _conjugate_gradients(x, w, p * (1.0 - p), gradient, ridge)
+        size = 1.0
+        for _ in range(_HALVINGS):
+            new, new_logits = basis + size * step, logits + size * along
+            there = float(log_sigmoid(new_logits).sum()) - 0.5 * ridge * float((new**2).sum())
+            if there >= value:
+                break
+            size *= 0.5
+        else:
+            break
+        gain, basis, logits, value = there - value, new, new_logits, there
+        if gain <= 1e-6 * abs(value):
+            break
+    return basis
+
+
+def _conjugate_gradients(x: F64, w: F64, curvature: F64, gradient: F64, ridge: float) -> tuple[F64, F64]:
+    """Solve H S = gradient roughly; return S and the change of the logits along it."""
+    step, along = np.zeros_like(gradient), np.zeros(len(x))
+    residual = gradient.copy()
+    direction = residual.copy()
+    size = float((residual**2).sum())
+    goal = 1e-4 * size
+    for _ in range(_CG_STEPS):
+        if size <= goal or size == 0.0:
+            break
+        change = ((x @ direction) * w).sum(axis=1)
+        product = x.T @ (w * (curvature * change)[:, None]) + ridge * direction
+        rate = size / float((direction * product).sum())
+        step += rate * direction
+        along += rate * change
+        residual -= rate * product
+        new = float((residual**2).sum())
+        direction = residual + (new / size) * direction
+        size = new
+    return step, along
+
+
+def simplex_map(pairs: Pairs, prior: npt.NDArray[np.float64], *, max_steps: int = 60) -> F64:
+    r"""Fit each user's weights on the simplex: $\arg\max_w \sum_i \log\sigma(w \cdot d_i) + \sum_j c_j \log w_j$.
+
+    The second term is a Dirichlet prior with parameters 1 + c. Newton steps under the constraint that the weights sum
+    to 1, cut so that all stay positive.
+
+    Args:
+        pairs: The comparisons, features in the basis.
+        prior: c, float64 (rank,), > 0.
+        max_steps: Most Newton steps.
+
+    Returns:
+        float64 (n_users, rank), rows sum to 1; c / sum(c) for a user without comparisons.
+    """
+    weights = np.tile(prior / prior.sum(), (pairs.n_users, 1))
+    for users, x, there in padded_blocks(pairs):
+        weights[users] = _climb_simplex(x, there, prior, weights[users], max_steps)
+    return weights
+
+
+def _climb_simplex(x: F64, there: F64, prior: F64, w: F64, max_steps: int) -> F64:
+    n, rank = w.shape
+    transposed = x.transpose(0, 2, 1)
+
+    def value(w: F64) -> F64:
+        logits = (x @ w[:, :, None])[:, :, 0]
+        return np.asarray((there * log_sigmoid(logits)).sum(axis=1) + (prior * np.log(w)).sum(axis=1))
+
+    now = value(w)
+    for _ in range(max_steps):
+        p = sigmoid((x @ w[:, :, None])[:, :, 0])
+        gradient = (transposed @ (there * (1.0 - p))[:, :, None])[:, :, 0] + prior / w
+        hessian = transposed @ ((there * p * (1.0 - p))[:, :, None] * x)
+        hessian[:, np.arange(rank), np.arange(rank)] += prior / w**2
+        solved = np.linalg.solve(hessian, np.stack([gradient, np.ones_like(w)], axis=2))
+        step = solved[:, :, 0] - solved[:, :, 1] * (solved[:, :, 0].sum(axis=1) / solved[:, :, 1].sum(axis=1))[:, None]
+        room = np.where(step < 0, w / np.maximum(-step, 1e-300), np.inf).min(axis=1)
+        size = np.minimum(1.0, _INSIDE * room)
+        gain = np.zeros(n)
+        for _ in range(_HALVINGS):
+            new = w + size[:, None] * step
+            gain = value(new) - now
+            if not (gain < 0).any():
+                break
+            size = np.where(gain < 0, 0.5 * size, size)
+        new = np.where((gain >= 0)[:, None], new, w)
+        now = np.where(gain >= 0, now + gain, now)
+        w = new
+        if np.all(gain <= 1e-8 * (1.0 + np.abs(now))):
+            break
+    return np.asarray(w / w.sum(axis=1, keepdims=True))

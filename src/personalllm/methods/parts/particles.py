@@ -1,0 +1,80 @@
+"""A posterior over a finite set of tastes: which of them a user's comparisons speak for, and how these would vote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from personalllm.core.types import F32
+from personalllm.methods.parts.features import F64, I64, Pairs
+
+__all__ = ["log_likelihoods", "posterior", "vote"]
+
+_NUMBERS = 4_000_000
+_LEAST = 1e-4
+
+
+def log_likelihoods(pairs: Pairs, tastes: npt.NDArray[np.floating[Any]]) -> F64:
+    r"""Return $\sum_i \log \sigma(w_p \cdot d_i)$ over each user's comparisons, float64 (n_users, n_tastes).
+
+    Args:
+        pairs: The comparisons.
+        tastes: (n_tastes, n_features), the weights $w_p$.
+    """
+    result = np.zeros((pairs.n_users, len(tastes)))
+    weights = tastes.astype(np.float32).T
+    counts, step = pairs.counts, max(1, _NUMBERS // max(1, len(tastes)))
+    users = np.flatnonzero(counts)
+    start = 0
+    while start < len(users):
+        first = pairs.offsets[users[start]]
+        stop = max(start + 1, int(np.searchsorted(pairs.offsets[users + 1], first + step, side="right")))
+        block = users[start:stop]
+        logits = pairs.differences(int(first), int(pairs.offsets[block[-1] + 1])) @ weights
+        losses = np.maximum(-logits, 0) + np.log1p(np.exp(-np.abs(logits)))
+        result[block] = -np.add.reduceat(losses.astype(np.float64), pairs.offsets[block] - first, axis=0)
+        start = stop
+    return result
+
+
+def posterior(log_prior: npt.ArrayLike, log_likelihood: F64) -> F64:
+    """Return the share of each taste, float64 (n_users, n_tastes), rows of sum 1."""
+    log = np.asarray(log_prior) + log_likelihood
+    shares = np.exp(log - log.max(axis=1, keepdims=True))
+    return np.asarray(shares / shares.sum(axis=1, keepdims=True))
+
+
+def vote(shares: F64, tastes: npt.NDArray[np.floating[Any]], candidates: F32, place: I64, user: npt.ArrayLike) -> F32:
+    r"""Return scores whose differences come nearest to the log-odds of the tastes' vote.
+
+    The vote of a pair is $P_{ab} = \sum_p \pi_p \sigma(w_p \cdot (x_a - x_b))$. Log-odds of votes need not be
+    differences of scores, so the scores are the least-squares fit over the pairs of a prompt:
+    $s_a = \frac{1}{m} \sum_b \log \frac{P_{ab}}{P_{ba}}$. Votes are kept in [0.0001, 0.9999].
+
+    Args:
+        shares: float64 (n_users, n_tastes).
+        tastes: (n_tastes, n_features).
+        candidates: float32 (n_distinct_prompts, n_responses, n_features).
+        place: int64 (n_queries,), the prompt of each query among the candidates.
+        user: Integers (n_queries,).
+
+    Returns:
+        float32 (n_queries, n_responses).
+    """
+    width = candidates.shape[1]
+    result = np.zeros((len(place), width), dtype=np.float32)
+    first, second = np.triu_indices(width, 1)
+    fold = np.zeros((len(first), width))
+    fold[np.arange(len(first)), first], fold[np.arange(len(first)), second] = 1.0 / width, -1.0 / width
+    who, weights = np.asarray(user), tastes.astype(np.float32).T
+    order = np.argsort(place, kind="stable")
+    bounds = np.searchsorted(place[order], np.arange(len(candidates) + 1))
+    for prompt, features in enumerate(candidates):
+        rows = order[bounds[prompt] : bounds[prompt + 1]]
+        utilities = features @ weights
+        votes = 0.5 + 0.5 * np.tanh(0.5 * (utilities[first] - utilities[second]).astype(np.float64))
+        won = np.clip(shares[who[rows]] @ votes.T, _LEAST, 1.0 - _LEAST)
+        result[rows] = np.log(won / (1.0 - won)) @ fold
+    return result

@@ -1,0 +1,96 @@
+"""Approximate nearest neighbours with FAISS: an inverted file, searched as widely as the wanted recall needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from personalllm.core.errors import MissingExtra
+from personalllm.core.types import F32, I32
+
+__all__ = ["RECALL", "approximate", "build", "recall", "search"]
+
+RECALL = 0.98
+
+_SEED = 1
+_SAMPLE = 64
+_POINTS = 40
+_ROUNDS = 10
+_BLOCK = 65_536
+
+
+def approximate(queries: F32, keys: F32, k: int) -> I32:
+    """Return about the k keys nearest to each query; see `nearest`, which checks the arguments."""
+    index = build(queries, keys, k)
+    return search(index, queries, keys, k)
+
+
+def build(queries: F32, keys: F32, k: int) -> Any:
+    """Return an index of the keys, or None where they are too few for one.
+
+    The keys are put into `2 sqrt(m)` lists (k-means, fixed seed, trained on 40 keys a list). The number of lists that a
+    search reads is doubled until recall@k is at least .98 on 64 of the queries, for which the exact answer is computed;
+    at worst all lists are read.
+    """
+    from personalllm.methods.parts.retrieval import nearest
+
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtra("faiss-cpu", "faiss") from error
+
+    m, dim = keys.shape
+    lists = min(int(2 * m**0.5), m // _POINTS)
+    if lists < 2 or k == 0 or len(queries) == 0:
+        return None
+    sample = np.ascontiguousarray(queries[_spread(len(queries), _SAMPLE)])
+    truth = nearest(sample, keys, k)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed, index.cp.niter = _SEED, _ROUNDS
+    index.train(np.ascontiguousarray(keys[_spread(m, lists * _POINTS)]))
+    for start in range(0, m, _BLOCK):
+        index.add(np.ascontiguousarray(keys[start : start + _BLOCK]))
+    index.nprobe = min(4, lists)
+    while index.nprobe < lists and recall(index.search(sample, k)[1], truth) < RECALL:
+        index.nprobe = min(2 * index.nprobe, lists)
+    return index
+
+
+def search(index: Any, queries: F32, keys: F32, k: int) -> I32:
+    """Return what the index finds, ordered by exact value, ties to the lower row; search exactly if it is None."""
+    from personalllm.methods.parts.retrieval import nearest
+
+    if index is None:
+        return nearest(queries, keys, k)
+    queries = np.ascontiguousarray(queries)
+    return _ordered(queries, keys, index.search(queries, k)[1])
+
+
+def _spread(n: int, wanted: int) -> Any:
+    """Return at most `wanted` of n rows at equal distances."""
+    return np.unique(np.linspace(0, n - 1, min(n, wanted)).astype(np.int64))
+
+
+def recall(found: Any, truth: I32) -> float:
+    """Return the share of the true neighbours that were found."""
+    hits = (found[:, :, None] == truth[:, None, :]).any(axis=1)
+    return float(hits.mean())
+
+
+def _ordered(queries: F32, keys: F32, found: Any) -> I32:
+    """Order rows by exact value; queries for which the lists held too few rows are searched exactly."""
+    from personalllm.methods.parts.retrieval import nearest
+    from personalllm.methods.parts.retrieval_kernels import reorder
+
+    result = np.zeros(found.shape, dtype=np.int32)
+    few = (found < 0).any(axis=1)
+    full = np.flatnonzero(~few)
+    picked = found[full]
+    for start in range(0, len(full), _SAMPLE):
+        rows = picked[start : start + _SAMPLE]
+        distinct, place = np.unique(rows, return_inverse=True)
+        reorder(queries[full[start : start + _SAMPLE]], keys[distinct], distinct, place.reshape(rows.shape), rows)
+    result[full] = picked
+    result[few] = nearest(queries[few], keys, found.shape[1])
+    return result

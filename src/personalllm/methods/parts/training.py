@@ -1,0 +1,225 @@
+"""Training of a neural learner on the pool's users, and what the training is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from personalllm.core.seeding import generator
+from personalllm.core.types import F32
+from personalllm.methods.parts.episodes import Comparisons, Episode
+from personalllm.methods.parts.features import F64, I64
+
+if TYPE_CHECKING:
+    from personalllm.methods.parts.neural import NeuralLearner
+
+__all__ = ["JUDGED", "Split", "Task", "Tensor", "trained"]
+
+Tensor: TypeAlias = Any
+
+JUDGED = (0, 4, 16, 64)
+"""Numbers of comparisons after which the training is judged."""
+
+_KNOWN = (0, 1, 2, 4, 8, 16, 32, 64)
+_USERS_PER_STEP = 64
+_ASKED_PER_STEP = 16
+_JUDGES = 256
+_FEWEST_JUDGED = 30
+_STEPS_PER_LOOK = 50
+_PATIENCE = 3
+_SLOWER = 0.3
+_SLOWEST = 0.05
+_LAST_STEPS = 200
+_SHORT = 10
+_AVERAGING = 0.98
+_EPSILON = 1e-6
+_LEAST_GAIN = 1e-5
+_FACTORS = (0.05, 1.5)
+_DRAWN_TO_ONE = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """An `Episode` as tensors."""
+
+    user: Tensor
+    known: Tensor
+    is_known: Tensor
+    asked: Tensor
+    is_asked: Tensor
+
+    @classmethod
+    def of(cls, torch: Any, episode: Episode) -> Self:
+        """Return an episode as tensors."""
+        return cls(
+            torch.from_numpy(episode.user),
+            torch.from_numpy(episode.known),
+            torch.from_numpy(episode.is_known),
+            torch.from_numpy(episode.asked),
+            torch.from_numpy(episode.is_asked),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """What a learner is trained on, and what the training is judged by: other prompts, and first of all other users.
+
+    Attributes:
+        train: Comparisons of the prompts and users that are not set aside.
+        users: int64 (n,): users with a comparison in `train`.
+        known: Comparisons of all users, of the prompts that are not set aside.
+        asked: Comparisons of all users, of the prompts that are.
+        judges: int64 (n_judges,): users who are asked; those who are not trained on come first.
+    """
+
+    train: Comparisons
+    users: I64
+    known: Comparisons
+    asked: Comparisons
+    judges: I64
+
+    @classmethod
+    def of(cls, pairs: Comparisons, rng: np.random.Generator) -> Self:
+        """Set prompts and users aside at random."""
+        prompts = np.unique(pairs.prompt)
+        asked = np.isin(pairs.prompt, rng.permutation(prompts)[: len(prompts) // 7])
+        order = rng.permutation(pairs.n_users)
+        held = order[: min(_JUDGES, pairs.n_users // 8)]
+        train = pairs.where(~asked & ~np.isin(pairs.user, held))
+        judges = order[pairs.where(asked).counts[order] > 0][:_JUDGES]
+        return cls(train, np.flatnonzero(train.counts), pairs.where(~asked), pairs.where(asked), judges)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there is enough to judge by."""
+        return len(self.users) > 0 and int(self.asked.counts[self.judges].sum()) >= _FEWEST_JUDGED
+
+    def margins(self, learner: NeuralLearner, torch: Any, weights: Mapping[str, F32 | Tensor]) -> list[F64]:
+        """Return the log-odds of what the judges chose, (n,), after each number of comparisons."""
+        given = {name: torch.as_tensor(value) for name, value in weights.items()}
+        found = []
+        with torch.no_grad():
+            for exam in self.exams:
+                task = Task.of(torch, exam)
+                state = learner.infer(torch, given, task.known, task.is_known)
+                u = learner.utility(torch, given, state, task.asked)
+                found.append((u[..., 0] - u[..., 1])[task.is_asked].double().numpy())
+        return found
+
+    def judged(self, learner: NeuralLearner, torch: Any, weights: Mapping[str, F32 | Tensor]) -> float:
+        """Return the log-loss of what the judges are asked, the mean over numbers of comparisons."""
+        return float(np.mean([np.logaddexp(0, -m).mean() for m in self.margins(learner, torch, weights)]))
+
+    @cached_property
+    def exams(self) -> list[Episode]:
+        """Return what the judges are asked after each number of comparisons."""
+        asked, is_asked = self.asked.first(self.judges, _ASKED_PER_STEP)
+        episodes = []
+        for k in JUDGED:
+            known, is_known = self.known.first(self.judges, k)
+            episodes.append(Episode(self.judges, known, is_known, asked, is_asked))
+        return episodes
+
+
+class _Run:
+    """One training: the weights as they move, their average over the last steps, and the best average so far."""
+
+    def __init__(self, learner: NeuralLearner, torch: Any, start: dict[str, F32], rng: np.random.Generator) -> None:
+        self.learner, self.torch, self.rng = learner, torch, rng
+        self.weights = {name: torch.from_numpy(value.copy()).requires_grad_() for name, value in start.items()}
+        self.mean = {name: torch.from_numpy(value.copy()) for name, value in start.items()}
+        self.step, self.rate = 0, learner.learning_rate
+        self.optimiser = torch.optim.AdamW(
+            [
+                {"params": [w for w in self.weights.values() if w.ndim > 1], "weight_decay": learner.weight_decay},
+                {"params": [w for w in self.weights.values() if w.ndim <= 1], "weight_decay": 0.0},
+            ],
+            eps=_EPSILON,
+        )
+
+    def steps(self, pairs: Comparisons, users: I64, n_steps: int) -> None:
+        """Take steps on the comparisons of users drawn at random."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate
+        for _ in range(n_steps):
+            n_known = _KNOWN[int(self.rng.integers(len(_KNOWN)))]
+            drawn = self.rng.choice(users, min(_USERS_PER_STEP, len(users)), replace=False)
+            episode = Task.of(self.torch, pairs.drawn(drawn, n_known, _ASKED_PER_STEP, self.rng))
+            self.optimiser.zero_grad()
+            self.learner.loss(self.torch, self.weights, episode, self.step / self.learner.max_steps).backward()
+            self.torch.nn.utils.clip_grad_norm_(list(self.weights.values()), 1.0)
+            self.optimiser.step()
+            self.step += 1
+            share = max(1 - _AVERAGING, 9 / (9 + self.step))
+            with self.torch.no_grad():
+                for name, w in self.weights.items():
+                    self.mean[name].lerp_(w, share)
+
+    def judged(self, split: Split) -> float:
+        """Return the log-loss of what the judges are asked, by the averaged weights."""
+        return split.judged(self.learner, self.torch, self.mean)
+
+    def arrays(self) -> dict[str, F32]:
+        """Return the averaged weights."""
+        return {name: w.numpy().copy() for name, w in self.mean.items()}
+
+    def back_to(self, weights: dict[str, F32]) -> None:
+        """Go on from these weights."""
+        with self.torch.no_grad():
+            for name, value in weights.items():
+                self.weights[name].copy_(self.torch.from_numpy(value))
+                self.mean[name].copy_(self.torch.from_numpy(value))
+
+
+def trained(learner: NeuralLearner, torch: Any, pairs: Comparisons) -> tuple[dict[str, F32], F64]:
+    """Return the weights after training, and the factors that calibrate the log-odds after `JUDGED` comparisons.
+
+    When the judges' log-loss has not fallen for a few looks, training goes back to the best weights with smaller steps,
+    a few times; at last it takes small steps on everything, what was set aside included. A pool that is too small to
+    judge by gets few steps, and log-odds drawn in by n / (n + 30) for its n comparisons.
+    """
+    rng = generator(learner.seed, learner.id, "train")
+    split = Split.of(pairs, rng)
+    everyone = np.flatnonzero(pairs.counts)
+    if not split.is_enough:
+        split = Split(pairs, everyone, pairs, pairs, np.empty(0, dtype=np.int64))
+    start, unchanged = learner.start(split, rng), np.ones(len(JUDGED))
+    if len(everyone) == 0:
+        return start, unchanged
+    run = _Run(learner, torch, start, rng)
+    if len(split.judges) == 0:
+        run.steps(pairs, everyone, max(1, learner.max_steps // _SHORT))
+        return run.arrays(), unchanged * len(pairs) / (len(pairs) + _FEWEST_JUDGED)
+    best, lowest, waited = start, run.judged(split), 0
+    while run.step < learner.max_steps:
+        run.steps(split.train, split.users, min(_STEPS_PER_LOOK, learner.max_steps - run.step))
+        judged = run.judged(split)
+        if judged < lowest - _LEAST_GAIN:
+            best, lowest, waited = run.arrays(), judged, 0
+        else:
+            waited += 1
+        if waited == _PATIENCE:
+            waited, run.rate = 0, run.rate * _SLOWER
+            run.back_to(best)
+            if run.rate < learner.learning_rate * _SLOWEST:
+                break
+    best = learner.finish(torch, best, split)
+    factors = [_calibrated(margins) for margins in split.margins(learner, torch, best)]
+    run.back_to(best)
+    run.rate = learner.learning_rate * _SLOWER**2
+    run.steps(pairs, everyone, min(_LAST_STEPS, run.step))
+    return run.arrays(), np.array(factors)
+
+
+def _calibrated(margins: F64) -> float:
+    """Return the factor of log-odds with the lowest log-loss, drawn to 1 as by some comparisons that fit well."""
+
+    def loss(factor: float) -> float:
+        return float(np.logaddexp(0, -factor * margins).sum() + 0.5 * _DRAWN_TO_ONE * (factor - 1) ** 2)
+
+    return float(minimize_scalar(loss, bounds=_FACTORS, method="bounded").x)

@@ -1,0 +1,110 @@
+"""The methods by name: listed without importing them; outsiders add theirs through entry points."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+from personalllm.core.errors import PluginError, UnknownName, UserError
+from personalllm.core.registry import Registry
+from personalllm.core.types import JSON
+from personalllm.methods.base import Method
+
+__all__ = ["METHODS", "get_method", "list_methods", "load_method", "method_from_spec"]
+
+_ROOM = "personalllm.methods"
+
+METHODS = Registry(
+    "method",
+    {
+        "calibrated-bayes": f"{_ROOM}.linear.calibrated_bayes:CalibratedBayes",
+        "embedding-ranker": f"{_ROOM}.baselines.embedding_ranker:EmbeddingRanker",
+        "gpo": f"{_ROOM}.neural.gpo:GPO",
+        "hierarchical-bt": f"{_ROOM}.linear.hierarchical_bt:HierarchicalBT",
+        "icl": f"{_ROOM}.icl.icl:ICL",
+        "longest": f"{_ROOM}.baselines.longest:Longest",
+        "lookup-icl": f"{_ROOM}.icl.lookup_icl:LookupICL",
+        "lore": f"{_ROOM}.linear.lore:LoRe",
+        "matrix-factorisation": f"{_ROOM}.linear.matrix_factorisation:MatrixFactorisation",
+        "meta-icl": f"{_ROOM}.icl.meta_icl:MetaICL",
+        "mrm": f"{_ROOM}.neural.mrm:MRM",
+        "nearest-users": f"{_ROOM}.linear.nearest_users:NearestUsers",
+        "pal": f"{_ROOM}.neural.pal:PAL",
+        "pooled-bt": f"{_ROOM}.linear.pooled_bt:PooledBT",
+        "pooled-ranker": f"{_ROOM}.baselines.pooled_ranker:PooledRanker",
+        "pref": f"{_ROOM}.linear.pref:PReF",
+        "random": f"{_ROOM}.baselines.random_choice:RandomChoice",
+        "rm-mixture": f"{_ROOM}.linear.rm_mixture:RMMixture",
+        "self-icl": f"{_ROOM}.icl.self_icl:SelfICL",
+        "spl": f"{_ROOM}.neural.spl:SPL",
+        "user-bt": f"{_ROOM}.linear.user_bt:UserBT",
+        "vpl": f"{_ROOM}.neural.vpl:VPL",
+        "zero-shot": f"{_ROOM}.icl.zero_shot:ZeroShot",
+    },
+)
+
+
+def list_methods() -> tuple[str, ...]:
+    """Return the registered names, plugins included, in alphabetical order; imports no method.
+
+    >>> "meta-icl" in list_methods()
+    True
+    """
+    return tuple(METHODS)
+
+
+def load_method(name: str) -> type[Method]:
+    """Return the class of a registered name or of `module:Class` (a file in the working folder is found too).
+
+    Raises:
+        UnknownName: If nothing is registered under the name; lists the nearest names.
+        PluginError: If the module does not load, or what it holds is not a subclass of `Method`.
+    """
+    loaded = METHODS.load(name)
+    if not (inspect.isclass(loaded) and issubclass(loaded, Method)):
+        raise PluginError(
+            f"{name!r} is a {type(loaded).__name__}, not a subclass of personalllm.methods.Method.",
+            "Name a class, as in: module:MyMethod",
+        )
+    return loaded
+
+
+def get_method(name: str, /, **params: Any) -> Method:
+    """Return an unfitted method by its registered name, or by `module:Class`, with these parameters.
+
+    Raises:
+        UnknownName: If there is no such method, or it has no such parameter; lists the nearest names.
+        PluginError: If the module does not load, or what it holds is not a method.
+        ParameterError: If a value is outside its range.
+
+    >>> get_method("embedding-ranker", shrinkage=5.0)
+    EmbeddingRanker(shrinkage=5.0)
+    """
+    cls = load_method(name)
+    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    for key in params:
+        if key not in known:
+            if not known:
+                raise UserError(f"The method {name!r} has no parameters, got {key!r}.", f"Leave {key!r} out.")
+            raise UnknownName(f"parameter of the method {name!r}", key, known)
+    return cls(**params)
+
+
+def method_from_spec(spec: JSON, *, name: str | None = None) -> Method:
+    """Return the method that `Method.spec()` described.
+
+    Args:
+        spec: `{"id": ..., "params": {...}}`.
+        name: Where to find the class if its id is not registered: `module:Class`.
+
+    Raises:
+        UserError: As `get_method`, or if the spec has other keys.
+
+    >>> spec = get_method("longest").spec()
+    >>> method_from_spec(spec) == get_method("longest")
+    True
+    """
+    if set(spec) != {"id", "params"}:
+        raise UserError(f"A method's spec has the keys 'id' and 'params', got {sorted(spec)}.")
+    return get_method(name or spec["id"], **spec["params"])

@@ -1,0 +1,282 @@
+"""What section 4 of the paper says, as directions that another run can be held against.
+
+A claim is a number made of the cells' means, and the sign that the paper gives it. The verdict follows from the 95 %
+interval of that number in our run alone, by one rule for all claims (`verdict`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from personalllm.evaluation.results import Estimate
+from personalllm.papers.personalllm_2025.printed import win_rate_error
+
+__all__ = [
+    "ALIKE_SHARE",
+    "CLAIM_METRICS",
+    "FEWEST_USERS",
+    "RULE",
+    "Claim",
+    "ClaimResult",
+    "Verdict",
+    "judge",
+    "paper_claims",
+    "verdict",
+]
+
+F64: TypeAlias = npt.NDArray[np.float64]
+Verdict: TypeAlias = Literal["same direction", "opposite", "cannot tell"]
+ClaimMetric: TypeAlias = Literal["mean_utility", "win_rate_reference"]
+
+CLAIM_METRICS: tuple[ClaimMetric, ...] = ("mean_utility", "win_rate_reference")
+ALIKE_SHARE = 0.25
+"""Methods are alike if they lie within this share of their mean improvement over zero-shot."""
+FEWEST_USERS = 10
+"""With fewer users no verdict is given: percentile intervals of the bootstrap are then a good deal too narrow."""
+RULE = (
+    "Same direction: the 95 % interval of our number lies wholly on the side that the paper claims. Opposite: wholly "
+    f"on the other side. Cannot tell: it covers 0, or there are fewer than {FEWEST_USERS} users."
+)
+_MODES = ("winning", "losing", "winning-and-losing", "losing-as-winning")
+_EMBEDDINGS = ("winning-minus-losing", "winning", "losing")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A statement of the paper as the sign of a number.
+
+    The number is `sum(coefficient * mean of the cell) - offset`; with `alike` it is the range of these cells' means
+    less `ALIKE_SHARE` of the mean improvement of these cells over zero-shot.
+
+    Attributes:
+        id: Short name.
+        text: The statement.
+        number: What the number is, in words.
+        sign: 1 if the paper says that the number is positive, -1 if negative.
+        terms: Coefficients and cell ids.
+        offset: Subtracted at the end.
+        alike: Cell ids, for a statement that methods differ little.
+        metrics: Metrics that the statement can be read in.
+    """
+
+    id: str
+    text: str
+    number: str
+    sign: Literal[1, -1]
+    terms: tuple[tuple[float, str], ...] = ()
+    offset: float = 0.0
+    alike: tuple[str, ...] = ()
+    metrics: tuple[ClaimMetric, ...] = CLAIM_METRICS
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Ids of the cells that the number is made of."""
+        return (*self.alike, "zero-shot") if self.alike else tuple(cell for _, cell in self.terms)
+
+    def value(self, means: Mapping[str, F64], pair: tuple[str, str] | None = None) -> F64:
+        """Return the number, float64, of the shape of the means (one for each resample, say).
+
+        Args:
+            means: Mean of each cell.
+            pair: With `alike`: the cells that count as highest and lowest.
+        """
+        if self.alike:
+            high, low = pair or self.extremes(means)
+            improvement = np.mean([means[cell] for cell in self.alike], axis=0) - means["zero-shot"]
+            spread: F64 = means[high] - means[low] - ALIKE_SHARE * np.maximum(improvement, 0.0)
+            return spread
+        total: F64 = np.sum([c * np.asarray(means[cell], np.float64) for c, cell in self.terms], axis=0)
+        return total - self.offset
+
+    def extremes(self, means: Mapping[str, F64]) -> tuple[str, str]:
+        """Return the highest and the lowest of the cells of `alike`."""
+        return max(self.alike, key=lambda cell: float(means[cell])), min(self.alike, key=lambda c: float(means[c]))
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimResult:
+    """A claim, the paper's number, ours, and the verdict.
+
+    Attributes:
+        claim: The claim.
+        metric: Which metric the numbers are differences of.
+        paper: The paper's number.
+        paper_errors: How many standard errors it is from 0 (win rates of single runs; NaN elsewhere).
+        ours: Our number with its paired 95 % interval.
+        verdict: From `verdict`.
+    """
+
+    claim: Claim
+    metric: ClaimMetric
+    paper: float
+    paper_errors: float
+    ours: Estimate
+    verdict: Verdict
+
+    @property
+    def paper_agrees(self) -> bool:
+        """Whether the paper's own number has the sign of the claim in this metric."""
+        return bool(self.paper * self.claim.sign > 0)
+
+
+def verdict(ours: Estimate, sign: int, n_users: int = FEWEST_USERS) -> Verdict:
+    """Hold an interval against a sign; with fewer than `FEWEST_USERS` users nothing can be told.
+
+    >>> verdict(Estimate(0.2, 0.1, 0.3), 1), verdict(Estimate(0.2, 0.1, 0.3), -1), verdict(Estimate(0.2, -0.1, 0.5), 1)
+    ('same direction', 'opposite', 'cannot tell')
+    """
+    if n_users < FEWEST_USERS:
+        return "cannot tell"
+    if ours.low > 0:
+        return "same direction" if sign > 0 else "opposite"
+    if ours.high < 0:
+        return "same direction" if sign < 0 else "opposite"
+    return "cannot tell"
+
+
+def _mean(cells: Sequence[str], sign: float = 1.0) -> tuple[tuple[float, str], ...]:
+    return tuple((sign / len(cells), cell) for cell in cells)
+
+
+def paper_claims(shots: Sequence[int]) -> tuple[Claim, ...]:
+    """Return the claims that can be put to a run with these numbers of shots; means are over those of 1, 3, 5.
+
+    Args:
+        shots: Numbers of shots of the run.
+    """
+    ks = sorted({1, 3, 5}.intersection(shots))
+    claims = [*_single(ks), *_pairs(ks), *_shots(ks)] if ks else []
+    return tuple([*claims, *_across()] if 3 in ks else claims)
+
+
+def _over(ks: Sequence[int]) -> str:
+    return f"mean over {', '.join(map(str, ks))} shots" if len(ks) > 1 else f"{ks[0]} shots"
+
+
+def _icl(mode: str, ks: Sequence[int]) -> list[str]:
+    return [f"icl/{mode}/{k}" for k in ks]
+
+
+def _single(ks: Sequence[int]) -> list[Claim]:
+    """Each way of showing the history against none."""
+    names = {"winning": "winning only", "losing": "losing only", "winning-and-losing": "winning and losing"}
+    names["losing-as-winning"] = "losing mislabelled as winning"
+    found = [
+        Claim(
+            f"icl-{mode}-beats-zero-shot",
+            f"ICL with the nearest prompts, {names[mode]}, beats zero-shot",
+            f"ICL ({names[mode]}) minus zero-shot, {_over(ks)}",
+            1,
+            (*_mean(_icl(mode, ks)), (-1.0, "zero-shot")),
+        )
+        for mode in _MODES
+    ]
+    own = [f"self-icl/winning/{k}" for k in ks]
+    text = "ICL with five random prompts of the user (self-ICL) beats zero-shot"
+    terms = (*_mean(own), (-1.0, "zero-shot"))
+    found.append(Claim("self-icl-beats-zero-shot", text, f"self-ICL minus zero-shot, {_over(ks)}", 1, terms))
+    return found
+
+
+def _pairs(ks: Sequence[int]) -> list[Claim]:
+    """One way of showing the history against another."""
+    table = (
+        ("losing-below-winning", "Losing responses alone help less than winning ones", "losing only", "winning only",
+         "losing", "winning"),
+        ("losing-adds-nothing", "Adding the losing responses to the winning ones does not help", "winning and losing",
+         "winning only", "winning-and-losing", "winning"),
+        ("mislabelling-hurts-most", "Losing responses passed off as winning are the worst to show",
+         "losing mislabelled as winning", "losing only", "losing-as-winning", "losing"),
+    )  # fmt: skip
+    found = [
+        Claim(name, text, f"{a} minus {b}, {_over(ks)}", -1, (*_mean(_icl(one, ks)), *_mean(_icl(two, ks), -1.0)))
+        for name, text, a, b, one, two in table
+    ]
+    own = [f"self-icl/winning/{k}" for k in ks]
+    text, number = "Prompts near to the question help more than random ones", f"ICL minus self-ICL, {_over(ks)}"
+    found.append(Claim("near-beats-random", text, number, 1, (*_mean(_icl("winning", ks)), *_mean(own, -1.0))))
+    best = f"icl/winning/{ks[-1]}"
+    text = "The best personalised prompt stays below the reference response model"
+    number = f"win rate of ICL (winning only, {ks[-1]} shots) minus one half"
+    found.append(Claim("below-reference", text, number, -1, ((1.0, best),), 0.5, metrics=("win_rate_reference",)))
+    return found
+
+
+def _shots(ks: Sequence[int]) -> list[Claim]:
+    found = []
+    if len(ks) > 1:
+        first, last = ks[0], ks[-1]
+        for name, who, cell in (("icl", "ICL, winning only", "icl"), ("self-icl", "self-ICL", "self-icl")):
+            terms = ((1.0, f"{cell}/winning/{last}"), (-1.0, f"{cell}/winning/{first}"))
+            text = f"More shots help ({who})"
+            found.append(Claim(f"more-shots-{name}", text, f"{last} shots minus {first}, {who}", 1, terms))
+    if ks == [1, 3, 5]:
+        one, three, five = _icl("winning", ks)
+        bend = ((2.0, three), (-1.0, one), (-1.0, five))
+        text = "The second and third shot add more than the fourth and fifth (ICL, winning only)"
+        found.append(Claim("first-shots-count", text, "(3 minus 1 shots) minus (5 minus 3 shots)", 1, bend))
+    return found
+
+
+def _across() -> list[Claim]:
+    """Learning across users, at 3 shots."""
+    cells = tuple(f"meta-icl/{embedding}/3" for embedding in _EMBEDDINGS)
+    own = "self-icl/winning/3"
+    return [
+        Claim(
+            "across-beats-self",
+            "Borrowing from similar users (winning minus losing) beats the user's own random history",
+            "meta-ICL minus self-ICL, 3 shots",
+            1,
+            ((1.0, cells[0]), (-1.0, own)),
+        ),
+        Claim(
+            "embeddings-alike",
+            "The three user embeddings differ little",
+            f"their range, less {ALIKE_SHARE:g} of their mean improvement over zero-shot, 3 shots",
+            -1,
+            alike=cells,
+        ),
+    ]
+
+
+def judge(
+    claim: Claim,
+    metric: ClaimMetric,
+    paper: Mapping[str, float],
+    ours: Mapping[str, float],
+    draws: Mapping[str, F64],
+    n_users: int,
+) -> ClaimResult:
+    """Hold a claim against our numbers.
+
+    The interval is that of resampled users, 95 %. For methods that are alike it is that of the difference between our
+    highest and lowest, widened (Bonferroni) because they are picked among several pairs.
+
+    Args:
+        claim: The claim.
+        metric: `mean_utility` or `win_rate_reference`.
+        paper: The paper's value of each cell.
+        ours: Ours.
+        draws: The same of resampled users, float64 (n_draws,), the same users in every cell.
+        n_users: Number of users behind ours.
+    """
+    theirs = float(claim.value({cell: np.asarray(paper[cell]) for cell in claim.cells}))
+    means = {cell: np.asarray(ours[cell]) for cell in claim.cells}
+    point = float(claim.value(means))
+    pair = claim.extremes(means) if claim.alike else None
+    sampled = claim.value({cell: draws[cell] for cell in claim.cells}, pair)
+    tail = 0.025 / math.comb(len(claim.alike), 2) if claim.alike else 0.025
+    low, high = (float(end) for end in np.quantile(sampled, (tail, 1 - tail)))
+    estimate = Estimate(point, low, high)
+    errors = math.nan
+    if metric == "win_rate_reference" and not claim.alike:
+        rates, weights = [paper[cell] for cell in claim.cells], [c for c, _ in claim.terms]
+        errors = abs(theirs) / win_rate_error(*rates, weights=weights)
+    return ClaimResult(claim, metric, theirs, errors, estimate, verdict(estimate, claim.sign, n_users))

@@ -1,0 +1,207 @@
+"""The paper's printed figures on diversity, entropy and overlap, beside those of one's own table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from personalllm.analysis.agreement import answer_overlap, user_agreement
+from personalllm.analysis.base import Analysis
+from personalllm.analysis.diversity import PLOTTED_BINS, THRESHOLDS, diversity
+from personalllm.analysis.intervals import DRAWS
+from personalllm.analysis.votes import Votes
+from personalllm.core.errors import ParameterError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "PAPER_BINS",
+    "PAPER_ENTROPY",
+    "PAPER_OVERLAP",
+    "PAPER_TOP_SHARES",
+    "PAPER_WINS",
+    "PERSONA",
+    "Compared",
+    "PaperComparison",
+    "paper_comparison",
+]
+
+PERSONA = "persona"
+"""Key of the paper's persona-prompting baseline (500 personas, responses scored by llama3_sfairx)."""
+
+PAPER_TOP_SHARES: dict[str, tuple[float, ...]] = {
+    "0.01": (0.4955, 0.936, 0.998),
+    "0.05": (0.426, 0.896, 0.998),
+    "0.1": (0.34, 0.83, 0.997),
+    PERSONA: (0.1415, 0.5575, 0.8515),
+}
+"""Share of the 1,000 test prompts whose top response gets at most 50, 75, 95 % of the votes (section 3.1)."""
+
+PAPER_BINS: dict[str, tuple[float, ...]] = {
+    "0.01": (0.058, 0.186, 0.283, 0.289, 0.182),
+    "0.05": (0.053, 0.167, 0.277, 0.287, 0.214),
+    "0.1": (0.066, 0.173, 0.275, 0.292, 0.192),
+    PERSONA: (0.353, 0.33, 0.205, 0.057, 0.036),
+}
+"""Share of the test prompts in each bin of distinct winners, as plotted (`diversity.PLOTTED_BINS`)."""
+
+_WINNERS = (
+    "cohere/command-r-plus",
+    "openai/gpt-4-turbo",
+    "openai/gpt-4o",
+    "anthropic/claude-3-opus",
+    "anthropic/claude-3-sonnet",
+    "meta-llama/llama-3-70b-instruct",
+    "google/gemini-pro-1.5",
+    "mistralai/mixtral-8x22b-instruct",
+)
+PAPER_WINS: dict[str, dict[str, float]] = {
+    key: dict(zip(_WINNERS, values, strict=True))
+    for key, values in {
+        "0.01": (0.1089, 0.1645, 0.2489, 0.1011, 0.1, 0.1171, 0.1244, 0.036),
+        "0.05": (0.108, 0.1662, 0.2623, 0.0974, 0.0991, 0.1145, 0.1227, 0.03),
+        "0.1": (0.1058, 0.1709, 0.2782, 0.0938, 0.0969, 0.1071, 0.1222, 0.0253),
+        PERSONA: (0.0528, 0.1882, 0.2188, 0.0541, 0.0481, 0.1989, 0.2209, 0.0175),
+    }.items()
+}
+"""Share of the votes of each response model on the test prompts, read off the figure (within 0.0005)."""
+
+PAPER_ENTROPY: dict[str, tuple[float, float]] = {"0.05": (1.1804801659023665, 0.29886578137188535)}
+"""Mean and standard deviation over the 9,402 train prompts of the entropy of the vote, in nats."""
+
+PAPER_OVERLAP: dict[str, tuple[float, float, float]] = {
+    "0.01": (0.3592881, 0.09480162782893023, 0.96947),
+    "0.05": (0.411777075, 0.1023574578011142, 0.93334),
+    "0.1": (0.445225175, 0.12149961109673098, 0.90892),
+}
+"""Overlap of the first 100 users with 400 others: mean, standard deviation over the 100, mean of the maximum."""
+
+_OVERLAP_USERS, _OVERLAP_FIRST = 500, 100
+
+
+class Compared(NamedTuple):
+    """A figure of the paper beside the same figure of another table; `low` and `high` are the latter's interval."""
+
+    population: str
+    quantity: str
+    level: str
+    paper: float
+    here: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class PaperComparison(Analysis):
+    """The paper's figures beside those of one's own table.
+
+    Attributes:
+        compared: All figures that both have; shares in [0, 1], entropy in nats.
+        n_prompts: Prompts behind the figures of each population of this table.
+        persona: Whose votes stand beside the paper's persona prompting; empty for nobody's.
+    """
+
+    compared: tuple[Compared, ...]
+    n_prompts: dict[str, int]
+    persona: str = ""
+
+    id: ClassVar[str] = "paper-comparison"
+    title: ClassVar[str] = "Beside the paper's figures"
+
+    def tables(self) -> dict[str, Any]:
+        """Return `paper-comparison`: one row for each figure, with the difference here - paper."""
+        import pyarrow as pa
+
+        columns: dict[str, Any] = {name: [getattr(row, name) for row in self.compared] for name in Compared._fields}
+        columns["difference"] = [row.here - row.paper for row in self.compared]
+        text = ("population", "quantity", "level")
+        schema = pa.schema([pa.field(name, pa.string() if name in text else pa.float64()) for name in columns])
+        return {self.id: pa.table(columns, schema=schema)}
+
+    def plot(self) -> Figure:
+        """Draw this table's figures against the paper's; on the diagonal both are equal."""
+        from personalllm.papers.personalllm_2025.section3_figure import paper_figure
+
+        return paper_figure(self)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what to keep in mind."""
+        low, high = min(self.n_prompts.values()), max(self.n_prompts.values())
+        here = f"here all are of the same {low:,} prompts" if low == high else f"here of {low:,} to {high:,} prompts"
+        lines = (
+            "The paper's figures are those of its own responses and reward models; another table need not have them.",
+            (
+                "Top shares follow the function behind the paper's figure, which counts half a prompt more where any "
+                "prompt ties with the threshold."
+            ),
+            "Winners are compared in the bins as plotted, whose labels are one too low.",
+            (
+                "The paper's wins are read off a figure, within 0.05 points; response models that it does not have "
+                "are left out."
+            ),
+            (f"The paper's entropy is that of its 9,402 train prompts, all else of its 1,000 test prompts; {here}."),
+            "The overlap compares the first 100 users with the next 400, as the paper's digits suggest.",
+        )
+        if not self.persona:
+            return lines
+        return (*lines, f"Persona prompting here: {self.persona}; in the paper 500 personas, scored by llama3_sfairx.")
+
+
+def paper_comparison(votes: Mapping[float | str, Votes], *, draws: int = DRAWS, seed: int = 0) -> PaperComparison:
+    """Put the paper's printed figures beside those of some votes.
+
+    Args:
+        votes: Votes by alpha (0.01, 0.05, 0.1) or `"persona"`; other keys have no figures in the paper.
+        draws: Resamples of the prompts behind each interval.
+        seed: Seed of the resamples.
+
+    Raises:
+        ParameterError: If a key is not one of the paper's.
+    """
+    compared: list[Compared] = []
+    n_prompts: dict[str, int] = {}
+    for key, one in votes.items():
+        name = key if isinstance(key, str) else f"{key:g}"
+        if name not in PAPER_TOP_SHARES:
+            raise ParameterError("the keys of votes", f"in {', '.join(PAPER_TOP_SHARES)}", key)
+        compared += _compared(name, one, draws, seed)
+        compared += _overlap(name, one)
+        n_prompts[name] = one.n_prompts
+    if not compared:
+        raise ParameterError("votes", "one population or more", {})
+    persona = votes[PERSONA].name if PERSONA in votes else ""
+    return PaperComparison(tuple(compared), n_prompts, persona)
+
+
+def _compared(name: str, votes: Votes, draws: int, seed: int) -> list[Compared]:
+    found = diversity(votes, draws=draws, seed=seed)
+    printed: dict[str, dict[str, float]] = {
+        "top share at most": {f"{t:g}": v for t, v in zip(THRESHOLDS, PAPER_TOP_SHARES[name], strict=True)},
+        "winners as plotted": dict(zip(PLOTTED_BINS, PAPER_BINS[name], strict=True)),
+        "wins": PAPER_WINS[name],
+        "entropy": dict(zip(("mean", "sd"), PAPER_ENTROPY.get(name, ()), strict=False)),
+    }
+    rows = []
+    for quantity, levels in printed.items():
+        measured = found.of(quantity, votes.name)
+        for level, paper in levels.items():
+            if level in measured:
+                one = measured[level]
+                here = one.value
+                if quantity == "top share at most":
+                    here = votes.share_at_most(float(level), rule="rank")
+                rows.append(Compared(name, quantity, level, paper, here, one.low, one.high))
+    return rows
+
+
+def _overlap(name: str, votes: Votes) -> list[Compared]:
+    if votes.choices is None or name not in PAPER_OVERLAP or len(votes.choices) < _OVERLAP_USERS:
+        return []
+    matrix = user_agreement(votes.choices[:_OVERLAP_USERS], votes.n_options)
+    here = answer_overlap(matrix, _OVERLAP_FIRST)
+    return [
+        Compared(name, "answer overlap", level, paper, value, float("nan"), float("nan"))
+        for (level, value), paper in zip(here._asdict().items(), PAPER_OVERLAP[name], strict=True)
+    ]

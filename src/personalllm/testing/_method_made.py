@@ -1,0 +1,127 @@
+"""What a method declares, and that it can be written down, copied and trained."""
+
+from __future__ import annotations
+
+import json
+
+from personalllm.testing._bench import Bench
+from personalllm.testing._checks import Clauses
+from personalllm.testing._scenes import small_scene
+
+__all__ = ["MADE"]
+
+MADE: Clauses[Bench] = Clauses()
+
+
+@MADE.clause(
+    "dataclass",
+    "The class is a dataclass.",
+    "Put @dataclass on the class itself; a base class that is one is not enough.",
+)
+def _dataclass(bench: Bench) -> None:
+    bench.require("__dataclass_fields__" in vars(bench.cls), "decorate the class itself with @dataclass")
+
+
+@MADE.clause(
+    "id-and-title",
+    "It has an id in lower case and a title.",
+    'Write id: ClassVar[str] = "my-method" and title: ClassVar[str] = "My method".',
+)
+def _id_and_title(bench: Bench) -> None:
+    for name in ("id", "title"):
+        value = getattr(bench.cls, name)
+        bench.require(isinstance(value, str) and value.strip(), f"set the class attribute {name!r} to a non-empty text")
+    name = bench.cls.id
+    bench.require(name == name.lower() and " " not in name, f"id must be lower case without spaces, got {name!r}")
+
+
+@MADE.clause(
+    "needs-and-history",
+    "needs and history hold what the evaluation can give.",
+    'needs: ClassVar = frozenset({"embedder"}); history: ClassVar = "random" or "nearest".',
+)
+def _needs_and_history(bench: Bench) -> None:
+    cls = bench.cls
+    unknown = set(cls.needs) - {"embedder", "llm", "signals"}
+    bench.require(not unknown, f"needs may hold 'embedder', 'llm' and 'signals', got {sorted(unknown)}")
+    bench.require(cls.history in ("random", "nearest"), f"history must be 'random' or 'nearest', got {cls.history!r}")
+
+
+@MADE.clause(
+    "track",
+    "It ranks or asks a chat model.",
+    "Override utilities(queries) or messages(queries).",
+)
+def _has_a_track(bench: Bench) -> None:
+    bench.require(bench.cls.tracks(), "implement rank or messages")
+
+
+@MADE.clause(
+    "spec-json",
+    "Its parameters can be written as JSON.",
+    "Use numbers, texts, booleans, None, lists and dicts as parameters.",
+    after=("dataclass",),
+)
+def _spec_is_json(bench: Bench) -> None:
+    try:
+        json.dumps(bench.cls(**bench.params).spec(), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(f"{bench.cls.__name__}: spec() must be JSON: {error}.") from error
+
+
+@MADE.clause(
+    "spec-round-trip",
+    "The JSON of its spec gives the same method back.",
+    "JSON has no tuples and no sets: use lists, or convert in __post_init__.",
+    after=(
+        "dataclass",
+        "spec-json",
+    ),
+)
+def _rebuilt_from_spec(bench: Bench) -> None:
+    method = bench.cls(**bench.params)
+    spec = method.spec()
+    replayed = json.loads(json.dumps(spec, allow_nan=False))
+    bench.require(
+        bench.cls(**replayed["params"]) == method,
+        f"rebuilding it from the JSON of its spec must give an equal method; the spec is {spec}",
+    )
+
+
+@MADE.clause(
+    "pickle",
+    "It can be pickled.",
+    "Define the class at the top of a module and keep no open file, lock or lambda in it.",
+    after=("dataclass",),
+)
+def _pickles_unfitted(bench: Bench) -> None:
+    method = bench.cls(**bench.params)
+    bench.require(bench.copied(method, "as it was made") == method, "an unpickled copy must be equal")
+
+
+@MADE.clause(
+    "parameters-stay",
+    "bind, fit and adapt return self and change no parameter.",
+    "Keep what is learnt in attributes that end in an underscore, never in a dataclass field.",
+    after=(
+        "dataclass",
+        "needs-and-history",
+    ),
+)
+def _parameters_stay(bench: Bench) -> None:
+    spec = bench.cls(**bench.params).spec()
+    used = bench.trained(small_scene())
+    bench.require(used.spec() == spec, "fit and adapt must not change a parameter; keep what is learnt in attributes")
+
+
+@MADE.clause(
+    "learnt-names",
+    "What is learnt ends in an underscore.",
+    "Rename the attribute, e.g. self.vectors_ = ...",
+    after=("parameters-stay",),
+)
+def _learnt_names(bench: Bench) -> None:
+    used = bench.trained(small_scene())
+    learnt = set(vars(used)) - set(used.params())
+    wrong = sorted(name for name in learnt if not (name.startswith("_") or name.endswith("_")))
+    bench.require(not wrong, f"attributes that are learnt end in an underscore, got {wrong}")

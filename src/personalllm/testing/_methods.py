@@ -1,0 +1,75 @@
+"""The contract of a method, as checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from personalllm.core.protocols import ChatModel, TextEmbedder
+from personalllm.methods.base import Method
+from personalllm.testing._bench import Bench
+from personalllm.testing._checks import Check, require_all
+from personalllm.testing._method_made import MADE
+from personalllm.testing._method_messages import MESSAGES, MESSAGES_PERSONAL
+from personalllm.testing._method_rank import LOG_ODDS, RANK, RANK_PERSONAL
+from personalllm.testing._standins import EchoChatModel, HashEmbedder
+
+__all__ = ["check_method", "method_checks"]
+
+
+def check_method(
+    cls: type[Method],
+    params: dict[str, Any] | None = None,
+    *,
+    embedder: TextEmbedder | None = None,
+    llm: ChatModel | None = None,
+) -> None:
+    """Raise `AssertionError` unless a class keeps the contract of `personalllm.methods.Method`.
+
+    Checked: declarations; spec and pickle round trips; equal results of equal seeds; results that do not depend on the
+    other queries, on the order of the responses or on an earlier fit; users and pools without history; unicode, blank
+    and very long texts; inputs left as they were. A class that overrides `adapt` claims to personalise: its ranking
+    must serve planted users with opposite tastes better than any non-personalised one could, its messages must differ
+    between users. Where differences of scores are log-odds, unknown users of opposite tastes must not be predicted
+    with confidence.
+
+    Args:
+        cls: The class, a dataclass.
+        params: Parameters to build it with; by default its `example_params()`.
+        embedder: By default `HashEmbedder()`.
+        llm: By default `EchoChatModel()`.
+
+    >>> from personalllm.methods import load_method
+    >>> check_method(load_method("longest"))
+    """
+    require_all(method_checks(cls, params, embedder=embedder, llm=llm))
+
+
+def method_checks(
+    cls: type[Method],
+    params: dict[str, Any] | None = None,
+    *,
+    embedder: TextEmbedder | None = None,
+    llm: ChatModel | None = None,
+) -> tuple[Check, ...]:
+    """Return the clauses of `check_method`, each by itself, in the order in which it runs them.
+
+    >>> from personalllm.methods import load_method
+    >>> [check.name for check in method_checks(load_method("longest"))][:3]
+    ['dataclass', 'id-and-title', 'needs-and-history']
+    """
+    bench = Bench(
+        cls, cls.example_params() if params is None else params, embedder or HashEmbedder(), llm or EchoChatModel()
+    )
+    tracks = cls.tracks()
+    ranks = "rank" in tracks or "predict" in tracks
+    wanted = [MADE]
+    if ranks:
+        wanted.append(RANK)
+    if "generate" in tracks:
+        wanted.append(MESSAGES)
+    if cls.adapt is not Method.adapt:
+        wanted += [RANK_PERSONAL] if ranks else []
+        wanted += [MESSAGES_PERSONAL] if "generate" in tracks else []
+    if ranks and cls.log_odds:
+        wanted.append(LOG_ODDS)
+    return tuple(check for clauses in wanted for check in clauses.of(bench))

@@ -1,0 +1,180 @@
+"""The Bradley-Terry learners against their definitions, on small planted populations."""
+
+import numpy as np
+import pytest
+
+from personalllm.core.errors import ParameterError
+from personalllm.core.seeding import generator
+from personalllm.core.types import Histories
+from personalllm.methods import get_method, load_method
+from personalllm.methods.linear import calibrated_bayes
+from personalllm.methods.linear.hierarchical_bt import GaussianPrior, fit_prior
+from personalllm.methods.parts.features import Pairs
+from personalllm.methods.parts.logistic import newton_map, newton_pooled, sigmoid
+from personalllm.testing import HashEmbedder
+
+LEARNERS = ("calibrated-bayes", "hierarchical-bt", "lore", "pooled-bt", "pref", "user-bt")
+
+
+def fitted(name, pool, **params):
+    return get_method(name, **params).bind(embedder=HashEmbedder(16)).fit(pool)
+
+
+def accuracy(ranked, histories):
+    row = np.arange(len(histories))
+    return (ranked[row, histories.chosen] > ranked[row, histories.rejected]).mean()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_each_has_a_card(name):
+    cls = load_method(name)
+    assert cls.log_odds
+    assert cls.tracks() == ("rank", "predict")
+    for text in (cls.objective, cls.fitted_per_user, cls.cost):
+        assert text.endswith(".")
+        assert len(text) < 140
+
+
+@pytest.mark.parametrize(
+    ("name", "params"),
+    [
+        ("pooled-bt", {"n_features": 0}),
+        ("pooled-bt", {"ridge": 0}),
+        ("user-bt", {"ridge": -1.0}),
+        ("user-bt", {"ridge": float("nan")}),
+        ("user-bt", {"ridge": True}),
+        ("hierarchical-bt", {"pseudo_users": 0}),
+        ("hierarchical-bt", {"steps": 0}),
+        ("lore", {"n_basis": 0}),
+        ("lore", {"prior_strength": 0}),
+        ("lore", {"rounds": 0}),
+        ("pref", {"n_basis": 1.5}),
+        ("pref", {"basis_ridge": float("inf")}),
+    ],
+)
+def test_bad_parameters(name, params):
+    with pytest.raises(ParameterError, match=next(iter(params))):
+        get_method(name, **params)
+
+
+def test_pooled_and_user_fits_are_the_solvers(make_histories, make_queries):
+    pool, targets = make_histories([9, 4, 20], "pool"), make_histories([5, 0, 8], "targets")
+    queries = make_queries([0, 1, 2], [25, 26, 25], 3)
+    pooled = fitted("pooled-bt", pool, n_features=6, ridge=0.3).adapt(targets)
+    candidates, place = pooled.features_.candidates(pooled.embedder, queries)
+    shared = newton_pooled(pooled.features_.pairs(pooled.embedder, pool), 0.3)
+    assert pooled.utilities(queries) == pytest.approx(candidates[place] @ shared, abs=1e-4)
+    alone = fitted("user-bt", pool, n_features=6, ridge=0.3).adapt(targets)
+    own = newton_map(alone.features_.pairs(alone.embedder, targets), 0.0, 0.3).mean
+    assert alone.utilities(queries) == pytest.approx((candidates[place] @ own[:, :, None])[:, :, 0], abs=1e-4)
+    assert not alone.utilities(queries)[1].any()
+
+
+def drawn(n_users, n_pairs, mean, root, seed):
+    """Comparisons of users with normal weights, and the weights."""
+    rng = generator("tests", "drawn", seed)
+    d = len(mean)
+    weights = mean + rng.normal(size=(n_users, d)) @ root.T
+    vectors = rng.normal(size=(400, d)).astype(np.float32)
+    first, second = rng.integers(0, 400, (2, n_users * n_pairs))
+    user = np.repeat(np.arange(n_users), n_pairs).astype(np.int32)
+    logits = ((vectors[first] - vectors[second]) * weights[user]).sum(axis=1)
+    won = rng.random(len(user)) < sigmoid(logits)
+    offsets = np.arange(n_users + 1) * n_pairs
+    chosen, rejected = np.where(won, first, second), np.where(won, second, first)
+    return Pairs(vectors, chosen, rejected, user, user, offsets), weights
+
+
+def test_the_prior_is_recovered_and_each_step_raises_the_evidence():
+    mean, root = np.array([1.0, -0.5, 0.0]), np.array([[0.8, 0, 0], [0.4, 0.3, 0], [0, 0, 0.05]])
+    pairs, _ = drawn(600, 40, mean, root, 0)
+    learner = get_method("hierarchical-bt", pseudo_users=1.0, steps=40)
+    learner.learn(pairs)
+    assert learner.prior_.mean == pytest.approx(mean, abs=0.1)
+    assert learner.prior_.spread == pytest.approx(root @ root.T, abs=0.15)
+    evidence = np.array(learner.prior_.evidence)
+    assert (np.diff(evidence) > -0.01).all()
+    assert evidence[-1] - evidence[0] > 10
+
+
+@pytest.mark.parametrize(("scale", "low", "high"), [(0.25, 1.5, 5.0), (1.0, 0.7, 1.5), (4.0, 0.2, 0.8)])
+def test_the_slope_undoes_a_prior_of_the_wrong_scale(scale, low, high, monkeypatch):
+    pairs, _ = drawn(120, 30, np.array([1.5, 0.0, 0.0]), 0.3 * np.eye(3), 1)
+    prompts = generator("tests", "prompts").integers(0, 40, len(pairs)).astype(np.int32)
+    pairs = Pairs(pairs.vectors, pairs.chosen, pairs.rejected, pairs.user, prompts, pairs.offsets)
+
+    def scaled(*args, **kwargs):
+        prior = fit_prior(*args, **kwargs)
+        return GaussianPrior(scale * prior.mean, scale**2 * prior.spread, prior.evidence)
+
+    monkeypatch.setattr(calibrated_bayes, "fit_prior", scaled)
+    learner = get_method("calibrated-bayes", steps=4)
+    learner.learn(pairs)
+    assert low <= learner.slopes_[0] <= high
+    off = get_method("calibrated-bayes", steps=1, calibrated=False)
+    off.learn(pairs)
+    assert off.slopes_.tolist() == [1, 1, 1, 1]
+
+
+def test_slopes_multiply_scores_by_the_number_of_comparisons(make_histories, make_queries):
+    pool, targets = make_histories([20] * 30, "pool"), make_histories([0, 2, 5, 24], "targets")
+    learner = fitted("calibrated-bayes", pool, n_features=6, steps=2)
+    queries = make_queries([0, 1, 2, 3], [25, 26, 27, 28], 4)
+    learner.slopes_ = np.ones(4)
+    plain = learner.adapt(targets).utilities(queries)
+    learner.slopes_ = np.array([2.0, 3.0, 4.0, 5.0])
+    scaled = learner.adapt(targets).utilities(queries)
+    between = np.interp(np.log1p([0, 2, 5, 24]), np.log1p([0, 2, 8, 32]), [2, 3, 4, 5])
+    assert scaled == pytest.approx(plain * between[:, None], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["lore", "pref"])
+def test_low_rank_learners_find_a_planted_basis(name):
+    rng = generator("tests", "low rank")
+    basis, weights = 4 * rng.normal(size=(8, 3)), rng.dirichlet(np.full(3, 0.3), 200)
+    vectors = rng.normal(size=(600, 8)).astype(np.float32)
+    first, second = rng.integers(0, 600, (2, 200 * 40))
+    user = np.repeat(np.arange(200), 40).astype(np.int32)
+    utility = vectors @ basis @ weights.T
+    won = utility[first, user] > utility[second, user]
+    chosen, rejected = np.where(won, first, second), np.where(won, second, first)
+    pairs = Pairs(vectors, chosen, rejected, user, user, np.arange(201) * 40)
+    learner = get_method(name, n_basis=3)
+    learner.learn(pairs.of_users(np.arange(150)))
+    new = pairs.of_users(np.arange(150, 200))
+    found = learner.user_weights(new.first(16))
+    held = new.where(np.arange(len(new)) - new.offsets[new.user] >= 16)
+    right = ((held.differences() * found[held.user]).sum(axis=1) > 0).mean()
+    assert right > 0.93
+    assert np.linalg.matrix_rank(found, tol=1e-3) <= 3
+
+
+def test_pref_asks_the_comparison_that_tells_most(make_histories, make_queries):
+    pool, targets = make_histories([20] * 30, "pool"), make_histories([3, 0, 8], "targets")
+    learner = fitted("pref", pool, n_features=6, n_basis=3, rounds=2).adapt(targets)
+    queries = make_queries([0, 2, 0, 2, 0], [25, 26, 27, 28, 29], 3)
+    row, first, second = learner.next_query(queries)
+    assert row[1] == -1
+    candidates, place = learner.features_.candidates(learner.embedder, queries)
+    z = candidates @ learner.basis_
+    for user in (0, 2):
+        gains = {}
+        for i in np.flatnonzero(queries.user == user):
+            for a in range(4):
+                for b in range(a + 1, 4):
+                    d = z[place[i]][a] - z[place[i]][b]
+                    p = 1 / (1 + np.exp(-d @ learner.vectors_[user]))
+                    gains[i, a, b] = 0.5 * np.log1p(p * (1 - p) * d @ learner.uncertainty_[user] @ d)
+        assert max(gains, key=gains.get) == (row[user], first[user], second[user])
+    single = learner.next_query(make_queries([0], [queries.prompt[row[0]]], 3))
+    assert [part[0] for part in single] == [0, first[0], second[0]]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_adapting_leaves_what_was_fitted(name, make_histories, make_queries, corpus):
+    pool = make_histories([12] * 20, "pool")
+    learner = fitted(name, pool, **load_method(name).example_params())
+    queries = make_queries([0, 1], [25, 26], 2)
+    before = learner.adapt(Histories.empty(corpus, 2)).utilities(queries)
+    learner.adapt(make_histories([9, 3], "targets"))
+    assert np.array_equal(learner.adapt(Histories.empty(corpus, 2)).utilities(queries), before)
