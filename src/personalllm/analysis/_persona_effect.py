@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from personalllm.analysis._persona_scores import PersonaScores, Texts
 from personalllm.analysis.base import Analysis
-from personalllm.analysis.votes import F64, Votes
+from personalllm.analysis.votes import Votes
 from personalllm.core.errors import UserError
-from personalllm.core.types import F32
+from personalllm.core.types import F32, F64
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,13 +10,12 @@ import numpy.typing as npt
 
 from personalllm.analysis._solver import FITTED, fit_logistic
 from personalllm.core.errors import ParameterError
+from personalllm.core.types import F64, I64
 from personalllm.data import ScoreTable
 from personalllm.users import Population, ranks
 
 __all__ = ["F64", "U8", "FittedUsers", "Split", "fit_users", "split_rows"]
 
-F64: TypeAlias = npt.NDArray[np.float64]
-I64: TypeAlias = npt.NDArray[np.int64]
 U8: TypeAlias = npt.NDArray[np.uint8]
 Split: TypeAlias = Literal["rows", "prompts"]
 

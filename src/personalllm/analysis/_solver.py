@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.core.types import F64
+
 __all__ = ["FITTED", "NOT_CONVERGED", "SEPARABLE", "STATES", "Fit", "fit_logistic"]
 
-F64 = npt.NDArray[np.float64]
 U8 = npt.NDArray[np.uint8]
 
 STATES = ("fitted", "separable", "not converged")

@@ -10,9 +10,9 @@ import numpy as np
 from personalllm.analysis.base import Analysis
 from personalllm.analysis.diversity import distinct_names, measured_table
 from personalllm.analysis.intervals import DRAWS, Measured, intervals
-from personalllm.analysis.votes import F64, Votes
+from personalllm.analysis.votes import Votes
 from personalllm.core.errors import ParameterError
-from personalllm.core.types import F32, U8
+from personalllm.core.types import F32, F64, U8
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

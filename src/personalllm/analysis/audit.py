@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from personalllm.analysis.base import Analysis
 from personalllm.core.errors import DataError
+from personalllm.core.types import F64
 from personalllm.data import Benchmark
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditWarning", "RewardAudit", "audit"]
 
-F64 = npt.NDArray[np.float64]
 
 _AGAINST = -0.1
 _REDUNDANT = 0.54

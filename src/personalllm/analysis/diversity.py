@@ -10,8 +10,9 @@ import numpy as np
 
 from personalllm.analysis.base import Analysis
 from personalllm.analysis.intervals import DRAWS, Measured, bootstrap_means, intervals, percentiles
-from personalllm.analysis.votes import F64, Votes
+from personalllm.analysis.votes import Votes
 from personalllm.core.errors import ParameterError
+from personalllm.core.types import F64
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from personalllm.analysis.base import Analysis
 from personalllm.analysis.diversity import distinct_names
 from personalllm.analysis.intervals import DRAWS, intervals
-from personalllm.analysis.votes import I64, Votes
+from personalllm.analysis.votes import Votes
 from personalllm.core.errors import AxisMismatch, ParameterError
+from personalllm.core.types import I64
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

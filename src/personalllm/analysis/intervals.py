@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from personalllm.analysis.votes import F64
 from personalllm.core.errors import ParameterError
 from personalllm.core.seeding import generator
+from personalllm.core.types import F64
 
 __all__ = ["DRAWS", "Interval", "Measured", "bootstrap_means", "intervals", "percentiles"]
 

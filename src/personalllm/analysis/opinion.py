@@ -18,6 +18,7 @@ from personalllm.analysis.base import Analysis
 from personalllm.analysis.intervals import intervals
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError
 from personalllm.core.protocols import RewardEnsemble
+from personalllm.core.types import F64
 from personalllm.users import Population
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ __all__ = [
     "with_choices",
 ]
 
-F64 = npt.NDArray[np.float64]
 Opinions = Mapping[tuple[str, str], Mapping[str, F64]]
 """Shares of the options by (attribute, group) and question, float64 (n_options,), each summing to 1."""
 

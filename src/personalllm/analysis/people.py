@@ -13,9 +13,10 @@ import numpy.typing as npt
 from personalllm.analysis.base import Analysis
 from personalllm.analysis.diversity import distinct_names, measured_table
 from personalllm.analysis.intervals import DRAWS, Measured, intervals
-from personalllm.analysis.votes import F64, Votes
+from personalllm.analysis.votes import Votes
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.core.seeding import generator
+from personalllm.core.types import F64
 from personalllm.data import Benchmark, ScoreTable
 from personalllm.users import Population
 

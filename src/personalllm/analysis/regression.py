@@ -20,7 +20,7 @@ from personalllm.users import Population
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from personalllm.analysis._regression_fit import F64, U8
+    from personalllm.core.types import F64, U8
 
 __all__ = ["Contrast", "Regressions", "UserRegressions", "regressions", "user_regressions"]
 

@@ -14,14 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.errors import AxisMismatch, ParameterError, UserError
-from personalllm.core.types import U8
+from personalllm.core.types import F64, I64, U8
 from personalllm.data import Benchmark, ScoreTable
 from personalllm.users import Population, choices
 
 __all__ = ["F64", "I64", "TieRule", "Ties", "Votes"]
 
-F64: TypeAlias = npt.NDArray[np.float64]
-I64: TypeAlias = npt.NDArray[np.int64]
 Ties: TypeAlias = Literal["split", "option", "drop"]
 TieRule: TypeAlias = Literal["half", "rank"]
 

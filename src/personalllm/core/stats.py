@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from personalllm.core.errors import ParameterError
 from personalllm.core.seeding import generator
+from personalllm.core.types import F64
 
 __all__ = ["holm", "sign_flip_p"]
 
-F64 = npt.NDArray[np.float64]
 
 _SIGNS_PER_BLOCK = 4_000_000
 _SLACK = 1e-12

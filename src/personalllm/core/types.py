@@ -17,7 +17,10 @@ from personalllm.core.errors import AxisMismatch, ParameterError
 
 __all__ = [
     "F32",
+    "F64",
+    "I8",
     "I32",
+    "I64",
     "JSON",
     "U8",
     "ChatReply",
@@ -30,6 +33,9 @@ __all__ = [
 ]
 
 F32: TypeAlias = npt.NDArray[np.float32]
+F64: TypeAlias = npt.NDArray[np.float64]
+I8: TypeAlias = npt.NDArray[np.int8]
+I64: TypeAlias = npt.NDArray[np.int64]
 I32: TypeAlias = npt.NDArray[np.int32]
 U8: TypeAlias = npt.NDArray[np.uint8]
 JSON: TypeAlias = dict[str, Any]

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError
 from personalllm.core.protocols import TextEmbedder
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32
+from personalllm.core.types import F32, F64
 from personalllm.data.benchmark import Benchmark
 from personalllm.data.twin import CALIBRATED, as_published
 from personalllm.data.twin_model import FAMILIES, N_RESPONSES, REWARD_MODELS, draw_noise, twin_scores
 
 __all__ = ["make_twin_over"]
 
-F64 = npt.NDArray[np.float64]
 
 _TOO_SMALL = 1e-9
 

@@ -15,12 +15,11 @@ import numpy.typing as npt
 
 from personalllm.core.errors import AxisMismatch
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32
+from personalllm.core.types import F32, F64
 from personalllm.evaluation.results import METRICS, Estimate
 
 __all__ = ["Draws", "differences", "draw_metrics", "estimate", "per_user_means", "wins"]
 
-F64: TypeAlias = npt.NDArray[np.float64]
 Draws: TypeAlias = dict[str, F64]
 
 _BLOCK = 2_000_000

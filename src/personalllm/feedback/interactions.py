@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from personalllm.core.errors import AxisMismatch, ParameterError
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32, I32, U8
+from personalllm.core.types import F32, F64, I32, U8
 from personalllm.feedback.pool import InteractionPool
 from personalllm.feedback.rules import FeedbackRule
 from personalllm.users.choices import check_positions, places
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["interact", "sample_prompts"]
 
-F64 = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
 _USERS_PER_BLOCK = 256

@@ -17,14 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32, I32, U8, Corpus, Histories, Queries
+from personalllm.core.types import F32, F64, I32, I64, U8, Corpus, Histories, Queries
 from personalllm.testing._posterior import Prior, predictive, sample_posterior
 from personalllm.testing._standins import HashEmbedder
 
 __all__ = ["FAMILIES", "Family", "PlantedEmbedder", "PlantedSignals", "PlantedWorld", "Score", "planted_world"]
 
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 
 Family = Literal["linear", "low-rank", "clustered", "non-linear", "opposed"]
 FAMILIES: tuple[Family, ...] = get_args(Family)

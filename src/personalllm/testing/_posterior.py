@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
+
+from personalllm.core.types import F64
 
 __all__ = ["Prior", "predictive", "sample_posterior"]
 
-F64 = npt.NDArray[np.float64]
 
 _CHAINS, _BURN_IN, _KEPT, _THIN = 8, 80, 60, 2
 _SHARPNESS = 2.0

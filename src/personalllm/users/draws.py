@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from personalllm.core.errors import AxisMismatch, ParameterError
 from personalllm.core.seeding import generator
+from personalllm.core.types import F64
 
 __all__ = ["check_alpha", "check_count", "dirichlet_rows", "drop_near_duplicates", "mixture_rows", "user_blocks"]
 
-F64 = npt.NDArray[np.float64]
 
 _BLOCK = 1_024
 _SMALLEST_ALPHA, _LARGEST_ALPHA = 1e-9, 1e9

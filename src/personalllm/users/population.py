@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.errors import AxisMismatch, ParameterError, UserError
-from personalllm.core.types import JSON
+from personalllm.core.types import F64, JSON
 from personalllm.users.draws import check_alpha, check_count, dirichlet_rows, drop_near_duplicates, mixture_rows
 
 __all__ = ["PUBLISHED_REWARD_MODELS", "Population"]
 
-F64 = npt.NDArray[np.float64]
 
 PUBLISHED_REWARD_MODELS: tuple[str, ...] = (
     "beaver_7b",

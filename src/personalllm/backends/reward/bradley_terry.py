@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from personalllm.core.errors import ParameterError
 from personalllm.core.seeding import generator
+from personalllm.core.types import F64
 
 __all__ = ["PENALTIES", "choose_penalty", "fit_bradley_terry"]
 
-F64 = npt.NDArray[np.float64]
 
 PENALTIES: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Ridge penalties tried by default."""

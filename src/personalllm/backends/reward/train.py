@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from personalllm.backends.reward.bradley_terry import PENALTIES, choose_penalty, fit_bradley_terry
 from personalllm.backends.reward.heads import RewardHeads, embedding_features
@@ -15,11 +14,10 @@ from personalllm.backends.reward.preferences import Preferences
 from personalllm.backends.reward.surface import LENGTH_FEATURE, SURFACE_FEATURES, surface_features
 from personalllm.core.errors import ParameterError
 from personalllm.core.protocols import TextEmbedder
-from personalllm.core.types import F32, JSON
+from personalllm.core.types import F32, F64, JSON
 
 __all__ = ["TrainedReward", "TrainingReport", "train_compact"]
 
-F64 = npt.NDArray[np.float64]
 _N_SURFACE = len(SURFACE_FEATURES)
 
 

@@ -22,11 +22,10 @@ from personalllm.backends.reward._weights import Files, find_files, library
 from personalllm.backends.reward.entries import RewardEntry, find_reward
 from personalllm.core.errors import AxisMismatch, MissingExtra, ParameterError, RunError
 from personalllm.core.storage import digest
-from personalllm.core.types import F32
+from personalllm.core.types import F32, I64
 
 __all__ = ["DTYPES", "Side", "Style", "TransformersReward"]
 
-I64 = npt.NDArray[np.int64]
 Style = Literal["authors", "released"]
 Side = Literal["right", "left"]
 

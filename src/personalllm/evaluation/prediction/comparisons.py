@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from personalllm.core.stats import holm, sign_flip_p
+from personalllm.core.types import F64
 from personalllm.evaluation.prediction.estimates import Key, cell_difference
 from personalllm.evaluation.prediction.metrics import HIGHER_IS_BETTER, USER_MEANS, Sums, user_means
 from personalllm.evaluation.results import Estimate
 
 __all__ = ["LEVEL", "PairedDifference", "Side", "paired_differences"]
 
-F64: TypeAlias = npt.NDArray[np.float64]
 
 LEVEL = 0.05
 """Family-wise error at which a learner is called the better one."""

@@ -17,13 +17,12 @@ import numpy.typing as npt
 
 from personalllm.core.errors import AxisMismatch
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32
+from personalllm.core.types import F32, F64
 from personalllm.evaluation.prediction.metrics import N_BINS, PREDICTION_METRICS, USER_MEANS, user_means
 from personalllm.evaluation.results import Estimate
 
 __all__ = ["FEWEST_USERS", "CellDraws", "Estimates", "Key", "cell_difference", "draw_cell", "estimate_cell"]
 
-F64: TypeAlias = npt.NDArray[np.float64]
 Key: TypeAlias = tuple[str, str]
 CellDraws: TypeAlias = dict[Key, F64]
 Estimates: TypeAlias = dict[Key, Estimate]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.errors import AxisMismatch, ParameterError
-from personalllm.core.types import F32, I32, JSON
+from personalllm.core.types import F32, F64, I8, I32, JSON
 
 __all__ = [
     "HIGHER_IS_BETTER",
@@ -31,8 +31,6 @@ __all__ = [
     "user_sums",
 ]
 
-F64: TypeAlias = npt.NDArray[np.float64]
-I8: TypeAlias = npt.NDArray[np.int8]
 Sums: TypeAlias = dict[str, F32]
 
 USER_MEANS = ("accuracy", "log_loss", "brier", "regret", "tau")

@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from personalllm.core.errors import DataError
 from personalllm.core.protocols import TextEmbedder
 from personalllm.core.seeding import derive_seed
 from personalllm.core.storage import digest, write_json
-from personalllm.core.types import F32, JSON, Histories
+from personalllm.core.types import F32, F64, I64, JSON, Histories
 from personalllm.evaluation.prediction.people_results import learner_result
 from personalllm.evaluation.prediction.people_task import PeopleProtocol, PeopleTask, Split
 from personalllm.evaluation.prediction.results import PredictResults
@@ -30,8 +29,6 @@ from personalllm.methods.base import Method
 
 __all__ = ["NULLS", "load_people", "predict_people"]
 
-F64: TypeAlias = npt.NDArray[np.float64]
-I64: TypeAlias = npt.NDArray[np.int64]
 
 NULLS = {
     "random": "Coin (p = 1/2)",

@@ -19,14 +19,13 @@ from pydantic import Field, field_validator
 
 from personalllm.core.errors import UserError
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32, I32, JSON, Histories, Queries
+from personalllm.core.types import F32, I32, I64, JSON, Histories, Queries
 from personalllm.evaluation.prediction.metrics import Cell
 from personalllm.evaluation.specs import Frozen
 from personalllm.feedback.people import PeoplePreferences
 
 __all__ = ["PEOPLE_VERSION", "PeopleProtocol", "PeopleTask", "Split"]
 
-I64: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
 PEOPLE_VERSION = 1

@@ -16,14 +16,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.protocols import TextEmbedder
 from personalllm.core.seeding import derive_seed
-from personalllm.core.types import F32, JSON, Histories
+from personalllm.core.types import F32, F64, JSON, Histories
 from personalllm.evaluation.prediction.task import Group, PredictionTask, TestPairs
 from personalllm.evaluation.references import PREDICTORS
 from personalllm.feedback import FeedbackRule, interact, sample_prompts
@@ -31,7 +31,6 @@ from personalllm.users import Population
 
 __all__ = ["Judgement", "Predictors", "opposition"]
 
-F64: TypeAlias = npt.NDArray[np.float64]
 
 _PROMPT_BLOCK = 64
 _CERTAIN = 20.0

@@ -7,13 +7,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from personalllm.core.errors import UserError
 from personalllm.core.storage import canonical_json
+from personalllm.core.types import F64
 from personalllm.evaluation.prediction.estimates import draw_cell
 from personalllm.evaluation.prediction.metrics import HIGHER_IS_BETTER, Cell
 from personalllm.evaluation.prediction.results import PredictResults
@@ -21,7 +21,6 @@ from personalllm.evaluation.results import Estimate
 
 __all__ = ["Agreement", "Orders", "Standing", "Transfer"]
 
-F64: TypeAlias = npt.NDArray[np.float64]
 
 FEWEST_LEARNERS = 3
 """Below so many learners an order says nothing."""

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from personalllm.core.types import F32, Histories, Queries
+from personalllm.core.types import F32, F64, Histories, Queries
 from personalllm.methods.linear.hierarchical_bt import HierarchicalBT, fit_prior
-from personalllm.methods.parts.features import F64, FeatureMap, Pairs
+from personalllm.methods.parts.features import FeatureMap, Pairs
 from personalllm.methods.parts.learner import moderated_margins
 from personalllm.methods.parts.low_rank import some_users
 from personalllm.methods.parts.surface import TextFeatureMap

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from personalllm.core.types import F32, Queries
-from personalllm.methods.parts.features import F64, Pairs
+from personalllm.core.types import F32, F64, Queries
+from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.learner import LinearLearner, check_above_zero, moderated_scores
 from personalllm.methods.parts.logistic import Laplace, best_ridge, newton_map, newton_pooled
 from personalllm.methods.parts.low_rank import some_users

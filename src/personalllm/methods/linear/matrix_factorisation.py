@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.core.types import F32, Corpus, Histories, Queries
+from personalllm.core.types import F32, F64, I64, Corpus, Histories, Queries
 from personalllm.methods.base import Method, Need
 from personalllm.methods.parts.factors import Factors, fit_factors, held_out, held_out_loss, population
-from personalllm.methods.parts.features import F64, I64, FeatureMap, Pairs, text_blocks, used_responses
+from personalllm.methods.parts.features import FeatureMap, Pairs, text_blocks, used_responses
 from personalllm.methods.parts.learner import check_above_zero, moderated_scores
 from personalllm.methods.parts.logistic import newton_map
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.core.types import F32, Histories, Queries
+from personalllm.core.types import F32, F64, Histories, Queries
 from personalllm.methods.base import Method, Need
-from personalllm.methods.parts.features import F64, FeatureMap, Pairs
+from personalllm.methods.parts.features import FeatureMap, Pairs
 from personalllm.methods.parts.logistic import newton_map, newton_pooled
 from personalllm.methods.parts.particles import log_likelihoods, posterior, vote
 

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from personalllm.core.types import F32, I32, U8, Queries
-from personalllm.methods.parts.features import F64, Pairs
+from personalllm.core.types import F32, F64, I32, U8, Queries
+from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.learner import LinearLearner, check_above_zero
 from personalllm.methods.parts.logistic import newton_map, sigmoid
 from personalllm.methods.parts.low_rank import fit_basis, in_basis, some_users, start_weights

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32, Histories, Queries
+from personalllm.core.types import F32, F64, Histories, Queries
 from personalllm.methods.base import Method, Need
-from personalllm.methods.parts.features import F64, Pairs
+from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.particles import log_likelihoods, posterior, vote
 
 __all__ = ["RMMixture"]

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.protocols import TextEmbedder
-from personalllm.core.types import F32, I32, Corpus, Histories, Queries
-from personalllm.methods.parts.features import I64, FeatureMap
+from personalllm.core.types import F32, I32, I64, Corpus, Histories, Queries
+from personalllm.methods.parts.features import FeatureMap
 
 __all__ = ["Comparisons", "Episode", "Inputs"]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.methods.parts.features import F64, I64, Pairs
+from personalllm.core.types import F64, I64
+from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.logistic import log_sigmoid, newton_map, newton_pooled, sigmoid
 
 __all__ = ["Factors", "fit_factors", "held_out", "held_out_loss", "population"]

@@ -10,12 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.protocols import TextEmbedder
-from personalllm.core.types import F32, I32, Corpus, Histories, Queries
+from personalllm.core.types import F32, F64, I32, I64, Corpus, Histories, Queries
 
 __all__ = ["FeatureMap", "Pairs", "spread_within", "text_blocks", "used_responses"]
 
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 
 _TEXT_BLOCK = 4_096
 _SMALL = 1e-6

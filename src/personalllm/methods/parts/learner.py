@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.errors import ParameterError
-from personalllm.core.types import F32, Histories, Queries
+from personalllm.core.types import F32, F64, I64, Histories, Queries
 from personalllm.methods.base import Method, Need
-from personalllm.methods.parts.features import F64, I64, FeatureMap, Pairs
+from personalllm.methods.parts.features import FeatureMap, Pairs
 
 __all__ = ["LinearLearner", "check_above_zero", "moderated_margins", "moderated_scores", "score_queries"]
 

@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.methods.parts.features import F64, I64, Pairs
+from personalllm.core.types import F64, I64
+from personalllm.methods.parts.features import Pairs
 
 __all__ = [
     "Laplace",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.methods.parts.features import F64, Pairs
+from personalllm.core.types import F64
+from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.logistic import (
     best_ridge,
     log_sigmoid,

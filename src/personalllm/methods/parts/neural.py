@@ -14,10 +14,9 @@ import numpy.typing as npt
 
 from personalllm.core.errors import MissingExtra
 from personalllm.core.seeding import derive_seed
-from personalllm.core.types import F32, I32, Histories, Queries
+from personalllm.core.types import F32, I32, I64, Histories, Queries
 from personalllm.methods.base import Method, Need
 from personalllm.methods.parts.episodes import Comparisons, Inputs
-from personalllm.methods.parts.features import I64
 from personalllm.methods.parts.training import JUDGED, Split, Task, Tensor, trained
 
 __all__ = [

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.core.types import F32
-from personalllm.methods.parts.features import F64, I64, Pairs
+from personalllm.core.types import F32, F64, I64
+from personalllm.methods.parts.features import Pairs
 
 __all__ = ["log_likelihoods", "posterior", "vote"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.errors import ParameterError
-from personalllm.core.types import F32, I32
+from personalllm.core.types import F32, F64, I32, I64
 
 __all__ = [
     "Search",
@@ -30,8 +30,6 @@ __all__ = [
 
 Search = Literal["exact", "faiss"]
 
-F64 = npt.NDArray[np.float64]
-I64 = npt.NDArray[np.int64]
 
 _KEYS = 4096
 _QUERIES = 1024

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import gammaln
+
+from personalllm.core.types import F64
 
 __all__ = ["MixturePrior", "simplex_posterior"]
 
-F64 = npt.NDArray[np.float64]
 
 _STEPS = 40
 _HALVINGS = 12

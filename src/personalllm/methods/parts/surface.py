@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 
 from personalllm.core.protocols import TextEmbedder
-from personalllm.core.types import F32, Corpus, Histories
-from personalllm.methods.parts.features import F64, I64, FeatureMap, spread_within, text_blocks, used_responses
+from personalllm.core.types import F32, F64, I64, Corpus, Histories
+from personalllm.methods.parts.features import FeatureMap, spread_within, text_blocks, used_responses
 
 _SHARE = 0.1
 _LEAST = 1e-9

@@ -11,9 +11,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32
+from personalllm.core.types import F32, F64, I64
 from personalllm.methods.parts.episodes import Comparisons, Episode
-from personalllm.methods.parts.features import F64, I64
 
 if TYPE_CHECKING:
     from personalllm.methods.parts.neural import NeuralLearner

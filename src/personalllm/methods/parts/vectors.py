@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.protocols import TextEmbedder
-from personalllm.core.types import F32, Corpus, Histories, Queries
+from personalllm.core.types import F32, I64, Corpus, Histories, Queries
 from personalllm.methods.parts.retrieval import unit_rows
 
 __all__ = [
@@ -22,7 +22,6 @@ __all__ = [
     "score_candidates",
 ]
 
-I64 = npt.NDArray[np.int64]
 Rows = npt.NDArray[np.integer[Any]]
 UserEmbedding = Literal["winning-minus-losing", "winning", "losing"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from personalllm.core.types import F64
 from personalllm.evaluation.results import Estimate
 from personalllm.papers.personalllm_2025.printed import win_rate_error
 
@@ -30,7 +30,6 @@ __all__ = [
     "verdict",
 ]
 
-F64: TypeAlias = npt.NDArray[np.float64]
 Verdict: TypeAlias = Literal["same direction", "opposite", "cannot tell"]
 ClaimMetric: TypeAlias = Literal["mean_utility", "win_rate_reference"]
 
