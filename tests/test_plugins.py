@@ -18,11 +18,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from personalllm.backends.names import build_embedder, build_llm, build_rewards
 from personalllm.cli import plugins
 from personalllm.cli.app import app
 from personalllm.cli.evaluate import evaluate
 from personalllm.cli.kinds import Kind, listings, registry_of, subject_of
-from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
 from personalllm.core.errors import PluginError, UnknownName, UserError
 from personalllm.core.registry import Registry, load_object
 from personalllm.data import Benchmark, write_benchmark

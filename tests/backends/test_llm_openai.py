@@ -391,7 +391,7 @@ def test_bad_parameters(fault_server, fields, message):
 
 
 def test_importing_the_room_imports_no_client():
-    code = "import sys, personalllm.backends.llm, personalllm.backends.embedding, personalllm.cli.wiring\n"
+    code = "import sys, personalllm.backends.llm, personalllm.backends.embedding, personalllm.backends.names\n"
     code += "assert not {'openai', 'xllamacpp', 'tokenizers', 'jinja2'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

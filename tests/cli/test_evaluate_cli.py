@@ -10,8 +10,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from personalllm.backends.names import build_embedder, build_llm, build_rewards
 from personalllm.cli.evaluate import evaluate
-from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
 from personalllm.core.errors import (
     ModelFileError,
     ParameterError,
@@ -166,7 +166,7 @@ def test_the_chat_model_gets_the_options(folder: Path, monkeypatch: pytest.Monke
         asked.append((name, options))
         return EchoChatModel()
 
-    monkeypatch.setattr("personalllm.cli.wiring.build_llm", build)
+    monkeypatch.setattr("personalllm.backends.names.build_llm", build)
     base = ["zero-shot", "--track", "generate", *SMALL, *STANDINS[:2], *STANDINS[4:], "--llm", "openai:m"]
     output(run(*base))
     server = ["--base-url", "http://127.0.0.1:9/v1", "--stream", "--context-length", "99", "--no-reply-cache"]
@@ -226,7 +226,7 @@ def test_an_interrupted_run_says_how_to_go_on(folder: Path, monkeypatch: pytest.
     assert "The same command goes on from here" in result.stderr
 
 
-def test_wiring_checks_what_a_factory_returns() -> None:
+def test_names_check_what_a_factory_returns() -> None:
     for build in (build_embedder, build_llm, lambda name: build_rewards({}, None, name)):
         with pytest.raises(PluginError, match=r"'builtins:object' returned a object, which is no .*It needs: "):
             build("builtins:object")
@@ -234,7 +234,7 @@ def test_wiring_checks_what_a_factory_returns() -> None:
 
 def test_the_command_line_starts_light() -> None:
     heavy = ["matplotlib", "sklearn", "numba", "pyarrow", "onnxruntime", "xllamacpp", "scipy"]
-    modules = "import sys, personalllm.cli.evaluate, personalllm.cli.wiring"
+    modules = "import sys, personalllm.cli.evaluate, personalllm.backends.names"
     code = f"{modules}; print([m for m in sys.argv[1:] if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

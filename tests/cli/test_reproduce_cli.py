@@ -88,7 +88,7 @@ def test_a_dry_run_builds_no_model_and_writes_nothing(folder: Path, monkeypatch:
         raise AssertionError("a backend was built")
 
     for name in ("build_llm", "build_embedder", "build_rewards"):
-        monkeypatch.setattr(f"personalllm.cli.wiring.{name}", refuse)
+        monkeypatch.setattr(f"personalllm.backends.names.{name}", refuse)
     result = run(*SMALL, "--dry-run")
     assert result.exit_code == 0, result.output
     assert "37 cells under 4 protocols, 5 users: 185 requests" in result.stdout

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from personalllm.backends import names
 from personalllm.backends.reward import CompactEnsemble, shipped_metadata
-from personalllm.cli import rewards, wiring
+from personalllm.cli import rewards
 from personalllm.cli.app import app, main
 from personalllm.core.errors import UserError
 from personalllm.core.seeding import generator
@@ -37,7 +38,7 @@ def pairs(tmp_path):
 
 @pytest.fixture
 def run(monkeypatch):
-    monkeypatch.setattr(wiring, "build_embedder", HashEmbedder)
+    monkeypatch.setattr(names, "build_embedder", HashEmbedder)
     return lambda *arguments: CliRunner(env={"COLUMNS": "120"}).invoke(app, ["rewards", *map(str, arguments)])
 
 

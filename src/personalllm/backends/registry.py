@@ -1,7 +1,7 @@
 """Embedders, chat models and reward ensembles by name: listed without importing them; outsiders add theirs.
 
 A built-in name here is what the command line knows under that name; what it needs besides (an address, a cache) is
-handed over in `personalllm.cli.wiring`. A plugin is a class or a function that is called without arguments.
+given in `personalllm.backends.names`. A plugin is a class or a function that is called without arguments.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def reachable_chat_models(recipe: Recipe) -> dict[str, ChatModel] | None:
 
 def embedder_of(recipe: Recipe) -> TextEmbedder | None:
     """Return the embedder that compares the prompts, if the recipe asks for one."""
-    from personalllm.cli.wiring import build_embedder
+    from personalllm.backends.names import build_embedder
 
     rule = recipe.prompts.near_duplicates
     return build_embedder(rule.embedder) if rule is not None and rule.method == "embedding" else None
@@ -80,8 +80,8 @@ def check_chat_model(model: ResponseModel) -> None:
         UnknownName: If there is no chat model of the name.
         UserError: If a server has no address, or a setting has no effect.
     """
+    from personalllm.backends.names import check_chat_model_name
     from personalllm.backends.registry import CHAT_MODELS
-    from personalllm.cli.wiring import check_chat_model_name
 
     name = model.chat_model
     check_chat_model_name(name)
@@ -101,8 +101,8 @@ def check_chat_model(model: ResponseModel) -> None:
 def chat_model_of(model: ResponseModel) -> ChatModel:
     """Return the chat model of a response model; nobody is asked anything."""
     from personalllm.backends.llm import CachedChatModel, LocalChatModel, VLLMChatModel
+    from personalllm.backends.names import build_llm
     from personalllm.backends.registry import CHAT_MODELS
-    from personalllm.cli.wiring import build_llm
 
     check_chat_model(model)
     name = model.chat_model

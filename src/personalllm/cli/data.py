@@ -111,8 +111,8 @@ def twin(
         with console.status("Drawing the twin"):
             benchmark = make_twin(10_402 if n_prompts is None else n_prompts, seed)
     else:
+        from personalllm.backends.names import build_embedder
         from personalllm.cli.progress import embed_texts
-        from personalllm.cli.wiring import build_embedder
 
         real, embedder = load(texts), build_embedder()
         embed_texts(real, embedder, console)

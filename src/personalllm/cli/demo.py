@@ -29,9 +29,9 @@ def demo(
 
     from rich.console import Console
 
+    from personalllm.backends.names import build_embedder, build_llm, build_rewards
     from personalllm.cli.evaluate import show_leaderboard, watch
     from personalllm.cli.progress import embed_texts
-    from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
     from personalllm.data import load
     from personalllm.evaluation import Protocol, evaluate
     from personalllm.report import render_report

@@ -214,7 +214,7 @@ PREFIXES = ("openai:", "transformers:")
 
 def _prefixed(target: str) -> Subject:
     """Return what `openai:MODEL` or `transformers:MODEL` stands for; the former's address is `$OPENAI_BASE_URL`."""
-    from personalllm.cli.wiring import build_llm
+    from personalllm.backends.names import build_llm
 
     if target.startswith("openai:"):
         if not os.environ.get("OPENAI_BASE_URL"):
@@ -235,7 +235,7 @@ def _transformers(name: str, origin: str) -> Subject:
 
 def _builtin_backend(kind: Kind, name: str) -> tuple[Any, Any]:
     """Return a built-in method or backend, and a second one to compare identities with, without a reply cache."""
-    from personalllm.cli.wiring import build_llm
+    from personalllm.backends.names import build_llm
 
     registry = registry_of(kind)
     if kind is Kind.METHOD:
@@ -247,7 +247,7 @@ def _builtin_backend(kind: Kind, name: str) -> tuple[Any, Any]:
 
 def _recognised(loaded: Any, reference: str) -> tuple[Kind, Any, Any]:
     """Return the kind of an object, or of what it makes when it is called without arguments, and the thing itself."""
-    from personalllm.cli.wiring import called
+    from personalllm.backends.names import called
     from personalllm.methods.base import Method
 
     if isinstance(loaded, Method):

@@ -135,7 +135,7 @@ def serve(
 
     from personalllm.backends.llm.serve import ChatServer
     from personalllm.backends.models import find_entry
-    from personalllm.cli.wiring import check_chat_model_name
+    from personalllm.backends.names import check_chat_model_name
 
     check_chat_model_name(name)
     find_entry(name)

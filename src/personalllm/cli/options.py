@@ -210,7 +210,7 @@ def build_backends(entries: tuple[Entry, ...], track: str, metadata: JSON, choic
 
     Its identity is part of the protocol, so `random` alone and `random` beside an embedding ranker share one run.
     """
-    from personalllm.cli.wiring import build_embedder, build_llm, build_rewards, optional_embedder
+    from personalllm.backends.names import build_embedder, build_llm, build_rewards, optional_embedder
 
     needs = {need for entry in entries for need in entry.method.needs}
     served = choice.embedder.startswith("openai:")

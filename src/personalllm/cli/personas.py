@@ -94,7 +94,7 @@ def score(
 
 def _scorer(benchmark: Benchmark, scorer: str, rewards: str, llm: str | None, scale: int) -> PersonaScorer:
     from personalllm.analysis.persona import ChatRatingScorer, RewardModelScorer
-    from personalllm.cli.wiring import DEFAULT_LLM, build_llm, build_rewards
+    from personalllm.backends.names import DEFAULT_LLM, build_llm, build_rewards
 
     if scorer == CHAT:
         return ChatRatingScorer(build_llm(llm or DEFAULT_LLM, cache=False), scale=scale)

@@ -154,7 +154,7 @@ def _show(outcome: Outcome, console: Console) -> str:
 
 def _checks(subject: Subject, embedder: str | None, llm: str | None) -> tuple[Check, ...]:
     """Return the contract suite of a subject, and what only its registration can break."""
-    from personalllm.cli.wiring import build_embedder, build_llm
+    from personalllm.backends.names import build_embedder, build_llm
     from personalllm.core.errors import UserError
     from personalllm.testing import (
         chat_model_checks,

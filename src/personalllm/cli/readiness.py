@@ -122,6 +122,6 @@ def _of_rewards(recipe: Recipe, *, fetch: bool) -> list[PersonalLLMError]:
 
 def ensemble_of(recipe: Recipe) -> RewardEnsemble:
     """Return the reward models that a recipe names."""
-    from personalllm.cli.wiring import build_rewards
+    from personalllm.backends.names import build_rewards
 
     return build_rewards({"reward_ensemble": recipe.reward_ensemble})

@@ -37,8 +37,8 @@ def train(
     """
     from rich.console import Console
 
+    from personalllm.backends.names import build_embedder
     from personalllm.backends.reward import read_preferences, train_compact
-    from personalllm.cli.wiring import build_embedder
     from personalllm.core.storage import write_json
 
     if out.suffix != ".safetensors":
@@ -188,8 +188,8 @@ def selftest(
 
 def _ensemble(model: str, dtype: str | None, device: str | None) -> RewardEnsemble:
     """Return the ensemble that a name stands for."""
+    from personalllm.backends.names import build_rewards
     from personalllm.backends.reward import is_published, load_rewards
-    from personalllm.cli.wiring import build_rewards
 
     on_hub = model.count("/") == 1 and ":" not in model and not model.endswith(".safetensors")
     if is_published(model) or Path(model).is_dir() or on_hub:

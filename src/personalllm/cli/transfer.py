@@ -69,8 +69,8 @@ def transfer(
     """
     from rich.console import Console
 
+    from personalllm.backends.names import build_embedder, optional_embedder
     from personalllm.cli.progress import counted, resumable
-    from personalllm.cli.wiring import build_embedder, optional_embedder
     from personalllm.evaluation import load_prediction, resolve
     from personalllm.evaluation.prediction.people import predict_people
     from personalllm.feedback.people import PeoplePreferences

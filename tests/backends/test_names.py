@@ -7,7 +7,7 @@ import pytest
 
 from personalllm.backends.embedding import CachedEmbedder, OpenAIEmbedder
 from personalllm.backends.llm import CachedChatModel, OpenAIChatModel, VLLMChatModel
-from personalllm.cli.wiring import build_embedder, build_llm, build_rewards
+from personalllm.backends.names import build_embedder, build_llm, build_rewards
 from personalllm.core.errors import ModelFileError, OfflineError, ParameterError, UnknownName, UserError
 from personalllm.testing import EchoChatModel
 
@@ -114,7 +114,7 @@ def test_a_local_model_takes_its_settings(chat_model):
 
 
 def test_building_a_served_model_imports_no_client():
-    code = "import sys; from personalllm.cli.wiring import build_llm\n"
+    code = "import sys; from personalllm.backends.names import build_llm\n"
     code += f"build_llm('openai:m', base_url={URL!r}).identity\n"
     code += "assert not {'openai', 'xllamacpp', 'tokenizers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

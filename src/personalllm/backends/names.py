@@ -1,4 +1,4 @@
-"""From names to backends, for the command line; nothing is downloaded here."""
+"""Build embedders, chat models and reward ensembles from their names; nothing is downloaded here."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ __all__ = [
     "build_rewards",
     "called",
     "check_chat_model_name",
+    "checked",
     "checked_backend",
     "optional_embedder",
 ]
@@ -229,7 +230,7 @@ def build_rewards(
 
 
 def _own(reference: str, registry: Registry, protocol: Any) -> Any:
-    """Make what a plugin's name or `module:factory` stands for, and check that it is of the kind."""
+    """Build the object that a plugin's name or `module:factory` refers to, and check that it is of the kind."""
     return checked_backend(called(registry.load(reference), reference), reference, registry.kind, protocol)
 
 
@@ -256,35 +257,41 @@ def called(factory: Any, reference: str) -> Any:
 
 
 def checked_backend(backend: Any, reference: str, kind: str, protocol: Any) -> Any:
-    """Return the backend if it has all that its kind needs and says who it is.
+    """Return the backend that a factory made, if it has all that its kind needs.
 
     Raises:
         PluginError: If a method or attribute is missing, or a name or the identity is empty.
     """
     if not isinstance(backend, protocol):
-        wanted: Sequence[str] = sorted(n for n in vars(protocol) if not n.startswith("_"))
-        missing = [name for name in wanted if name not in dir(backend)]
+        members: Sequence[str] = sorted(n for n in vars(protocol) if not n.startswith("_"))
+        missing = [name for name in members if name not in dir(backend)]
         raise PluginError(
             f"{reference!r} returned a {type(backend).__name__}, which is no {kind}.",
-            f"It needs: {', '.join(wanted)} (see personalllm.core.protocols.{protocol.__name__}); "
+            f"It needs: {', '.join(members)} (see personalllm.core.protocols.{protocol.__name__}); "
             f"missing: {', '.join(missing)}.",
         )
+    return checked(backend, kind, protocol, reference)
+
+
+def checked(backend: Any, kind: str, protocol: Any, reference: str = "") -> Any:
+    """Return an object of a protocol if its name and identity are texts: results are filed under them.
+
+    Raises:
+        PluginError: If one is empty, is no text, or fails.
+    """
+    where = repr(reference or type(backend).__name__)
     for name in ("identity", "name"):
-        if name in vars(protocol):
-            value = _asked(backend, name, reference)
-            if not isinstance(value, str) or not value.strip():
-                raise PluginError(
-                    f"{reference!r}: the {name} of this {kind} is {value!r}, not a text.",
-                    "Results are filed under it: return a text that changes whenever the output could.",
-                )
+        if name not in vars(protocol):
+            continue
+        try:
+            value = getattr(backend, name)
+        except PersonalLLMError:
+            raise
+        except Exception as error:  # a stranger's property: any failure is reported under its name
+            raise PluginError(f"{where}: {name} fails: {type(error).__name__}: {error}.") from error
+        if not isinstance(value, str) or not value.strip():
+            raise PluginError(
+                f"{where}: the {name} of this {kind} is {value!r}, not a text.",
+                "Results are filed under it: return a text that changes whenever the output could.",
+            )
     return backend
-
-
-def _asked(backend: Any, name: str, reference: str) -> Any:
-    """Return an attribute of a stranger's object; a failure is reported under its name."""
-    try:
-        return getattr(backend, name)
-    except PersonalLLMError:
-        raise
-    except Exception as error:  # a stranger's property: any failure is reported under its name
-        raise PluginError(f"{reference!r}: {name} fails: {type(error).__name__}: {error}.") from error
