@@ -71,7 +71,7 @@ def _no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
         for kind in ("png", "svg"):
             stem.with_name(f"{stem.name}.{kind}").touch()
 
-    monkeypatch.setattr("personalllm.report.analyses._write_figure", touch)
+    monkeypatch.setattr("personalllm.report.analyses.save_figure", touch)
 
 
 def run(*arguments: str, data: str = "tiny.parquet") -> Any:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from personalllm.core.storage import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +27,7 @@ __all__ = [
     "key_of_series",
     "look",
     "new_figure",
+    "save_figure",
     "short",
     "whisker",
 ]
@@ -156,3 +160,16 @@ def drawing(*, text_as_paths: bool) -> Iterator[None]:
     with mpl.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as `stem.svg` and `stem.png` on paper; call within `drawing`: equal figures give equal files."""
+    figure.set_facecolor(INK["paper"])
+    files = []
+    # The date and the version of the library would make two files of one figure differ.
+    for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+        target = stem.with_name(f"{stem.name}.{kind}")
+        with atomic_path(target) as temporary:
+            figure.savefig(temporary, format=kind, dpi=200, metadata=metadata)
+        files.append(target)
+    return files

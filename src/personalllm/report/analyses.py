@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from personalllm.core.errors import UserError
-from personalllm.core.plotting import INK, drawing
+from personalllm.core.plotting import drawing, save_figure
 from personalllm.core.storage import atomic_directory
 from personalllm.report import numbers
 from personalllm.report.examples import excerpt
 from personalllm.report.svg import inline_svg
-from personalllm.report.template import environment, stylesheet
+from personalllm.report.template import render, write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,12 +116,12 @@ def write_analyses(
         sections = []
         for key, analysis in analyses.items():
             for name, table in tables[key].items():
-                _write_table(table, made / "tables" / name)
+                write_table(table, made / "tables" / name)
             figure = analysis.plot()
-            _write_figure(figure, made / "figures" / key)
+            with drawing(text_as_paths=True):
+                save_figure(figure, made / "figures" / key)
             sections.append(_section(key, analysis, figure, tables[key]))
-        page = environment().get_template("analyses.html.j2")
-        text = page.render(css=stylesheet(), sections=sections, absent=missing, **words)
+        text = render("analyses.html.j2", sections=sections, absent=missing, **words)
         (made / _PAGE).write_text(text, encoding="utf-8")
     return folder / _PAGE
 
@@ -185,21 +185,6 @@ def _note(text: str) -> Any:
         return escape(text)
     shown = [escape(part) if i % 2 == 0 else Markup("<code>{}</code>").format(part) for i, part in enumerate(parts)]
     return Markup("").join(shown)
-
-
-def _write_table(table: Any, stem: Path) -> None:
-    import pyarrow.csv as pa_csv
-    import pyarrow.parquet as pq
-
-    pq.write_table(table, stem.with_name(f"{stem.name}.parquet"))
-    pa_csv.write_csv(table, stem.with_name(f"{stem.name}.csv"))
-
-
-def _write_figure(figure: Figure, stem: Path) -> None:
-    figure.set_facecolor(INK["paper"])
-    with drawing(text_as_paths=True):
-        for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-            figure.savefig(stem.with_name(f"{stem.name}.{kind}"), format=kind, dpi=200, metadata=metadata)
 
 
 def _section(key: str, analysis: Analysis, figure: Figure, tables: Mapping[str, Any]) -> Section:

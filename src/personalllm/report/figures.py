@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.core.plotting import INK, drawing
-from personalllm.core.storage import atomic_path
+from personalllm.core.plotting import INK, drawing, save_figure
 from personalllm.report.views import POPULATION_BEST, TrackView, as_sequence, track_views, user_benefits, user_values
 
 if TYPE_CHECKING:
@@ -209,10 +208,5 @@ def write_figures(results: Results | Sequence[Results], directory: str | Path) -
     with drawing(text_as_paths=True):
         for view in track_views(as_sequence(results)):
             for name, figure in figures_of(view).items():
-                figure.set_facecolor(INK["paper"])
-                for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-                    target = Path(directory) / f"{view.key}-{name}.{kind}"
-                    with atomic_path(target) as temporary:
-                        figure.savefig(temporary, format=kind, dpi=200, metadata=metadata)
-                    written.append(target)
+                written += save_figure(figure, Path(directory) / f"{view.key}-{name}")
     return written

@@ -11,17 +11,18 @@ import numpy as np
 
 from personalllm.core.errors import UserError
 from personalllm.core.plotting import drawing
-from personalllm.core.storage import atomic_path
 from personalllm.report import numbers
 from personalllm.report.examples import Pair, choose_pair
 from personalllm.report.figures import figures_of
 from personalllm.report.replay import command
 from personalllm.report.svg import inline_svg
-from personalllm.report.template import environment, stylesheet
+from personalllm.report.template import write_page
 from personalllm.report.views import POPULATION_BEST, TrackView, flatten, track_views, user_benefits, user_values
 from personalllm.report.words import LABELS, TRACKS, describe, finding, measured
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
+
     from personalllm.evaluation import MethodResult, Results
 
 __all__ = ["render_report"]
@@ -45,7 +46,7 @@ class Section:
     view: TrackView
     noun: str
     finding: str
-    figures: dict[str, str]
+    figures: dict[str, Markup]
     spreads: tuple[Spread, ...]
     pair: Pair | None
     differences: tuple[MethodResult, ...]
@@ -131,23 +132,17 @@ def render_report(results: Sequence[Results], path: str | Path) -> Path:
     views = track_views(results)
     if not views:
         raise UserError("There are no results to report.", "Run `personalllm evaluate` or `personalllm demo` first.")
-    target = Path(path) / "report.html" if Path(path).is_dir() else Path(path)
     shown = tuple(dict.fromkeys(view.results for view in views))
-    page = (
-        environment()
-        .get_template("report.html.j2")
-        .render(
-            css=stylesheet(),
-            sections=tuple(_section(view) for view in views),
-            measured=measured(views),
-            benchmarks=", ".join(dict.fromkeys(result.benchmark_name for result in shown)),
-            runs=shown,
-            settings=_settings([result.protocol for result in shown]),
-            versions=_settings([_surroundings(result) for result in shown]),
-            commands=tuple(command(result) for result in shown),
-            absent=numbers.ABSENT,
-        )
+    return write_page(
+        path,
+        "report.html",
+        "report.html.j2",
+        sections=tuple(_section(view) for view in views),
+        measured=measured(views),
+        benchmarks=", ".join(dict.fromkeys(result.benchmark_name for result in shown)),
+        runs=shown,
+        settings=_settings([result.protocol for result in shown]),
+        versions=_settings([_surroundings(result) for result in shown]),
+        commands=tuple(command(result) for result in shown),
+        absent=numbers.ABSENT,
     )
-    with atomic_path(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return target

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from personalllm.core.errors import UserError
-from personalllm.core.plotting import INK, drawing
-from personalllm.core.storage import atomic_path
+from personalllm.core.plotting import drawing, save_figure
 from personalllm.report import numbers
 from personalllm.report.prediction_figures import prediction_figures
 from personalllm.report.prediction_views import HEADINGS, LEVEL, PredictionView
 from personalllm.report.prediction_words import Finding, findings, lead, notes
 from personalllm.report.svg import inline_svg
-from personalllm.report.template import environment, stylesheet
+from personalllm.report.template import write_page
 from personalllm.report.views import flatten
 from personalllm.report.words import LABELS
 
@@ -294,13 +293,9 @@ def render_prediction(results: Sequence[PredictResults], path: str | Path) -> Pa
     """
     if not results:
         raise UserError("There are no results to report.", "Run `personalllm evaluate --track predict` first.")
-    target = Path(path) / "report.html" if Path(path).is_dir() else Path(path)
     keys = ["predict", *(f"predict-{n}" for n in range(2, len(results) + 1))]
     sections = [prediction_section(PredictionView(one, key)) for one, key in zip(results, keys, strict=True)]
-    page = environment().get_template("prediction.html.j2").render(css=stylesheet(), sections=sections)
-    with atomic_path(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return target
+    return write_page(path, "report.html", "prediction.html.j2", sections=sections)
 
 
 def write_prediction_figures(results: Sequence[PredictResults], directory: str | Path) -> list[Path]:
@@ -318,10 +313,5 @@ def write_prediction_figures(results: Sequence[PredictResults], directory: str |
         for index, one in enumerate(results):
             key = "predict" if not index else f"predict-{index + 1}"
             for name, figure in prediction_figures(PredictionView(one, key)).items():
-                figure.set_facecolor(INK["paper"])
-                for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
-                    target = Path(directory) / f"{key}-{name}.{kind}"
-                    with atomic_path(target) as temporary:
-                        figure.savefig(temporary, format=kind, dpi=200, metadata=metadata)
-                    written.append(target)
+                written += save_figure(figure, Path(directory) / f"{key}-{name}")
     return written

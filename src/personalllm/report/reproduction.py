@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from personalllm.core.plotting import INK, drawing
+from personalllm.core.plotting import drawing, save_figure
 from personalllm.core.storage import atomic_path, write_json
 from personalllm.core.types import JSON
 from personalllm.papers.personalllm_2025.plan import EMBEDDINGS
@@ -14,7 +14,7 @@ from personalllm.report._reproduction_figure import paper_figure, reproduction_f
 from personalllm.report._reproduction_tables import TextTable, text_tables, tidy_tables
 from personalllm.report.numbers import number
 from personalllm.report.svg import inline_svg
-from personalllm.report.template import environment, stylesheet
+from personalllm.report.template import render, write_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -215,36 +215,16 @@ def write_reproduction(found: Reproduction, directory: str | Path) -> list[Path]
     folder = Path(directory)
     written: list[Path] = []
     for name, table in tidy_tables(found).items():
-        written += _write_table(folder / name, table)
+        written += write_table(table, folder / name)
     with drawing(text_as_paths=True):
         for name, figure in (("reproduction", reproduction_figure(found)), ("paper", paper_figure())):
-            figure.set_facecolor(INK["paper"])
-            written += [_write_figure(folder / f"{name}.{kind}", figure) for kind in ("svg", "png")]
+            written += save_figure(figure, folder / name)
     for name, text in (("reproduction.md", _markdown(found)), ("reproduction.html", _page(found))):
         with atomic_path(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
         written.append(folder / name)
     write_json(folder / "reproduction.json", _summary(found))
     return [*written, folder / "reproduction.json"]
-
-
-def _write_table(stem: Path, table: Any) -> list[Path]:
-    import pyarrow.csv as pcsv
-    import pyarrow.parquet as pq
-
-    targets = [stem.with_suffix(".csv"), stem.with_suffix(".parquet")]
-    for target, write in zip(targets, (pcsv.write_csv, pq.write_table), strict=True):
-        with atomic_path(target) as temporary:
-            write(table, temporary)
-    return targets
-
-
-def _write_figure(target: Path, figure: Any) -> Path:
-    kind = target.suffix[1:]
-    metadata: dict[str, str | None] = {"Date": None} if kind == "svg" else {"Software": None}
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, format=kind, dpi=200, metadata=metadata)
-    return target
 
 
 def _page(found: Reproduction) -> str:
@@ -265,21 +245,16 @@ def _page(found: Reproduction) -> str:
                 ),
             ),
         )  # fmt: skip
-    page: str = (
-        environment()
-        .get_template("reproduction.html.j2")
-        .render(
-            css=stylesheet(),
-            levels=verdict_on_levels(found),
-            plan=found.plan,
-            benchmark=found.own.benchmark_name,
-            llm=found.own.protocol["llm"],
-            figures=figures,
-            tables=text_tables(found),
-            departures=found.departures,
-            changes=preset_changes(found),
-            notes=reproduction_notes(found),
-            fingerprints={kind: results.fingerprint for kind, results in found.results.items()},
-        )
+    return render(
+        "reproduction.html.j2",
+        levels=verdict_on_levels(found),
+        plan=found.plan,
+        benchmark=found.own.benchmark_name,
+        llm=found.own.protocol["llm"],
+        figures=figures,
+        tables=text_tables(found),
+        departures=found.departures,
+        changes=preset_changes(found),
+        notes=reproduction_notes(found),
+        fingerprints={kind: results.fingerprint for kind, results in found.results.items()},
     )
-    return page

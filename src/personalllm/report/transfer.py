@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from personalllm.core.plotting import drawing
-from personalllm.core.storage import atomic_path
 from personalllm.report import numbers
 from personalllm.report.prediction import Grid, Row, prediction_section
 from personalllm.report.prediction_views import PredictionView
 from personalllm.report.prediction_words import Finding, listed, null_name
 from personalllm.report.svg import inline_svg
-from personalllm.report.template import environment, stylesheet
+from personalllm.report.template import write_page
 from personalllm.report.transfer_figures import agreement_figure, orders_figure
 
 if TYPE_CHECKING:
@@ -180,20 +179,14 @@ def render_transfer(transfer: Transfer, path: str | Path) -> Path:
             for name, title, caption, figure in figures
         )
     section = prediction_section(PredictionView(transfer.people, "people"))
-    page = (
-        environment()
-        .get_template("transfer.html.j2")
-        .render(
-            css=stylesheet(),
-            transfer=transfer,
-            findings=transfer_findings(transfer),
-            figures=drawn,
-            tables=(_standings_table(transfer), _agreement_table(transfer)),
-            notes=(*_notes(transfer), *section.notes),
-            section=section,
-        )
+    return write_page(
+        path,
+        "transfer.html",
+        "transfer.html.j2",
+        transfer=transfer,
+        findings=transfer_findings(transfer),
+        figures=drawn,
+        tables=(_standings_table(transfer), _agreement_table(transfer)),
+        notes=(*_notes(transfer), *section.notes),
+        section=section,
     )
-    target = Path(path) / "transfer.html" if Path(path).is_dir() else Path(path)
-    with atomic_path(target) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return target
