@@ -103,9 +103,9 @@ def compared(queries: F32, keys: F32, kinds: dict[str, Callable[[F32], Any]]) ->
         found = index.search(queries, K)[1]
         result[name] = (built - start, time.process_time() - built, _recall(found, truth))
     start = time.process_time()
-    index = offered.build(queries, keys, K)
+    index = offered.build(queries, keys, K, nearest)
     built = time.process_time()
-    found = offered.search(index, queries, keys, K)
+    found = offered.search(index, queries, keys, K, nearest)
     result["IVF, as offered"] = (built - start, time.process_time() - built, _recall(found, truth))
     return result
 

@@ -1,4 +1,6 @@
 import re
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,6 +8,8 @@ import pytest
 from personalllm.core.seeding import generator
 from personalllm.core.types import Corpus, Histories, Queries
 from personalllm.methods.parts.prompting import Example
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 N_PROMPTS, N_RESPONSES = 30, 4
 

@@ -12,7 +12,7 @@ from personalllm.methods.parts.factors import _Problem, fit_factors, held_out, p
 from personalllm.methods.parts.features import FeatureMap, Pairs, used_responses
 from personalllm.methods.parts.particles import log_likelihoods, posterior, vote
 from personalllm.testing import HashEmbedder
-from personalllm.testing._planted import PlantedSignals
+from personalllm.testing._standins import PlantedSignals
 
 
 def random_pairs(n_users=6, n_items=12, n_features=3, n=60, key="pairs"):

@@ -8,7 +8,7 @@ from personalllm.core.seeding import generator
 from personalllm.core.types import Histories
 from personalllm.methods.parts import features, logistic, low_rank, surface
 from personalllm.methods.parts.features import FeatureMap, Pairs
-from personalllm.methods.parts.learner import moderated_margins, moderated_scores, score_queries
+from personalllm.methods.parts.linear_method import moderated_margins, moderated_scores, score_queries
 from personalllm.testing import HashEmbedder
 
 COUNTS = [0, 3, 7, 12, 1, 0, 6, 30]
@@ -193,7 +193,7 @@ def test_moderation_draws_each_pair_in_and_scores_come_nearest_in_least_squares(
     covariance = (root @ root.transpose(0, 2, 1)).astype(np.float32)
     candidates, place, user = rng.normal(size=(2, 5, 4)).astype(np.float32), np.array([1, 0, 1]), np.array([2, 0, 1])
     for numbers in (8_000_000, 1):
-        monkeypatch.setattr("personalllm.methods.parts.learner._NUMBERS", numbers)
+        monkeypatch.setattr("personalllm.methods.parts.linear_method._NUMBERS", numbers)
         scores = moderated_scores(mean, covariance, candidates, place, user)
         for i, (p, u) in enumerate(zip(place, user, strict=True)):
             apart = candidates[p][:, None] - candidates[p][None]

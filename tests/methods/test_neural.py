@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from planted_worlds import planted_world
 
 from personalllm.core.errors import MissingExtra, ParameterError
 from personalllm.core.seeding import generator
@@ -14,7 +15,6 @@ from personalllm.methods import load_method
 from personalllm.methods.parts.episodes import Comparisons, Inputs
 from personalllm.methods.parts.simplex import MixturePrior, simplex_posterior
 from personalllm.testing import HashEmbedder, check_method
-from personalllm.testing._planted import planted_world
 
 NEURAL = ("gpo", "mrm", "pal", "spl", "vpl")
 SMALL = {"n_features": 8, "max_steps": 100}

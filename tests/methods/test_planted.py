@@ -4,13 +4,13 @@ from functools import cache
 
 import numpy as np
 import pytest
+from planted_worlds import FAMILIES, planted_world
+from population_posterior import Prior, predictive, sample_posterior
 
 from personalllm.core.seeding import generator
 from personalllm.methods import get_method, list_methods, load_method
 from personalllm.methods.baselines.embedding_ranker import EmbeddingRanker
 from personalllm.testing import check_embedder
-from personalllm.testing._planted import FAMILIES, planted_world
-from personalllm.testing._posterior import Prior, predictive, sample_posterior
 
 SHARE = 0.95
 LOG_2 = float(np.log(2.0))

@@ -140,6 +140,15 @@ class Method:
         raise NotImplementedError(f"{self.id!r} does not generate.")
 
     @classmethod
+    def implements(cls, *hooks: str) -> bool:
+        """Tell whether the class overrides any of these methods of `Method`, e.g. `utilities` or `messages`.
+
+        >>> Method.implements("utilities")
+        False
+        """
+        return any(getattr(cls, hook, None) is not getattr(Method, hook, None) for hook in hooks)
+
+    @classmethod
     def tracks(cls) -> tuple[Track, ...]:
         """Tell which tracks the method can take part in: the methods that it overrides.
 

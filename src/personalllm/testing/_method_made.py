@@ -48,12 +48,12 @@ def _needs_and_history(bench: Bench) -> None:
 
 
 @MADE.clause(
-    "track",
+    "hook",
     "It ranks or asks a chat model.",
     "Override utilities(queries) or messages(queries).",
 )
-def _has_a_track(bench: Bench) -> None:
-    bench.require(bench.cls.tracks(), "implement rank or messages")
+def _has_a_hook(bench: Bench) -> None:
+    bench.require(bench.cls.implements("utilities", "messages"), "implement utilities or messages")
 
 
 @MADE.clause(

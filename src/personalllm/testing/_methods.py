@@ -60,16 +60,15 @@ def method_checks(
     bench = Bench(
         cls, cls.example_params() if params is None else params, embedder or HashEmbedder(), llm or EchoChatModel()
     )
-    tracks = cls.tracks()
-    ranks = "rank" in tracks or "predict" in tracks
+    ranks, asks = cls.implements("utilities"), cls.implements("messages")
     wanted = [MADE]
     if ranks:
         wanted.append(RANK)
-    if "generate" in tracks:
+    if asks:
         wanted.append(MESSAGES)
-    if cls.adapt is not Method.adapt:
+    if cls.implements("adapt"):
         wanted += [RANK_PERSONAL] if ranks else []
-        wanted += [MESSAGES_PERSONAL] if "generate" in tracks else []
+        wanted += [MESSAGES_PERSONAL] if asks else []
     if ranks and cls.log_odds:
         wanted.append(LOG_ODDS)
     return tuple(check for clauses in wanted for check in clauses.of(bench))

@@ -10,8 +10,7 @@ import numpy.typing as npt
 from personalllm.core.protocols import RewardSignals, TextEmbedder
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, U8, Corpus, Histories, Queries
-from personalllm.testing._planted import PlantedSignals
-from personalllm.testing._standins import SurfaceSignals
+from personalllm.testing._standins import PlantedSignals, surface_signals
 
 __all__ = ["PlantedScene", "Scene", "alone", "odd_scene", "permuted", "planted_scene", "small_scene", "snapshot"]
 
@@ -40,7 +39,7 @@ class Scene:
     @property
     def signals(self) -> RewardSignals:
         """Scores of the responses, for a method that declares that it uses them."""
-        return SurfaceSignals(self.queries.corpus)
+        return surface_signals(self.queries.corpus)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from personalllm.core.errors import AxisMismatch, RunError
 from personalllm.core.types import F32, I32, U8, ChatReply, ChatRequest, Corpus, Message
 
-__all__ = ["EchoChatModel", "HashEmbedder", "SurfaceRewards", "SurfaceSignals"]
+__all__ = ["EchoChatModel", "HashEmbedder", "PlantedSignals", "SurfaceRewards", "surface_signals"]
 
 
 @lru_cache(maxsize=65_536)
@@ -128,35 +128,35 @@ class SurfaceRewards:
 
 
 @dataclass(frozen=True, eq=False)
-class SurfaceSignals:
-    """The scores of `SurfaceRewards` for the responses of a corpus, standardised.
+class PlantedSignals:
+    """Scores of planted reward models.
 
-    For contract tests only: surface counts are not preferences.
+    Attributes:
+        scores: float32 (n_prompts, n_responses, n_reward_models), standardised over all responses.
     """
 
-    corpus: Corpus
+    scores: F32
+    identity: ClassVar[str] = "planted-signals"
 
     @property
     def reward_models(self) -> tuple[str, ...]:
-        """Those of `SurfaceRewards`."""
-        return SurfaceRewards.reward_models
-
-    @property
-    def identity(self) -> str:
-        """Fixed."""
-        return "surface-signals-stand-in"
-
-    @cached_property
-    def _scores(self) -> F32:
-        texts = zip(self.corpus.prompts, self.corpus.responses, strict=True)
-        rows = [SurfaceRewards().score([prompt] * len(row), row) for prompt, row in texts]
-        scores = np.stack(rows).astype(np.float64)
-        spread = scores.std(axis=(0, 1))
-        return np.asarray((scores - scores.mean(axis=(0, 1))) / np.where(spread > 0, spread, 1.0), dtype=np.float32)
+        """`planted-1`, `planted-2` and so on."""
+        return tuple(f"planted-{i + 1}" for i in range(self.scores.shape[2]))
 
     def vectors(self, prompts: I32, columns: U8) -> F32:
-        """Return standardised counts, float32 (n, 4)."""
-        return self._scores[prompts, columns]
+        """Return the scores of these responses, float32 (n, n_reward_models)."""
+        return self.scores[prompts, columns]
+
+
+def surface_signals(corpus: Corpus) -> PlantedSignals:
+    """Return the scores of `SurfaceRewards` for the responses of a corpus, standardised."""
+    rewards = SurfaceRewards()
+    scores = np.zeros((corpus.n_prompts, corpus.n_responses, len(rewards.reward_models)))
+    for row, (prompt, responses) in enumerate(zip(corpus.prompts, corpus.responses, strict=True)):
+        scores[row, : len(responses)] = rewards.score([prompt] * len(responses), responses)
+    spread = scores.std(axis=(0, 1))
+    scaled = (scores - scores.mean(axis=(0, 1))) / np.where(spread > 0, spread, 1.0)
+    return PlantedSignals(scaled.astype(np.float32))
 
 
 def _shared(prompt: str, response: str) -> int:

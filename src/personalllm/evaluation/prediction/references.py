@@ -135,7 +135,7 @@ class Predictors:
     def _linear(self, group: Group, tests: TestPairs) -> F32:
         """Return float32 (n, n_responses): the best linear utility of each response."""
         from personalllm.methods.parts.features import FeatureMap
-        from personalllm.methods.parts.learner import score_queries
+        from personalllm.methods.parts.linear_method import score_queries
         from personalllm.methods.parts.logistic import newton_map
 
         embedder = self._needed_embedder

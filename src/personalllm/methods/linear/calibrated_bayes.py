@@ -10,7 +10,7 @@ import numpy as np
 from personalllm.core.types import F32, F64, Histories, Queries
 from personalllm.methods.linear.hierarchical_bt import HierarchicalBT, fit_prior
 from personalllm.methods.parts.features import FeatureMap, Pairs
-from personalllm.methods.parts.learner import moderated_margins
+from personalllm.methods.parts.linear_method import moderated_margins
 from personalllm.methods.parts.low_rank import some_users
 from personalllm.methods.parts.surface import TextFeatureMap
 

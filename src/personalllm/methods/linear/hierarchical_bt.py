@@ -9,7 +9,7 @@ import numpy as np
 
 from personalllm.core.types import F32, F64, Queries
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.learner import LinearLearner, check_above_zero, moderated_scores
+from personalllm.methods.parts.linear_method import LinearMethod, check_above_zero, moderated_scores
 from personalllm.methods.parts.logistic import Laplace, best_ridge, newton_map, newton_pooled
 from personalllm.methods.parts.low_rank import some_users
 
@@ -62,7 +62,7 @@ def fit_prior(pairs: Pairs, steps: int, pseudo_users: float, *, full: bool = Tru
 
 
 @dataclass
-class HierarchicalBT(LinearLearner):
+class HierarchicalBT(LinearMethod):
     r"""Bradley-Terry with $w_u \sim N(\mu, \Sigma)$ with the prior that makes the pool's comparisons most probable.
 
     The prior is fitted by expectation maximisation, each user's posterior by Laplace's method (Newton to the maximum,

@@ -9,7 +9,7 @@ import numpy as np
 
 from personalllm.core.types import F32
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.learner import LinearLearner, check_above_zero
+from personalllm.methods.parts.linear_method import LinearMethod, check_above_zero
 from personalllm.methods.parts.low_rank import (
     as_one_user,
     fit_basis,
@@ -27,7 +27,7 @@ _FLOOR = 0.01
 
 
 @dataclass
-class LoRe(LinearLearner):
+class LoRe(LinearMethod):
     r"""Ranks by a user's mixture of basis rewards: $u = w_u^\top B^\top x$ with $w_u$ on the simplex.
 
     The basis and the weights of the pool's users are fitted in turn to the likelihood of their comparisons (truncated

@@ -10,14 +10,14 @@ import numpy as np
 from personalllm.core.types import F32, Queries
 from personalllm.methods.base import Method
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.learner import LinearLearner, check_above_zero, score_queries
+from personalllm.methods.parts.linear_method import LinearMethod, check_above_zero, score_queries
 from personalllm.methods.parts.logistic import newton_pooled
 
 __all__ = ["PooledBT"]
 
 
 @dataclass
-class PooledBT(LinearLearner):
+class PooledBT(LinearMethod):
     r"""Ranks for everybody alike: $\arg\max_w \sum_i \log\sigma(w \cdot d_i) - \rho |w|^2 / 2$ over the whole pool.
 
     $d_i$ are the features of the chosen minus those of the rejected response. It is what a single reward model does,

@@ -9,7 +9,7 @@ import numpy as np
 
 from personalllm.core.types import F32, F64, I32, U8, Queries
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.learner import LinearLearner, check_above_zero
+from personalllm.methods.parts.linear_method import LinearMethod, check_above_zero
 from personalllm.methods.parts.logistic import newton_map, sigmoid
 from personalllm.methods.parts.low_rank import fit_basis, in_basis, some_users, start_weights
 
@@ -19,7 +19,7 @@ _MOST_USERS = 1_000
 
 
 @dataclass
-class PReF(LinearLearner):
+class PReF(LinearMethod):
     r"""Factorises rewards: $u = \lambda_u^\top B^\top x$, $\lambda_u$ free.
 
     The factors start from the singular vectors of the users' own fits and are refined by the likelihood of the pool's

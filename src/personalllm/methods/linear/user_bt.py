@@ -9,14 +9,14 @@ import numpy as np
 
 from personalllm.core.types import F32
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.learner import LinearLearner, check_above_zero
+from personalllm.methods.parts.linear_method import LinearMethod, check_above_zero
 from personalllm.methods.parts.logistic import best_ridge, newton_map
 
 __all__ = ["UserBT"]
 
 
 @dataclass
-class UserBT(LinearLearner):
+class UserBT(LinearMethod):
     r"""Fits each user alone: $\arg\max_w \sum_i \log\sigma(w \cdot d_i) - \rho |w|^2 / 2$ over the user's comparisons.
 
     Nothing is learnt from other users but the features and, unless it is given, the ridge. A user without comparisons

@@ -10,7 +10,7 @@ import numpy as np
 
 from personalllm.core.errors import ParameterError
 from personalllm.core.types import F32
-from personalllm.methods.parts.neural import NeuralLearner, Split, Tensor, Weights, coded, coder, dense, within
+from personalllm.methods.parts.neural import NeuralMethod, Split, Tensor, Weights, coded, coder, dense, within
 
 __all__ = ["GPO"]
 
@@ -18,7 +18,7 @@ _HEADS = 4
 
 
 @dataclass
-class GPO(NeuralLearner):
+class GPO(NeuralMethod):
     """Group preference optimisation: an in-context transformer over embedded preferences, meta-trained on users.
 
     A comparison is one token, the difference of its responses behind a hidden layer; a response to be scored is

@@ -9,7 +9,7 @@ import numpy as np
 
 from personalllm.core.errors import ParameterError
 from personalllm.core.types import F32
-from personalllm.methods.parts.neural import NeuralLearner, Split, Task, Tensor, Weights, dense, within
+from personalllm.methods.parts.neural import NeuralMethod, Split, Task, Tensor, Weights, dense, within
 
 __all__ = ["MRM"]
 
@@ -17,7 +17,7 @@ _HIDDEN = 64
 
 
 @dataclass
-class MRM(NeuralLearner):
+class MRM(NeuralMethod):
     """Meta reward modelling: base rewards and a start for a user's weights, learned so that few gradient steps suffice.
 
     The utility is `sum_j w_j b_j(x)`, each base reward b_j the sum of a linear function and a network with one hidden

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from personalllm.core.types import F32
-from personalllm.methods.parts.neural import NeuralLearner, Split, Tensor, Weights, dense, moderated
+from personalllm.methods.parts.neural import NeuralMethod, Split, Tensor, Weights, dense, moderated
 from personalllm.methods.parts.simplex import MixturePrior, simplex_posterior
 
 __all__ = ["PAL"]
@@ -22,7 +22,7 @@ _PURE = (0.0, 0.5, 0.9)
 
 
 @dataclass
-class PAL(NeuralLearner):
+class PAL(NeuralMethod):
     """Pluralistic alignment: utility falls with the squared distance from the user's ideal point.
 
     `u(x) = -|f(x) - sum_k w_k p_k|^2`, f a linear map and a network with one hidden layer, p the prototypes, w the

@@ -11,7 +11,7 @@ import numpy as np
 from personalllm.core.errors import ParameterError
 from personalllm.core.types import F32
 from personalllm.methods.parts import latent
-from personalllm.methods.parts.neural import NeuralLearner, Split, Task, Tensor, Weights, dense, within
+from personalllm.methods.parts.neural import NeuralMethod, Split, Task, Tensor, Weights, dense, within
 
 __all__ = ["SPL"]
 
@@ -22,7 +22,7 @@ _LINEAR = 16
 
 
 @dataclass
-class SPL(NeuralLearner):
+class SPL(NeuralMethod):
     """Swap-guided preference learning: `vpl` with three changes that keep the latent informative.
 
     A fictitious user who swaps chosen and rejected everywhere has the mirrored taste, equally certain.

@@ -11,7 +11,7 @@ import numpy as np
 from personalllm.core.errors import ParameterError
 from personalllm.core.types import F32
 from personalllm.methods.parts import latent
-from personalllm.methods.parts.neural import NeuralLearner, Split, Task, Tensor, Weights, dense, within
+from personalllm.methods.parts.neural import NeuralMethod, Split, Task, Tensor, Weights, dense, within
 
 __all__ = ["VPL"]
 
@@ -20,7 +20,7 @@ _WARM_UP = 0.2
 
 
 @dataclass
-class VPL(NeuralLearner):
+class VPL(NeuralMethod):
     """Variational preference learning: p(comparison | latent) with an amortised posterior of the latent.
 
     The encoder maps a user's comparisons to a Gaussian q(z); the reward network r(x, z) gets the response and z side

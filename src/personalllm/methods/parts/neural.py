@@ -20,7 +20,7 @@ from personalllm.methods.parts.episodes import Comparisons, Inputs
 from personalllm.methods.parts.training import JUDGED, Split, Task, Tensor, trained
 
 __all__ = [
-    "NeuralLearner",
+    "NeuralMethod",
     "Split",
     "Task",
     "Tensor",
@@ -109,7 +109,7 @@ def tensors(torch: Any, weights: dict[str, F32]) -> Weights:
 
 
 @dataclass
-class NeuralLearner(Method):
+class NeuralMethod(Method):
     """Base of the learners with a network: meta-trained on the pool's users, each as a small task.
 
     A step draws users of the pool, shows the learner a few comparisons of each (from none to all but one) and asks for

@@ -156,7 +156,7 @@ def nearest(queries: F32, keys: F32, k: int, *, search: Search = "exact") -> I32
     if search == "faiss":
         from personalllm.methods.parts.retrieval_faiss import approximate
 
-        return approximate(queries, keys, k)
+        return approximate(queries, keys, k, nearest)
     if k == 0:
         _lengths("keys", keys)
         return np.empty((len(queries), 0), dtype=np.int32)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from personalllm.core.errors import MissingExtra
 from personalllm.core.types import F32, I32
 
 __all__ = ["RECALL", "approximate", "build", "recall", "search"]
+
+Exact: TypeAlias = Callable[[F32, F32, int], I32]
 
 RECALL = 0.98
 
@@ -20,21 +23,19 @@ _ROUNDS = 10
 _BLOCK = 65_536
 
 
-def approximate(queries: F32, keys: F32, k: int) -> I32:
-    """Return about the k keys nearest to each query; see `nearest`, which checks the arguments."""
-    index = build(queries, keys, k)
-    return search(index, queries, keys, k)
+def approximate(queries: F32, keys: F32, k: int, exact: Exact) -> I32:
+    """Return about the k keys nearest to each query; see `nearest`, which checks the arguments and is `exact`."""
+    index = build(queries, keys, k, exact)
+    return search(index, queries, keys, k, exact)
 
 
-def build(queries: F32, keys: F32, k: int) -> Any:
+def build(queries: F32, keys: F32, k: int, exact: Exact) -> Any:
     """Return an index of the keys, or None where they are too few for one.
 
     The keys are put into `2 sqrt(m)` lists (k-means, fixed seed, trained on 40 keys a list). The number of lists that a
     search reads is doubled until recall@k is at least .98 on 64 of the queries, for which the exact answer is computed;
     at worst all lists are read.
     """
-    from personalllm.methods.parts.retrieval import nearest
-
     try:
         import faiss
     except ImportError as error:
@@ -45,7 +46,7 @@ def build(queries: F32, keys: F32, k: int) -> Any:
     if lists < 2 or k == 0 or len(queries) == 0:
         return None
     sample = np.ascontiguousarray(queries[_spread(len(queries), _SAMPLE)])
-    truth = nearest(sample, keys, k)
+    truth = exact(sample, keys, k)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed, index.cp.niter = _SEED, _ROUNDS
     index.train(np.ascontiguousarray(keys[_spread(m, lists * _POINTS)]))
@@ -57,14 +58,12 @@ def build(queries: F32, keys: F32, k: int) -> Any:
     return index
 
 
-def search(index: Any, queries: F32, keys: F32, k: int) -> I32:
+def search(index: Any, queries: F32, keys: F32, k: int, exact: Exact) -> I32:
     """Return what the index finds, ordered by exact value, ties to the lower row; search exactly if it is None."""
-    from personalllm.methods.parts.retrieval import nearest
-
     if index is None:
-        return nearest(queries, keys, k)
+        return exact(queries, keys, k)
     queries = np.ascontiguousarray(queries)
-    return _ordered(queries, keys, index.search(queries, k)[1])
+    return _ordered(queries, keys, index.search(queries, k)[1], exact)
 
 
 def _spread(n: int, wanted: int) -> Any:
@@ -78,9 +77,8 @@ def recall(found: Any, truth: I32) -> float:
     return float(hits.mean())
 
 
-def _ordered(queries: F32, keys: F32, found: Any) -> I32:
+def _ordered(queries: F32, keys: F32, found: Any, exact: Exact) -> I32:
     """Order rows by exact value; queries for which the lists held too few rows are searched exactly."""
-    from personalllm.methods.parts.retrieval import nearest
     from personalllm.methods.parts.retrieval_kernels import reorder
 
     result = np.zeros(found.shape, dtype=np.int32)
@@ -92,5 +90,5 @@ def _ordered(queries: F32, keys: F32, found: Any) -> I32:
         distinct, place = np.unique(rows, return_inverse=True)
         reorder(queries[full[start : start + _SAMPLE]], keys[distinct], distinct, place.reshape(rows.shape), rows)
     result[full] = picked
-    result[few] = nearest(queries[few], keys, found.shape[1])
+    result[few] = exact(queries[few], keys, found.shape[1])
     return result

@@ -1,4 +1,4 @@
-"""Training of a neural learner on the pool's users, and what the training is judged by."""
+"""Training of a neural method on the pool's users, and what the training is judged by."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from personalllm.core.types import F32, F64, I64
 from personalllm.methods.parts.episodes import Comparisons, Episode
 
 if TYPE_CHECKING:
-    from personalllm.methods.parts.neural import NeuralLearner
+    from personalllm.methods.parts.neural import NeuralMethod
 
 __all__ = ["JUDGED", "Split", "Task", "Tensor", "trained"]
 
@@ -66,7 +66,7 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What a learner is trained on, and what the training is judged by: other prompts, and first of all other users.
+    """What a method is trained on, and what the training is judged by: other prompts, and first of all other users.
 
     Attributes:
         train: Comparisons of the prompts and users that are not set aside.
@@ -98,21 +98,21 @@ class Split:
         """Whether there is enough to judge by."""
         return len(self.users) > 0 and int(self.asked.counts[self.judges].sum()) >= _FEWEST_JUDGED
 
-    def margins(self, learner: NeuralLearner, torch: Any, weights: Mapping[str, F32 | Tensor]) -> list[F64]:
+    def margins(self, method: NeuralMethod, torch: Any, weights: Mapping[str, F32 | Tensor]) -> list[F64]:
         """Return the log-odds of what the judges chose, (n,), after each number of comparisons."""
         given = {name: torch.as_tensor(value) for name, value in weights.items()}
         found = []
         with torch.no_grad():
             for exam in self.exams:
                 task = Task.of(torch, exam)
-                state = learner.infer(torch, given, task.known, task.is_known)
-                u = learner.utility(torch, given, state, task.asked)
+                state = method.infer(torch, given, task.known, task.is_known)
+                u = method.utility(torch, given, state, task.asked)
                 found.append((u[..., 0] - u[..., 1])[task.is_asked].double().numpy())
         return found
 
-    def judged(self, learner: NeuralLearner, torch: Any, weights: Mapping[str, F32 | Tensor]) -> float:
+    def judged(self, method: NeuralMethod, torch: Any, weights: Mapping[str, F32 | Tensor]) -> float:
         """Return the log-loss of what the judges are asked, the mean over numbers of comparisons."""
-        return float(np.mean([np.logaddexp(0, -m).mean() for m in self.margins(learner, torch, weights)]))
+        return float(np.mean([np.logaddexp(0, -m).mean() for m in self.margins(method, torch, weights)]))
 
     @cached_property
     def exams(self) -> list[Episode]:
@@ -128,14 +128,14 @@ class Split:
 class _Run:
     """One training: the weights as they move, their average over the last steps, and the best average so far."""
 
-    def __init__(self, learner: NeuralLearner, torch: Any, start: dict[str, F32], rng: np.random.Generator) -> None:
-        self.learner, self.torch, self.rng = learner, torch, rng
+    def __init__(self, method: NeuralMethod, torch: Any, start: dict[str, F32], rng: np.random.Generator) -> None:
+        self.method, self.torch, self.rng = method, torch, rng
         self.weights = {name: torch.from_numpy(value.copy()).requires_grad_() for name, value in start.items()}
         self.mean = {name: torch.from_numpy(value.copy()) for name, value in start.items()}
-        self.step, self.rate = 0, learner.learning_rate
+        self.step, self.rate = 0, method.learning_rate
         self.optimiser = torch.optim.AdamW(
             [
-                {"params": [w for w in self.weights.values() if w.ndim > 1], "weight_decay": learner.weight_decay},
+                {"params": [w for w in self.weights.values() if w.ndim > 1], "weight_decay": method.weight_decay},
                 {"params": [w for w in self.weights.values() if w.ndim <= 1], "weight_decay": 0.0},
             ],
             eps=_EPSILON,
@@ -150,7 +150,7 @@ class _Run:
             drawn = self.rng.choice(users, min(_USERS_PER_STEP, len(users)), replace=False)
             episode = Task.of(self.torch, pairs.drawn(drawn, n_known, _ASKED_PER_STEP, self.rng))
             self.optimiser.zero_grad()
-            self.learner.loss(self.torch, self.weights, episode, self.step / self.learner.max_steps).backward()
+            self.method.loss(self.torch, self.weights, episode, self.step / self.method.max_steps).backward()
             self.torch.nn.utils.clip_grad_norm_(list(self.weights.values()), 1.0)
             self.optimiser.step()
             self.step += 1
@@ -161,7 +161,7 @@ class _Run:
 
     def judged(self, split: Split) -> float:
         """Return the log-loss of what the judges are asked, by the averaged weights."""
-        return split.judged(self.learner, self.torch, self.mean)
+        return split.judged(self.method, self.torch, self.mean)
 
     def arrays(self) -> dict[str, F32]:
         """Return the averaged weights."""
@@ -175,28 +175,28 @@ class _Run:
                 self.mean[name].copy_(self.torch.from_numpy(value))
 
 
-def trained(learner: NeuralLearner, torch: Any, pairs: Comparisons) -> tuple[dict[str, F32], F64]:
+def trained(method: NeuralMethod, torch: Any, pairs: Comparisons) -> tuple[dict[str, F32], F64]:
     """Return the weights after training, and the factors that calibrate the log-odds after `JUDGED` comparisons.
 
     When the judges' log-loss has not fallen for a few looks, training goes back to the best weights with smaller steps,
     a few times; at last it takes small steps on everything, what was set aside included. A pool that is too small to
     judge by gets few steps, and log-odds drawn in by n / (n + 30) for its n comparisons.
     """
-    rng = generator(learner.seed, learner.id, "train")
+    rng = generator(method.seed, method.id, "train")
     split = Split.of(pairs, rng)
     everyone = np.flatnonzero(pairs.counts)
     if not split.is_enough:
         split = Split(pairs, everyone, pairs, pairs, np.empty(0, dtype=np.int64))
-    start, unchanged = learner.start(split, rng), np.ones(len(JUDGED))
+    start, unchanged = method.start(split, rng), np.ones(len(JUDGED))
     if len(everyone) == 0:
         return start, unchanged
-    run = _Run(learner, torch, start, rng)
+    run = _Run(method, torch, start, rng)
     if len(split.judges) == 0:
-        run.steps(pairs, everyone, max(1, learner.max_steps // _SHORT))
+        run.steps(pairs, everyone, max(1, method.max_steps // _SHORT))
         return run.arrays(), unchanged * len(pairs) / (len(pairs) + _FEWEST_JUDGED)
     best, lowest, waited = start, run.judged(split), 0
-    while run.step < learner.max_steps:
-        run.steps(split.train, split.users, min(_STEPS_PER_LOOK, learner.max_steps - run.step))
+    while run.step < method.max_steps:
+        run.steps(split.train, split.users, min(_STEPS_PER_LOOK, method.max_steps - run.step))
         judged = run.judged(split)
         if judged < lowest - _LEAST_GAIN:
             best, lowest, waited = run.arrays(), judged, 0
@@ -205,12 +205,12 @@ def trained(learner: NeuralLearner, torch: Any, pairs: Comparisons) -> tuple[dic
         if waited == _PATIENCE:
             waited, run.rate = 0, run.rate * _SLOWER
             run.back_to(best)
-            if run.rate < learner.learning_rate * _SLOWEST:
+            if run.rate < method.learning_rate * _SLOWEST:
                 break
-    best = learner.finish(torch, best, split)
-    factors = [_calibrated(margins) for margins in split.margins(learner, torch, best)]
+    best = method.finish(torch, best, split)
+    factors = [_calibrated(margins) for margins in split.margins(method, torch, best)]
     run.back_to(best)
-    run.rate = learner.learning_rate * _SLOWER**2
+    run.rate = method.learning_rate * _SLOWER**2
     run.steps(pairs, everyone, min(_LAST_STEPS, run.step))
     return run.arrays(), np.array(factors)
 

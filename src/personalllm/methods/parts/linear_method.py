@@ -14,7 +14,7 @@ from personalllm.core.types import F32, F64, I64, Histories, Queries
 from personalllm.methods.base import Method, Need
 from personalllm.methods.parts.features import FeatureMap, Pairs
 
-__all__ = ["LinearLearner", "check_above_zero", "moderated_margins", "moderated_scores", "score_queries"]
+__all__ = ["LinearMethod", "check_above_zero", "moderated_margins", "moderated_scores", "score_queries"]
 
 _QUERY_BLOCK = 8_192
 _NUMBERS = 8_000_000
@@ -89,7 +89,7 @@ def check_above_zero(method: Method, *names: str) -> None:
 
 
 @dataclass
-class LinearLearner(Method):
+class LinearMethod(Method):
     """Base of the learners whose utility is linear in the features of a response: u = w . x.
 
     A learner implements `learn` (from the pool) and `user_weights` (of the target users). Differences of utilities are

@@ -15,13 +15,13 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from population_posterior import Prior, predictive, sample_posterior
 
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32, F64, I32, I64, U8, Corpus, Histories, Queries
-from personalllm.testing._posterior import Prior, predictive, sample_posterior
-from personalllm.testing._standins import HashEmbedder
+from personalllm.core.types import F32, F64, I64, Corpus, Histories, Queries
+from personalllm.testing._standins import HashEmbedder, PlantedSignals
 
-__all__ = ["FAMILIES", "Family", "PlantedEmbedder", "PlantedSignals", "PlantedWorld", "Score", "planted_world"]
+__all__ = ["FAMILIES", "Family", "PlantedEmbedder", "PlantedWorld", "Score", "planted_world"]
 
 
 Family = Literal["linear", "low-rank", "clustered", "non-linear", "opposed"]
@@ -72,27 +72,6 @@ class PlantedEmbedder:
         return result
 
 
-@dataclass(frozen=True, eq=False)
-class PlantedSignals:
-    """Scores of planted reward models.
-
-    Attributes:
-        scores: float32 (n_prompts, n_responses, n_reward_models), standardised over all responses.
-    """
-
-    scores: F32
-    identity: ClassVar[str] = "planted-signals"
-
-    @property
-    def reward_models(self) -> tuple[str, ...]:
-        """`planted-1`, `planted-2` and so on."""
-        return tuple(f"planted-{i + 1}" for i in range(self.scores.shape[2]))
-
-    def vectors(self, prompts: I32, columns: U8) -> F32:
-        """Return the scores of these responses, float32 (n, n_reward_models)."""
-        return self.scores[prompts, columns]
-
-
 @dataclass(frozen=True, slots=True)
 class Score:
     """How well a prediction does over all pairs of all queries.
@@ -113,7 +92,7 @@ def _pair_columns() -> tuple[I64, I64]:
 
 @dataclass(frozen=True, eq=False)
 class PlantedWorld:
-    """A benchmark whose users are known: what a learner is handed, and what it could know.
+    """A benchmark whose users are known: what a method is handed, and what it could know.
 
     Attributes:
         family: How utility depends on the embedding.
@@ -292,7 +271,7 @@ def _compare(corpus: Corpus, features: F64, weights: F64, n_pairs: int, rng: np.
 def planted_world(family: Family, seed: int = 0) -> PlantedWorld:
     """Return a world of a family; the same one for the same seed.
 
-    The seed draws everything anew: vectors, population, users and labels. The learners' defaults were chosen while
+    The seed draws everything anew: vectors, population, users and labels. The methods' defaults were chosen while
     world 0 of each family was looked at, so others judge them.
 
     - `linear`: weights from a Gaussian with a mean, unequal variances in turned axes.
