@@ -27,7 +27,7 @@ from personalllm.core.errors import PluginError, UnknownName, UserError
 from personalllm.core.registry import Registry, load_object
 from personalllm.data import Benchmark, write_benchmark
 from personalllm.evaluation import read_results
-from personalllm.methods import list_methods, load_method
+from personalllm.methods import list_methods, method_class
 from personalllm.testing import Check, HashEmbedder, embedder_checks, method_checks, run_checks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -323,15 +323,15 @@ def test_reward_models_and_servers_are_checked_too(monkeypatch: pytest.MonkeyPat
 
 def test_other_names_work_beside_broken_plugins(sick: Path) -> None:
     assert {"fine", "raises", "longest"} <= set(list_methods())
-    assert load_method("longest").__module__ == "personalllm.methods.baselines.longest"
-    assert load_method("fine").title == "[bold]Fine"
+    assert method_class("longest").__module__ == "personalllm.methods.baselines.longest"
+    assert method_class("fine").title == "[bold]Fine"
     with pytest.raises(PluginError, match=r"'raises' of sick-kit 1\.2 .*ZeroDivisionError") as caught:
-        load_method("raises")
+        method_class("raises")
     assert "uninstall sick-kit" in caught.value.remedy
     with pytest.raises(PluginError, match="registered by rival 9 and sick-kit"):
-        load_method("twice")
+        method_class("twice")
     with pytest.raises(UnknownName, match="Did you mean 'raises'"):
-        load_method("raise")
+        method_class("raise")
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_listing_imports_no_built_in_file() -> None:
 
 def test_what_is_read_off_the_built_in_files_is_what_they_say() -> None:
     for row in listings(Kind.METHOD):
-        cls = load_method(row.entry.name)
+        cls = method_class(row.entry.name)
         assert (row.title, row.tracks, set(row.needs)) == (cls.title, cls.tracks(), set(cls.needs))
     for kind in Kind:
         for row in listings(kind):
@@ -574,7 +574,7 @@ def test_a_method_can_be_checked_with_another_embedder(mine: None) -> None:
 
 
 def test_the_clauses_have_names_of_their_own_and_remedies() -> None:
-    for checks in (method_checks(load_method("icl")), embedder_checks(HashEmbedder())):
+    for checks in (method_checks(method_class("icl")), embedder_checks(HashEmbedder())):
         names = [check.name for check in checks]
         assert len(set(names)) == len(names)
         for check in checks:

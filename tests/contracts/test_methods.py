@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from personalllm.methods import list_methods, load_method
+from personalllm.methods import list_methods, method_class
 from personalllm.methods.base import Method
 from personalllm.testing import HashEmbedder, check_method
 from personalllm.testing._scenes import planted_scene
@@ -11,7 +11,7 @@ from personalllm.testing._scenes import planted_scene
 
 def _marked(name):
     """Mark what trains a network: it needs torch and takes a while."""
-    return pytest.param(name, marks=[pytest.mark.torch, pytest.mark.slow] if load_method(name).extra else [])
+    return pytest.param(name, marks=[pytest.mark.torch, pytest.mark.slow] if method_class(name).extra else [])
 
 
 ALL = [_marked(name) for name in list_methods()]
@@ -19,12 +19,12 @@ ALL = [_marked(name) for name in list_methods()]
 
 @pytest.mark.parametrize("name", ALL)
 def test_keeps_the_contract(name):
-    check_method(load_method(name))
+    check_method(method_class(name))
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_keeps_the_contract_with_its_default_parameters(name):
-    cls = load_method(name)
+    cls = method_class(name)
     if cls.example_params():
         check_method(cls, {})
 
@@ -50,26 +50,26 @@ ACROSS = [
 @pytest.mark.parametrize("params", SHOWN, ids=str)
 @pytest.mark.parametrize("name", IN_CONTEXT)
 def test_in_context_methods_keep_the_contract_however_they_show_the_feedback(name, params):
-    cls = load_method(name)
+    cls = method_class(name)
     check_method(cls, cls.example_params() | params)
 
 
 @pytest.mark.parametrize("params", ACROSS, ids=str)
 @pytest.mark.parametrize("name", ["meta-icl", "lookup-icl"])
 def test_learning_across_users_keeps_the_contract_with_every_user_embedding(name, params):
-    cls = load_method(name)
+    cls = method_class(name)
     check_method(cls, cls.example_params() | params)
 
 
 @pytest.mark.parametrize("n_prompts", [1, 500])
 def test_looking_up_keeps_the_contract_with_one_and_with_all_prompts(n_prompts):
-    check_method(load_method("lookup-icl"), {"n_shots": 2, "n_similar": 2, "n_prompts": n_prompts})
+    check_method(method_class("lookup-icl"), {"n_shots": 2, "n_similar": 2, "n_prompts": n_prompts})
 
 
 def planted_utility(name: str) -> float:
     """Return the mean standardised utility of a method's choices for the planted users."""
     scene = planted_scene(HashEmbedder())
-    cls = load_method(name)
+    cls = method_class(name)
     backends = {"embedder": HashEmbedder()} if cls.needs else {}
     method: Method = cls().bind(**backends, seed=3).fit(scene.pool).adapt(scene.targets)
     choice = np.argmax(method.utilities(scene.queries), axis=1)
@@ -91,9 +91,9 @@ def test_the_embedding_ranker_comes_near_the_best_choice():
 @pytest.mark.models
 @pytest.mark.parametrize("name", ["embedding-ranker", "pooled-ranker"])
 def test_keeps_the_contract_with_the_real_embedder(name, embedder):
-    check_method(load_method(name), embedder=embedder)
+    check_method(method_class(name), embedder=embedder)
 
 
 @pytest.mark.models
 def test_self_icl_keeps_the_contract_with_the_real_chat_model(chat_model):
-    check_method(load_method("self-icl"), llm=chat_model)
+    check_method(method_class("self-icl"), llm=chat_model)

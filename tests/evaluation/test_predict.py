@@ -439,7 +439,7 @@ def test_the_two_doors_tell_the_tracks_apart(benchmark_: Benchmark, tmp_path: Pa
 
 
 def test_all_stands_for_what_can_be_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    from personalllm.methods import load_method
+    from personalllm.methods import method_class
 
     monkeypatch.setattr(sys.modules[left_out.__module__], "find_spec", lambda name: None)
     entries, references = resolve(["all"], "predict")
@@ -449,25 +449,25 @@ def test_all_stands_for_what_can_be_run_here(monkeypatch: pytest.MonkeyPatch) ->
     assert "random" not in names
     assert "icl" not in names
     for name in names:
-        kind = load_method(name)
+        kind = method_class(name)
         assert "signals" not in kind.needs
         assert not kind.extra
     monkeypatch.undo()
     for name in left_out("rank"):
-        assert load_method(name).extra
+        assert method_class(name).extra
     for name, reason in left_out("predict").items():
         assert name not in names
-        kind = load_method(name)
+        kind = method_class(name)
         assert ("reward_signals=true" in reason) == ("signals" in kind.needs)
-    assert not any("signals" in load_method(name).needs for name in left_out("predict", signals=True))
+    assert not any("signals" in method_class(name).needs for name in left_out("predict", signals=True))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 def test_what_needs_torch_says_so() -> None:
-    from personalllm.methods import list_methods, load_method
+    from personalllm.methods import list_methods, method_class
 
     for name in list_methods():
-        kind = load_method(name)
+        kind = method_class(name)
         source = Path(importlib.import_module(kind.__module__).__file__ or "").read_text(encoding="utf-8")
         if kind.__module__.startswith("personalllm.") and "_torch import" in source:
             assert kind.extra == "torch", name

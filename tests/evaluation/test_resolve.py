@@ -12,7 +12,7 @@ from personalllm.core.errors import PersonalLLMError, PluginError, UnknownName, 
 from personalllm.evaluation import parse_method, resolve
 from personalllm.evaluation.resolve import Entry, check_references, slug
 from personalllm.methods.base import Method
-from personalllm.methods.registry import list_methods, load_method
+from personalllm.methods.registry import list_methods, method_class
 
 MINE = """
 from dataclasses import dataclass
@@ -125,7 +125,7 @@ def test_only_the_reference_response_model_can_be_asked_for() -> None:
 @pytest.mark.parametrize("track", ["rank", "generate"])
 def test_all_is_every_registered_method_of_the_track(track: Any) -> None:
     entries, references = resolve(["all"], track)
-    kinds = {name: load_method(name) for name in list_methods()}
+    kinds = {name: method_class(name) for name in list_methods()}
     expected = [name for name, kind in kinds.items() if track in kind.tracks() and not kind.extra]
     assert [entry.label for entry in entries] == expected
     assert references == ()

@@ -6,7 +6,7 @@ import pytest
 from personalllm.core.errors import ParameterError
 from personalllm.core.seeding import generator
 from personalllm.core.types import Histories
-from personalllm.methods import get_method, load_method
+from personalllm.methods import get_method, method_class
 from personalllm.methods.linear import calibrated_bayes
 from personalllm.methods.linear.hierarchical_bt import GaussianPrior, fit_prior
 from personalllm.methods.parts.features import Pairs
@@ -27,7 +27,7 @@ def accuracy(ranked, histories):
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_each_has_a_card(name):
-    cls = load_method(name)
+    cls = method_class(name)
     assert cls.log_odds
     assert cls.tracks() == ("rank", "predict")
     for text in (cls.objective, cls.fitted_per_user, cls.cost):
@@ -173,7 +173,7 @@ def test_pref_asks_the_comparison_that_tells_most(make_histories, make_queries):
 @pytest.mark.parametrize("name", LEARNERS)
 def test_adapting_leaves_what_was_fitted(name, make_histories, make_queries, corpus):
     pool = make_histories([12] * 20, "pool")
-    learner = fitted(name, pool, **load_method(name).example_params())
+    learner = fitted(name, pool, **method_class(name).example_params())
     queries = make_queries([0, 1], [25, 26], 2)
     before = learner.adapt(Histories.empty(corpus, 2)).utilities(queries)
     learner.adapt(make_histories([9, 3], "targets"))

@@ -3,7 +3,7 @@ import pytest
 
 from personalllm.data import Benchmark
 from personalllm.evaluation import Protocol, evaluate
-from personalllm.methods import Method, get_method, list_methods, load_method
+from personalllm.methods import Method, get_method, list_methods, method_class
 from personalllm.testing import HashEmbedder, check_method
 from personalllm.testing._scenes import planted_scene
 
@@ -12,7 +12,7 @@ from personalllm.testing._scenes import planted_scene
 def example(root, monkeypatch):
     """The example's class, found from its own folder as the command line finds it."""
     monkeypatch.chdir(root / "examples")
-    return load_method("my_method:MyMethod")
+    return method_class("my_method:MyMethod")
 
 
 def test_it_is_short(root):
@@ -85,7 +85,7 @@ def test_the_guide_lists_every_method_as_it_declares_itself(root):
             rows[cells[0].strip("`")] = cells[1:]
     assert sorted(rows) == list(list_methods())
     for name, (track, needs, history, personalised, paper) in rows.items():
-        cls = load_method(name)
+        cls = method_class(name)
         assert cls.tracks() == tuple(track.split(", "))
         assert needs == (", ".join(sorted(cls.needs)) or "-")
         assert ("nearest" in history) == (cls.history == "nearest")

@@ -11,7 +11,7 @@ from planted_worlds import planted_world
 from personalllm.core.errors import MissingExtra, ParameterError
 from personalllm.core.seeding import generator
 from personalllm.core.types import Histories
-from personalllm.methods import load_method
+from personalllm.methods import method_class
 from personalllm.methods.parts.episodes import Comparisons, Inputs
 from personalllm.methods.parts.simplex import MixturePrior, simplex_posterior
 from personalllm.testing import HashEmbedder, check_method
@@ -28,7 +28,7 @@ def world():
 
 
 def trained(name, world, seed=3, **params):
-    return load_method(name)(**params).bind(embedder=world.embedder, seed=seed).fit(world.pool)
+    return method_class(name)(**params).bind(embedder=world.embedder, seed=seed).fit(world.pool)
 
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.torch) for name in NEURAL])
@@ -40,7 +40,7 @@ def fitted(request, world):
 @pytest.mark.torch
 @pytest.mark.parametrize("name", NEURAL)
 def test_keeps_the_contract_in_few_steps(name):
-    cls = load_method(name)
+    cls = method_class(name)
     check_method(cls, cls.example_params())
 
 
@@ -89,7 +89,7 @@ def test_the_same_to_the_last_bit_on_any_number_of_threads(name, world):
     for n in (1, 2):
         torch.set_num_threads(n)
         torch.manual_seed(n)
-        method = load_method(name)(**TINY).bind(embedder=world.embedder, seed=3)
+        method = method_class(name)(**TINY).bind(embedder=world.embedder, seed=3)
         results.append(method.fit(world.pool).adapt(world.shots(4)).utilities(world.queries))
         assert torch.get_num_threads() == n
     torch.set_num_threads(threads)
@@ -101,7 +101,7 @@ def test_the_same_to_the_last_bit_on_any_number_of_threads(name, world):
 def test_a_pool_of_one_comparison_makes_nobody_sure(name, world):
     h = world.pool
     one = Histories(h.corpus, 1, h.user[:1], h.prompt[:1], h.chosen[:1], h.rejected[:1])
-    method = load_method(name)(**SMALL).bind(embedder=world.embedder, seed=3).fit(one)
+    method = method_class(name)(**SMALL).bind(embedder=world.embedder, seed=3).fit(one)
     assert np.ptp(method.adapt(world.shots(0)).utilities(world.queries), axis=1).max() < 3
 
 
@@ -109,7 +109,7 @@ def test_a_pool_of_one_comparison_makes_nobody_sure(name, world):
 @pytest.mark.parametrize("name", NEURAL)
 def test_a_seed_changes_the_training(name, world):
     first, second = (
-        load_method(name)(**TINY).bind(embedder=world.embedder, seed=seed).fit(world.pool) for seed in (0, 1)
+        method_class(name)(**TINY).bind(embedder=world.embedder, seed=seed).fit(world.pool) for seed in (0, 1)
     )
     assert any(not np.array_equal(first.weights_[key], second.weights_[key]) for key in first.weights_)
 
@@ -121,7 +121,7 @@ def test_torch_keeps_its_own_random_state(world):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    load_method("vpl")(n_features=4, max_steps=20).bind(embedder=world.embedder).fit(world.pool)
+    method_class("vpl")(n_features=4, max_steps=20).bind(embedder=world.embedder).fit(world.pool)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -129,7 +129,7 @@ def test_torch_keeps_its_own_random_state(world):
 def test_without_torch_says_what_to_install(name, world, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtra, match=r"personalllm\[torch\]"):
-        load_method(name)().bind(embedder=world.embedder).fit(world.pool)
+        method_class(name)().bind(embedder=world.embedder).fit(world.pool)
 
 
 @pytest.mark.parametrize("name", NEURAL)
@@ -147,7 +147,7 @@ def test_importing_a_learner_does_not_import_torch(name, monkeypatch):
 
 @pytest.mark.parametrize("name", NEURAL)
 def test_the_card_is_complete(name):
-    cls = load_method(name)
+    cls = method_class(name)
     assert cls.log_odds
     assert cls.extra == "torch"
     for text in (cls.objective, cls.fitted_per_user, cls.cost):
@@ -175,7 +175,7 @@ WRONG = [
 @pytest.mark.parametrize(("name", "params", "field"), WRONG)
 def test_wrong_parameters_are_refused(name, params, field):
     with pytest.raises(ParameterError, match=field):
-        load_method(name)(**params)
+        method_class(name)(**params)
 
 
 @pytest.mark.torch

@@ -8,7 +8,7 @@ from planted_worlds import FAMILIES, planted_world
 from population_posterior import Prior, predictive, sample_posterior
 
 from personalllm.core.seeding import generator
-from personalllm.methods import get_method, list_methods, load_method
+from personalllm.methods import get_method, list_methods, method_class
 from personalllm.methods.baselines.embedding_ranker import EmbeddingRanker
 from personalllm.testing import check_embedder
 
@@ -63,8 +63,8 @@ SHORT = {
 }
 """Where a learner falls short, what it reaches, and why."""
 
-LEARNERS = [name for name in list_methods() if load_method(name).log_odds]
-NEEDS_TORCH = {name for name in LEARNERS if load_method(name).extra == "torch"}
+LEARNERS = [name for name in list_methods() if method_class(name).log_odds]
+NEEDS_TORCH = {name for name in LEARNERS if method_class(name).extra == "torch"}
 
 
 def case(name, *values):
@@ -234,7 +234,7 @@ def test_simplex_weights_are_mixtures():
 @pytest.mark.parametrize("name", LEARNERS)
 def test_the_page_of_learners_has_the_card(name, root):
     page = (root / "docs" / "learners.md").read_text(encoding="utf-8")
-    cls = load_method(name)
+    cls = method_class(name)
     _, found, card = page.partition(f"\n### {name}\n")
     assert found
     card = card.partition("\n### ")[0]

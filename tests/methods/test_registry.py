@@ -9,7 +9,7 @@ import pytest
 import personalllm.methods as room
 from personalllm.core.errors import ParameterError, PluginError, UnknownName, UserError
 from personalllm.core.types import Corpus, Queries
-from personalllm.methods import Method, get_method, list_methods, load_method, method_from_spec
+from personalllm.methods import Method, get_method, list_methods, method_class, method_from_spec
 
 IDS = (
     "calibrated-bayes",
@@ -49,7 +49,7 @@ def test_the_room_exports_what_it_says():
 
 @pytest.mark.parametrize("name", IDS)
 def test_a_file_is_named_after_its_method(name):
-    cls = load_method(name)
+    cls = method_class(name)
     assert cls.id == name
     stem = {"random": "random_choice"}.get(name, name.replace("-", "_"))
     module = importlib.import_module(cls.__module__)
@@ -70,7 +70,7 @@ def test_listing_imports_no_method():
 
 @pytest.mark.parametrize("name", IDS)
 def test_a_spec_gives_the_method_back(name):
-    cls = load_method(name)
+    cls = method_class(name)
     method = get_method(name, **cls.example_params())
     assert method_from_spec(method.spec()) == method
     assert method.clone() == method
@@ -164,11 +164,11 @@ def test_unbound_backends_and_missing_tracks_say_so(make_queries):
 def test_tracks(name):
     generates = {"icl", "lookup-icl", "meta-icl", "self-icl", "zero-shot"}
     expected = dict.fromkeys(generates, ("generate",)) | {"rm-mixture": ("predict",)}
-    assert load_method(name).tracks() == expected.get(name, ("rank", "predict"))
+    assert method_class(name).tracks() == expected.get(name, ("rank", "predict"))
     assert Method.tracks() == ()
 
 
-@pytest.mark.parametrize("name", [name for name in IDS if load_method(name).log_odds])
+@pytest.mark.parametrize("name", [name for name in IDS if method_class(name).log_odds])
 def test_what_is_not_learnt_yet_says_which_step_is_missing(name):
     method = get_method(name)
     with pytest.raises(UserError, match=r"has not learnt.*fit\(pool\)|has no reward signals. Call bind\(signals"):

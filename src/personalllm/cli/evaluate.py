@@ -175,12 +175,12 @@ def _predict(
 def _only_track(names: list[str], preset: str | None) -> str | None:
     """Return `generate` if no track was asked for and none of the methods can rank."""
     from personalllm.evaluation import REFERENCES, parse_method
-    from personalllm.methods.registry import load_method
+    from personalllm.methods.registry import method_class
 
     if preset is not None or "all" in names:
         return None
     named = [name for name in names if name not in REFERENCES and not name.startswith("model:")]
-    tracks = [load_method(parse_method(name)[0]).tracks() for name in named]
+    tracks = [method_class(parse_method(name)[0]).tracks() for name in named]
     return "generate" if tracks and all(found == ("generate",) for found in tracks) else None
 
 

@@ -127,9 +127,9 @@ def _described(kind: Kind, registry: Registry, entry: Registered) -> Listing:
     loaded = registry.load_entry(entry)
     where = f"The {registry.kind} {entry.name!r} of {entry.origin}"
     if kind is Kind.METHOD:
-        from personalllm.methods import load_method
+        from personalllm.methods import method_class
 
-        method = load_method(entry.name)
+        method = method_class(entry.name)
         return Listing(entry, method.title, method.tracks(), tuple(sorted(method.needs)))
     if kind is Kind.MODEL_FILE:
         from personalllm.backends.models.registry import ModelEntry

@@ -19,7 +19,7 @@ from personalllm.evaluation.protocol import TrackName
 from personalllm.evaluation.references import PREDICTORS, REFERENCES
 from personalllm.evaluation.settings import read_value
 from personalllm.methods.base import Method
-from personalllm.methods.registry import get_method, list_methods, load_method
+from personalllm.methods.registry import get_method, list_methods, method_class
 
 __all__ = ["Entry", "check_references", "left_out", "parse_method", "resolve", "split_list"]
 
@@ -236,7 +236,7 @@ def left_out(track: TrackName, *, signals: bool = False) -> dict[str, str]:
     """
     found = {}
     for name in list_methods():
-        kind = load_method(name)
+        kind = method_class(name)
         if track not in kind.tracks() or _is_reference(name, track):
             continue
         if "signals" in kind.needs and not signals:
@@ -268,7 +268,7 @@ def _expand(item: Method | str, track: TrackName, *, signals: bool) -> Sequence[
         return tuple(
             get_method(name)
             for name in list_methods()
-            if track in load_method(name).tracks() and name not in without and not _is_reference(name, track)
+            if track in method_class(name).tracks() and name not in without and not _is_reference(name, track)
         )
     name, params = parse_method(item)
     try:

@@ -11,7 +11,7 @@ from personalllm.core.registry import Registry
 from personalllm.core.types import JSON
 from personalllm.methods.base import Method
 
-__all__ = ["METHODS", "get_method", "list_methods", "load_method", "method_from_spec"]
+__all__ = ["METHODS", "get_method", "list_methods", "method_class", "method_from_spec"]
 
 _ROOM = "personalllm.methods"
 
@@ -54,7 +54,7 @@ def list_methods() -> tuple[str, ...]:
     return tuple(METHODS)
 
 
-def load_method(name: str) -> type[Method]:
+def method_class(name: str) -> type[Method]:
     """Return the class of a registered name or of `module:Class` (a file in the working folder is found too).
 
     Raises:
@@ -81,7 +81,7 @@ def get_method(name: str, /, **params: Any) -> Method:
     >>> get_method("embedding-ranker", shrinkage=5.0)
     EmbeddingRanker(shrinkage=5.0)
     """
-    cls = load_method(name)
+    cls = method_class(name)
     known = [field.name for field in dataclasses.fields(cls) if field.init]
     for key in params:
         if key not in known:

@@ -38,8 +38,8 @@ def check_method(
         embedder: By default `HashEmbedder()`.
         llm: By default `EchoChatModel()`.
 
-    >>> from personalllm.methods import load_method
-    >>> check_method(load_method("longest"))
+    >>> from personalllm.methods import method_class
+    >>> check_method(method_class("longest"))
     """
     require_all(method_checks(cls, params, embedder=embedder, llm=llm))
 
@@ -53,8 +53,8 @@ def method_checks(
 ) -> tuple[Check, ...]:
     """Return the clauses of `check_method`, each by itself, in the order in which it runs them.
 
-    >>> from personalllm.methods import load_method
-    >>> [check.name for check in method_checks(load_method("longest"))][:3]
+    >>> from personalllm.methods import method_class
+    >>> [check.name for check in method_checks(method_class("longest"))][:3]
     ['dataclass', 'id-and-title', 'needs-and-history']
     """
     bench = Bench(
