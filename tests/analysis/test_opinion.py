@@ -196,12 +196,12 @@ def test_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["not json"], "line 1 is not a question"),
-        ([json.dumps(ASKED), json.dumps(ASKED)], "line 2: the question 'Q' stands twice"),
-        ([json.dumps(ASKED | {"choices": {"x": "maybe"}})], "line 1 is not a question"),
+        (["not json"], r"line 1: not JSON \("),
+        ([json.dumps(ASKED), json.dumps(ASKED)], "line 2: the question 'Q' is there twice"),
+        ([json.dumps(ASKED | {"choices": {"x": "maybe"}})], "line 1: not a question"),
         ([json.dumps(ASKED | {"values": [0, 0]})], "line 1: .* distinct"),
         ([], "no questions"),
-        (["[1]"], "line 1 is not a question"),
+        (["[1]"], "item 1: a JSON int, not an object"),
     ],
 )
 def test_bad_questions(tmp_path: Path, lines: list[str], message: str) -> None:
@@ -217,8 +217,8 @@ def test_bad_questions(tmp_path: Path, lines: list[str], message: str) -> None:
         ([("R", "age", "old", "no", 1)], "line 2: there is no question 'R'"),
         ([("Q", "age", "old", "perhaps", 1)], "line 2: 'perhaps' is no option"),
         ([("Q", "age", "old", "no", -1)], "line 2: the share is '-1'"),
-        ([("Q", "age", "old", "no", "nan")], "line 2: the share is 'nan'"),
-        ([("Q", "age", "old", "no", 1), ("Q", "age", "old", "no", 2)], "line 3: this option stands twice"),
+        ([("Q", "age", "old", "no", "nan")], "line 2: share must be a number >= 0, got 'nan'"),
+        ([("Q", "age", "old", "no", 1), ("Q", "age", "old", "no", 2)], "line 3: this option is there twice"),
         ([("Q", "age", "old", "no", 0)], "nobody of age: old answered 'Q'"),
     ],
 )
@@ -231,7 +231,7 @@ def test_bad_answers(tmp_path: Path, rows: list[tuple[object, ...]], message: st
 def test_answers_without_a_column(tmp_path: Path) -> None:
     path = tmp_path / "people.csv"
     path.write_text("question,group\nQ,old\n", encoding="utf-8")
-    with pytest.raises(DataError, match="lacks the columns attribute, option, share"):
+    with pytest.raises(DataError, match="line 2: there is no 'attribute'; it has 'group', 'question'"):
         read_opinions(path, [question()])
 
 

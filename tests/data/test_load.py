@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from personalllm.core.errors import DataError, OfflineError, ParameterError
 from personalllm.data import Benchmark, Standardiser, load, write_benchmark
-from personalllm.data.readers import find_parts
+from personalllm.data.files import find_parts
 
 FORMATS = ("a.parquet", "a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz", "folder")
 

@@ -305,12 +305,12 @@ OTHER_FILES: list[tuple[str, bytes, str, str]] = [
     ("a.parquet", b"not parquet at all", "truncated", "or not parquet"),
     ("a.parquet", b"", "truncated", "or not parquet"),
     ("a.jsonl", b'{"prompt": "x"}\n[1]\n', "not-json", "a JSON list, not an object in row 1"),
-    ("a.jsonl", b'{"prompt": "x"}\nhello\n{"prompt": "y"}\n', "not-json", "the line is not JSON"),
+    ("a.jsonl", b'{"prompt": "x"}\nhello\n{"prompt": "y"}\n', "not-json", "not JSON ("),
     ("a.jsonl", b"", "no-rows", "the file is empty"),
     ("a.csv", b"", "no-rows", "the file is empty"),
     ("a.csv", b"prompt,subset\nx,y\nz\n", "truncated", "1 fields where the header has 2"),
     ("a.jsonl", b'{"prompt": "\xff"}\n', "encoding", "not UTF-8"),
-    ("a.jsonl.gz", b"plain", "truncated", "cut off or damaged"),
+    ("a.jsonl.gz", b"plain", "truncated", "line 1: cut off"),
 ]
 
 
@@ -399,8 +399,8 @@ def test_duplicate_csv_column(tmp_path: Path) -> None:
 SOURCES: list[tuple[str, str, str]] = [
     ("nowhere.parquet", "There is no file or folder", "Give a path"),
     ("a.txt", "unknown suffix", "Use one of .parquet"),
-    ("empty", "holds no benchmark file", "Put .parquet"),
-    ("mixed", "several formats (csv, jsonl)", "one format"),
+    ("empty", "holds no file of rows", "Put .parquet"),
+    ("mixed", "several formats (csv, json)", "one format"),
 ]
 
 

@@ -15,26 +15,31 @@ from pydantic import ValidationError
 from personalllm.core.errors import DataError, RunError, UserError
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, Histories, Queries
+from personalllm.data.preferences import Preferences
 from personalllm.evaluation.prediction.metrics import Cell
 from personalllm.evaluation.prediction.people import load_people, predict_people
 from personalllm.evaluation.prediction.people_task import PeopleProtocol, PeopleTask
-from personalllm.feedback.people import PeoplePreferences, Preference
 from personalllm.methods.base import Method
+
+
+def comparison(user: str, prompt: str, chosen: str, rejected: str) -> dict[str, str]:
+    return {"user": user, "prompt": prompt, "chosen": chosen, "rejected": rejected}
+
 
 SHORT = {"bootstrap_draws": 100, "shots": (0, 2, 4)}
 
 
-def preferences(n_users: int = 6, n_prompts: int = 24) -> Iterator[Preference]:
+def preferences(n_users: int = 6, n_prompts: int = 24) -> Iterator[dict[str, str]]:
     """Even users like responses that begin with A, odd ones those with B; every user judges every prompt."""
     for user in range(n_users):
         for prompt in range(n_prompts):
             a, b = f"A{prompt}", f"B{prompt}" * 2
-            yield Preference(f"u{user}", f"prompt {prompt}", *((a, b) if user % 2 == 0 else (b, a)))
+            yield comparison(f"u{user}", f"prompt {prompt}", *((a, b) if user % 2 == 0 else (b, a)))
 
 
 @pytest.fixture(scope="module")
-def people() -> PeoplePreferences:
-    return PeoplePreferences.of(preferences(), name="six")
+def people() -> Preferences:
+    return Preferences.from_rows(preferences(), name="six")
 
 
 @dataclass
@@ -60,7 +65,7 @@ class FirstLetter(Method):
         return (starts[queries.prompt] * self.taste_[queries.user][:, None]).astype(np.float32)
 
 
-def test_what_is_fitted_on_holds_nothing_that_is_predicted_as_unseen(people: PeoplePreferences) -> None:
+def test_what_is_fitted_on_holds_nothing_that_is_predicted_as_unseen(people: Preferences) -> None:
     task = PeopleTask(people, PeopleProtocol(user_folds=3))
     for split in task.splits:
         pool = {people.histories.corpus.prompts[row] for row in task.pool(split).prompt}
@@ -75,15 +80,15 @@ def test_what_is_fitted_on_holds_nothing_that_is_predicted_as_unseen(people: Peo
 
 
 def test_another_pair_of_an_unseen_prompt_is_not_in_the_pool() -> None:
-    rows = [*preferences(), *(Preference("u9", f"prompt {p}", f"C{p}", f"D{p}") for p in range(24))]
-    people = PeoplePreferences.of(rows)
+    rows = [*preferences(), *(comparison("u9", f"prompt {p}", f"C{p}", f"D{p}") for p in range(24))]
+    people = Preferences.from_rows(rows)
     task = PeopleTask(people, PeopleProtocol())
     for split in task.splits:
         topics = set(people.topic[task.pool(split).prompt].tolist())
         assert not topics & set(people.topic[people.histories.prompt[dict(task.tests(split))["unseen"]]].tolist())
 
 
-def test_histories_are_the_users_own_nested_and_free_of_what_is_predicted(people: PeoplePreferences) -> None:
+def test_histories_are_the_users_own_nested_and_free_of_what_is_predicted(people: Preferences) -> None:
     task = PeopleTask(people, PeopleProtocol(user_folds=3))
     split = task.splits[0]
     few, many = task.history(split, 2), task.history(split, 5)
@@ -99,7 +104,7 @@ def test_histories_are_the_users_own_nested_and_free_of_what_is_predicted(people
         assert many.corpus.responses[prompt][chosen].startswith(likes)
 
 
-def test_counterfactual_histories(people: PeoplePreferences) -> None:
+def test_counterfactual_histories(people: Preferences) -> None:
     task = PeopleTask(people, PeopleProtocol(user_folds=3))
     split = task.splits[0]
     true, flipped = task.history(split, 4), task.history(split, 4, "flipped")
@@ -112,7 +117,7 @@ def test_counterfactual_histories(people: PeoplePreferences) -> None:
         assert set(of_user) == {"B" if target % 2 == 0 else "A"}
 
 
-def test_a_learner_of_the_taste_is_right_and_the_nulls_are_what_they_say(people: PeoplePreferences) -> None:
+def test_a_learner_of_the_taste_is_right_and_the_nulls_are_what_they_say(people: Preferences) -> None:
     results = predict_people([FirstLetter()], people, PeopleProtocol(**SHORT))
     assert results.protocol["track"] == "people"
     for users, prompts in (("unseen", "unseen"), ("unseen", "seen"), ("seen", "unseen")):
@@ -129,15 +134,15 @@ def test_a_learner_of_the_taste_is_right_and_the_nulls_are_what_they_say(people:
     assert math.isnan(results.estimate("first-letter", "regret", most).value)
 
 
-def test_every_comparison_is_predicted_once_in_a_cell(people: PeoplePreferences) -> None:
+def test_every_comparison_is_predicted_once_in_a_cell(people: Preferences) -> None:
     results = predict_people([FirstLetter()], people, PeopleProtocol(**SHORT))
     for cell in results.cells:
         assert results["first-letter"].sums[cell]["n"].sum() == len(people.histories)
 
 
 def test_the_population_is_the_share_of_the_others() -> None:
-    rows = [Preference(f"u{u}", f"p{p}", f"A{p}", f"B{p}") for u in range(4) for p in range(12)]
-    results = predict_people([FirstLetter()], PeoplePreferences.of(rows), PeopleProtocol(**SHORT, user_folds=4))
+    rows = [comparison(f"u{u}", f"p{p}", f"A{p}", f"B{p}") for u in range(4) for p in range(12)]
+    results = predict_people([FirstLetter()], Preferences.from_rows(rows), PeopleProtocol(**SHORT, user_folds=4))
     cell = Cell("unseen", "seen", "true", 4)
     assert results.estimate("population", "accuracy", cell).value == 1.0
     assert results.estimate("population", "log_loss", cell).value == pytest.approx(-math.log(4 / 5))
@@ -149,12 +154,12 @@ def test_longer_learns_the_sign_of_length_from_the_pool() -> None:
     for user in range(8):
         for prompt in range(20):
             long, brief = "x" * int(rng.integers(20, 60)) + str(prompt), f"y{prompt}"
-            rows.append(Preference(f"u{user}", f"p{prompt}", brief, long))
-    results = predict_people([FirstLetter()], PeoplePreferences.of(rows), PeopleProtocol(**SHORT))
+            rows.append(comparison(f"u{user}", f"p{prompt}", brief, long))
+    results = predict_people([FirstLetter()], Preferences.from_rows(rows), PeopleProtocol(**SHORT))
     assert results.estimate("longer", "accuracy", Cell("unseen", "unseen", "true", 4)).value == 1.0
 
 
-def test_few_people_are_held_fixed_and_prompts_resampled(people: PeoplePreferences) -> None:
+def test_few_people_are_held_fixed_and_prompts_resampled(people: Preferences) -> None:
     few = predict_people([FirstLetter()], people, PeopleProtocol(**SHORT))
     assert few.manifest["resample"] == "prompts"
     assert len(few["first-letter"].sums[few.headline]["n"]) == people.n_topics
@@ -162,20 +167,22 @@ def test_few_people_are_held_fixed_and_prompts_resampled(people: PeoplePreferenc
     many = predict_people([FirstLetter()], people, PeopleProtocol(**SHORT, resample="users"))
     assert len(many["first-letter"].sums[many.headline]["n"]) == people.n_users
     assert many.estimate("first-letter", "worst_decile", many.headline).value == 1.0
-    crowd = PeoplePreferences.of(preferences(20, 12))
+    crowd = Preferences.from_rows(preferences(20, 12))
     assert PeopleTask(crowd, PeopleProtocol()).clusters[0] == "users"
 
 
 def test_shots_that_most_people_do_not_reach_are_left_out() -> None:
-    rows = [*preferences(3, 24), *(one for one in preferences(6, 4) if one.user in {"u3", "u4", "u5"})]
-    task = PeopleTask(PeoplePreferences.of(rows), PeopleProtocol(shots=(0, 1, 2, 8, 16)))
+    rows = [*preferences(3, 24), *(one for one in preferences(6, 4) if one["user"] in {"u3", "u4", "u5"})]
+    task = PeopleTask(Preferences.from_rows(rows), PeopleProtocol(shots=(0, 1, 2, 8, 16)))
     assert task.shots[-1] < 16
     short = task.history(task.splits[0], 8)
     assert np.diff(short.offsets).max() <= 8
-    assert PeopleTask(PeoplePreferences.of(preferences(2, 3)), PeopleProtocol(prompt_folds=3, shots=(4,))).shots == (0,)
+    assert PeopleTask(Preferences.from_rows(preferences(2, 3)), PeopleProtocol(prompt_folds=3, shots=(4,))).shots == (
+        0,
+    )
 
 
-def test_a_run_is_read_back_and_resumed(people: PeoplePreferences, tmp_path: Path) -> None:
+def test_a_run_is_read_back_and_resumed(people: Preferences, tmp_path: Path) -> None:
     protocol = PeopleProtocol(**SHORT, user_folds=2, prompt_folds=3, seen_users=False)
     first = predict_people([FirstLetter()], people, protocol, out=tmp_path)
     assert first.directory is not None
@@ -194,10 +201,10 @@ def test_a_run_is_read_back_and_resumed(people: PeoplePreferences, tmp_path: Pat
     assert str(part) in damage.message
 
 
-def test_the_fingerprint_tells_protocols_and_preferences_apart(people: PeoplePreferences) -> None:
+def test_the_fingerprint_tells_protocols_and_preferences_apart(people: Preferences) -> None:
     protocol = PeopleProtocol(**SHORT, user_folds=2, prompt_folds=3, seen_users=False)
     other = PeopleProtocol(**SHORT, user_folds=2, prompt_folds=3, seen_users=False, seed=1)
-    fewer = PeoplePreferences.of(preferences(5), name="six")
+    fewer = Preferences.from_rows(preferences(5), name="six")
     runs = [(people, protocol), (people, other), (fewer, protocol)]
     assert len({predict_people([], who, how).fingerprint for who, how in runs}) == 3
 
@@ -208,10 +215,10 @@ def test_no_run_to_read(tmp_path: Path) -> None:
 
 
 def test_too_little_to_leave_something_out() -> None:
-    alone = PeoplePreferences.of(one for one in preferences() if one.user == "u0")
+    alone = Preferences.from_rows(one for one in preferences() if one["user"] == "u0")
     with pytest.raises(UserError, match="of one person"):
         predict_people([FirstLetter()], alone)
-    few = PeoplePreferences.of(preferences(4, 3))
+    few = Preferences.from_rows(preferences(4, 3))
     with pytest.raises(UserError, match="3 distinct prompts, fewer than prompt_folds = 4"):
         predict_people([FirstLetter()], few)
 
@@ -222,7 +229,7 @@ def test_protocols_that_cannot_be(bad: dict[str, Any]) -> None:
         PeopleProtocol(**bad)
 
 
-def test_a_learner_that_fails_is_named(people: PeoplePreferences) -> None:
+def test_a_learner_that_fails_is_named(people: Preferences) -> None:
     @dataclass
     class Broken(FirstLetter):
         id: ClassVar[str] = "broken"
@@ -234,7 +241,7 @@ def test_a_learner_that_fails_is_named(people: PeoplePreferences) -> None:
         predict_people([Broken()], people, PeopleProtocol(**SHORT))
 
 
-def test_adapting_does_not_change_what_was_fitted(people: PeoplePreferences) -> None:
+def test_adapting_does_not_change_what_was_fitted(people: Preferences) -> None:
     @dataclass
     class Greedy(FirstLetter):
         id: ClassVar[str] = "greedy"

@@ -30,7 +30,7 @@ from personalllm.analysis import Votes, diversity, entropy_by_words
 from personalllm.backends.executor import ProcessExecutor
 from personalllm.build import Recipe, gather_prompts, pack, read_prompts, read_responses, respond
 from personalllm.core.types import ChatReply, ChatRequest, Conversation, Histories, Message, Queries
-from personalllm.data import Benchmark, Standardiser, load, write_benchmark
+from personalllm.data import Benchmark, Preferences, Standardiser, load, write_benchmark
 from personalllm.evaluation import (
     Estimate,
     PairedDifference,
@@ -56,7 +56,6 @@ from personalllm.evaluation.references import StoredPolicies
 from personalllm.evaluation.resolve import Entry
 from personalllm.evaluation.task import Task
 from personalllm.evaluation.tracks import Backends, RankTrack, make_units
-from personalllm.feedback.people import PeoplePreferences, Preference
 from personalllm.methods.base import Method
 from personalllm.methods.registry import get_method, list_methods
 from personalllm.papers.personalllm_2025.plan import make_plan
@@ -246,8 +245,9 @@ def _protocol(**overrides: Any) -> Protocol:
 
 
 @cache
-def _people(n_users: int) -> PeoplePreferences:
-    return PeoplePreferences.of(Preference(*row) for row in inputs.people_rows(n_users, 18))
+def _people(n_users: int) -> Preferences:
+    columns = ("user", "prompt", "chosen", "rejected")
+    return Preferences.from_rows([dict(zip(columns, row, strict=True)) for row in inputs.people_rows(n_users, 18)])
 
 
 def _twice(run: Callable[..., Any], told: Callable[[Any], Values], *, interrupted: bool) -> Values:

@@ -5,25 +5,23 @@ One row is one vote (columns `prompt`, `option`, `voter`) or the total of one op
 the option, by position or by who wrote it, and is empty for a tie between the options of the prompt. A row without a
 voter, or with a count of 0, says that an option was shown and got no vote.
 
-CSV, JSONL (one object a line; both also gzipped) and Parquet are read by these columns. A `.json` file is read as a
-list of objects in the layout of the PandaLM test set: `instruction`, `input`, and `annotator1`, `annotator2`, ... with
-0 for a tie, 1 or 2.
+Rows with `annotator1`, `annotator2`, ... have the layout of the PandaLM test set: `instruction`, `input`, and for each
+annotator 0 for a tie, 1 or 2.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from personalllm.analysis.votes import Ties, Votes
 from personalllm.core.errors import DataError, ParameterError
-from personalllm.core.types import JSON
-from personalllm.data.rows import rows_of_file
+from personalllm.data.cells import Row
+from personalllm.data.preferences import is_annotator, judgements
+from personalllm.data.rows import read_rows
 
 __all__ = ["TIE", "read_votes"]
 
@@ -31,8 +29,7 @@ TIE = "tie"
 """Name of the option that ties become with `ties="option"`."""
 
 _MOST_OPTIONS = 255
-_COLUMNS = ("prompt", "option", "voter", "count", "text")
-_ANNOTATOR = re.compile(r"annotator[0-9]+\Z")
+_COLUMNS = ("prompt", "option", "voter", "count", "text", "instruction", "input")
 _PANDALM_OPTIONS = ("response 1", "response 2")
 
 
@@ -70,13 +67,12 @@ def read_votes(path: Path, *, name: str | None = None, ties: Ties = "split") -> 
     if ties not in ("split", "option", "drop"):
         raise ParameterError("ties", "'split', 'option' or 'drop'", ties)
     path = path.expanduser()
-    rows = rows_of_file(path, "votes", _COLUMNS.__contains__)
+    rows = read_rows(path, _COLUMNS, extra=lambda column: is_annotator(column) is not None)
     ballot = _Ballot()
-    if path.name.lower().endswith((".json", ".json.gz")):
-        _take_pandalm(ballot, path.name, rows)
-    else:
-        for place, row in rows:
-            _take(ballot, f"{path.name}, {place}", row)
+    first = next(rows, None)
+    take = _take_pandalm if first is not None and any(map(is_annotator, first.values)) else _take
+    for row in chain([] if first is None else [first], rows):
+        take(ballot, row)
     if not ballot.votes:
         raise DataError(f"{path.name} holds no votes.", "Give at least one row with an option and a voter or a count.")
     if len(ballot.options) > _MOST_OPTIONS:
@@ -87,65 +83,44 @@ def read_votes(path: Path, *, name: str | None = None, ties: Ties = "split") -> 
     return _votes(ballot, name or path.name, path.name, ties)
 
 
-def _cell(row: JSON, column: str) -> str:
-    value = row.get(column)
-    return "" if value is None else str(value).strip()
-
-
-def _take(ballot: _Ballot, where: str, row: JSON) -> None:
+def _take(ballot: _Ballot, row: Row) -> None:
     """Check a row and take its votes."""
-    for column in ("prompt", "option"):
-        if column not in row:
-            raise DataError(f"{where}: the column {column!r} is missing.", "Columns: prompt, option, voter (or count).")
+    row.cell("prompt"), row.cell("option")
     if ("voter" in row) == ("count" in row):
-        raise DataError(f"{where}: there must be a column 'voter' or a column 'count', and not both.")
-    prompt, option = _cell(row, "prompt"), _cell(row, "option")
+        raise row.bad("there must be a column 'voter' or a column 'count', and not both")
+    prompt, option = row.optional("prompt"), row.optional("option")
     if not prompt:
-        raise DataError(f"{where}: the prompt is empty.", "Give its id or its text.")
+        raise row.bad("the prompt is empty", "Give its id or its text.")
     if "count" in row:
-        weight = _count(where, row["count"])
+        weight = row.number("count", "an integer >= 0")
+        if weight is None or weight < 0 or not weight.is_integer():
+            raise row.bad(
+                f"count must be an integer >= 0, got {row.cell('count')!r}", "Write 0 for an option without votes."
+            )
     else:
-        voter = _cell(row, "voter")
+        voter = row.optional("voter")
         weight = 1.0 if voter else 0.0
         key = (ballot.prompts.get(prompt, len(ballot.prompts)), voter)
         if voter and key in ballot.voters:
-            raise DataError(
-                f"{where}: voter {voter!r} votes twice on the prompt {prompt[:40]!r} (first: {ballot.voters[key]}).",
+            raise row.bad(
+                f"voter {voter!r} votes twice on the prompt {prompt[:40]!r} (first: {ballot.voters[key]})",
                 "Keep one vote of each voter for each prompt.",
             )
         if voter:
-            ballot.voters[key] = where.rsplit(", ", 1)[-1]
+            ballot.voters[key] = row.place
     if not option and not weight:
-        raise DataError(f"{where}: neither an option nor a vote.", "Remove the row.")
-    ballot.add(prompt, option, weight, _cell(row, "text"))
+        raise row.bad("neither an option nor a vote", "Remove the row.")
+    ballot.add(prompt, option, weight, row.optional("text"))
 
 
-def _count(where: str, value: Any) -> float:
-    try:
-        count = float(value)
-    except (TypeError, ValueError):
-        count = math.nan
-    if not (math.isfinite(count) and count >= 0 and count == int(count)):
-        raise DataError(
-            f"{where}: count must be an integer >= 0, got {value!r}.", "Write 0 for an option without votes."
-        )
-    return count
-
-
-def _take_pandalm(ballot: _Ballot, file: str, rows: Iterable[tuple[str, JSON]]) -> None:
-    """Take the votes of a file in the layout of the PandaLM test set."""
-    for number, (place, row) in enumerate(rows):
-        where = f"{file}, {place}"
-        names = sorted(name for name in row if _ANNOTATOR.match(name))
-        if not names:
-            raise DataError(f"{where}: there is no key 'annotator1'.", "A .json file must have the layout of PandaLM.")
-        parts = (_cell(row, "instruction"), _cell(row, "input"))
-        for option in _PANDALM_OPTIONS:
-            ballot.add(str(number), option, 0.0, "\n".join(part for part in parts if part))
-        for name in names:
-            if isinstance(row[name], bool) or row[name] not in (0, 1, 2):
-                raise DataError(f"{where}: {name} must be 0 (a tie), 1 or 2, got {row[name]!r}.")
-            ballot.add(str(number), _PANDALM_OPTIONS[row[name] - 1] if row[name] else "", 1.0)
+def _take_pandalm(ballot: _Ballot, row: Row) -> None:
+    """Take the votes of a row in the layout of the PandaLM test set."""
+    prompt = str(len(ballot.prompts))
+    parts = (row.optional("instruction"), row.optional("input"))
+    for option in _PANDALM_OPTIONS:
+        ballot.add(prompt, option, 0.0, "\n".join(part for part in parts if part))
+    for _, verdict in judgements(row):
+        ballot.add(prompt, _PANDALM_OPTIONS[verdict - 1] if verdict else "", 1.0)
 
 
 def _votes(ballot: _Ballot, name: str, file: str, ties: Ties) -> Votes:

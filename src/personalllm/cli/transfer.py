@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from personalllm.data.preferences import Preferences
     from personalllm.evaluation import PredictResults
     from personalllm.evaluation.prediction.transfer import Transfer
-    from personalllm.feedback.people import PeoplePreferences
     from personalllm.methods.base import Method
 
 __all__ = ["transfer"]
@@ -71,11 +71,11 @@ def transfer(
 
     from personalllm.backends.names import build_embedder, optional_embedder
     from personalllm.cli.progress import counted, resumable
+    from personalllm.data.preferences import Preferences
     from personalllm.evaluation import load_prediction, resolve
     from personalllm.evaluation.prediction.people import predict_people
-    from personalllm.feedback.people import PeoplePreferences
 
-    found = PeoplePreferences.from_file(people, name=name, columns=_columns(column or []))
+    found = Preferences.from_rows(people, _columns(column or []), name=name)
     run = None if simulated is None else load_prediction(simulated)
     wanted: list[Any] = list(methods or ())
     if not wanted:
@@ -213,7 +213,7 @@ def _learners(run: PredictResults) -> list[Method | str]:
     return [method for method in made if "signals" not in method.needs]
 
 
-def _embed(people: PeoplePreferences, embedder: Any, console: Console) -> None:
+def _embed(people: Preferences, embedder: Any, console: Console) -> None:
     """Embed all texts before the run, so that the wait has a bar."""
     from personalllm.backends.embedding import CachedEmbedder
     from personalllm.cli.progress import counted

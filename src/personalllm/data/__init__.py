@@ -2,6 +2,7 @@
 
 from personalllm.data.benchmark import Benchmark, ScoreTable
 from personalllm.data.loading import load, validate
+from personalllm.data.preferences import Preferences
 from personalllm.data.problems import InvalidBenchmark, Problem
 from personalllm.data.standardise import Standardiser
 from personalllm.data.twin import make_twin
@@ -11,6 +12,7 @@ from personalllm.data.writing import write_benchmark
 __all__ = [
     "Benchmark",
     "InvalidBenchmark",
+    "Preferences",
     "Problem",
     "ScoreTable",
     "Standardiser",

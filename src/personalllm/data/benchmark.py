@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.core.errors import AxisMismatch, ParameterError
-from personalllm.core.storage import canonical_json
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError
 from personalllm.core.types import F32, I32, JSON, U8
-from personalllm.data.schema import MAX_RESPONSES
+from personalllm.data.content import fingerprint_of, index_models, split_rows
+from personalllm.data.files import Part
+from personalllm.data.problems import ProblemLog, raise_for
+from personalllm.data.scan import Scan
 from personalllm.data.standardise import Standardiser
 
-__all__ = ["Benchmark", "ScoreTable", "fingerprint_of", "split_rows"]
-
-_MAX_RESPONSE_MODELS = 256
+__all__ = ["Benchmark", "ScoreTable", "benchmark_from_scan"]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -192,17 +192,36 @@ class Benchmark:
         >>> bench.reward_models, bench.response(0, 1), float(bench.scores[0, 1, 0])
         (('b', 'z'), 'Yes.', 4.0)
         """
-        from personalllm.data.build import benchmark_from_values
+        import pyarrow as pa
 
-        return benchmark_from_values(
-            name=name,
-            texts={"prompt_id": prompt_ids, "prompt": prompts, "subset": subsets, "split": splits},
-            responses=responses,
-            response_models=response_models,
-            reward_models=reward_models,
-            scores=scores,
-            metadata=metadata or {},
-        )
+        texts = {"prompt_id": prompt_ids, "prompt": prompts, "subset": subsets, "split": splits}
+        with np.errstate(over="ignore"):
+            table = np.asarray(scores, dtype=np.float32)
+        if table.ndim != 3 or table.shape[2] != len(reward_models):
+            raise AxisMismatch(
+                f"scores have shape {table.shape}.",
+                f"Give (n_prompts, n_responses, n_reward_models) with {len(reward_models)} reward models.",
+            )
+        unusable = [rm for rm in reward_models if not rm.strip() or rm == "model" or "\n" in rm]
+        if unusable or len(set(reward_models)) != len(reward_models):
+            raise ParameterError(
+                "reward_models", "distinct names of one line, none of them 'model'", tuple(reward_models)
+            )
+        by_row = _rows_of_models(response_models, len(table))
+        _check_lengths(texts, responses, by_row, table)
+        columns: dict[str, Any] = {key: list(values) for key, values in texts.items()}
+        for i in range(table.shape[1]):
+            columns[f"response_{i + 1}"] = [row[i] for row in responses]
+            columns[f"response_{i + 1}_model"] = [row[i] for row in by_row]
+            for b, reward_model in enumerate(reward_models):
+                columns[f"response_{i + 1}_{reward_model}"] = pa.array(np.ascontiguousarray(table[:, i, b]))
+        log = ProblemLog()
+        scan = Scan([Part(Path(name), "memory", table=columns)], log)
+        benchmark = benchmark_from_scan(name, scan, metadata or {})
+        raise_for(name, log.problems())
+        if benchmark is None:
+            raise DataError(f"{name} holds no rows.", "Give at least one prompt.")
+        return benchmark
 
 
 def _restore(*values: Any) -> Benchmark:
@@ -220,52 +239,86 @@ def _inside(name: str, value: int, upper: int) -> int:
     return int(value)
 
 
-def split_rows(splits: Sequence[str]) -> Mapping[str, I32]:
-    """Return the rows of each split, train and test first."""
-    names = np.asarray(splits, dtype=object)
-    order = sorted(set(splits), key=lambda split: (split != "train", split != "test", split))
-    found = {split: np.flatnonzero(names == split).astype(np.int32) for split in order}
-    for rows in found.values():
-        rows.setflags(write=False)
-    return MappingProxyType(found)
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    texts: dict[str, Any]
+    splits: list[str]
+    models: list[str]
+    scores: F32
 
 
-def index_models(names: Sequence[str], n_responses: int) -> tuple[tuple[str, ...], U8]:
-    """Return the distinct response models in order of appearance, and uint8 (n_prompts, n_responses) into them."""
-    distinct = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    if len(distinct) > _MAX_RESPONSE_MODELS or n_responses > MAX_RESPONSES:
-        raise ParameterError("response models", f"at most {_MAX_RESPONSE_MODELS} distinct names", len(distinct))
-    index = np.fromiter((distinct[name] for name in names), np.uint8, len(names)).reshape(-1, n_responses)
-    return tuple(distinct), index
+def benchmark_from_scan(name: str, scan: Scan, metadata: JSON) -> Benchmark | None:
+    """Read a source to its end and build the benchmark; None if the scan found errors (they are in its log)."""
+    joined = _join(scan)
+    if joined is None or scan.schema is None:
+        return None
+    n_responses = joined.scores.shape[1]
+    response_models, index = index_models(joined.models, n_responses)
+    for array in (joined.scores, index):
+        array.setflags(write=False)
+    unsigned = Benchmark(
+        name=name,
+        fingerprint="",
+        prompt_ids=joined.texts["prompt_ids"],
+        prompts=joined.texts["prompts"],
+        subsets=joined.texts["subsets"],
+        responses=joined.texts["responses"],
+        response_models=response_models,
+        response_model_index=index,
+        reward_models=scan.schema.reward_models,
+        scores=joined.scores,
+        splits=split_rows(joined.splits),
+        metadata=metadata,
+    )
+    return replace(unsigned, fingerprint=fingerprint_of(unsigned))
 
 
-def fingerprint_of(benchmark: Benchmark) -> str:
-    """Return the SHA-256 of the content: ids, texts, subsets, splits, response models, scores and RM names.
+def _join(scan: Scan) -> _Joined | None:
+    import pyarrow as pa
 
-    It does not depend on the file format, the order of the columns, the name or the metadata.
-    """
-    state = hashlib.sha256()
-    header = {
-        "format": "personalllm-benchmark-1",
-        "shape": list(benchmark.scores.shape),
-        "reward_models": list(benchmark.reward_models),
-        "response_models": list(benchmark.response_models),
-        "splits": {
-            split: hashlib.sha256(rows.astype("<i4").tobytes()).hexdigest() for split, rows in benchmark.splits.items()
-        },
-    }
-    state.update(canonical_json(header).encode())
-    for texts in (benchmark.prompt_ids, benchmark.prompts, benchmark.subsets, benchmark.responses):
-        _hash_texts(state, texts)
-    state.update(np.ascontiguousarray(benchmark.response_model_index).data)
-    state.update(np.ascontiguousarray(benchmark.scores, dtype="<f4").data)
-    return state.hexdigest()
+    pieces: dict[str, list[Any]] = {"prompt_ids": [], "prompts": [], "subsets": [], "responses": []}
+    splits: list[str] = []
+    models: list[str] = []
+    scores: list[F32] = []
+    interned: dict[str, str] = {}
+    for batch in scan.batches():
+        if scan.log.has_errors:
+            pieces = {key: [] for key in pieces}
+            continue
+        for key, chunks in pieces.items():
+            chunks.append(getattr(batch, key))
+        splits += batch.splits
+        models += [interned.setdefault(model, model) for model in batch.models.to_pylist()]
+        scores.append(batch.scores)
+    if scan.log.has_errors or not scores:
+        return None
+    texts = {}
+    for key, chunks in pieces.items():
+        texts[key] = pa.concat_arrays(chunks)
+        chunks.clear()
+    return _Joined(texts, splits, models, np.concatenate(scores))
 
 
-def _hash_texts(state: Any, texts: Any) -> None:
-    """Feed the lengths and the bytes of a large_string array to a hash, without copying the bytes."""
-    _, offsets, data = texts.buffers()
-    begin = np.frombuffer(offsets, np.int64)[texts.offset : texts.offset + len(texts) + 1]
-    state.update(np.diff(begin).astype("<i8").tobytes())
-    if data is not None and len(begin):
-        state.update(memoryview(data)[int(begin[0]) : int(begin[-1])])
+def _rows_of_models(models: Sequence[str] | Sequence[Sequence[str]], n_prompts: int) -> list[Sequence[str]]:
+    names = [model for model in models if isinstance(model, str)]
+    if len(names) == len(models):
+        return [names] * n_prompts
+    return [row for row in models if not isinstance(row, str)]
+
+
+def _check_lengths(
+    texts: Mapping[str, Sequence[str]],
+    responses: Sequence[Sequence[str]],
+    models: Sequence[Sequence[str]],
+    table: F32,
+) -> None:
+    n_prompts, n_responses, _ = table.shape
+    lengths = {key: len(values) for key, values in texts.items()}
+    lengths |= {"responses": len(responses), "response_models": len(models)}
+    wrong = [f"{key} {length}" for key, length in lengths.items() if length != n_prompts]
+    if wrong:
+        raise AxisMismatch(f"The scores have {n_prompts} prompts, but: {', '.join(wrong)}.", "Give equal lengths.")
+    for key, rows in (("responses", responses), ("response_models", models)):
+        odd = next((row for row, values in enumerate(rows) if len(values) != n_responses), None)
+        if odd is not None:
+            raise AxisMismatch(f"{key} has {len(rows[odd])} entries in row {odd}; the scores have {n_responses}.")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from personalllm.core.types import F32
-from personalllm.data.readers import Column
+from personalllm.data.rows import Column
 
 __all__ = ["Scores", "Texts", "to_scores", "to_texts"]
 
@@ -100,6 +100,8 @@ def _texts_of_list(column: list[Any], *, integers: bool) -> tuple[Any, list[int]
     wrong: list[int] = []
     undecodable: list[int] = []
     values: list[str | None] = []
+    # pandas writes a missing text as NaN.
+    column = [None if isinstance(value, float) and np.isnan(value) else value for value in column]
     for row, value in enumerate(column):
         text = str(value) if integers and isinstance(value, int) and not isinstance(value, bool) else value
         if text is not None and not isinstance(text, str):

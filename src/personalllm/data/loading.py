@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from personalllm.core.errors import DataError
 from personalllm.core.storage import offline
 from personalllm.core.types import JSON
-from personalllm.data.benchmark import Benchmark
-from personalllm.data.build import benchmark_from_scan
+from personalllm.data.benchmark import Benchmark, benchmark_from_scan
+from personalllm.data.files import Part, find_parts
 from personalllm.data.hub import fetch_dataset, fetch_release, parse_hub_source
 from personalllm.data.problems import Problem, ProblemLog, raise_for
-from personalllm.data.readers import Part, find_parts
+from personalllm.data.rows import parts_of
 from personalllm.data.scan import Scan
 from personalllm.data.store import open_stored, source_key, store, table_folder
 
@@ -22,10 +24,10 @@ __all__ = ["METADATA_KEY", "load", "mini_path", "validate"]
 METADATA_KEY = b"personalllm"
 
 
-def load(source: str | Path, *, cache: bool = True) -> Benchmark:
-    """Return the benchmark that a name or a path stands for.
+def load(source: Any, *, columns: Mapping[str, str] | None = None, cache: bool = True) -> Benchmark:
+    """Return the benchmark that a name, a path or a table in memory stands for.
 
-    The first load of a source checks every row and keeps a memory-mapped copy in the cache folder; later loads open
+    The first load of a file checks every row and keeps a memory-mapped copy in the cache folder; later loads open
     that copy. A file that was changed is read and checked again.
 
     Splits come from a column `split`, else from names such as `train.jsonl`, `test-00000-of-00001.parquet` or a
@@ -33,30 +35,38 @@ def load(source: str | Path, *, cache: bool = True) -> Benchmark:
 
     Args:
         source: `"mini"` (embedded), `"personalllm"` (the release, from the hub), `"hf://datasets/OWNER/NAME"` with or
-            without `@REVISION` (from the hub at `$HF_ENDPOINT`), or the path of a Parquet, JSONL or CSV file (the
-            latter two also gzipped), of a folder of such files, or of a `datasets` folder.
+            without `@REVISION` (from the hub at `$HF_ENDPOINT`); the path of a Parquet, Arrow (Feather), JSONL, JSON,
+            CSV or TSV file (texts also gzipped), of a folder of such files, or of a `datasets` folder; or a pandas or
+            polars DataFrame, a pyarrow table, a `datasets.Dataset`, a list of dicts, or a dict of these by split.
+        columns: What the source calls a column, e.g. `{"prompt": "question"}`.
         cache: False to read the source itself into memory and leave the cache folder alone.
 
     Raises:
         DataError: If the source is absent.
+        ParameterError: If it is an object of another kind.
         InvalidBenchmark: If it breaks the schema (a DataError); lists the first problems and carries all of them in
             its attribute `problems`.
         OfflineError: If it is on the hub, not on this machine, and the hub cannot be reached; says what to do.
         MissingExtra: If it is on the hub, not on this machine, and the extra `hub` is not installed.
+
+    >>> rm = {"response_1_rm": 0.5, "response_2_rm": -1.0}
+    >>> texts = {"response_1": "Hello.", "response_2": "What?", "response_1_model": "m", "response_2_model": "n"}
+    >>> load([{"prompt_id": "a", "prompt": "Hi!", "subset": "chat", **texts, **rm}])
+    Benchmark('the list': 1 prompts (test 1), 2 responses, 1 reward models, fingerprint ...)
     """
+    columns = columns or {}
+    if not isinstance(source, str | Path):
+        parts = parts_of(source)
+        return _read(" and ".join(str(part.path) for part in parts), parts, columns)
     path, name = _resolve(source)
     parts = find_parts(path)
-    folder = table_folder(source_key(path, parts))
+    folder = table_folder(source_key(path, parts, columns))
     if cache:
         try:
             return open_stored(folder, name)
         except DataError:
             shutil.rmtree(folder, ignore_errors=True)
-    log = ProblemLog()
-    benchmark = benchmark_from_scan(name, Scan(parts, log), _metadata(parts))
-    raise_for(source, log.problems())
-    if benchmark is None:
-        raise DataError(f"{source} holds no rows.", "Give a file with at least one prompt.")
+    benchmark = _read(source, parts, columns, name)
     if not cache:
         return benchmark
     try:
@@ -66,19 +76,29 @@ def load(source: str | Path, *, cache: bool = True) -> Benchmark:
         return benchmark
 
 
-def validate(path: str | Path) -> list[Problem]:
+def _read(source: str | Path, parts: list[Part], columns: Mapping[str, str], name: str | None = None) -> Benchmark:
+    """Read and check a benchmark; `source` is what messages call it."""
+    log = ProblemLog()
+    benchmark = benchmark_from_scan(name or str(source), Scan(parts, log, columns), _metadata(parts))
+    raise_for(source, log.problems())
+    if benchmark is None:
+        raise DataError(f"{source} holds no rows.", "Give at least one prompt.")
+    return benchmark
+
+
+def validate(source: Any, *, columns: Mapping[str, str] | None = None) -> list[Problem]:
     """Return all that is wrong with a source, errors first; an empty list if nothing is.
 
     Args:
-        path: As for `load`.
+        source: As for `load`.
+        columns: As for `load`.
     """
     try:
-        found, _ = _resolve(path)
-        parts = find_parts(found)
+        parts = find_parts(_resolve(source)[0]) if isinstance(source, str | Path) else parts_of(source)
     except DataError as error:
-        return [Problem(str(path), "", None, error.message.rstrip("."), error.remedy, "error", "source")]
+        return [Problem(str(source), "", None, error.message.rstrip("."), error.remedy, "error", "source")]
     log = ProblemLog()
-    for _ in Scan(parts, log).batches():
+    for _ in Scan(parts, log, columns or {}).batches():
         pass
     return log.problems()
 

@@ -16,9 +16,10 @@ import numpy as np
 
 from personalllm.core.types import F32
 from personalllm.data.coerce import to_scores, to_texts
+from personalllm.data.files import Part
 from personalllm.data.problems import ProblemLog
-from personalllm.data.readers import Column, Part, Unreadable, read_batches, read_columns
-from personalllm.data.schema import Schema, detect_schema
+from personalllm.data.rows import Block, Column, Unreadable, match_names, read_blocks, read_names
+from personalllm.data.schema import TEXT_COLUMNS, Schema, detect_schema
 
 __all__ = ["Batch", "Scan"]
 
@@ -55,6 +56,7 @@ class Scan:
     Args:
         parts: The files, in row order.
         log: Receives the problems.
+        columns: What the source calls a column, e.g. `{"prompt": "question"}`.
 
     Attributes:
         schema: Schema of the source, after the first file was opened.
@@ -63,6 +65,7 @@ class Scan:
 
     parts: list[Part]
     log: ProblemLog
+    columns: Mapping[str, str] = field(default_factory=dict)
     schema: Schema | None = None
     n_rows: int = 0
     _ids: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -90,21 +93,25 @@ class Scan:
     def _part(self, part: Part) -> Iterator[Batch]:
         row = 0
         try:
-            columns = read_columns(part)
-            if not columns:
+            present = read_names(part)
+            if not present:
                 self.log.add("no-rows", part.path, "", "the file is empty", "Write at least one prompt, or remove it.")
                 return
-            schema = self._schema(part, columns)
-            for values in read_batches(part, schema.columns):
-                batch, n_rows = self._check(part, schema, values, row)
-                row += n_rows
-                self.n_rows += n_rows
+            renames = match_names(present, (*TEXT_COLUMNS, "split"), self.columns)
+            schema = self._schema(part, [renames.get(name, name) for name in present])
+            wanted = frozenset(schema.columns)
+            for block in read_blocks(part, lambda name: renames.get(name, name) in wanted, renames):
+                batch = self._check(part, schema, block, row) if len(block) else None
+                row += len(block)
+                self.n_rows += len(block)
                 if batch is not None:
                     yield batch
+                if block.bad is not None:
+                    self.log.add(block.bad.kind, part.path, "", block.bad.reason, block.bad.remedy, rows=[row])
+                    return
         except Unreadable as error:
-            message = error.message + (f"; {row} rows could be read" if row and error.row is None else "")
-            rows = [] if error.row is None else [error.row]
-            self.log.add(error.kind, part.path, "", message, error.remedy, rows=rows)
+            message = error.message + (f"; {row} rows could be read" if row else "")
+            self.log.add(error.kind, part.path, "", message, error.remedy)
             return
         if part.expected_rows is not None and row != part.expected_rows:
             message = f"the file has {row} rows, its folder promises {part.expected_rows}; it is cut off"
@@ -129,32 +136,33 @@ class Scan:
             return Schema(schema.n_responses, schema.reward_models, schema.columns, schema.has_split, complete=False)
         return schema
 
-    def _check(self, part: Part, schema: Schema, values: Mapping[str, Column], start: int) -> tuple[Batch | None, int]:
+    def _check(self, part: Part, schema: Schema, block: Block, start: int) -> Batch | None:
+        """Check the rows of a block, the first of which is row `start`; None if a column is missing."""
         import pyarrow as pa
 
-        n_rows = len(next(iter(values.values()))) if values else 0
+        n_rows = len(block)
         texts: dict[str, Any] = {}
         scores: dict[str, F32] = {}
         for name in schema.columns:
             if _is_score(name, schema):
-                scores[name] = self._scores(part, name, values[name], start)
+                scores[name] = self._scores(part, name, block.column(name), start)
             elif name != "split":
-                texts[name] = self._texts(part, name, values[name], start)
-        splits = self._row_splits(part, values.get("split"), n_rows, start)
+                texts[name] = self._texts(part, name, block.column(name), start)
+        splits = self._row_splits(part, block.column("split") if schema.has_split else None, n_rows, start)
         if "prompt_id" in texts:
             ids = texts["prompt_id"].to_pylist()
             self._check_ids(part, ids, splits, start)
             if "prompt" in texts:
                 self._check_prompts(part, texts["prompt"].to_pylist(), ids, splits, start)
         if not schema.complete:
-            return None, n_rows
+            return None
         numbers = range(1, schema.n_responses + 1)
         order = np.arange(n_rows * schema.n_responses).reshape(schema.n_responses, n_rows).T.ravel()
         table = np.empty((n_rows, schema.n_responses, len(schema.reward_models)), np.float32)
         for i in numbers:
             for b, name in enumerate(schema.reward_models):
                 table[:, i - 1, b] = scores[f"response_{i}_{name}"]
-        batch = Batch(
+        return Batch(
             prompt_ids=texts["prompt_id"],
             prompts=texts["prompt"],
             subsets=texts["subset"],
@@ -163,7 +171,6 @@ class Scan:
             models=pa.concat_arrays([texts[f"response_{i}_model"] for i in numbers]).take(pa.array(order)),
             scores=table,
         )
-        return batch, n_rows
 
     def _report(self, kind: str, part: Part, column: str, what: tuple[str, str], rows: Iterable[int]) -> None:
         listed = list(rows)

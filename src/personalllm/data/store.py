@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,24 @@ import numpy as np
 from personalllm.core.errors import DataError
 from personalllm.core.storage import atomic_directory, cache_dir, digest
 from personalllm.core.types import JSON
-from personalllm.data.benchmark import Benchmark, split_rows
-from personalllm.data.readers import Part
+from personalllm.data.benchmark import Benchmark
+from personalllm.data.content import split_rows
+from personalllm.data.files import Part
 
 __all__ = ["FORMAT_VERSION", "open_stored", "source_key", "store"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _PROMPT_COLUMNS = ("prompt_id", "prompt", "subset", "split")
 
 
-def source_key(source: Path, parts: list[Part]) -> str:
-    """Return a key that changes when a file of the source is added, removed, renamed or written to."""
+def source_key(source: Path, parts: list[Part], columns: Mapping[str, str]) -> str:
+    """Return a key that changes with the columns, and when a file is added, removed, renamed or written to."""
     files = []
     for part in parts:
         status = part.path.stat()
         files.append([os.fspath(part.path.resolve()), status.st_size, status.st_mtime_ns, part.split])
-    return digest({"format": FORMAT_VERSION, "source": os.fspath(source.resolve()), "files": files}, length=32)
+    key = {"format": FORMAT_VERSION, "source": os.fspath(source.resolve()), "files": files, "columns": dict(columns)}
+    return digest(key, length=32)
 
 
 def table_folder(key: str) -> Path:

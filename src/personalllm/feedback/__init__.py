@@ -1,7 +1,6 @@
 """Feedback: preference pairs, ratings, pools of interactions, and the view of the texts that methods get."""
 
 from personalllm.feedback.interactions import interact, sample_prompts
-from personalllm.feedback.people import PeoplePreferences, Preference
 from personalllm.feedback.pool import InteractionPool, RatingPool
 from personalllm.feedback.ratings import ratings
 from personalllm.feedback.rules import FeedbackRule, RatingRule
@@ -11,8 +10,6 @@ __all__ = [
     "CorpusView",
     "FeedbackRule",
     "InteractionPool",
-    "PeoplePreferences",
-    "Preference",
     "RatingPool",
     "RatingRule",
     "interact",

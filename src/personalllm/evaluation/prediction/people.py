@@ -16,6 +16,7 @@ from personalllm.core.protocols import TextEmbedder
 from personalllm.core.seeding import derive_seed
 from personalllm.core.storage import digest, write_json
 from personalllm.core.types import F32, F64, I64, JSON, Histories
+from personalllm.data.preferences import Preferences
 from personalllm.evaluation.prediction.people_results import learner_result
 from personalllm.evaluation.prediction.people_task import PeopleProtocol, PeopleTask, Split
 from personalllm.evaluation.prediction.results import PredictResults
@@ -24,7 +25,6 @@ from personalllm.evaluation.resolve import Entry, resolve
 from personalllm.evaluation.store import DiskStore, Store, Unit, read_json
 from personalllm.evaluation.tracks import Backends, checked, own_copy, running
 from personalllm.evaluation.watched import Watched, unwatched
-from personalllm.feedback.people import PeoplePreferences
 from personalllm.methods.base import Method
 
 __all__ = ["NULLS", "load_people", "predict_people"]
@@ -43,7 +43,7 @@ _SMALL = 1e-9
 
 def predict_people(
     methods: Sequence[Method | str],
-    people: PeoplePreferences,
+    people: Preferences,
     protocol: PeopleProtocol | None = None,
     *,
     embedder: TextEmbedder | None = None,

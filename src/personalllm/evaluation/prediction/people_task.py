@@ -20,9 +20,9 @@ from pydantic import Field, field_validator
 from personalllm.core.errors import UserError
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, I32, I64, JSON, Histories, Queries
+from personalllm.data.preferences import Preferences
 from personalllm.evaluation.prediction.metrics import Cell
 from personalllm.evaluation.specs import Frozen
-from personalllm.feedback.people import PeoplePreferences
 
 __all__ = ["PEOPLE_VERSION", "PeopleProtocol", "PeopleTask", "Split"]
 
@@ -97,7 +97,7 @@ class PeopleTask:
         protocol: The protocol.
     """
 
-    people: PeoplePreferences
+    people: Preferences
     protocol: PeopleProtocol
 
     def __post_init__(self) -> None:

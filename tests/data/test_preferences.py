@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from personalllm.core.errors import DataError, ParameterError
-from personalllm.feedback.people import PeoplePreferences, Preference
+from personalllm.data import Preferences
 
 PLAIN = [
     {"user": "ann", "prompt": "Hi", "chosen": "Hello.", "rejected": "What?"},
@@ -38,7 +38,7 @@ PANDALM = [
 ]
 
 
-def said(people: PeoplePreferences) -> set[tuple[str, str, str, str]]:
+def said(people: Preferences) -> set[tuple[str, str, str, str]]:
     """Return every preference as texts."""
     h = people.histories
     columns = (column.tolist() for column in (h.user, h.prompt, h.chosen, h.rejected))
@@ -67,7 +67,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "jsonl.gz", "json", "parquet"])
 def test_the_plain_layout_in_every_format(tmp_path: Path, ending: str) -> None:
-    people = PeoplePreferences.from_file(write(tmp_path / f"p.{ending}", PLAIN))
+    people = Preferences.from_rows(write(tmp_path / f"p.{ending}", PLAIN))
     assert people.users == ("ann", "bob")
     assert said(people) == {tuple(row.values()) for row in PLAIN}
     assert people.histories.user.tolist() == [0, 0, 1]
@@ -76,33 +76,33 @@ def test_the_plain_layout_in_every_format(tmp_path: Path, ending: str) -> None:
 
 
 def test_equal_content_has_an_equal_fingerprint(tmp_path: Path) -> None:
-    first = PeoplePreferences.from_file(write(tmp_path / "a.csv", PLAIN), name="x")
-    second = PeoplePreferences.from_file(write(tmp_path / "b.jsonl", PLAIN), name="x")
+    first = Preferences.from_rows(write(tmp_path / "a.csv", PLAIN), name="x")
+    second = Preferences.from_rows(write(tmp_path / "b.jsonl", PLAIN), name="x")
     turned = [*PLAIN[:2], PLAIN[2] | {"chosen": "", "rejected": "Ciao, a presto"}]
-    third = PeoplePreferences.from_file(write(tmp_path / "c.jsonl", turned), name="x")
+    third = Preferences.from_rows(write(tmp_path / "c.jsonl", turned), name="x")
     assert first.fingerprint == second.fingerprint != third.fingerprint
 
 
 def test_two_people_on_the_same_pair_share_a_row_of_the_corpus(tmp_path: Path) -> None:
-    people = PeoplePreferences.from_file(write(tmp_path / "p.jsonl", PLAIN))
+    people = Preferences.from_rows(write(tmp_path / "p.jsonl", PLAIN))
     assert people.histories.corpus.n_prompts == 2
     assert people.histories.prompt.tolist() == [0, 1, 0]
     assert people.histories.chosen[0] == people.histories.rejected[2]
 
 
 def test_prism_chosen_against_each_other_response(tmp_path: Path) -> None:
-    people = PeoplePreferences.from_file(write(tmp_path / "u.jsonl", PRISM))
+    people = Preferences.from_rows(write(tmp_path / "u.jsonl", PRISM))
     assert said(people) == {("u1", "Hi", "b", "a"), ("u1", "Hi", "b", "c")}
     assert people.topic.tolist() == [0, 0]
 
 
 def test_prism_from_csv_reads_truth_values_as_texts(tmp_path: Path) -> None:
-    people = PeoplePreferences.from_file(write(tmp_path / "u.csv", PRISM))
+    people = Preferences.from_rows(write(tmp_path / "u.csv", PRISM))
     assert said(people) == {("u1", "Hi", "b", "a"), ("u1", "Hi", "b", "c")}
 
 
 def test_pandalm_ties_are_counted_and_left_out(tmp_path: Path) -> None:
-    people = PeoplePreferences.from_file(write(tmp_path / "t.json", PANDALM))
+    people = Preferences.from_rows(write(tmp_path / "t.json", PANDALM))
     assert people.n_ties == 1
     assert said(people) == {
         ("annotator1", "Shorten.\n\nA long text.", "Text.", "True"),
@@ -114,35 +114,38 @@ def test_pandalm_ties_are_counted_and_left_out(tmp_path: Path) -> None:
 def test_columns_of_another_name(tmp_path: Path) -> None:
     rows = [{"who": row["user"], **{k: v for k, v in row.items() if k != "user"}} for row in PLAIN]
     path = write(tmp_path / "p.parquet", rows)
-    assert PeoplePreferences.from_file(path, columns={"user": "who"}).users == ("ann", "bob")
+    assert Preferences.from_rows(path, columns={"user": "who"}).users == ("ann", "bob")
     with pytest.raises(DataError, match="has the columns chosen, prompt, rejected"):
-        PeoplePreferences.from_file(path)
+        Preferences.from_rows(path)
     with pytest.raises(ParameterError, match="columns"):
-        PeoplePreferences.from_file(path, columns={"nobody": "who"})
+        Preferences.from_rows(path, columns={"nobody": "who"})
+
+
+GOOD_AND_BAD = [{"user": "a", "prompt": f"p{i}", "chosen": f"good {i}", "rejected": f"bad {i}"} for i in range(400)]
 
 
 def test_a_column_says_nothing_about_what_was_chosen() -> None:
-    people = PeoplePreferences.of(Preference("a", f"p{i}", f"good {i}", f"bad {i}") for i in range(400))
+    people = Preferences.from_rows(GOOD_AND_BAD)
     assert 0.4 < people.histories.chosen.mean() < 0.6
-    other = PeoplePreferences.of((Preference("a", f"p{i}", f"good {i}", f"bad {i}") for i in range(400)), seed=1)
+    other = Preferences.from_rows(GOOD_AND_BAD, seed=1)
     assert not np.array_equal(people.histories.chosen, other.histories.chosen)
     assert said(people) == said(other)
 
 
 BROKEN = [
-    ("p.txt", "user,prompt\n", "is not a file of preferences"),
+    ("p.txt", "user,prompt\n", "unknown suffix. Use one of .parquet, .jsonl"),
     ("p.csv", "user,prompt,chosen,rejected\n", "is empty"),
     ("p.csv", "user,prompt,chosen\na,b,c\n", "has the columns chosen, prompt, user"),
-    ("p.csv", "user,prompt,chosen,rejected\na,b,c\n", "line 2: not as many values as columns"),
-    ("p.csv", "user,prompt,chosen,rejected\n ,b,c,d\n", "user is empty"),
+    ("p.csv", "user,prompt,chosen,rejected\na,b,c\n", "line 2: 3 fields where the header has 4"),
+    ("p.csv", "user,prompt,chosen,rejected\n ,b,c,d\n", "line 2: 'user' is empty"),
     ("p.csv", "user,prompt,chosen,rejected\na,b,c,c\n", "holds no preference"),
-    ("p.jsonl", '{"user": 1', "line 1: not JSON"),
-    ("p.jsonl", "[1]", "line 1: not an object"),
-    ("p.jsonl", '{"user": "a", "prompt": "b", "chosen": "c", "rejected": null}', "line 1: rejected must be a text"),
-    ("p.json", '{"user": 1}', "holds no list of objects"),
-    ("p.json", "[", "is not JSON"),
-    ("p.parquet", "PAR1", "is cut off, or not Parquet"),
-    ("p.jsonl.gz", "\x1f\x8bxx", "cannot be read"),
+    ("p.jsonl", '{"user": 1', "line 1: cut off, not JSON"),
+    ("p.jsonl", "[1]", "item 1: a JSON int, not an object"),
+    ("p.jsonl", '{"user": "a", "prompt": "b", "chosen": "c", "rejected": null}', "line 1: 'rejected' is empty .null."),
+    ("p.json", '{"user": 1}', "p.json has the columns user. Columns: user, prompt"),
+    ("p.json", "[", "cut off, or not JSON"),
+    ("p.parquet", "PAR1", "cut off or damaged, or not parquet"),
+    ("p.jsonl.gz", "\x1f\x8bxx", "cut off or damaged"),
 ]
 
 
@@ -151,29 +154,29 @@ def test_a_broken_file_is_told_what_is_wrong(tmp_path: Path, name: str, text: st
     path = tmp_path / name
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=message):
-        PeoplePreferences.from_file(path)
+        Preferences.from_rows(path)
 
 
 def test_values_that_a_layout_does_not_have(tmp_path: Path) -> None:
     bad = write(tmp_path / "t.json", [PANDALM[0] | {"annotator1": 3}])
     with pytest.raises(DataError, match=r"item 1: annotator1 must be 0 \(a tie\), 1 or 2, got 3"):
-        PeoplePreferences.from_file(bad)
+        Preferences.from_rows(bad)
     bad = write(tmp_path / "u.jsonl", [PRISM[0] | {"if_chosen": "maybe"}])
     with pytest.raises(DataError, match="if_chosen must be true or false, got 'maybe'"):
-        PeoplePreferences.from_file(bad)
+        Preferences.from_rows(bad)
     bad = write(tmp_path / "v.jsonl", [PRISM[0], PRISM[1] | {"user_id": "u2"}])
     with pytest.raises(DataError, match="line 2: the interaction 'i1' has another user"):
-        PeoplePreferences.from_file(bad)
+        Preferences.from_rows(bad)
 
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="There is no file"):
-        PeoplePreferences.from_file(tmp_path / "p.csv")
+        Preferences.from_rows(tmp_path / "p.csv")
 
 
 @pytest.mark.shared
 def test_pandalm_as_it_is(shared_data: Path) -> None:
-    people = PeoplePreferences.from_file(shared_data / "pandalm" / "testset-v1.json.gz", name="PandaLM")
+    people = Preferences.from_rows(shared_data / "pandalm" / "testset-v1.json.gz", name="PandaLM")
     assert people.users == ("annotator1", "annotator2", "annotator3")
     assert len(people.histories) + people.n_ties == 3 * 999
     assert people.n_ties == 97 + 116 + 113

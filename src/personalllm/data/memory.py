@@ -1,0 +1,67 @@
+"""Tables in memory as parts of a source: pandas, polars, pyarrow, `datasets`, and lists of dicts.
+
+None of these libraries is imported: a table is recognised by the methods that it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from personalllm.core.errors import DataError, ParameterError
+from personalllm.data.files import Part
+
+__all__ = ["table_part"]
+
+_ALLOWED = "a path, a list of dicts, a pandas or polars DataFrame, a pyarrow table or a datasets.Dataset"
+
+
+def table_part(table: Any, split: str | None = None) -> Part:
+    """Return a table in memory as a part.
+
+    Args:
+        table: A pandas or polars DataFrame, a pyarrow table, a `datasets.Dataset`, or an iterable of dicts.
+        split: The split that its rows belong to.
+
+    Raises:
+        ParameterError: If it is something else.
+        DataError: If an item of an iterable is not a dict.
+    """
+    name = split or f"the {type(table).__name__}"
+    return Part(Path(name), "memory", split, table=_content(table))
+
+
+def _content(table: Any) -> Any:
+    """Return a pyarrow table, columns by name, or a list of dicts."""
+    if hasattr(table, "with_format") and hasattr(table, "column_names"):  # datasets.Dataset, its row selection applied
+        return table.with_format("arrow")[:]
+    if hasattr(table, "to_batches") and hasattr(table, "schema"):
+        return table
+    if hasattr(table, "to_dict") and hasattr(table, "columns"):
+        return _columns(table)
+    if hasattr(table, "__arrow_c_stream__"):
+        import pyarrow as pa
+
+        return pa.table(table)
+    if isinstance(table, str | bytes | Mapping) or not isinstance(table, Iterable):
+        raise ParameterError("source", _ALLOWED, type(table).__name__)
+    rows = list(table)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping):
+            raise DataError(
+                f"Item {number} is a {type(row).__name__}, not a dict.", "Give each row as a dict of its columns."
+            )
+    return rows
+
+
+def _columns(frame: Any) -> dict[str, Any]:
+    """Return the columns of a DataFrame as lists.
+
+    Not through Arrow: it refuses columns of mixed types, which Python lists carry to the checks of single cells.
+    """
+    names = [str(name) for name in frame.columns]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"The DataFrame has the column {', '.join(twice)} twice.", "Rename one of the columns.")
+    return {str(name): list(frame[name].to_list()) for name in frame.columns}
