@@ -45,7 +45,7 @@ def noted(error: Exception) -> Exception:
         (
             lambda: PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/not/mine"),
             1,
-            ["error: /not/mine: Permission denied.", "Give another place, or change who may read and write it."],
+            ["error: /not/mine: Permission denied.", "Give another path, or change who may read and write it."],
         ),
     ],
 )

@@ -15,13 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from personalllm.backends.names import build_embedder, build_llm, build_rewards
-from personalllm.cli import plugins
 from personalllm.cli.app import app
-from personalllm.cli.evaluate import evaluate
 from personalllm.cli.kinds import Kind, listings, registry_of, subject_of
 from personalllm.core.errors import PluginError, UnknownName, UserError
 from personalllm.core.registry import Registry, load_object
@@ -188,11 +185,7 @@ def sick(tmp_path: Path, on_path: Callable[[Path], None]) -> Path:
 
 
 def run(*arguments: str) -> Any:
-    app = typer.Typer()
-    app.command(name="list")(plugins.list_names)
-    app.command(name="check")(plugins.check)
-    app.command(name="evaluate")(evaluate)
-    return CliRunner().invoke(app, list(arguments))
+    return CliRunner().invoke(app, arguments)
 
 
 def flat(text: str) -> str:

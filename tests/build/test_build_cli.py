@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from personalllm.backends.llm import CachedChatModel, OpenAIChatModel, VLLMChatModel
 from personalllm.build import Recipe
-from personalllm.cli import building, progress
-from personalllm.cli.app import app
+from personalllm.cli import progress, recipes
+from personalllm.cli.app import app, main
 from personalllm.core.errors import RunError, UserError
 from personalllm.data import load
 
@@ -287,7 +287,7 @@ def test_a_recipe_names_its_chat_models(tmp_path, monkeypatch):
     )
     head = RECIPE[: RECIPE.index("[[response_model]]")]
     (tmp_path / "r.toml").write_text(head + models)
-    found = building.chat_models_of(Recipe.read(tmp_path / "r.toml"))
+    found = recipes.chat_models_of(Recipe.read(tmp_path / "r.toml"))
     assert isinstance(found["openai:served"], CachedChatModel)
     assert isinstance(found["vllm:org/model"], VLLMChatModel)
     given = {
@@ -300,7 +300,7 @@ def test_a_recipe_names_its_chat_models(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("chat_model", "line", "message"),
     [
-        ("openai:m", "", r"Response model a: the address of 'openai:m' is not known"),
+        ("openai:m", "", r"Response model a: the address of 'openai:m' is unknown"),
         ("vllm:m", "requests_per_minute = 3", r"Response model a: requests_per_minute has no effect on 'vllm:m'"),
         ("standins:Chat", 'base_url = "http://x"\ntimeout = 3', r"base_url, timeout has no effect on 'standins:Chat'"),
         ("smollm2-135m-instruct", 'revision = "x"', r"revision has no effect on 'smollm2-135m-instruct'"),
@@ -312,17 +312,15 @@ def test_settings_without_effect_are_refused(tmp_path, monkeypatch, chat_model, 
     models = "".join(f'[[response_model]]\nname = "{n}"\nchat_model = "{chat_model}"\n{line}\n' for n in "ab")
     (tmp_path / "r.toml").write_text(head + models)
     with pytest.raises(UserError, match=message):
-        building.chat_models_of(Recipe.read(tmp_path / "r.toml"))
+        recipes.chat_models_of(Recipe.read(tmp_path / "r.toml"))
 
 
-def test_a_user_error_ends_with_status_2_and_its_remedy(folder):
+def test_a_user_error_ends_with_status_2_and_its_remedy(folder, monkeypatch, capsys):
     (folder / "p.jsonl").write_text("nonsense\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "personalllm", "build", "prompts", "recipe.toml", "--out", "out"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 2
-    assert re.search(r"error: 1 row cannot be read as jsonl:\n  - .*p.jsonl, line 1: not JSON", done.stderr)
-    assert "Mend or remove them" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["personalllm", "build", "prompts", "recipe.toml", "--out", "out"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    errors = capsys.readouterr().err
+    assert re.search(r"error: 1 row cannot be read as jsonl:\n  - .*p.jsonl, line 1: not JSON", errors)
+    assert "Mend or remove them" in errors

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from personalllm.backends.models.store import model_folder
 from personalllm.build.estimate import measured_rates, note_rate
-from personalllm.cli import readiness
+from personalllm.cli import recipes
 from personalllm.cli.app import app
 from personalllm.core.errors import MissingExtra, ModelFileError, UnknownName, UserError
 
@@ -113,7 +113,7 @@ def said(*arguments: str) -> str:
             r"Response model a: There is no chat model named 'smollm-135m'. Did you mean 'smollm2-135m-instruct'",
         ),
         (FIRST, FIRST.replace("standins_of_readiness:Chat", "minilm-l6-int8"), (), "is an embedder, not a chat model"),
-        (FIRST, FIRST.replace("standins_of_readiness:Chat", "openai:m"), (), "address of 'openai:m' is not known"),
+        (FIRST, FIRST.replace("standins_of_readiness:Chat", "openai:m"), (), "address of 'openai:m' is unknown"),
         ("standins_of_readiness:Lengths", "gemma_2b=/nope", (), "There is no folder /nope"),
         ("seed = 3", "seed = 3", ("--executor", "proceses:2"), "no executor named 'proceses:2'. Did you"),
     ],
@@ -173,7 +173,7 @@ def test_missing_chat_weights_are_told(folder, monkeypatch, tmp_path_factory):
 def test_a_finished_build_needs_no_key(folder, monkeypatch):
     said("all", "recipe.toml")
     asked = []
-    monkeypatch.setattr(readiness, "_of_chat_models", lambda recipe: asked.append(recipe) or [])
+    monkeypatch.setattr(recipes, "_of_chat_models", lambda recipe: asked.append(recipe) or [])
     said("all", "recipe.toml")
     assert asked == []
     (next((folder / "out" / "responses").glob("a-*.jsonl"))).unlink()
@@ -238,7 +238,8 @@ def test_lengths_that_are_measured_for_some_models_only_are_told(folder):
     next((folder / "out" / "responses").glob("b-*.jsonl")).unlink()
     text = said("respond", "recipe.toml", "--dry-run")
     assert (
-        "Lengths are those of 24 responses in the folder (a 24). Responses of b count with their most tokens." in text
+        "Lengths are those of 24 responses in the folder (a 24). Responses of b count with their maximum of tokens."
+        in text
     )
 
 
@@ -265,7 +266,7 @@ def test_ctrl_c_in_a_pipe_is_one_line_that_says_what_is_kept(folder):
     assert child.returncode == 130, errors
     assert errors == ""
     assert output.splitlines()[-1].startswith(
-        "Stopped. Kept in out: 24 prompts, 24 responses. The same command goes on"
+        "Stopped. Kept in out: 24 prompts, 24 responses. The same command continues"
     )
 
 

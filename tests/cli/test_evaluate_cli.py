@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from personalllm.backends.names import build_embedder, build_llm, build_rewards
-from personalllm.cli.evaluate import evaluate
+from personalllm.cli.app import app
 from personalllm.core.errors import (
     ModelFileError,
     ParameterError,
@@ -69,9 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str) -> Any:
-    app = typer.Typer()
-    app.command()(evaluate)
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=True)
+    return CliRunner().invoke(app, ["evaluate", *arguments])
 
 
 def output(result: Any) -> str:
@@ -223,7 +220,7 @@ def test_an_interrupted_run_says_how_to_go_on(folder: Path, monkeypatch: pytest.
     monkeypatch.setattr("personalllm.evaluation.evaluate", interrupt)
     result = run("random", *SMALL)
     assert result.exit_code == 130
-    assert "The same command goes on from here" in result.stderr
+    assert "The same command continues from here" in result.stderr
 
 
 def test_names_check_what_a_factory_returns() -> None:

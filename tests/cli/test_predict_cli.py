@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from personalllm.cli.evaluate import evaluate
-from personalllm.cli.options import parse_shots
+from personalllm.cli.app import app
+from personalllm.cli.options import parse_numbers
 from personalllm.core.errors import ParameterError, UnknownName, UserError
 from personalllm.data import Benchmark, write_benchmark
 from personalllm.evaluation import load_prediction
@@ -63,9 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str) -> Any:
-    app = typer.Typer()
-    app.command()(evaluate)
-    return CliRunner().invoke(app, [*arguments], catch_exceptions=True)
+    return CliRunner().invoke(app, ["evaluate", *arguments])
 
 
 def output(result: Any) -> str:
@@ -190,12 +186,10 @@ def test_at_most_eight_shots_are_shown(shots: tuple[int, ...], shown: tuple[int,
 
 
 def test_shots_are_read() -> None:
-    assert parse_shots(None) is None
-    assert parse_shots(" 0, 8 ,64") == (0, 8, 64)
-    make: Callable[[str], Any] = parse_shots
+    assert parse_numbers(" 0, 8 ,64", "--shots") == (0, 8, 64)
     for text in ("", "1;2", "-1", "1,,2"):
-        with pytest.raises(UserError, match="Write whole numbers with commas"):
-            make(text)
+        with pytest.raises(UserError, match=f"Cannot read --shots '{text}'. Write whole numbers with commas"):
+            parse_numbers(text, "--shots")
 
 
 def test_one_value_stands_for_a_list(folder: Path) -> None:

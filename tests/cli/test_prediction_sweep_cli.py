@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from personalllm.cli.presets import presets
-from personalllm.cli.sweep import sweep
+from personalllm.cli.app import app
 from personalllm.core.errors import UserError
 from personalllm.data import make_twin, write_benchmark
 from personalllm.evaluation import load_prediction
@@ -30,14 +27,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(command: Callable[..., None], *arguments: str) -> Any:
-    app = typer.Typer()
-    app.command()(command)
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=True)
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, arguments)
 
 
 def test_a_sweep_prints_accuracy_and_writes_the_long_table(folder: Path) -> None:
-    done = run(sweep, "longest", "embedding-ranker", *ALPHA, *PREDICT)
+    done = run("sweep", "longest", "embedding-ranker", *ALPHA, *PREDICT)
     assert done.exit_code == 0, done.exception
     lines = done.stdout.splitlines()
     assert lines[0].split()[:5] == ["pairs", "method", "population.alpha", "shots", "accuracy"]
@@ -58,7 +53,7 @@ def test_a_sweep_prints_accuracy_and_writes_the_long_table(folder: Path) -> None
 
 
 def test_a_plan_counts_test_pairs(folder: Path) -> None:
-    done = run(sweep, "longest", *ALPHA, *PREDICT, "--set", "prediction.test_pairs=3", "--dry-run")
+    done = run("sweep", "longest", *ALPHA, *PREDICT, "--set", "prediction.test_pairs=3", "--dry-run")
     assert done.exit_code == 0, done.exception
     assert "2 cells under 2 protocols: 180 test pairs, each predicted once for every number of shots." in done.stdout
     assert "chat model" not in done.stdout
@@ -66,13 +61,13 @@ def test_a_plan_counts_test_pairs(folder: Path) -> None:
 
 
 def test_tracks_are_not_mixed(folder: Path) -> None:
-    done = run(sweep, "longest", "--vary", "protocol.track=rank,predict", "--set", "pool.pairs_per_user=5", *SMALL)
+    done = run("sweep", "longest", "--vary", "protocol.track=rank,predict", "--set", "pool.pairs_per_user=5", *SMALL)
     assert isinstance(done.exception, UserError)
     assert "cannot be swept together" in str(done.exception)
 
 
 def test_a_preset_of_the_predict_track_needs_no_chat_model() -> None:
-    shown = run(presets, "lore").stdout
+    shown = run("presets", "lore").stdout
     assert "Run: personalllm evaluate --preset lore-v1 --data BENCHMARK; change" in shown
     assert "prediction.shots" in shown
-    assert "--llm MODEL" in run(presets, "paper-icl").stdout
+    assert "--llm MODEL" in run("presets", "paper-icl").stdout

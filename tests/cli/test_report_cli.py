@@ -6,16 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from personalllm.cli.report import report_command
+from personalllm.cli.app import app
 from personalllm.core.errors import DataError, UnknownName, UserError
 from personalllm.data import make_twin
 from personalllm.evaluation import Protocol, evaluate
-
-app = typer.Typer()
-app.command()(report_command)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +31,7 @@ def runs(finished: Path, tmp_path: Path) -> Path:
 
 
 def call(*arguments: object) -> str:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(app, ["report", *map(str, arguments)])
     if result.exception is not None:
         raise result.exception
     return result.output

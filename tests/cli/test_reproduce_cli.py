@@ -110,7 +110,7 @@ def test_small_sizes_unless_the_data_are_the_papers(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (["--shots", "1,x"], ParameterError, "separated by commas"),
+        (["--shots", "1,x"], UserError, "Write whole numbers with commas"),
         (["--shots", "0"], ParameterError, "integers >= 1"),
         (["--set", "nonsense"], UserError, "NAME=VALUE"),
         (["--data", "absent.parquet"], UserError, "absent.parquet"),
@@ -130,4 +130,4 @@ def test_stopped_it_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("personalllm.papers.personalllm_2025.reproduction.reproduce", interrupt)
     result = run(*SMALL, *STANDINS)
     assert result.exit_code == 130
-    assert "The same command goes on from here" in result.stderr
+    assert "The same command continues from here" in result.stderr

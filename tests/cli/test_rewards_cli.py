@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from personalllm.backends import names
 from personalllm.backends.reward import CompactEnsemble, shipped_metadata
-from personalllm.cli import rewards
 from personalllm.cli.app import app, main
 from personalllm.core.errors import UserError
 from personalllm.core.seeding import generator
@@ -115,4 +114,3 @@ def test_list_of_an_unknown_ensemble_exits_with_2(monkeypatch, capsys):
 
 def test_help_needs_no_heavy_import(run):
     assert run("--help").exit_code == 0
-    assert rewards.app.info.name == "rewards"

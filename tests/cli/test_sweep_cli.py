@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from personalllm.cli.presets import presets
-from personalllm.cli.sweep import _table, sweep
+from personalllm.cli.app import app
+from personalllm.cli.sweep import _table
 from personalllm.core.errors import ModelFileError, ParameterError, PersonalLLMError, UnknownName, UserError
 from personalllm.data import Benchmark, make_twin, write_benchmark
 from personalllm.evaluation import Protocol, get_preset, list_presets
@@ -53,10 +52,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(command: Any, *arguments: str) -> Any:
-    app = typer.Typer()
-    app.command()(command)
-    return CliRunner().invoke(app, list(arguments), catch_exceptions=True)
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, arguments)
 
 
 def output(result: Any) -> str:
@@ -67,7 +64,7 @@ def output(result: Any) -> str:
 def test_one_table_comes_out_and_the_same_command_resumes(folder: Path) -> None:
     arguments = ["icl", "--vary", "n_shots=1,2", "--vary", "feedback=winning,losing"]
     arguments += ["--vary", "protocol.population.alpha=0.05,1", *GENERATE]
-    first = run(sweep, *arguments)
+    first = run("sweep", *arguments)
     text = output(first)
     (table,) = Path("runs").glob("sweep-*.csv")
     assert f"Table: {table}" in text
@@ -84,27 +81,27 @@ def test_one_table_comes_out_and_the_same_command_resumes(folder: Path) -> None:
         assert f"{float(row['mean_utility']):.3f} [{float(row['mean_utility_low']):.3f}, " in line
         assert row["verdict"] in line
     assert text.count(" among 4 cells on the same 12 users") == 2
-    again = run(sweep, *arguments)
+    again = run("sweep", *arguments)
     assert output(again) == text
     assert "icl[n_shots=1] protocol.population.alpha=0.05: 12 of 12 were done before" in again.stderr
 
 
 def test_a_dry_run_lists_the_cells_and_runs_nothing(folder: Path) -> None:
     vary = ["--vary", "n_shots=1,3,5", "--vary", "protocol.limit=null,4"]
-    text = output(run(sweep, "icl", "self-icl", *vary, *GENERATE[:-6], "--dry-run"))
+    text = output(run("sweep", "icl", "self-icl", *vary, *GENERATE[:-6], "--dry-run"))
     lines = text.splitlines()
     assert lines[0] == "   0  icl, n_shots=1, protocol.limit=null"
     assert lines[11] == "  11  self-icl, n_shots=5, protocol.limit=4"
     assert lines[12].startswith("12 cells under 2 protocols: 96 queries, 96 requests to the chat model ")
     assert lines[12].endswith("Nothing was run.")
-    rank = output(run(sweep, "random", "--vary", "protocol.limit=2,4", *SMALL, "--dry-run"))
+    rank = output(run("sweep", "random", "--vary", "protocol.limit=2,4", *SMALL, "--dry-run"))
     assert "2 cells under 2 protocols: 24 queries, 0 requests to the chat model" in rank
     assert not Path("runs").exists()
 
 
 def test_a_preset_can_be_swept(folder: Path) -> None:
     knobs = ["--preset", "paper-icl", "--set", "pool.pairs_per_user=8", "--max-tokens", "6", *SMALL, *STANDINS]
-    text = output(run(sweep, "icl", "zero-shot", "--vary", "protocol.history.counterfactual=none,flipped", *knobs))
+    text = output(run("sweep", "icl", "zero-shot", "--vary", "protocol.history.counterfactual=none,flipped", *knobs))
     assert "Preset paper-icl-v1, changed: population.n_users 1000 -> 12, " in text
     assert "(first cell; the table's file has the others)" in text
     (table,) = Path("runs").glob("sweep-*.csv")
@@ -136,7 +133,7 @@ BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
 
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD, ids=lambda value: str(value)[:60])
 def test_bad_arguments(folder: Path, arguments: list[str], error: type[PersonalLLMError], message: str) -> None:
-    result = run(sweep, *arguments)
+    result = run("sweep", *arguments)
     assert isinstance(result.exception, error), (result.exception, result.output)
     with pytest.raises(error, match=message):
         raise result.exception
@@ -148,13 +145,13 @@ def test_an_interrupted_sweep_says_how_to_go_on(folder: Path, monkeypatch: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setattr("personalllm.evaluation.run_sweep", interrupt)
-    result = run(sweep, "random", "--vary", "protocol.limit=1,2", *SMALL)
+    result = run("sweep", "random", "--vary", "protocol.limit=1,2", *SMALL)
     assert result.exit_code == 130
-    assert "The same command goes on from here" in result.stderr
+    assert "The same command continues from here" in result.stderr
 
 
 def test_presets_are_listed() -> None:
-    text = output(run(presets))
+    text = output(run("presets"))
     for name in list_presets():
         assert f"{name}  {get_preset(name).title}; {len(get_preset(name).methods)} methods" in text
 
@@ -162,7 +159,7 @@ def test_presets_are_listed() -> None:
 @pytest.mark.parametrize("name", ["paper-icl", "paper-meta", "paper-meta-logged-v1"])
 def test_a_preset_is_shown_whole(name: str) -> None:
     preset = get_preset(name)
-    text = output(run(presets, name))
+    text = output(run("presets", name))
     assert preset.id in text
     shown = {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in text.splitlines() if len(line.split()) > 1}
     for field, value in flatten(preset.protocol).items():
@@ -174,7 +171,7 @@ def test_a_preset_is_shown_whole(name: str) -> None:
 
 
 def test_an_unknown_preset_is_named() -> None:
-    result = run(presets, "paper-mata")
+    result = run("presets", "paper-mata")
     with pytest.raises(UnknownName, match="Did you mean 'paper-meta'"):
         raise result.exception
 

@@ -6,22 +6,16 @@ import csv
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from personalllm.cli.report import report_command
-from personalllm.cli.transfer import transfer
+from personalllm.cli.app import app
 from personalllm.core.errors import UserError
 from personalllm.data import make_twin
 from personalllm.evaluation import Protocol, evaluate, predict
 
-apps = {"transfer": typer.Typer(), "report": typer.Typer()}
-apps["transfer"].command()(transfer)
-apps["report"].command()(report_command)
-
 
 def call(command: str, *arguments: object) -> str:
-    result = CliRunner().invoke(apps[command], [str(argument) for argument in arguments])
+    result = CliRunner().invoke(app, [command, *map(str, arguments)])
     if result.exception is not None:
         raise result.exception
     return result.output

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from personalllm.core.errors import MissingExtra, ModelFileError, PersonalLLMError, PluginError, UnknownName, UserError
 from personalllm.core.protocols import ChatModel, RewardEnsemble, TextEmbedder
 from personalllm.core.registry import Registry
 from personalllm.core.types import JSON
+
+if TYPE_CHECKING:
+    from personalllm.backends.llm import ServerOptions
 
 __all__ = [
     "DEFAULT_EMBEDDER",
@@ -74,6 +78,7 @@ def build_llm(
     context_length: int | None = None,
     concurrency: int | None = None,
     revision: str | None = None,
+    options: ServerOptions | None = None,
     cache: bool = True,
 ) -> ChatModel:
     """Return a chat model, its replies cached on disk.
@@ -90,6 +95,7 @@ def build_llm(
             if None.
         concurrency: Most requests under way at once: of a server (8 if None), or the local model's workers.
         revision: What fixes the weights of a server or of vLLM, for the identity.
+        options: Time limits, rate limits and the key of a server; without effect on other models.
         cache: Whether replies are kept in, and taken from, the folder `replies` of the cache. Set it to False for a
             check that a model is deterministic.
 
@@ -106,7 +112,7 @@ def build_llm(
     model: ChatModel
     if name.startswith(_SERVED):
         sizes = {"context_length": context_length, "concurrency": concurrency}
-        model = _served_llm(name, base_url, stream=stream, revision=revision, **sizes)
+        model = _served_llm(name, base_url, options, stream=stream, revision=revision, **sizes)
         return CachedChatModel(model) if cache else model
     here = name.startswith(_OFFLINE_ENGINE)
     given = {"base_url": base_url, "stream": stream}
@@ -159,6 +165,7 @@ def _refuse(settings: Sequence[str], name: str, kind: str) -> None:
 def _served_llm(
     name: str,
     base_url: str | None,
+    options: ServerOptions | None,
     *,
     stream: bool,
     context_length: int | None,
@@ -167,6 +174,8 @@ def _served_llm(
 ) -> ChatModel:
     from personalllm.backends.llm import OpenAIChatModel, ServerOptions
 
+    options = options or ServerOptions()
+    tokenizer = options.tokenizer or os.environ.get("PERSONALLLM_TOKENIZER") or None
     return OpenAIChatModel(
         name.removeprefix(_SERVED),
         base_url=_address(name, base_url),
@@ -174,7 +183,7 @@ def _served_llm(
         stream=stream,
         concurrency=8 if concurrency is None else concurrency,
         revision=revision,
-        options=ServerOptions(tokenizer=os.environ.get("PERSONALLLM_TOKENIZER") or None),
+        options=replace(options, tokenizer=tokenizer),
     )
 
 

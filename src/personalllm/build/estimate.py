@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from personalllm.core.errors import ParameterError
 from personalllm.core.protocols import RewardEnsemble
 from personalllm.core.storage import write_json
 
-__all__ = ["Estimate", "ModelEstimate", "Rates", "estimate", "measured_rates", "note_rate", "score_step"]
+__all__ = ["Clock", "Estimate", "ModelEstimate", "Rates", "estimate", "measured_rates", "note_rate", "score_step"]
 
 CHARACTERS_PER_TOKEN = 4
 _TEMPLATE_TOKENS = 8
@@ -240,3 +241,40 @@ def _noted(out: Path) -> dict[str, tuple[int, float]]:
         return {step: (int(row["done"]), float(row["seconds"])) for step, row in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+class Clock:
+    """Measures how much is done and how long it takes, from the first call of a progress callback.
+
+    Args:
+        progress: Called with the same arguments, (done, total).
+    """
+
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self._progress = progress
+        self._started: float | None = None
+        self._first = self._done = self._total = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Note how far the work is and pass it on."""
+        if self._started is None:
+            self._started, self._first = time.monotonic(), done
+        self._done, self._total = done, total
+        self._progress(done, total)
+
+    @property
+    def left(self) -> int:
+        """How much there was to do at the first call, in the unit of the callback."""
+        return self._total - self._first
+
+    def note(self, out: Path, step: str, n_responses: int = 0) -> None:
+        """Note the rate for later estimates.
+
+        Args:
+            out: Working folder of the build.
+            step: What was measured; see `note_rate`.
+            n_responses: Responses that the total of the callback stands for; the total itself if 0.
+        """
+        if self._started is not None and self._total:
+            share = (self._done - self._first) / self._total
+            note_rate(out, step, round(share * (n_responses or self._total)), time.monotonic() - self._started)

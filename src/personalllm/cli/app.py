@@ -1,4 +1,4 @@
-"""`personalllm`: puts the commands together and turns errors into messages."""
+"""Assemble the commands of `personalllm` and turn errors into messages."""
 
 from __future__ import annotations
 
@@ -10,62 +10,44 @@ from typing import Annotated
 import typer
 
 from personalllm import __version__
-from personalllm.cli import (
-    analyze,
-    build,
-    data,
-    demo,
-    evaluate,
-    models,
-    personas,
-    plugins,
-    presets,
-    report,
-    reproduce,
-    rewards,
-    sweep,
-    transfer,
-)
+from personalllm.cli.groups import LazyCommands, command_group
 from personalllm.core.errors import PersonalLLMError, UserError
 
 __all__ = ["app", "main"]
 
-app = typer.Typer(
+
+class _Commands(LazyCommands):
+    references = {
+        "data": "personalllm.cli.data:app",
+        "models": "personalllm.cli.models:app",
+        "rewards": "personalllm.cli.rewards:app",
+        "build": "personalllm.cli.build:app",
+        "reproduce": "personalllm.cli.reproduce:app",
+        "personas": "personalllm.cli.personas:app",
+        "evaluate": "personalllm.cli.evaluate:evaluate",
+        "presets": "personalllm.cli.presets:presets",
+        "sweep": "personalllm.cli.sweep:sweep",
+        "transfer": "personalllm.cli.transfer:transfer",
+        "analyze": "personalllm.cli.analyze:analyze",
+        "report": "personalllm.cli.report:report_command",
+        "demo": "personalllm.cli.demo:demo",
+        "list": "personalllm.cli.plugins:list_names",
+        "check": "personalllm.cli.plugins:check",
+    }
+
+
+app = command_group(
+    "Measure how well language models personalise, on simulated users with truly different tastes.",
     name="personalllm",
-    help="Measure how well language models personalise, on simulated users with truly different tastes.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
+    cls=_Commands,
+    add_completion=True,
 )
-app.add_typer(data.app, name="data", help="Inspect, validate, make and publish benchmark data.")
-app.add_typer(models.app, name="models", help="Fetch and verify model files.")
-app.add_typer(rewards.app, name="rewards", help="Train and inspect compact reward models.")
-app.add_typer(build.app, name="build", help="Make a benchmark from prompts, chat models and reward models.")
-app.add_typer(reproduce.app, name="reproduce", help="Run the paper's experiments and set the numbers side by side.")
-app.add_typer(personas.app, name="personas", help="Let personas score the responses (persona prompting).")
-app.command(name="evaluate")(evaluate.evaluate)
-app.command(name="presets")(presets.presets)
-app.command(name="sweep")(sweep.sweep)
-app.command(name="transfer")(transfer.transfer)
-app.command(name="analyze")(analyze.analyze)
-app.command(name="report")(report.report_command)
-app.command(name="demo")(demo.demo)
-app.command(name="list")(plugins.list_names)
-app.command(name="check")(plugins.check)
 
-
-_GO_ON = "Free space there, then run the same command again."
-_PLACE = "Give another place, or change who may read and write it."
-_DISK = {
-    errno.ENOSPC: _GO_ON,
-    errno.EDQUOT: _GO_ON,
-    errno.EROFS: _PLACE,
-    errno.EACCES: _PLACE,
-    errno.EPERM: _PLACE,
-    errno.ENOTDIR: _PLACE,
-    errno.EISDIR: _PLACE,
-    errno.EEXIST: _PLACE,
-}
+_SPACE = "Free space there, then run the same command again."
+_ACCESS = "Give another path, or change who may read and write it."
+_REMEDIES = {errno.ENOSPC: _SPACE, errno.EDQUOT: _SPACE} | dict.fromkeys(
+    (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST), _ACCESS
+)
 
 
 def _show_version(*, value: bool) -> None:
@@ -87,7 +69,7 @@ def _root(
 def main() -> None:
     """Run the command line; a user error is printed with its remedy (exit status 2), a run error likewise (1).
 
-    So is what the disk says: it is full, or a place may not be read or written.
+    A full disk, or a path that may not be read or written, is a run error.
     """
     try:
         app()
@@ -95,7 +77,7 @@ def main() -> None:
         _print_error(error.message, error.remedy, getattr(error, "__notes__", ()))
         sys.exit(2 if isinstance(error, UserError) else 1)
     except OSError as error:
-        remedy = _DISK.get(error.errno or 0)
+        remedy = _REMEDIES.get(error.errno or 0)
         if remedy is None:
             raise
         where = f"{error.filename}: " if error.filename else ""

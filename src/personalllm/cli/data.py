@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from personalllm.cli.groups import command, command_group
+
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
 
 __all__ = ["app"]
 
-app = typer.Typer(name="data", help="Check, describe, make and publish benchmark files.", no_args_is_help=True)
+app = command_group("Inspect, validate, make and publish benchmark data.")
 
 Source = Annotated[
     str,
@@ -20,7 +22,7 @@ Source = Annotated[
 ]
 
 
-@app.command()
+@command(app)
 def validate(path: Source) -> None:
     """List everything that is wrong with a benchmark: column, row, remedy. Exits with 1 if there are errors."""
     from rich.console import Console
@@ -54,7 +56,7 @@ def validate(path: Source) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@command(app)
 def info(source: Source) -> None:
     """Describe a benchmark: sizes, splits, response models, reward models, fingerprint."""
     from rich.console import Console
@@ -75,7 +77,7 @@ def info(source: Source) -> None:
     console.print(_response_table(benchmark))
 
 
-@app.command()
+@command(app)
 def twin(
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .jsonl[.gz], .csv[.gz], or a folder.")],
     n_prompts: Annotated[
@@ -123,7 +125,7 @@ def twin(
     Console().print(f"{escape(str(out))}: {benchmark.n_prompts} prompts, fingerprint {benchmark.fingerprint}.")
 
 
-@app.command()
+@command(app)
 def push(
     path: Source,
     *,

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from personalllm.cli.groups import command, command_group
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 __all__ = ["app"]
 
-app = typer.Typer(name="models", help="Pull, list, verify and serve the model files.", no_args_is_help=True)
+app = command_group("Fetch, list, verify and serve model files.")
 
 _COLOURS = {"ready": "green", "absent": "dim", "damaged": "red"}
 
@@ -27,7 +29,7 @@ def _complete(incomplete: str) -> list[str]:
 Names = Annotated[list[str] | None, typer.Argument(help="Models, see `list`.", autocompletion=_complete)]
 
 
-@app.command()
+@command(app)
 def pull(
     names: Names = None,
     source: Annotated[
@@ -69,7 +71,7 @@ class _Bars:
         self._bars.update(self._tasks[key], completed=min(done, total) if total else done)
 
 
-@app.command(name="list")
+@command(app, "list")
 def list_models() -> None:
     """Show every known model: kind, size, licence, source, and whether it is in the cache."""
     from rich import box
@@ -102,7 +104,7 @@ def _short_source(source: str) -> str:
     return f"{first} and {len(others)} more" if others else first
 
 
-@app.command()
+@command(app)
 def verify(names: Names = None) -> None:
     """Compute the SHA-256 of the files anew; by default of every model in the cache."""
     from rich.console import Console
@@ -117,7 +119,7 @@ def verify(names: Names = None) -> None:
         console.print("No model is in the cache. Run: personalllm models pull")
 
 
-@app.command()
+@command(app)
 def serve(
     name: Annotated[str, typer.Argument(help="A chat model, see `list`.", autocompletion=_complete)],
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from personalllm.cli.options import BackendChoice
+    from personalllm.cli.options import BackendOptions
     from personalllm.data import Benchmark
     from personalllm.evaluation import SweepCell
     from personalllm.evaluation.prediction.sweep import PredictSweepResults
@@ -22,19 +22,18 @@ _WIDE = 150
 
 
 def run_cells(
-    cells: Sequence[SweepCell], benchmark: Benchmark, choice: BackendChoice, out: Path
+    cells: Sequence[SweepCell], benchmark: Benchmark, options: BackendOptions, out: Path
 ) -> PredictSweepResults:
     """Run the cells, watched."""
     from rich.console import Console
 
     from personalllm.cli.leaderboard import watch
-    from personalllm.cli.options import build_backends
     from personalllm.cli.progress import embed_texts, resumable
     from personalllm.evaluation import resolve
     from personalllm.evaluation.prediction.sweep import run_prediction_sweep
 
     entries, _ = resolve([cell.method for cell in cells], "predict")
-    embedder = build_backends(entries, "predict", benchmark.metadata, choice)["embedder"]
+    embedder = options.build(entries, "predict", benchmark.metadata)["embedder"]
     console = Console(stderr=True)
     if embedder is not None:
         embed_texts(benchmark, embedder, console)

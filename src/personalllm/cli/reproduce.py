@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import typer
 
 from personalllm.cli import options as o
+from personalllm.cli.groups import command, command_group
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,55 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True)
+app = command_group("Run the paper's experiments and set the results beside the paper's numbers.")
 
 _SMALL_USERS = 24
 _SMALL_TOKENS = 64
+_PAPER_USERS = 1000
 
 
-class Layout(StrEnum):
-    """How examples are shown."""
-
-    TEXT = "text"
-    TURNS = "turns"
-
-
-class Across(StrEnum):
-    """Settings of learning across users."""
-
-    TEXT = "text"
-    LOGGED = "logged"
-
-
-Users = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        help="Users evaluated, the first of the population.",
-        show_default=f"1000 on the paper's data, else {_SMALL_USERS}",
-    ),
-]
-MaxTokens = Annotated[
-    int | None,
-    typer.Option(
-        min=1, help="Most new tokens of a reply.", show_default=f"512 on the paper's data, else {_SMALL_TOKENS}"
-    ),
-]
-Shots = Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of examples shown.")]
-Counterfactuals = Annotated[
-    bool, typer.Option("--counterfactuals/--no-counterfactuals", help="Run counterfactual histories too, at 3 shots.")
-]
-AcrossSettings = Annotated[
-    Across,
-    typer.Option(
-        help="Of learning across users: as in the paper's text, or as in the logged runs whose numbers it prints."
-    ),
-]
-LayoutName = Annotated[
-    Layout,
-    typer.Option(help="Examples in one turn, as in the paper, or as chat turns, which suit small chat models better."),
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the cells and what they would cost.")]
 Rate = Annotated[
     float | None,
     typer.Option(
@@ -82,33 +41,78 @@ Rate = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder of runs, tables and figures; the same command again resumes.")]
 
 
-@app.callback()
-def _root() -> None:
-    """Run the paper's experiments and set what comes out beside the paper's numbers."""
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What of the paper is run, and how large."""
+
+    title: ClassVar[str] = "Plan"
+
+    users: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Users evaluated, the first of the population.",
+            **o.default(f"1000 on the paper's data, else {_SMALL_USERS}"),
+        ),
+    ] = None
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Maximum of new tokens of a reply.",
+            **o.default(f"512 on the paper's data, else {_SMALL_TOKENS}"),
+        ),
+    ] = None
+    shots: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of examples shown.")] = "1,3,5"
+    counterfactuals: Annotated[
+        bool,
+        typer.Option("--counterfactuals/--no-counterfactuals", help="Run counterfactual histories too, at 3 shots."),
+    ] = True
+    across: Annotated[
+        Literal["text", "logged"],
+        typer.Option(
+            help="Settings of learning across users: as in the paper's text, or as in the logged runs whose numbers "
+            "it prints."
+        ),
+    ] = "text"
+    layout: Annotated[
+        Literal["text", "turns"],
+        typer.Option(
+            help="Examples in one turn, as in the paper, or as chat turns, which suit small chat models better."
+        ),
+    ] = "text"
+    seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.", **o.default("0"))] = None
+    settings: o.Settings = None
+
+    def build(self, benchmark: Benchmark) -> Plan:
+        """Return the plan; small sizes unless the data are the paper's."""
+        from personalllm.evaluation.settings import nest
+        from personalllm.papers.personalllm_2025.plan import is_paper_data, make_plan
+
+        small = not is_paper_data(benchmark)
+        users = _SMALL_USERS if small and self.users is None else self.users
+        tokens = _SMALL_TOKENS if small and self.max_tokens is None else self.max_tokens
+        changes = {"limit": users, "generation.max_tokens": tokens, "seed": self.seed}
+        if users is not None and users > _PAPER_USERS:
+            changes["population.n_users"] = users
+        given = {name: value for name, value in changes.items() if value is not None}
+        return make_plan(
+            benchmark,
+            shots=o.parse_numbers(self.shots, "--shots"),
+            counterfactuals=self.counterfactuals,
+            settings=self.across,
+            layout=self.layout,
+            **nest(given | o.parse_settings(self.settings)),
+        )
 
 
-@app.command()
+@command(app)
 def paper(
+    *,
     data: o.Data = "mini",
-    users: Users = None,
-    max_tokens: MaxTokens = None,
-    shots: Shots = "1,3,5",
-    counterfactuals: Counterfactuals = True,  # noqa: FBT002
-    across: AcrossSettings = Across.TEXT,
-    layout: LayoutName = Layout.TEXT,
-    seed: o.Seed = None,
-    settings: o.Settings = None,
-    embedder: o.EmbedderName = "minilm-l6-int8",
-    llm: o.LlmName = "smollm2-135m-instruct",
-    rewards: o.RewardsName = None,
-    base_url: o.BaseUrl = None,
-    stream: o.Stream = False,  # noqa: FBT002
-    context_length: o.ContextLength = None,
-    no_reply_cache: o.NoReplyCache = False,  # noqa: FBT002
-    concurrency: o.Concurrency = None,
-    revision: o.Revision = None,
-    embedder_url: o.EmbedderUrl = None,
-    dry_run: DryRun = False,  # noqa: FBT002
+    plan: PlanOptions,
+    backends: o.BackendOptions,
+    dry_run: o.DryRun = False,
     rate: Rate = None,
     out: Out = Path("reproduction"),
 ) -> None:
@@ -120,71 +124,22 @@ def paper(
     from rich.console import Console
 
     from personalllm.data import load
-    from personalllm.papers.personalllm_2025.plan import make_plan
 
     benchmark = load(data)
-    plan = make_plan(
-        benchmark,
-        shots=_numbers(shots),
-        counterfactuals=counterfactuals,
-        settings=across.value,
-        layout=layout.value,
-        **_overrides(benchmark, users, max_tokens, seed, settings),
-    )
+    cells = plan.build(benchmark)
     if dry_run:
-        _show_plan(plan, benchmark, rate, out)
+        _show_plan(cells, benchmark, rate, out)
         return
-    choice = o.BackendChoice(
-        embedder,
-        llm,
-        rewards,
-        base_url,
-        stream,
-        context_length,
-        not no_reply_cache,
-        concurrency,
-        revision,
-        embedder_url,
-    )
-    console = Console(stderr=True)
-    found = _run(plan, benchmark, choice, out / "runs", console)
-    _show(found, out)
+    _show(_run(cells, benchmark, backends, out / "runs", Console(stderr=True)), out)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    from personalllm.core.errors import ParameterError
-
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ParameterError("shots", "integers >= 1 separated by commas, e.g. 1,3,5", text) from None
-
-
-def _overrides(
-    benchmark: Benchmark, users: int | None, max_tokens: int | None, seed: int | None, settings: list[str] | None
-) -> dict[str, Any]:
-    """Return what is changed of the presets; small sizes unless the data are the paper's."""
-    from personalllm.evaluation.settings import nest, parse_setting
-    from personalllm.papers.personalllm_2025.plan import is_paper_data
-
-    changed: dict[str, Any] = {}
-    if not is_paper_data(benchmark):
-        users = _SMALL_USERS if users is None else users
-        max_tokens = _SMALL_TOKENS if max_tokens is None else max_tokens
-    if users is not None:
-        changed |= {"limit": users} | ({"population.n_users": users} if users > 1000 else {})
-    named = {"generation.max_tokens": max_tokens, "seed": seed}
-    changed |= {name: value for name, value in named.items() if value is not None}
-    return dict(nest(changed | dict(parse_setting(text) for text in settings or ())))
-
-
-def _run(plan: Plan, benchmark: Benchmark, choice: o.BackendChoice, out: Path, console: Console) -> Reproduction:
+def _run(plan: Plan, benchmark: Benchmark, options: o.BackendOptions, out: Path, console: Console) -> Reproduction:
     from personalllm.cli.progress import embed_texts, resumable
     from personalllm.evaluation.resolve import resolve
     from personalllm.papers.personalllm_2025.reproduction import reproduce
 
     entries, _ = resolve([cell.build(plan.max_tokens) for cell in plan.of("none")], "generate")
-    backends = o.build_backends(entries, "generate", benchmark.metadata, choice)
+    backends = options.build(entries, "generate", benchmark.metadata)
     console.print(
         f"{len(plan.cells)} cells x {plan.n_users:,} users = {plan.n_requests:,} replies of at most "
         f"{plan.max_tokens} tokens",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from personalllm.cli.groups import command, command_group
 from personalllm.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(name="rewards", help="Train, list and test reward models.", no_args_is_help=True)
+app = command_group("Train, list and test reward models.")
 
 
-@app.command()
+@command(app)
 def train(
     preferences: Annotated[Path, typer.Argument(help="Pairs: .jsonl, .jsonl.gz, .parquet or .csv.")],
     *,
@@ -79,7 +80,7 @@ def _report_table(name: str, report: TrainingReport) -> Table:
     return table
 
 
-@app.command(name="list")
+@command(app, "list")
 def list_rewards(
     ensemble: Annotated[
         str | None, typer.Argument(help="A shipped ensemble, or 'published'.", show_default="all")
@@ -158,7 +159,7 @@ def _show_published(console: Console) -> None:
     )
 
 
-@app.command()
+@command(app)
 def selftest(
     model: Annotated[
         str,

@@ -34,35 +34,18 @@ Methods = Annotated[
     list[str],
     typer.Argument(help="As for evaluate; 'all' is not allowed.", autocompletion=o.complete_methods),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the cells and the number of requests.")]
+Out = Annotated[Path, typer.Option(help="Folder of runs; the same command again resumes.")]
 
 
 def sweep(
     methods: Methods,
+    *,
     vary: Vary,
-    preset: o.PresetName = None,
-    track: o.Track = None,
     data: o.Data = "mini",
-    users: o.Users = None,
-    seed: o.Seed = None,
-    out: o.Out = Path("runs"),
-    limit: o.Limit = None,
-    alpha: o.Alpha = None,
-    pool_users: o.PoolUsers = None,
-    max_tokens: o.MaxTokens = None,
-    settings: o.Settings = None,
-    dry_run: DryRun = False,  # noqa: FBT002
-    embedder: o.EmbedderName = "minilm-l6-int8",
-    llm: o.LlmName = "smollm2-135m-instruct",
-    rewards: o.RewardsName = None,
-    base_url: o.BaseUrl = None,
-    stream: o.Stream = False,  # noqa: FBT002
-    context_length: o.ContextLength = None,
-    no_reply_cache: o.NoReplyCache = False,  # noqa: FBT002
-    concurrency: o.Concurrency = None,
-    revision: o.Revision = None,
-    embedder_url: o.EmbedderUrl = None,
-    shots: o.Shots = None,
+    out: Out = Path("runs"),
+    dry_run: o.DryRun = False,
+    protocol: o.ProtocolOptions,
+    backends: o.BackendOptions,
 ) -> None:
     """Evaluate every combination of values and print one table; every cell is an ordinary run, and re-running resumes.
 
@@ -73,16 +56,6 @@ def sweep(
     from personalllm.data import load
     from personalllm.evaluation import parse_axis, plan_sweep
 
-    given = {
-        "track": track and track.value,
-        "n_users": users,
-        "seed": seed,
-        "alpha": alpha,
-        "pool_users": pool_users,
-        "shots": o.parse_shots(shots),
-        "max_tokens": max_tokens,
-        "limit": limit,
-    }
     axes: dict[str, Sequence[Any]] = {}
     for text in vary:
         name, values = parse_axis(text)
@@ -90,35 +63,22 @@ def sweep(
             raise UserError(f"--vary {name} is given twice.", "Give all its values at once, separated by commas.")
         axes[name] = values
     benchmark = load(data)
-    protocol = o.make_protocol(benchmark, preset, given, settings)
-    cells = plan_sweep(methods, axes, protocol, benchmark)
+    cells = plan_sweep(methods, axes, protocol.build(benchmark), benchmark)
     if dry_run:
         _show_plan(cells, output_console())
         return
-    choice = o.BackendChoice(
-        embedder,
-        llm,
-        rewards,
-        base_url,
-        stream,
-        context_length,
-        not no_reply_cache,
-        concurrency,
-        revision,
-        embedder_url,
-    )
     tracks = {cell.protocol.track for cell in cells}
     if "predict" not in tracks:
-        _show(_run(cells, benchmark, choice, out), output_console())
+        _show(_run(cells, benchmark, backends, out), output_console())
         return
     if len(tracks) > 1:
         raise UserError("The predict track cannot be swept together with another one.", "Sweep them one by one.")
     from personalllm.cli.prediction_sweep import run_cells, show_cells
 
-    show_cells(run_cells(cells, benchmark, choice, out), output_console())
+    show_cells(run_cells(cells, benchmark, backends, out), output_console())
 
 
-def _run(cells: Sequence[SweepCell], benchmark: Benchmark, choice: o.BackendChoice, out: Path) -> SweepResults:
+def _run(cells: Sequence[SweepCell], benchmark: Benchmark, options: o.BackendOptions, out: Path) -> SweepResults:
     """Run the cells, watched."""
     from rich.console import Console
 
@@ -132,7 +92,7 @@ def _run(cells: Sequence[SweepCell], benchmark: Benchmark, choice: o.BackendChoi
         for entry in resolve([cell.method for cell in cells if cell.protocol.track == track], track)[0]
     )
     needed = "generate" if "generate" in tracks else "rank"
-    backends = o.build_backends(entries, needed, benchmark.metadata, choice)
+    backends = options.build(entries, needed, benchmark.metadata)
     console = Console(stderr=True)
     if any("embedder" in entry.method.needs for entry in entries):
         embed_texts(benchmark, backends["embedder"], console)

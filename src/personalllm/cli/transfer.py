@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from personalllm.data.preferences import Preferences
     from personalllm.evaluation import PredictResults
+    from personalllm.evaluation.prediction.people_task import PeopleProtocol
     from personalllm.evaluation.prediction.transfer import Transfer
     from personalllm.methods.base import Method
 
@@ -26,71 +28,111 @@ _FILE = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class PeopleOptions:
+    """The file of preferences, and how methods are compared on it."""
+
+    title: ClassVar[str] = "Protocol"
+
+    name: Annotated[str | None, typer.Option(help="Name of the data set.", **o.default("the file's name"))] = None
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN=NAME", help="What the file calls a column, e.g. user=annotator. Repeatable."),
+    ] = None
+    shots: o.Shots = None
+    settings: o.Settings = None
+    seed: o.Seed = 0
+
+    def read(self, path: Path) -> Preferences:
+        """Read the file.
+
+        Raises:
+            UserError: If a column is not `COLUMN=NAME`, or the file is no file of preferences.
+        """
+        from personalllm.core.errors import UserError
+        from personalllm.data.preferences import Preferences
+
+        columns: dict[str, str] = {}
+        for text in self.column or ():
+            column, sign, heading = (part.strip() for part in text.partition("="))
+            if not (sign and column and heading):
+                raise UserError(f"Cannot read --column {text!r}.", "Write COLUMN=NAME, e.g. --column user=annotator.")
+            columns[column] = heading
+        return Preferences.from_rows(path, columns, name=self.name)
+
+    def build(self) -> PeopleProtocol:
+        """Return the protocol.
+
+        Raises:
+            UserError: If a setting is unknown or out of range.
+        """
+        from pydantic import ValidationError
+
+        from personalllm.core.errors import UserError
+        from personalllm.evaluation.prediction.people_task import PeopleProtocol
+
+        values = {"seed": self.seed, **o.parse_settings(self.settings)}
+        if self.shots is not None:
+            values["shots"] = o.parse_numbers(self.shots, "--shots")
+        try:
+            return PeopleProtocol(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"{field}: {first['msg']}, got {first.get('input')!r}.",
+                f"The fields are {', '.join(PeopleProtocol.model_fields)}.",
+            ) from None
+
+
 def transfer(
     people: Annotated[Path, typer.Argument(metavar="FILE", help=_FILE)],
     methods: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Learners, as for `personalllm evaluate`.  [default: those of --simulated, or all]",
+            help="As for `personalllm evaluate`.  [default: those of --simulated, or all]",
             autocompletion=o.complete_methods,
             show_default=False,
         ),
     ] = None,
+    *,
     simulated: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="A run of `evaluate --track predict`, to set its learners' order beside."),
+        typer.Option(metavar="RUN", help="A run of `evaluate --track predict`, to set its order of methods beside."),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Whose preferences they are.", show_default="the file's name")
-    ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=NAME", help="What the file calls a column, e.g. user=annotator. Repeatable."),
-    ] = None,
-    shots: Annotated[
-        str | None,
-        typer.Option(metavar="K,K,...", help="Comparisons known of a person.", show_default="0,1,2,4,8,16,32,64"),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the people's protocol, e.g. prompt_folds=5."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    options: PeopleOptions,
     out: Annotated[Path, typer.Option(help="Folder of runs and of the page; the same command again resumes.")] = Path(
         "runs"
     ),
-    embedder: o.EmbedderName = "minilm-l6-int8",
-    embedder_url: Annotated[str | None, typer.Option(help="Address of the server for --embedder openai:MODEL.")] = None,
+    embedder: o.EmbedderOptions,
 ) -> None:
-    """Evaluate learners on people: after k comparisons of a person, how well is the next one predicted?
+    """Evaluate methods on people: after k comparisons of a person, how well is the next one predicted?
 
     Parts of the people and of the prompts are left out in turn. With --simulated the page sets the order of the
-    learners among simulated users beside that among people, with the rank correlation of the two.
+    methods among simulated users beside that among people, with the rank correlation of the two.
     """
     from rich.console import Console
 
-    from personalllm.backends.names import build_embedder, optional_embedder
     from personalllm.cli.progress import counted, resumable
-    from personalllm.data.preferences import Preferences
     from personalllm.evaluation import load_prediction, resolve
     from personalllm.evaluation.prediction.people import predict_people
 
-    found = Preferences.from_rows(people, _columns(column or []), name=name)
+    preferences = options.read(people)
     run = None if simulated is None else load_prediction(simulated)
-    wanted: list[Any] = list(methods or ())
-    if not wanted:
-        wanted = ["all"] if run is None else _learners(run)
-    protocol = _protocol(shots, settings, seed)
-    entries, _ = resolve(wanted, "predict")
+    names: list[Any] = list(methods or ())
+    if not names:
+        names = ["all"] if run is None else _learners(run)
+    protocol = options.build()
+    entries, _ = resolve(names, "predict")
     needed = any("embedder" in entry.method.needs for entry in entries)
-    model = build_embedder(embedder, embedder_url) if needed else optional_embedder(embedder)
+    model = embedder.build_embedder(required=needed)
     console = Console(stderr=True)
     with resumable(console):
         if needed:
-            _embed(found, model, console)
+            _embed(preferences, model, console)
         with counted("fits", console) as shown:
             results = predict_people(
-                wanted, found, protocol, embedder=model, out=out, progress=_Steps(shown, len(entries))
+                names, preferences, protocol, embedder=model, out=out, progress=_Steps(shown, len(entries))
             )
     _write(results, run, out)
 
@@ -160,45 +202,6 @@ class _Steps:
         if event.method not in PREDICTORS:
             self._done[event.method] = event.done
             self._shown(sum(self._done.values()), event.total * self._n_learners)
-
-
-def _columns(given: list[str]) -> dict[str, str]:
-    """Read `column=name` options."""
-    from personalllm.core.errors import UserError
-
-    found: dict[str, str] = {}
-    for text in given:
-        ours, sign, theirs = text.partition("=")
-        if not (sign and ours.strip() and theirs.strip()):
-            raise UserError(f"Cannot read --column {text!r}.", "Write COLUMN=NAME, e.g. --column user=annotator.")
-        found[ours.strip()] = theirs.strip()
-    return found
-
-
-def _protocol(shots: str | None, settings: list[str] | None, seed: int) -> Any:
-    """Return the people's protocol that a command line asks for.
-
-    Raises:
-        UserError: If a setting is unknown or out of range.
-    """
-    from pydantic import ValidationError
-
-    from personalllm.core.errors import UserError
-    from personalllm.evaluation.prediction.people_task import PeopleProtocol
-    from personalllm.evaluation.settings import parse_setting
-
-    values: dict[str, Any] = {"seed": seed, **dict(parse_setting(text) for text in settings or ())}
-    if shots is not None:
-        values["shots"] = o.parse_shots(shots)
-    try:
-        return PeopleProtocol(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{where}: {first['msg']}, got {first.get('input')!r}.",
-            f"The fields are {', '.join(PeopleProtocol.model_fields)}.",
-        ) from None
 
 
 def _learners(run: PredictResults) -> list[Method | str]:
