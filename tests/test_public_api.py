@@ -21,9 +21,12 @@ def test_the_front_door():
         "Results",
         "Standardiser",
         "__version__",
+        "backends",
         "choices",
         "evaluate",
         "load",
+        "load_method",
+        "methods",
         "read_results",
     ]
     for name in personalllm.__all__:

@@ -2,9 +2,11 @@
 
 The names below are the front door; the rooms behind it (`personalllm.data`, `personalllm.users`, ...) hold the rest.
 
->>> from personalllm import Population
->>> Population.dirichlet(3, 0.05, ("kind", "brief"), seed=0).weights.shape
+>>> import personalllm as pl
+>>> pl.Population.dirichlet(3, 0.05, ("kind", "brief"), seed=0).weights.shape
 (3, 2)
+>>> pl.methods.LoRe().title
+'LoRe: low-rank reward basis'
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from personalllm import backends, methods
     from personalllm.data import Benchmark, Standardiser, load
     from personalllm.evaluation import Protocol, Results, evaluate, read_results
-    from personalllm.methods.base import Method
+    from personalllm.methods import Method, load_method
     from personalllm.users import Population, choices
 
 __version__ = "0.1.0"
@@ -28,31 +31,39 @@ __all__ = [
     "Results",
     "Standardiser",
     "__version__",
+    "backends",
     "choices",
     "evaluate",
     "load",
+    "load_method",
+    "methods",
     "read_results",
 ]
 
 _ROOMS = {
-    "Method": "personalllm.methods.base",
     "Benchmark": "personalllm.data",
+    "Method": "personalllm.methods",
     "Population": "personalllm.users",
     "Protocol": "personalllm.evaluation",
     "Results": "personalllm.evaluation",
     "Standardiser": "personalllm.data",
+    "backends": "",
     "choices": "personalllm.users",
     "evaluate": "personalllm.evaluation",
     "load": "personalllm.data",
+    "load_method": "personalllm.methods",
+    "methods": "",
     "read_results": "personalllm.evaluation",
 }
+"""Name -> the room that holds it; empty for a room of that name."""
 
 
 def __getattr__(name: str) -> Any:
     """Load a front-door name from its room when it is first used, so that the import itself stays light."""
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_ROOMS[name]), name)
+    room = _ROOMS[name]
+    return getattr(importlib.import_module(room), name) if room else importlib.import_module(f"{__name__}.{name}")
 
 
 def __dir__() -> list[str]:

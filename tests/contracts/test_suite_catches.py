@@ -228,7 +228,7 @@ class SameForAll(SelfICL):
 
 BROKEN = [
     (Undecorated, AssertionError, "decorate the class itself with @dataclass"),
-    (NoTrack, AssertionError, "implement rank or messages"),
+    (NoTrack, AssertionError, "implement utilities or messages"),
     (NoTitle, AssertionError, "set the class attribute 'title'"),
     (UnknownNeed, AssertionError, "needs may hold 'embedder', 'llm' and 'signals', got ['scores']"),
     (NotJSON, AssertionError, "spec() must be JSON"),

@@ -7,8 +7,8 @@ Axes are always in the order (n_users, n_prompts, n_responses, n_reward_models).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -124,15 +124,24 @@ class Corpus:
 
     The responses of each prompt stand in a seeded random order, so a column says nothing about who wrote it.
 
+    Prompts may have different numbers of responses. A sequence that makes its rows when they are read should have an
+    attribute `width`, the length of every row, so that they need not be read to be counted.
+
     Attributes:
         prompts: Prompt texts, length n_prompts.
-        responses: Response texts, n_prompts rows of n_responses.
+        responses: Response texts, n_prompts rows.
+        counts: int32 (n_prompts,), the number of responses of each prompt.
     """
 
     prompts: Sequence[str]
     responses: Sequence[Sequence[str]]
+    counts: I32 = field(init=False)
 
     def __post_init__(self) -> None:
+        width = getattr(self.responses, "width", None)
+        n = len(self.responses)
+        lengths = map(len, self.responses) if width is None else [width] * n
+        object.__setattr__(self, "counts", np.fromiter(lengths, dtype=np.int32, count=n))
         if len(self.prompts) != len(self.responses):
             raise AxisMismatch(
                 f"{len(self.prompts)} prompts but {len(self.responses)} rows of responses.",
@@ -146,8 +155,31 @@ class Corpus:
 
     @property
     def n_responses(self) -> int:
-        """Number of responses of each prompt (0 for an empty corpus)."""
-        return len(self.responses[0]) if len(self.responses) else 0
+        """Largest number of responses of a prompt (0 for an empty corpus)."""
+        return int(self.counts.max(initial=0))
+
+    def first_columns(self, width: int) -> Corpus:
+        """Return the corpus with the first `width` responses of each prompt, for prompts that have as many."""
+        return Corpus(self.prompts, _FirstColumns(self.responses, width))
+
+
+class _FirstColumns(Sequence[Sequence[str]]):
+    """The first columns of rows, cut when they are read."""
+
+    def __init__(self, rows: Sequence[Sequence[str]], width: int) -> None:
+        self.rows, self.width = rows, width
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Sequence[str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sequence[str]]: ...
+    def __getitem__(self, index: int | slice) -> Sequence[str] | list[Sequence[str]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.rows[index][: self.width]
 
 
 def _column(name: str, values: npt.ArrayLike, dtype: type[np.generic], upper: int) -> npt.NDArray[Any]:
@@ -191,6 +223,11 @@ class Histories:
         set_(self, "rejected", _column("rejected", self.rejected, np.uint8, self.corpus.n_responses))
         if not len(self.user) == len(self.prompt) == len(self.chosen) == len(self.rejected):
             raise AxisMismatch("The columns of a history differ in length.")
+        counts = self.corpus.counts[self.prompt]
+        for side, columns in (("chosen", self.chosen), ("rejected", self.rejected)):
+            for row in np.flatnonzero(columns >= counts)[:1].tolist():
+                allowed = f"in [0, {counts[row]}), a response of prompt {self.prompt[row]}"
+                raise ParameterError(f"{side}[{row}]", allowed, int(columns[row]))
         if np.any(np.diff(self.user) < 0):
             raise ParameterError("user", "ascending (rows grouped by user)", "an unsorted column")
 

@@ -44,10 +44,10 @@ class _Rows(Sequence[tuple[str, ...]]):
 
     def __init__(self, array: Any, width: int) -> None:
         self._array = array
-        self._width = width
+        self.width = width
 
     def __len__(self) -> int:
-        return len(self._array) // self._width
+        return len(self._array) // self.width
 
     @overload
     def __getitem__(self, index: int) -> tuple[str, ...]: ...
@@ -57,7 +57,7 @@ class _Rows(Sequence[tuple[str, ...]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = range(len(self))[index]
-        return tuple(self._array.slice(row * self._width, self._width).to_pylist())
+        return tuple(self._array.slice(row * self.width, self.width).to_pylist())
 
 
 class CorpusView:

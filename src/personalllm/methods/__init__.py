@@ -1,15 +1,89 @@
-"""Methods that learn from histories and rank or generate for one user; they see texts, never weights or scores."""
+"""Methods that learn from histories and rank or generate for one user; they see texts, never weights or scores.
 
-from personalllm.methods.base import HistoryRule, Method, Need, Track
-from personalllm.methods.registry import get_method, list_methods, method_class, method_from_spec
+Every built-in class is imported when it is first used:
+
+>>> from personalllm import methods
+>>> methods.LoRe(n_basis=4)
+LoRe(n_features=64, n_basis=4, prior_strength=5.0, ridge=1.0, rounds=5)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from personalllm.methods.base import HistoryRule, Method, Need
+from personalllm.methods.registry import BUILT_IN, get_method, list_methods, method_class, method_from_spec
+from personalllm.methods.saved import load_method
+
+if TYPE_CHECKING:
+    from personalllm.methods.baselines.embedding_ranker import EmbeddingRanker
+    from personalllm.methods.baselines.longest import Longest
+    from personalllm.methods.baselines.pooled_ranker import PooledRanker
+    from personalllm.methods.baselines.random_choice import RandomChoice
+    from personalllm.methods.icl.icl import ICL
+    from personalllm.methods.icl.lookup_icl import LookupICL
+    from personalllm.methods.icl.meta_icl import MetaICL
+    from personalllm.methods.icl.self_icl import SelfICL
+    from personalllm.methods.icl.zero_shot import ZeroShot
+    from personalllm.methods.linear.calibrated_bayes import CalibratedBayes
+    from personalllm.methods.linear.hierarchical_bt import HierarchicalBT
+    from personalllm.methods.linear.lore import LoRe
+    from personalllm.methods.linear.matrix_factorisation import MatrixFactorisation
+    from personalllm.methods.linear.nearest_users import NearestUsers
+    from personalllm.methods.linear.pooled_bt import PooledBT
+    from personalllm.methods.linear.pref import PReF
+    from personalllm.methods.linear.rm_mixture import RMMixture
+    from personalllm.methods.linear.user_bt import UserBT
+    from personalllm.methods.neural.gpo import GPO
+    from personalllm.methods.neural.mrm import MRM
+    from personalllm.methods.neural.pal import PAL
+    from personalllm.methods.neural.spl import SPL
+    from personalllm.methods.neural.vpl import VPL
 
 __all__ = [
+    "GPO",
+    "ICL",
+    "MRM",
+    "PAL",
+    "SPL",
+    "VPL",
+    "CalibratedBayes",
+    "EmbeddingRanker",
+    "HierarchicalBT",
     "HistoryRule",
+    "LoRe",
+    "Longest",
+    "LookupICL",
+    "MatrixFactorisation",
+    "MetaICL",
     "Method",
+    "NearestUsers",
     "Need",
-    "Track",
+    "PReF",
+    "PooledBT",
+    "PooledRanker",
+    "RMMixture",
+    "RandomChoice",
+    "SelfICL",
+    "UserBT",
+    "ZeroShot",
     "get_method",
     "list_methods",
+    "load_method",
     "method_class",
     "method_from_spec",
 ]
+
+_CLASSES = {reference.partition(":")[2]: reference.partition(":")[0] for reference in BUILT_IN.values()}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a built-in class when it is first used: some need SciPy or torch."""
+    if name not in _CLASSES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_CLASSES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,48 +8,116 @@ It sees texts, interactions and the injected backends; weights and scores are ou
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, Self, TypeVar
 
+import numpy as np
+
+from personalllm.core.backends import backend
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.core.protocols import ChatModel, RewardSignals, TextEmbedder
-from personalllm.core.types import F32, JSON, Conversation, Histories, Queries
+from personalllm.core.types import F32, I32, JSON, U8, Conversation, Histories, Queries
+from personalllm.methods.state import write_state
+from personalllm.methods.user import User
 
-__all__ = ["HistoryRule", "Method", "Need", "Track"]
+__all__ = ["HistoryRule", "Method", "Need", "Track", "fitting"]
+
+M = TypeVar("M", bound="Method")
 
 Need = Literal["embedder", "llm", "signals"]
 Track = Literal["rank", "generate", "predict"]
 HistoryRule = Literal["random", "nearest"]
 
-_NEEDS = {
-    "embedder": "personalllm.backends.embedding.default_embedder()",
-    "llm": "personalllm.backends.llm.LocalChatModel()",
-    "signals": "",
-}
+_NEEDS = {"embedder": "'minilm-l6-int8'", "llm": "'smollm2-135m-instruct'", "signals": "..."}
 _HISTORIES = ("random", "nearest")
 
 
-class _NotLearnt(UserError, AttributeError):
-    """Something learnt was asked for before it was learnt; an `AttributeError`, so that `hasattr` answers."""
+class _NotLearned(UserError, AttributeError):
+    """A learned attribute was read before it was learned; an `AttributeError`, so that `hasattr` works."""
+
+
+def fitting(learn: Callable[[M, Histories], M]) -> Callable[Concatenate[M, ...], M]:
+    """Decorate a `fit(self, pool)`, so that it takes `Preferences` too, and backends by name or as objects.
+
+    Subclasses are decorated when they are defined; the decorator is for type checkers, which do not see that.
+    """
+
+    @wraps(learn)
+    def fit(self: M, pool: object, *, embedder: object = None, llm: object = None, seed: int | None = None) -> M:
+        histories = pool if isinstance(pool, Histories) else getattr(pool, "histories", None)
+        if not isinstance(histories, Histories):
+            raise UserError(
+                f"A method cannot learn from a {type(pool).__name__}.",
+                "Pass personalllm.Preferences.from_rows(rows), or Histories.",
+            )
+        if embedder is not None or llm is not None or seed is not None:
+            self.bind(
+                embedder=backend("embedder", embedder) or getattr(self, "_embedder", None),
+                llm=backend("chat model", llm) or getattr(self, "_llm", None),
+                signals=getattr(self, "_signals", None),
+                seed=self.seed if seed is None else seed,
+            )
+        before = dict(vars(self))
+        fitted = learn(self, histories)
+        new = {name for name, value in vars(self).items() if name.endswith("_") and value is not before.get(name)}
+        self._learned, self._users = frozenset(new) | getattr(self, "_learned", frozenset()), {}
+        return fitted
+
+    del fit.__wrapped__  # help() shows the signature above, not that of the function inside
+    return fit
+
+
+def _of_any_width(score: Callable[[M, Queries], F32]) -> Callable[[M, Queries], F32]:
+    """Let `utilities` take prompts with different numbers of responses: one call for each number, then padded."""
+
+    @wraps(score)
+    def utilities(self: M, queries: Queries) -> F32:
+        corpus = queries.corpus
+        counts = corpus.counts[queries.prompt]
+        if (counts == corpus.n_responses).all():
+            return score(self, queries)
+        result = np.full((len(queries), corpus.n_responses), -np.inf, dtype=np.float32)
+        for count in np.unique(counts[counts > 0]).tolist():
+            rows = np.flatnonzero(counts == count)
+            part = Queries(corpus.first_columns(count), queries.n_users, queries.user[rows], queries.prompt[rows])
+            result[rows, :count] = score(self, part)
+        return result
+
+    return utilities
 
 
 @dataclass
 class Method:
-    """Base class: subclass it as a dataclass, set `id`, and implement `rank` or `messages` (or both).
+    """Base class: subclass it as a dataclass, set `id`, and implement `utilities` or `messages` (or both).
 
     The evaluation calls, on a fresh copy: `bind` (backends, seed), `fit` (the pool: other users' histories), `adapt`
-    (the target users' histories), then `rank` or `messages` with the target users' queries.
+    (the target users' histories), then `utilities` or `messages` with the target users' queries. A method of your own
+    needs no registration:
+
+    >>> from personalllm.core.types import Corpus, Histories
+    >>> @dataclass
+    ... class Polite(Method):
+    ...     id = "polite"
+    ...
+    ...     def utilities(self, queries):
+    ...         rows = [queries.corpus.responses[prompt] for prompt in queries.prompt]
+    ...         return np.array([[text.count("please") for text in row] for row in rows], dtype=np.float32)
+    >>> pool = Histories(Corpus(["Hi"], [["Yes?", "What?"]]), 1, [0], [0], [0], [1])
+    >>> Polite().fit(pool).user("ann").rank("Tea?", ["No.", "Yes, please.", "Sit down, please, please."])
+    [2, 1, 0]
 
     Class attributes:
-        id: Registered name, the same as the file's name with hyphens.
-        title: A few words for tables.
+        id: Short name in lower case; that of a built-in method is its file's name with hyphens.
+        title: A few words for tables; the id if it is empty.
         paper: Where it was published; empty for a baseline without a paper.
         needs: Backends it cannot work without.
         history: Which history it is evaluated with: `"random"` train prompts, or the train prompts `"nearest"` to
             the query.
-        log_odds: Whether differences of `rank` are log-odds, so that P(a is preferred to b) = sigmoid(rank of a - rank
-            of b); without it the predict track leaves log-loss and calibration blank.
+        log_odds: Whether differences of utilities are log-odds, so that P(a is preferred to b) = sigmoid(utility of a -
+            utility of b); without it the predict track leaves log-loss and calibration blank.
         extra: Optional extra of this package that it needs, e.g. `"torch"`; `all` leaves it out where that is absent.
     """
 
@@ -60,6 +128,12 @@ class Method:
     history: ClassVar[HistoryRule] = "random"
     log_odds: ClassVar[bool] = False
     extra: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name, decorate in (("fit", fitting), ("utilities", _of_any_width)):
+            if name in vars(cls):
+                setattr(cls, name, decorate(vars(cls)[name]))
 
     def bind(
         self,
@@ -81,7 +155,7 @@ class Method:
             if need in self.needs and given is None:
                 raise UserError(
                     f"The method {self.id!r} needs an {need}.",
-                    f"Pass {need}={_NEEDS[need]} to evaluate(), or use the command line, which does it for you.",
+                    f"Pass {need}={_NEEDS[need]} (a name or an object) to fit() or evaluate().",
                 )
         if "signals" in self.needs and signals is None:
             raise UserError(
@@ -95,7 +169,7 @@ class Method:
     def _bound(self, need: Need, words: str) -> Any:
         backend = getattr(self, f"_{need}", None)
         if backend is None:
-            remedy = f"Call bind({need}=...) first." if need in self.needs else f"Add {need!r} to its `needs`."
+            remedy = f"Pass {need}={_NEEDS[need]} to fit()." if need in self.needs else f"Add {need!r} to its `needs`."
             raise UserError(f"The method {self.id!r} has no {words}.", remedy)
         return backend
 
@@ -119,8 +193,21 @@ class Method:
         """The seed of this run; derive generators from it with `personalllm.core.seeding.generator`."""
         return getattr(self, "_seed", 0)
 
+    @fitting
     def fit(self, pool: Histories) -> Self:
-        """Learn from the histories of other users; the default learns nothing."""
+        """Learn from the histories of other users; the default learns nothing.
+
+        Override it as `fit(self, pool)` with `pool` the `Histories`; the caller may pass more:
+
+        Args:
+            pool: `Histories`, or anything with `.histories`, such as `personalllm.Preferences`.
+            embedder: A registered name or an object; as in `bind`.
+            llm: A registered name or an object; as in `bind`.
+            seed: As in `bind`.
+
+        Raises:
+            UserError: If a backend is missing or unknown, or the pool holds no histories.
+        """
         return self
 
     def adapt(self, histories: Histories) -> Self:
@@ -128,16 +215,86 @@ class Method:
         return self
 
     def utilities(self, queries: Queries) -> F32:
-        """Return a preference for each candidate, float32 (n_queries, n_responses); higher is better.
+        """Return a utility for each candidate, float32 (n_queries, n_responses); higher is better.
 
         Ties are broken by the lower column in the rank track and counted half in the predict track. The candidates of
-        query i are `queries.corpus.responses[queries.prompt[i]]`; a permutation of them must permute the result.
+        query i are `queries.corpus.responses[queries.prompt[i]]`; a permutation of them must permute the result. A
+        subclass sees queries whose prompts have equally many responses; for others it is called once for each number,
+        and the result is padded with -inf: a response that is not there is preferred to none.
         """
-        raise NotImplementedError(f"{self.id!r} does not rank.")
+        raise NotImplementedError(f"{self.id!r} does not score responses.")
 
     def messages(self, queries: Queries) -> list[Conversation]:
         """Return what to ask the chat model for each query, length n_queries."""
-        raise NotImplementedError(f"{self.id!r} does not generate.")
+        raise NotImplementedError(f"{self.id!r} does not ask a chat model.")
+
+    def next_query(self, queries: Queries) -> tuple[I32, U8, U8]:
+        """Choose for each user the comparison that tells most about them, among the responses of the prompts.
+
+        Returns:
+            int32 (n_users,): the row among `queries`, -1 for a user without one; uint8 (n_users,) twice: the two
+            responses, columns of the corpus.
+        """
+        raise NotImplementedError(f"{self.id!r} does not choose comparisons.")
+
+    def user(self, name: str) -> User:
+        """Return the handle of a named user, who starts from what the pool taught; the same one for the same name.
+
+        Users do not share what is learned of them, and are not saved with the method.
+
+        >>> from personalllm.core.types import Corpus, Histories
+        >>> from personalllm.methods import EmbeddingRanker
+        >>> from personalllm.testing import HashEmbedder
+        >>> pool = Histories(Corpus(["Hi"], [["Hello there.", "What?"]]), 1, [0], [0], [0], [1])
+        >>> method = EmbeddingRanker(shrinkage=1.0).fit(pool, embedder=HashEmbedder())
+        >>> ann = method.user("ann")
+        >>> _ = ann.update("Any news?", chosen="it rains", rejected="nothing new")
+        >>> ann.rank("And today?", ["nothing", "rains again"]), len(ann.preferences)
+        ([1, 0], 1)
+        >>> method.user("bob").preferences
+        ()
+        """
+        if not isinstance(name, str):
+            raise ParameterError("name", "a text", name)
+        users: dict[str, User] = self.__dict__.setdefault("_users", {})
+        if name not in users:
+            users[name] = User(self, name)
+        return users[name]
+
+    def save(self, path: str | Path) -> Self:
+        """Write the fitted method to a folder: learned arrays as safetensors, everything else as JSON, never pickle.
+
+        The folder appears as a whole or not at all; a saved method that is there is replaced. What `fit` learned is
+        kept, and the name and the identity of the backends; what `adapt` learned and named users are not.
+
+        Args:
+            path: The folder; `personalllm.load_method` reads it.
+
+        Raises:
+            UserError: If the method is not fitted, a learned attribute cannot be written, or the folder holds something
+                else.
+        """
+        learned = getattr(self, "_learned", None)
+        if learned is None:
+            raise UserError(f"The method {self.id!r} is not fitted, so there is nothing to save.", "Call fit() first.")
+        backends = {need: getattr(self, f"_{need}", None) for need in ("embedder", "llm") if need in self.needs}
+        cls = type(self)
+        note = {
+            "method": self.spec(),
+            "class": f"{cls.__module__}:{cls.__qualname__}",
+            "seed": self.seed,
+            "backends": {need: {"name": b.name, "identity": b.identity} for need, b in backends.items() if b},
+        }
+        state = {name: vars(self)[name] for name in sorted(learned)}
+        write_state(Path(path).expanduser(), note, state, cls.__module__)
+        return self
+
+    def restore(self, learned: Mapping[str, Any]) -> Self:
+        """Set what an equal method learned in `fit`, by name of the attribute."""
+        vars(self).update(learned)
+        self._learned = frozenset(learned)
+        self._users: dict[str, User] = {}
+        return self
 
     @classmethod
     def implements(cls, *hooks: str) -> bool:
@@ -182,13 +339,13 @@ class Method:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Say which step is missing when something learnt, whose name ends in an underscore, is not there."""
+            """Say which step is missing when a learned attribute, whose name ends in an underscore, is not there."""
             message = f"{type(self).__name__!r} object has no attribute {name!r}"
             if name.startswith("_") or not name.endswith("_"):
                 raise AttributeError(message, name=name, obj=self)
-            raise _NotLearnt(
-                f"The method {self.id!r} has not learnt {name!r}.",
-                "Call bind(...), fit(pool) and adapt(histories), in this order, before rank, messages or next_query.",
+            raise _NotLearned(
+                f"The method {self.id!r} has not learned {name!r}.",
+                "Call fit(pool) and adapt(histories), in this order, before utilities, messages or next_query.",
             )
 
     def check_positive(self, *names: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from personalllm.core.protocols import ChatModel, TextEmbedder
 from personalllm.core.types import F32, Conversation, Histories
 from personalllm.methods.base import Method
+from personalllm.methods.saved import load_method
 from personalllm.testing._scenes import PlantedScene, Scene, planted_scene, small_scene
 
 __all__ = ["Bench", "bare_scenes"]
@@ -35,7 +37,7 @@ class Bench:
 
     @cached_property
     def scores(self) -> F32:
-        """Its ranking by a freshly trained method."""
+        """Its utilities by a freshly trained method."""
         return self.ranked(self.scene)
 
     @cached_property
@@ -48,11 +50,15 @@ class Bench:
         """Users of opposite tastes."""
         return planted_scene(self.embedder)
 
+    def backends(self, scene: Scene) -> dict[str, Any]:
+        """Return what the method needs, by need."""
+        given = {"embedder": self.embedder, "llm": self.llm, "signals": scene.signals}
+        return {need: value for need, value in given.items() if need in self.cls.needs}
+
     def trained(self, scene: Scene, seed: int = _SEED) -> Method:
         """Return a fresh method after bind, fit and adapt."""
         method = self.cls(**self.params)
-        backends = {"embedder": self.embedder, "llm": self.llm, "signals": scene.signals}
-        given: dict[str, Any] = {need: backends[need] for need in self.cls.needs}
+        given = self.backends(scene)
         for step, returned in (
             ("bind", method.bind(**given, seed=seed)),
             ("fit", method.fit(scene.pool)),
@@ -62,7 +68,7 @@ class Bench:
         return method
 
     def ranked(self, scene: Scene, seed: int = _SEED) -> F32:
-        """Return the ranks of a scene."""
+        """Return the utilities of a scene."""
         return self.checked(self.trained(scene, seed).utilities(scene.queries), scene)
 
     def asked(self, scene: Scene) -> list[Conversation]:
@@ -70,12 +76,14 @@ class Bench:
         return self.trained(scene).messages(scene.queries)
 
     def checked(self, scores: F32, scene: Scene) -> F32:
-        """Check shape, dtype and range of a ranking."""
+        """Check shape, dtype and range of utilities."""
         shape = (len(scene.queries), scene.queries.corpus.n_responses)
-        self.require(isinstance(scores, np.ndarray), f"rank must return an array, got {type(scores).__name__}")
-        self.require(scores.shape == shape, f"rank must return (n_queries, n_responses) = {shape}, got {scores.shape}")
-        self.require(scores.dtype == np.float32, f"rank must return float32, got {scores.dtype}")
-        self.require(bool(np.isfinite(scores).all()), "rank must return finite numbers, got NaN or infinity")
+        self.require(isinstance(scores, np.ndarray), f"utilities must return an array, got {type(scores).__name__}")
+        self.require(
+            scores.shape == shape, f"utilities must return (n_queries, n_responses) = {shape}, got {scores.shape}"
+        )
+        self.require(scores.dtype == np.float32, f"utilities must return float32, got {scores.dtype}")
+        self.require(bool(np.isfinite(scores).all()), "utilities must return finite numbers, got NaN or infinity")
         return scores
 
     def copied(self, method: Method, when: str) -> Method:
@@ -86,6 +94,12 @@ class Bench:
             raise AssertionError(f"{self.cls.__name__}: it cannot be pickled {when}: {error}.") from error
         copy: Method = pickle.loads(data)  # noqa: S301
         return copy
+
+    def reloaded(self, scene: Scene) -> Method:
+        """Return a copy of a trained method by way of `save` and `load_method`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.trained(scene).save(f"{folder}/method")
+            return load_method(f"{folder}/method", **self.backends(scene), cls=self.cls)
 
     def require(self, condition: object, message: str) -> None:
         """Raise `AssertionError` with the name of the class unless the condition holds."""

@@ -102,7 +102,7 @@ def _pickles_unfitted(bench: Bench) -> None:
 @MADE.clause(
     "parameters-stay",
     "bind, fit and adapt return self and change no parameter.",
-    "Keep what is learnt in attributes that end in an underscore, never in a dataclass field.",
+    "Keep what is learned in attributes that end in an underscore, never in a dataclass field.",
     after=(
         "dataclass",
         "needs-and-history",
@@ -111,17 +111,17 @@ def _pickles_unfitted(bench: Bench) -> None:
 def _parameters_stay(bench: Bench) -> None:
     spec = bench.cls(**bench.params).spec()
     used = bench.trained(small_scene())
-    bench.require(used.spec() == spec, "fit and adapt must not change a parameter; keep what is learnt in attributes")
+    bench.require(used.spec() == spec, "fit and adapt must not change a parameter; keep what is learned in attributes")
 
 
 @MADE.clause(
-    "learnt-names",
-    "What is learnt ends in an underscore.",
+    "learned-names",
+    "What is learned ends in an underscore.",
     "Rename the attribute, e.g. self.vectors_ = ...",
     after=("parameters-stay",),
 )
-def _learnt_names(bench: Bench) -> None:
+def _learned_names(bench: Bench) -> None:
     used = bench.trained(small_scene())
-    learnt = set(vars(used)) - set(used.params())
-    wrong = sorted(name for name in learnt if not (name.startswith("_") or name.endswith("_")))
-    bench.require(not wrong, f"attributes that are learnt end in an underscore, got {wrong}")
+    learned = set(vars(used)) - set(used.params())
+    wrong = sorted(name for name in learned if not (name.startswith("_") or name.endswith("_")))
+    bench.require(not wrong, f"attributes that are learned end in an underscore, got {wrong}")

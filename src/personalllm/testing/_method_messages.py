@@ -78,6 +78,17 @@ def _messages_pickle(bench: Bench) -> None:
 
 
 @MESSAGES.clause(
+    "messages-saved",
+    "A copy by save and load_method asks alike.",
+    "Learn arrays, numbers, texts, and lists, tuples, dicts or dataclasses of these.",
+    after=("messages-seeds",),
+)
+def _messages_saved(bench: Bench) -> None:
+    asked = bench.reloaded(bench.scene).adapt(bench.scene.targets).messages(bench.scene.queries)
+    bench.require(asked == bench.conversations, "a saved and loaded copy must ask alike")
+
+
+@MESSAGES.clause(
     "messages-alone",
     "A query's messages are the same alone and in a batch.",
     "Derive draws from the query (user and prompt), not from its place in the batch.",

@@ -7,7 +7,7 @@ import numpy as np
 from personalllm.core.types import F32, Histories, Queries
 from personalllm.testing._bench import Bench, bare_scenes
 from personalllm.testing._checks import Clauses
-from personalllm.testing._scenes import Scene, alone, odd_scene, permuted, small_scene, snapshot
+from personalllm.testing._scenes import Scene, alone, odd_scene, permuted, ragged, small_scene, snapshot
 
 __all__ = ["LOG_ODDS", "RANK", "RANK_PERSONAL"]
 
@@ -28,7 +28,7 @@ def _close(scores: F32, expected: F32) -> bool:
 
 @RANK.clause(
     "rank",
-    "rank returns finite float32 (n_queries, n_responses).",
+    "utilities returns finite float32 (n_queries, n_responses).",
     "One row for each query, one column for each response: end with .astype(np.float32).",
     after=("parameters-stay",),
 )
@@ -136,6 +136,33 @@ def _rank_odd_texts(bench: Bench) -> None:
     bench.ranked(odd_scene())
 
 
+@RANK.clause(
+    "rank-ragged",
+    "It ranks prompts with different numbers of responses.",
+    "Take the number of responses from queries.corpus.n_responses, which is that of the prompts at hand.",
+    after=("rank",),
+)
+def _rank_ragged(bench: Bench) -> None:
+    scene = ragged(bench.scene)
+    corpus = scene.queries.corpus
+    there = np.arange(corpus.n_responses) < corpus.counts[scene.queries.prompt][:, None]
+    scores = bench.trained(scene).utilities(scene.queries)
+    bench.require(scores.shape == there.shape, f"utilities must have shape {there.shape}, got {scores.shape}")
+    bench.require(np.isfinite(scores[there]).all(), "the utilities of responses that are there must be finite")
+    bench.require((scores[~there] == -np.inf).all(), "utilities are -inf beyond the responses of a prompt")
+
+
+@RANK.clause(
+    "rank-saved",
+    "A copy by save and load_method ranks alike.",
+    "Learn arrays, numbers, texts, and lists, tuples, dicts or dataclasses of these.",
+    after=("rank-seeds",),
+)
+def _rank_saved(bench: Bench) -> None:
+    ranked = bench.reloaded(bench.scene).adapt(bench.scene.targets).utilities(bench.scene.queries)
+    bench.require(np.array_equal(ranked, bench.scores), "a saved and loaded copy must rank alike")
+
+
 @RANK_PERSONAL.clause(
     "serves-users",
     "It serves users of opposite tastes, since it learns from their histories.",
@@ -157,7 +184,7 @@ def _serves_planted_users(bench: Bench) -> None:
 
 @RANK_PERSONAL.clause(
     "adapts-anew",
-    "adapt forgets the users of an earlier adapt and leaves what fit learnt as it was.",
+    "adapt forgets the users of an earlier adapt and leaves what fit learned as it was.",
     "Write what adapt learns to attributes of its own, and never into those of fit.",
     after=("rank-seeds",),
 )
@@ -190,6 +217,34 @@ def _adapts_alone(bench: Bench) -> None:
         )
 
 
+@RANK_PERSONAL.clause(
+    "named-users",
+    "Named users who are updated in turn get the utilities of adapt, and none forgets.",
+    "Let adapt rebind its attributes: a named user shares those of fit and has its own of adapt.",
+    after=("adapts-alone",),
+)
+def _named_users(bench: Bench) -> None:
+    if "signals" in bench.cls.needs:
+        return
+    scene, method = bench.scene, bench.trained(bench.scene)
+    h, q = scene.targets, scene.queries
+    texts = h.corpus.responses
+    for rank in range(int(np.diff(h.offsets).max())):
+        for user in np.flatnonzero(np.diff(h.offsets) > rank).tolist():
+            row = h.offsets[user] + rank
+            prompt, chosen, rejected = int(h.prompt[row]), int(h.chosen[row]), int(h.rejected[row])
+            shown = list(texts[prompt])
+            handle = method.user(f"user {user}")
+            handle.update(h.corpus.prompts[prompt], chosen=shown[chosen], rejected=shown[rejected], shown=shown)
+            handle.utilities("in between", ["one", "another"])
+    for i, (user, prompt) in enumerate(zip(q.user.tolist(), q.prompt.tolist(), strict=True)):
+        scores = method.user(f"user {user}").utilities(q.corpus.prompts[prompt], q.corpus.responses[prompt])
+        bench.require(
+            _close(scores, bench.scores[i]),
+            f"a named user must get the utilities of adapt: {scores}, after adapt {bench.scores[i]}",
+        )
+
+
 @LOG_ODDS.clause(
     "card",
     "It says what it fits and what a new user costs.",
@@ -204,7 +259,7 @@ def _has_a_card(bench: Bench) -> None:
 @LOG_ODDS.clause(
     "cautious-at-first",
     "It is not confidently wrong about users of whom it knows nothing.",
-    "Shrink what is learnt from the pool, and average over how users differ.",
+    "Shrink what is learned from the pool, and average over how users differ.",
     after=("rank",),
 )
 def _cautious_at_first(bench: Bench) -> None:

@@ -12,7 +12,17 @@ from personalllm.core.seeding import generator
 from personalllm.core.types import F32, U8, Corpus, Histories, Queries
 from personalllm.testing._standins import PlantedSignals, surface_signals
 
-__all__ = ["PlantedScene", "Scene", "alone", "odd_scene", "permuted", "planted_scene", "small_scene", "snapshot"]
+__all__ = [
+    "PlantedScene",
+    "Scene",
+    "alone",
+    "odd_scene",
+    "permuted",
+    "planted_scene",
+    "ragged",
+    "small_scene",
+    "snapshot",
+]
 
 _WORDS = tuple(f"{first}{last}" for first in "bdfklmnrstvz" for last in ("ado", "emi", "oru", "ilen"))
 _N_RESPONSES = 5
@@ -169,6 +179,21 @@ def permuted(scene: Scene) -> tuple[Scene, npt.NDArray[np.int64]]:
 
     q = scene.queries
     return Scene(moved(scene.pool), moved(scene.targets), Queries(new, q.n_users, q.user, q.prompt)), order
+
+
+def ragged(scene: Scene) -> Scene:
+    """Return the scene with 2 to 5 responses for a prompt, those that were compared among them."""
+    old = scene.queries.corpus
+    widths = 2 + np.arange(old.n_prompts) % (_N_RESPONSES - 1)
+    for h in (scene.pool, scene.targets):
+        np.maximum.at(widths, h.prompt, np.maximum(h.chosen, h.rejected).astype(np.int64) + 1)
+    new = Corpus(old.prompts, [row[:width] for row, width in zip(old.responses, widths.tolist(), strict=True)])
+
+    def moved(h: Histories) -> Histories:
+        return Histories(new, h.n_users, h.user, h.prompt, h.chosen, h.rejected)
+
+    q = scene.queries
+    return Scene(moved(scene.pool), moved(scene.targets), Queries(new, q.n_users, q.user, q.prompt))
 
 
 def alone(queries: Queries, index: int) -> Queries:

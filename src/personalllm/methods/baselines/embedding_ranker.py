@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from personalllm.core.errors import ParameterError
 from personalllm.core.types import F32, Histories, Queries
-from personalllm.methods.base import Method, Need
+from personalllm.methods.base import Method, Need, fitting
 from personalllm.methods.parts.vectors import UserSums, score_candidates
 
 __all__ = ["EmbeddingRanker"]
@@ -44,6 +44,7 @@ class EmbeddingRanker(Method):
         """Exercise the shrinkage."""
         return {"shrinkage": 2.0}
 
+    @fitting
     def fit(self, pool: Histories) -> Self:
         """Average the differences over all interactions of the pool."""
         self.pool_mean_ = UserSums.of(self.embedder, pool).mean_over_pairs()

@@ -1,4 +1,4 @@
-"""`pooled-ranker`: one taste for everybody, learnt from the pool; what personalisation has to beat."""
+"""`pooled-ranker`: one taste for everybody, learned from the pool; what personalisation has to beat."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from personalllm.core.types import F32, Histories, Queries
-from personalllm.methods.base import Method, Need
+from personalllm.methods.base import Method, Need, fitting
 from personalllm.methods.parts.vectors import UserSums, score_candidates
 
 __all__ = ["PooledRanker"]
@@ -23,6 +23,7 @@ class PooledRanker(Method):
     title: ClassVar[str] = "Pooled ranker"
     needs: ClassVar[frozenset[Need]] = frozenset({"embedder"})
 
+    @fitting
     def fit(self, pool: Histories) -> Self:
         """Average the differences over all interactions of the pool."""
         self.pool_mean_ = UserSums.of(self.embedder, pool).mean_over_pairs()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from personalllm.core.types import F32, Conversation, Histories, Queries
-from personalllm.methods.base import Need
+from personalllm.methods.base import Need, fitting
 from personalllm.methods.parts.across import AcrossUsers
 from personalllm.methods.parts.retrieval import concatenated_ranges, nearest, owners, rank_by_best_match, unit_rows
 from personalllm.methods.parts.vectors import PairVectors, first_pairs
@@ -59,6 +59,7 @@ class LookupICL(AcrossUsers):
         """Fewer similar users and similar prompts than the contract suite's pool has."""
         return {"n_shots": 2, "n_similar": 2, "n_prompts": 3}
 
+    @fitting
     def fit(self, pool: Histories) -> Self:
         """Embed the prompts and the interactions of the pool."""
         super().fit(pool)

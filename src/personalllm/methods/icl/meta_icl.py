@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from personalllm.core.types import Conversation, Histories, Queries
-from personalllm.methods.base import Need
+from personalllm.methods.base import Need, fitting
 from personalllm.methods.parts.across import AcrossUsers
 from personalllm.methods.parts.retrieval import nearest, unit_rows
 from personalllm.methods.parts.vectors import UserSums, first_pairs
@@ -44,6 +44,7 @@ class MetaICL(AcrossUsers):
     paper: ClassVar[str] = "Zollo et al., PersonalLLM, arXiv 2409.20296, section 4 (learning across users)"
     needs: ClassVar[frozenset[Need]] = frozenset({"embedder", "llm"})
 
+    @fitting
     def fit(self, pool: Histories) -> Self:
         """Compute the vectors of the pool's users and embed its prompts."""
         super().fit(pool)

@@ -1,4 +1,4 @@
-"""`hierarchical-bt`: a Gaussian prior of users' weights, learnt from the pool, and an exact Laplace step per user."""
+"""`hierarchical-bt`: a Gaussian prior of users' weights, learned from the pool, and an exact Laplace step per user."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.types import F32, F64, I64, Corpus, Histories, Queries
-from personalllm.methods.base import Method, Need
+from personalllm.methods.base import Method, Need, fitting
 from personalllm.methods.parts.factors import Factors, fit_factors, held_out, held_out_loss, population
 from personalllm.methods.parts.features import FeatureMap, Pairs, text_blocks, used_responses
 from personalllm.methods.parts.linear_method import check_above_zero, moderated_scores
@@ -78,6 +78,7 @@ class MatrixFactorisation(Method):
         """Few factors of few features."""
         return {"n_factors": 4, "n_features": 16}
 
+    @fitting
     def fit(self, pool: Histories) -> Self:
         """Factor the pool's comparisons, then fit the population of user factors."""
         self.features_ = FeatureMap.fit(self.embedder, pool, self.n_features)

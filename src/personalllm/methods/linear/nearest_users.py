@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.types import F32, F64, Histories, Queries
-from personalllm.methods.base import Method, Need
+from personalllm.methods.base import Method, Need, fitting
 from personalllm.methods.parts.features import FeatureMap, Pairs
 from personalllm.methods.parts.logistic import newton_map, newton_pooled
 from personalllm.methods.parts.particles import log_likelihoods, posterior, vote
@@ -71,6 +71,7 @@ class NearestUsers(Method):
         if self.n_neighbours is not None:
             self.check_positive("n_neighbours")
 
+    @fitting
     def fit(self, pool: Histories) -> Self:
         """Fit the pool users' tastes and the temperature."""
         self.features_ = FeatureMap.fit(self.embedder, pool, self.n_features)

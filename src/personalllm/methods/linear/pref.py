@@ -105,6 +105,7 @@ class PReF(LinearMethod):
             rows = np.arange(start, min(start + step, len(place)))
             user = queries.user[rows]
             gain = self._information(z[place[rows]][:, first] - z[place[rows]][:, second], user)
+            gain[second >= queries.corpus.counts[queries.prompt[rows]][:, None]] = -np.inf
             top = gain.argmax(axis=1)
             value = gain[np.arange(len(rows)), top]
             order = np.lexsort((-rows, value, user))

@@ -9,7 +9,7 @@ import numpy as np
 
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, F64, Histories, Queries
-from personalllm.methods.base import Method, Need
+from personalllm.methods.base import Method, Need, fitting
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.particles import log_likelihoods, posterior, vote
 
@@ -29,12 +29,12 @@ class RMMixture(Method):
     The utility is $u = \beta\, w \cdot s(x)$ with s the standardised scores, $|w|$ on the simplex and $\beta$ how sure
     the user's choices are. The prior over $(w, \beta)$ is discrete: each reward model alone and draws from Dirichlet
     distributions of several concentrations, with several $\beta$; the same with random signs, for users who dislike
-    what a reward model likes; and one taste that is indifferent. Their shares are learnt from the pool by maximum
+    what a reward model likes; and one taste that is indifferent. Their shares are learned from the pool by maximum
     likelihood (EM for a mixture with known components, which is convex). A user's posterior is exact, and a pair is
     predicted by the posterior mean of the probability.
 
     It knows the scores that simulated users are made of. What it reaches is what is left to gain once the response's
-    features are perfect, not what can be learnt from texts; so a protocol must allow it (`reward_signals`).
+    features are perfect, not what can be learned from texts; so a protocol must allow it (`reward_signals`).
 
     Args:
         n_mixtures: Draws of weights, >= 1; a taste is one of them, with its signs or without, and one of four $\beta$.
@@ -60,6 +60,7 @@ class RMMixture(Method):
     def __post_init__(self) -> None:
         self.check_positive("n_mixtures")
 
+    @fitting
     def fit(self, pool: Histories) -> Self:
         """Learn how common each mixture is."""
         self.tastes_ = self._tastes(len(self.signals.reward_models))

@@ -19,7 +19,7 @@ __all__ = ["UserBT"]
 class UserBT(LinearMethod):
     r"""Fits each user alone: $\arg\max_w \sum_i \log\sigma(w \cdot d_i) - \rho |w|^2 / 2$ over the user's comparisons.
 
-    Nothing is learnt from other users but the features and, unless it is given, the ridge. A user without comparisons
+    Nothing is learned from other users but the features and, unless it is given, the ridge. A user without comparisons
     gets equal scores.
 
     Args:

@@ -8,6 +8,7 @@ from typing import Any, Self, get_args
 import numpy as np
 
 from personalllm.core.types import F32, I32, Conversation, Histories, Queries
+from personalllm.methods.base import fitting
 from personalllm.methods.parts.prompting import InContext
 from personalllm.methods.parts.retrieval import Search, nearest_interactions
 from personalllm.methods.parts.vectors import UserEmbedding, embed_prompts
@@ -44,6 +45,7 @@ class AcrossUsers(InContext):
         """Fewer similar users than the contract suite's pool has."""
         return {"n_shots": 2, "n_similar": 2}
 
+    @fitting
     def fit(self, pool: Histories) -> Self:
         """Keep the pool and embed its prompts."""
         self.pool_, self.offsets_ = pool, pool.offsets

@@ -46,7 +46,8 @@ class Inputs:
         n = features.n_features
         means = table[:, 0, n:].astype(np.float64)
         offset = means.mean(axis=0)
-        within = float(np.square(table[:, :, :n], dtype=np.float64).mean())
+        n_entries = n * int(pool.corpus.counts[np.unique(pool.prompt)].sum())
+        within = float(np.square(table[:, :, :n], dtype=np.float64).sum()) / n_entries
         between = float(np.square(means - offset).mean())
         least = _SMALL * max(within, between)
         scales = tuple(float(1 / np.sqrt(value)) if value > least else 0.0 for value in (within, between))
@@ -65,9 +66,12 @@ class Inputs:
         """
         queries = Queries(corpus, 1, np.zeros(len(prompts), dtype=np.int32), prompts)
         table, place = self.features.candidates(embedder, queries)
-        mean = table.mean(axis=1, keepdims=True) if table.size else table[:, :1]
+        counts = corpus.counts[np.unique(prompts)].astype(np.float32)[:, None, None]
+        mean = table.sum(axis=1, keepdims=True) / np.maximum(1, counts)  # what is not there is zero in the table
         halves = (table - mean) * self.scales[0], np.broadcast_to((mean - self.offset) * self.scales[1], table.shape)
-        return np.concatenate(halves, axis=2, dtype=np.float32), place
+        inputs = np.concatenate(halves, axis=2, dtype=np.float32)
+        inputs[np.arange(table.shape[1]) >= counts[:, :, 0]] = 0.0
+        return inputs, place
 
 
 @dataclass(frozen=True, eq=False)

@@ -204,11 +204,14 @@ class FeatureMap:
         """Return the features of all responses of the prompts that are asked.
 
         Returns:
-            float32 (n_distinct_prompts, n_responses, n_features), prompts ascending, and int64 (n_queries,): the place
+            float32 (n_distinct_prompts, n_responses, n_features), prompts ascending, zero beyond the responses of a
+            prompt, and int64 (n_queries,): the place
             of each query's prompt among them.
         """
-        width = queries.corpus.n_responses
+        corpus, width = queries.corpus, queries.corpus.n_responses
         asked, place = np.unique(queries.prompt, return_inverse=True)
-        keys = (asked.astype(np.int64)[:, None] * width + np.arange(width)).ravel()
-        features = self.of_keys(embedder, queries.corpus, keys)
-        return features.reshape(len(asked), width, self.n_features), place.ravel().astype(np.int64)
+        there = np.arange(width) < corpus.counts[asked][:, None]
+        features = np.zeros((len(asked), width, self.n_features), dtype=np.float32)
+        keys = asked.astype(np.int64)[:, None] * width + np.arange(width)
+        features[there] = self.of_keys(embedder, corpus, keys[there])
+        return features, place.ravel().astype(np.int64)

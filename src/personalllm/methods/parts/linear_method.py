@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from personalllm.core.errors import ParameterError
 from personalllm.core.types import F32, F64, I64, Histories, Queries
-from personalllm.methods.base import Method, Need
+from personalllm.methods.base import Method, Need, fitting
 from personalllm.methods.parts.features import FeatureMap, Pairs
 
 __all__ = ["LinearMethod", "check_above_zero", "moderated_margins", "moderated_scores", "score_queries"]
@@ -127,6 +127,7 @@ class LinearMethod(Method):
         """Return the weights of the target users, float32 (n_users, n_features), from their comparisons."""
         raise NotImplementedError
 
+    @fitting
     def fit(self, pool: Histories) -> Self:
         """Fit the features on the texts of the pool, then learn from its comparisons."""
         self.features_ = self.make_features(pool)

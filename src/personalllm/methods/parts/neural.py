@@ -15,7 +15,7 @@ import numpy.typing as npt
 from personalllm.core.errors import MissingExtra
 from personalllm.core.seeding import derive_seed
 from personalllm.core.types import F32, I32, I64, Histories, Queries
-from personalllm.methods.base import Method, Need
+from personalllm.methods.base import Method, Need, fitting
 from personalllm.methods.parts.episodes import Comparisons, Inputs
 from personalllm.methods.parts.training import JUDGED, Split, Task, Tensor, trained
 
@@ -186,6 +186,7 @@ class NeuralMethod(Method):
         """Complete the weights after training; by default nothing is left to do."""
         return weights
 
+    @fitting
     def fit(self, pool: Histories) -> Self:
         """Train the network on the comparisons of the pool."""
         with session(self.seed, self.id, "fit") as torch:

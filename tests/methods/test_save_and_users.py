@@ -1,0 +1,314 @@
+"""Saving, loading, named users, and fitting from the front door."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import OrderedDict
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import personalllm as pl
+from personalllm.core.errors import ParameterError, UserError
+from personalllm.core.types import Corpus, Histories, Queries
+from personalllm.methods import EmbeddingRanker, HierarchicalBT, Longest, PReF, load_method
+from personalllm.methods.state import read_note, read_state, write_state
+from personalllm.testing import EchoChatModel, HashEmbedder
+
+EMBEDDER = HashEmbedder(16)
+
+
+@pytest.fixture
+def pool(make_histories):
+    return make_histories([6, 5, 7, 4], "pool")
+
+
+@pytest.fixture
+def fitted(pool):
+    return HierarchicalBT(n_features=6, steps=3).fit(pool, embedder=EMBEDDER)
+
+
+@dataclass(frozen=True)
+class Inner:
+    vectors: np.ndarray
+    label: str = "x"
+
+
+@dataclass
+class Odd(pl.Method):
+    """Learns one of everything that can be written."""
+
+    id = "odd"
+    learned: object = None
+
+    def fit(self, pool):
+        self.value_ = self.learned
+        return self
+
+    def utilities(self, queries):
+        return np.zeros((len(queries), queries.corpus.n_responses), np.float32)
+
+
+EVERYTHING = {
+    "none": None,
+    "numbers": [1, -2.5, True, float("inf"), float("-inf")],
+    "tuple": (np.float32(0.1), np.int64(3), ("a", "ü\ud83d")),
+    "dict": {"a.b": {"c": np.arange(6).reshape(2, 3).T}},
+    "empty": [np.zeros((0, 3), np.float32), [], {}, ()],
+    "bools": np.array([True, False]),
+    "scalar array": np.array(2.0),
+    "big-endian": np.arange(3, dtype=">i4"),
+    "inner": Inner(np.eye(2, dtype=np.float16)),
+    "names": np.array([2**64 - 1], dtype=np.uint64),
+}
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, Inner):
+        return a.label == b.label and same(a.vectors, b.vectors)
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype.newbyteorder("=") and a.shape == b.shape and np.array_equal(a, b)
+    return type(a) is type(b) and a == b
+
+
+def test_everything_that_can_be_learned_comes_back_as_it_was(tmp_path):
+    write_state(tmp_path / "saved", {}, {"it": EVERYTHING}, __name__)
+    assert same(read_state(tmp_path / "saved", read_note(tmp_path / "saved"), __name__)["it"], EVERYTHING)
+
+
+@pytest.mark.parametrize("value", [lambda: 0, {1: 2}, object(), {"deep": [b"bytes"]}, SimpleNamespace(), {3}], ids=str)
+def test_what_cannot_be_saved_is_named(value, pool, tmp_path):
+    with pytest.raises(
+        UserError, match=r"attribute 'value_(\.deep\.0)?' cannot be saved: it is of type .* Learn arrays"
+    ):
+        Odd().restore({"value_": value}).save(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataclass_of_a_strange_module_is_neither_written_nor_built(tmp_path):
+    with pytest.raises(UserError, match="cannot be saved"):
+        write_state(tmp_path / "a", {}, {"x": EVERYTHING["inner"]}, "another.module")
+    write_state(tmp_path / "b", {}, {"x": EVERYTHING["inner"]}, __name__)
+    with pytest.raises(UserError, match="not of its module or this package"):
+        read_state(tmp_path / "b", read_note(tmp_path / "b"), "another.module")
+
+
+def test_a_loaded_method_is_fitted_and_knows_no_user(fitted, tmp_path, make_histories, make_queries):
+    targets, queries = make_histories([3, 2], "targets"), make_queries([0, 1, 1], [25, 26, 27], 2)
+    before = fitted.adapt(targets).utilities(queries)
+    fitted.user("ann").update("p", chosen="a", rejected="b")
+    assert fitted.save(tmp_path / "taste") is fitted
+    loaded = pl.load_method(tmp_path / "taste", embedder=EMBEDDER)
+    assert loaded == fitted
+    assert not any(name.startswith("user_") for name in vars(loaded))
+    assert loaded.user("ann").preferences == ()
+    assert np.array_equal(loaded.adapt(targets).utilities(queries), before)
+    assert sorted(path.name for path in (tmp_path / "taste").iterdir()) == ["arrays.safetensors", "method.json"]
+
+
+def test_saving_again_replaces_a_saved_method_and_nothing_else(fitted, pool, tmp_path):
+    fitted.save(tmp_path / "taste").save(tmp_path / "taste")
+    Longest().fit(pool).save(tmp_path / "taste")
+    assert load_method(tmp_path / "taste") == Longest()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("do not lose me")
+    with pytest.raises(UserError, match="exists and holds no saved method"):
+        fitted.save(tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "taste"]
+
+
+def test_a_failed_write_leaves_the_old_method(fitted, tmp_path, monkeypatch):
+    fitted.save(tmp_path / "taste")
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("personalllm.methods.state.write_json", full)
+    with pytest.raises(OSError, match="disk full"):
+        fitted.save(tmp_path / "taste")
+    monkeypatch.undo()
+    assert load_method(tmp_path / "taste", embedder=EMBEDDER) == fitted
+    assert [path.name for path in tmp_path.iterdir()] == ["taste"]
+
+
+def test_damage_is_named(fitted, tmp_path):
+    folder = tmp_path / "taste"
+
+    def damaged(name, change):
+        fitted.save(folder)
+        data = (folder / name).read_bytes()
+        (folder / name).write_bytes(change(data))
+        with pytest.raises(UserError) as caught:
+            load_method(folder, embedder=EMBEDDER)
+        return str(caught.value)
+
+    with pytest.raises(UserError, match=r"no saved method in .*: method\.json is missing"):
+        load_method(folder)
+    assert "arrays.safetensors is damaged" in damaged("arrays.safetensors", lambda data: data[:-1] + b"\x01")
+    assert "method.json is damaged" in damaged("method.json", lambda data: data[:40])
+    assert "was edited" in damaged("method.json", lambda data: data.replace(b'"steps": 3', b'"steps": 4'))
+    assert "has format 2; this version" in damaged("method.json", lambda d: d.replace(b'"format": 1', b'"format": 2'))
+    fitted.save(folder)
+    (folder / "arrays.safetensors").unlink()
+    with pytest.raises(UserError, match=r"arrays\.safetensors is missing"):
+        load_method(folder, embedder=EMBEDDER)
+
+
+def test_another_embedder_is_refused(fitted, tmp_path):
+    fitted.save(tmp_path / "taste")
+    with pytest.raises(UserError, match=r"fitted with the embedder 'hash-stand-in' \(hash-stand-in-16\), not with"):
+        load_method(tmp_path / "taste", embedder=HashEmbedder(17))
+    with pytest.raises(UserError, match=r"'hash-stand-in', which is not found by that name.*embedder="):
+        load_method(tmp_path / "taste")
+
+
+def test_a_class_that_cannot_be_imported_is_passed(pool, tmp_path):
+    @dataclass
+    class Local(Odd):
+        id = "local"
+
+    Local(learned=[1.5]).fit(pool).save(tmp_path / "own")
+    with pytest.raises(UserError, match=r"cannot be found.*cls=MyMethod"):
+        load_method(tmp_path / "own")
+    assert load_method(tmp_path / "own", cls=Local).value_ == [1.5]
+
+
+def test_an_unfitted_method_is_not_saved(tmp_path):
+    with pytest.raises(UserError, match=r"'hierarchical-bt' is not fitted.*fit\(\)"):
+        HierarchicalBT().save(tmp_path / "taste")
+
+
+def test_fit_takes_preferences_names_and_objects(pool):
+    prefs = SimpleNamespace(histories=pool, users=("a", "b", "c", "d"))
+    assert EmbeddingRanker().fit(prefs, embedder=EMBEDDER).embedder is EMBEDDER
+    assert EmbeddingRanker().fit(pool, embedder=EMBEDDER, seed=5).seed == 5
+    method = EmbeddingRanker().bind(embedder=EMBEDDER, seed=7)
+    assert method.fit(pool, llm=EchoChatModel()).embedder is EMBEDDER
+    assert method.seed == 7
+    with pytest.raises(UserError, match="no embedder named 'minilm'"):
+        EmbeddingRanker().fit(pool, embedder="minilm")
+    with pytest.raises(UserError, match=r"has no embedder\. Pass embedder='minilm-l6-int8' to fit"):
+        EmbeddingRanker().fit(pool)
+    with pytest.raises(UserError, match=r"cannot learn from a list.*Preferences\.from_rows"):
+        EmbeddingRanker().fit([{"user": "ann"}], embedder=EMBEDDER)
+    assert Odd().fit(prefs, embedder=EMBEDDER).embedder is EMBEDDER
+
+
+def test_named_users_are_updated_in_any_order_and_forget_nothing(fitted, make_histories, make_queries):
+    targets = make_histories([4, 3], "targets")
+    corpus = targets.corpus
+    queries = make_queries([0, 1], [25, 25], 2)
+    batch = fitted.adapt(targets).utilities(queries)
+    rows = sorted(range(len(targets)), key=lambda i: i - targets.offsets[targets.user[i]])
+    for i in rows:
+        shown = corpus.responses[targets.prompt[i]]
+        texts = {"chosen": shown[targets.chosen[i]], "rejected": shown[targets.rejected[i]]}
+        user = fitted.user(("ann", "Zoë \U0001f680")[targets.user[i]])
+        assert user.update(corpus.prompts[targets.prompt[i]], **texts) is user
+        user.rank("between", ["one", "two"])
+    for name, expected in zip(("ann", "Zoë \U0001f680"), batch, strict=True):
+        user = fitted.user(name)
+        assert user.utilities(corpus.prompts[25], corpus.responses[25]) == pytest.approx(expected, abs=1e-6)
+        for i, text in enumerate(corpus.responses[25]):
+            assert user.utilities("p", [text, "other"])[0] - user.utilities("p", ["other", text])[1] == pytest.approx(0)
+            assert i in user.rank(corpus.prompts[25], corpus.responses[25])
+    assert len(fitted.user("ann").preferences) == 4
+    assert fitted.adapt(targets).utilities(queries) == pytest.approx(batch, abs=1e-6)
+
+
+def test_preferences_are_copies_that_rebuild_the_user(fitted):
+    ann = fitted.user("ann").update("p", chosen="a b", rejected="c", shown=["c", "a b", "d"])
+    rows = ann.preferences
+    assert rows == ({"user": "ann", "prompt": "p", "chosen": "a b", "rejected": "c", "shown": ["c", "a b", "d"]},)
+    rows[0]["shown"].clear()
+    again = fitted.user("again")
+    for row in ann.preferences:
+        again.update(**{key: value for key, value in row.items() if key != "user"})
+    assert np.array_equal(again.utilities("p", ["a", "c"]), ann.utilities("p", ["a", "c"]))
+
+
+def test_rank_and_probability(pool):
+    ann = pl.methods.UserBT(n_features=6, ridge=0.1).fit(pool, embedder=EMBEDDER).user("ann")
+    for _ in range(8):
+        ann.update("p", chosen="sunny", rejected="rainy")
+    assert ann.rank("q", ["rainy", "sunny", "rainy"]) == [1, 0, 2]
+    first, second = ann.utilities("q", ["sunny", "rainy"])
+    assert ann.probability("q", "sunny", "rainy") == pytest.approx(1 / (1 + np.exp(second - first)))
+    assert ann.probability("q", "sunny", "rainy") > 0.5 > ann.probability("q", "rainy", "sunny")
+
+
+def test_next_query_is_that_of_the_method(pool):
+    method = PReF(n_features=6, n_basis=3, rounds=2).fit(pool, embedder=EMBEDDER)
+    ann = method.user("ann").update("p", chosen="a b", rejected="c d")
+    prompts = OrderedDict(pair=["x", "x"], three=["a b c", "w1 w2", "w3"], single=["only"], empty=[])
+    question = ann.next_query(prompts)
+    assert question.prompt == "three"
+    assert {question.a, question.b} <= set(prompts["three"])
+    assert ann.next_query(prompts.items()) == question
+    with pytest.raises(UserError, match="nothing to compare"):
+        ann.next_query({"p": ["only"]})
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda u: u.update("p", chosen="a", rejected="a"), "are equal"),
+        (lambda u: u.update("p", chosen=1, rejected="a"), "chosen must be a text, got 1"),
+        (lambda u: u.update("p", chosen="a", rejected="b", shown="ab"), "shown must be a list"),
+        (lambda u: u.update("p", chosen="a", rejected="b", shown=["a", None]), r"shown\[1\] must be a text"),
+        (lambda u: u.utilities("p", "ab"), "responses must be a list of texts"),
+        (lambda u: u.utilities(None, ["a"]), "prompt must be a text"),
+        (lambda u: u.next_query({"p": ["a", "b"]}), "'longest' does not choose what to ask"),
+        (lambda u: u.messages("p"), "'longest' does not ask a chat model"),
+        (lambda u: u.probability("p", "a", "b"), "ranks responses but gives no probabilities"),
+    ],
+)
+def test_questions_that_have_no_answer(ask, message, pool):
+    with pytest.raises(UserError, match=message):
+        ask(Longest().fit(pool).user("ann"))
+
+
+def test_a_user_of_a_chat_method_gets_messages(pool):
+    user = pl.methods.SelfICL(n_shots=1).fit(pool, llm=EchoChatModel()).user("ann")
+    user.update("first?", chosen="liked", rejected="disliked")
+    assert "liked" in user.messages("And now?").messages[0].content
+    with pytest.raises(UserError, match="does not score responses"):
+        user.rank("p", ["a", "b"])
+
+
+def test_users_have_texts_as_names_and_methods_that_read_texts(fitted):
+    with pytest.raises(ParameterError, match="name must be a text, got 3"):
+        fitted.user(3)
+    with pytest.raises(UserError, match="reads the scores of reward models"):
+        pl.methods.RMMixture().user("ann")
+
+
+RAGGED = Corpus(["p", "q", "r"], [["a", "b b"], ["c", "d d", "e"], []])
+
+
+def test_ragged_prompts_are_padded_with_minus_infinity():
+    queries = Queries(RAGGED, 1, [0, 0, 0, 0], [0, 1, 2, 0])
+    inf = -np.inf
+    assert RAGGED.counts.tolist() == [2, 3, 0]
+    assert Longest().utilities(queries).tolist() == [[1, 3, inf], [1, 3, 1], [inf] * 3, [1, 3, inf]]
+    with pytest.raises(ParameterError, match=r"rejected\[1\] must be in \[0, 2\), a response of prompt 0, got 2"):
+        Histories(RAGGED, 1, [0, 0], [1, 0], [0, 0], [2, 2])
+
+
+def test_a_built_in_class_is_imported_when_it_is_asked_for():
+    code = "import sys, personalllm as pl; pl.methods.LoRe; heavy = {'torch', 'scipy.optimize'} & set(sys.modules)"
+    lazy = (
+        "import sys, personalllm.methods as m; print([n for n in sys.modules if 'methods.linear' in n or n == 'scipy'])"
+    )
+    assert subprocess.run([sys.executable, "-c", lazy], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr == ""
+    with pytest.raises(AttributeError, match="no attribute 'LoReX'"):
+        _ = pl.methods.LoReX
+    assert {"LoRe", "GPO", "load_method"} <= set(dir(pl.methods))
