@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from personalllm.analysis import Votes, diversity
 from personalllm.analysis.diversity import as_plotted
-from personalllm.analysis.intervals import bootstrap_means, intervals
 from personalllm.core.errors import ParameterError
 from personalllm.core.plotting import SERIES, WIDTH
+from personalllm.core.stats import bootstrap_means, intervals
 from personalllm.data import ScoreTable, Standardiser, make_twin
 from personalllm.papers.personalllm_2025 import section3 as printed
 from personalllm.papers.personalllm_2025.section3 import PaperComparison, paper_comparison
@@ -100,7 +100,7 @@ def test_intervals_come_from_resampled_rows_in_step():
 
 
 def test_blocks_do_not_change_how_many_draws_there_are(monkeypatch):
-    monkeypatch.setattr("personalllm.analysis.intervals._BLOCK", 70)
+    monkeypatch.setattr("personalllm.core.stats._BLOCK", 70)
     draws = bootstrap_means(np.arange(10.0)[:, None], draws=101)
     assert draws.shape == (101, 1)
     assert 2 < draws.std() * np.sqrt(10) < 4

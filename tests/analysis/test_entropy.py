@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personalllm.analysis import Votes, common_first_words, entropy_by_words
-from personalllm.analysis.entropy import FIRST_WORDS, KEYWORDS, PAPER_GROUPS, contains, first_word
+from personalllm.analysis.entropy import FIRST_WORDS, KEYWORDS, contains, first_word
 from personalllm.core.errors import AxisMismatch, ParameterError
+from personalllm.papers.personalllm_2025.section3 import PAPER_GROUPS, paper_comparison
 
 PROMPTS = ("Write a poem.", "POEM about poems?", "What's that?", "Whatever.", "In my  opinion, what is <b>art</b>?")
 VOTES = Votes(
@@ -28,6 +29,7 @@ LN2 = math.log(2)
 def test_the_words_are_those_of_the_paper():
     assert KEYWORDS == ("imagine", "opinion", "poem", "taste")
     assert FIRST_WORDS == ("who", "what", "when", "where")
+    assert set(PAPER_GROUPS) == {("contains", w) for w in KEYWORDS} | {("starts with", w) for w in FIRST_WORDS}
     assert PAPER_GROUPS["starts with", "what"] == (1.1867537481803405, 2345)
 
 
@@ -104,12 +106,20 @@ def test_the_order_of_the_prompts_does_not_change_the_means(order):
     np.testing.assert_allclose([g.mean for g in one], [g.mean for g in other], atol=1e-12)
 
 
-def test_tables_hold_the_paper_s_figures_for_its_words():
+def test_the_paper_s_words_stand_beside_the_paper_s_figures():
+    words = entropy_by_words(VOTES, draws=100)
+    rows = {(row.quantity, row.level): row for row in paper_comparison({0.05: VOTES}, words, draws=100).compared}
+    count, mean = rows["prompts by word", "contains poem"], rows["entropy by word", "contains poem"]
+    assert (count.paper, count.here) == (158, 2)
+    assert mean.paper == PAPER_GROUPS["contains", "poem"][0]
+    assert mean.here == {group.word: group.mean for group in words.groups}["poem"]
+    assert ("prompts by word", "contains imagine") not in rows
+
+
+def test_tables_and_figure_show_the_words_that_occur():
     found = entropy_by_words(VOTES, draws=100)
-    groups = found.tables()["entropy-groups"].to_pylist()
-    by_word = {row["word"]: row for row in groups}
-    assert by_word["poem"]["paper_n_prompts"] == 158
-    assert by_word[""]["paper_mean"] is None
+    groups = {row["word"]: row["n_prompts"] for row in found.tables()["entropy-groups"].to_pylist()}
+    assert (groups["poem"], groups["imagine"], groups[""]) == (2, 0, 5)
     assert found.tables()["entropy-prompts"].num_rows == 10
     assert set(found.tables()["entropy-prompts"]["end"].to_pylist()) == {"most", "least"}
     ticks = [text.get_text() for text in found.plot().axes[0].get_yticklabels()]
@@ -141,5 +151,5 @@ def test_votes_without_texts_are_refused():
 
 def test_common_first_words():
     prompts = ["How?", "how so", "Why", "why", "Zoo", "...", "Ant"]
-    assert common_first_words(prompts, at_least=2) == ("how", "why")
-    assert common_first_words(prompts, at_least=1, most=3) == ("how", "why", "ant")
+    assert common_first_words(prompts, min_prompts=2) == ("how", "why")
+    assert common_first_words(prompts, min_prompts=1, max_words=3) == ("how", "why", "ant")

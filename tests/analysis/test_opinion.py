@@ -196,7 +196,7 @@ def test_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["not json"], r"line 1: not JSON \("),
+        (["not json"], r"line 1: .*not JSON \("),
         ([json.dumps(ASKED), json.dumps(ASKED)], "line 2: the question 'Q' is there twice"),
         ([json.dumps(ASKED | {"choices": {"x": "maybe"}})], "line 1: not a question"),
         ([json.dumps(ASKED | {"values": [0, 0]})], "line 1: .* distinct"),

@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
 from personalllm.analysis import persona as room
-from personalllm.analysis._persona_store import prompt_key
+from personalllm.analysis.persona.store import prompt_key
 from personalllm.cli.personas import app
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError, RunError, UnknownName, UserError
 from personalllm.core.types import ChatReply
@@ -128,7 +128,7 @@ import sys, time
 sys.path.insert(0, {here!r})
 import test_persona as t
 from personalllm.analysis import persona as room
-from personalllm.analysis._persona_store import prompt_key
+from personalllm.analysis.persona.store import prompt_key
 class Slow(t.HashScorer):
     def score(self, persona, prompts, responses):
         time.sleep(0.05)

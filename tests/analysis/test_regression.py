@@ -12,11 +12,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from personalllm.analysis import _regression_fit
-from personalllm.analysis._solver import FITTED, NOT_CONVERGED, SEPARABLE, fit_logistic
 from personalllm.analysis.features import Features
 from personalllm.analysis.regression import regressions, user_regressions
+from personalllm.analysis.regression import users as regression_users
+from personalllm.analysis.regression.solver import FITTED, NOT_CONVERGED, SEPARABLE, fit_logistic
 from personalllm.core.errors import AxisMismatch, ParameterError
+from personalllm.core.plotting import WIDTH
 from personalllm.data import ScoreTable
 from personalllm.users import Population
 
@@ -58,7 +59,7 @@ def halves(n_prompts, split, seed=42, held_out=0.1):
 @pytest.mark.parametrize(("contrast", "place"), [("best-worst", -1), ("best-fourth", 3)])
 @pytest.mark.parametrize("split", ["rows", "prompts"])
 def test_equals_a_pipeline_of_scikit_learn_for_every_user(contrast, place, split, monkeypatch):
-    monkeypatch.setattr(_regression_fit, "_VALUES_PER_BLOCK", 5_000)
+    monkeypatch.setattr(regression_users, "_VALUES_PER_BLOCK", 5_000)
     table, features = scene()
     users = Population.dirichlet(20, 0.5, RMS, seed=1)
     found = user_regressions(users, table, features, contrast, split=split)
@@ -79,7 +80,7 @@ def test_blocks_change_nothing(monkeypatch):
     table, features = scene()
     users = Population.dirichlet(7, 0.5, RMS, seed=1)
     whole = user_regressions(users, table, features)
-    monkeypatch.setattr(_regression_fit, "_VALUES_PER_BLOCK", 1)
+    monkeypatch.setattr(regression_users, "_VALUES_PER_BLOCK", 1)
     parts = user_regressions(users, table, features)
     np.testing.assert_allclose(parts.coefficients, whole.coefficients, atol=1e-9)
     np.testing.assert_allclose(parts.prompt_error, whole.prompt_error, rtol=1e-6)
@@ -222,7 +223,7 @@ def test_influences_are_what_leaving_a_row_out_does():
     label = np.arange(200) % 2 == 0
     x[..., 0] += 0.7 * label
     beta = fit_logistic(x, label).coefficients
-    effect = _regression_fit._influence(x, label, beta, np.ones((3, 2), bool))
+    effect = regression_users._influence(x, label, beta, np.ones((3, 2), bool))
     kept = [np.delete(np.arange(200), row) for row in range(200)]
     truth = np.stack([(beta - fit_logistic(x[:, rest], label[rest]).coefficients).sum(axis=0) for rest in kept])
     assert np.corrcoef(effect[:, 0], truth[:, 0])[0, 1] > 0.999
@@ -343,7 +344,7 @@ def test_tables_notes_and_figure():
     assert {bar.get_hatch() for bar in bars} == {None, "////"}
     row = result.models[0][1].summary()[0]
     assert (bars[0].get_x(), bars[0].get_width()) == pytest.approx((row["q25"], row["q75"] - row["q25"]))
-    assert figure.get_size_inches()[0] * 100 == 800
+    assert figure.get_size_inches()[0] == WIDTH
 
 
 def test_states_have_codes():

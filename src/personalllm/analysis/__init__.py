@@ -1,4 +1,4 @@
-"""What a population wants, how far it is from people, and what its reward models are worth."""
+"""Analyses of populations and reward models: diversity, agreement, entropy, people, personas, opinions, audit."""
 
 from personalllm.analysis.agreement import Agreement, agreement, answer_overlap, user_agreement
 from personalllm.analysis.audit import RewardAudit, audit
@@ -13,8 +13,27 @@ from personalllm.analysis.persona import PersonaPopulation, persona_population, 
 from personalllm.analysis.regression import Regressions, regressions, user_regressions
 from personalllm.analysis.study import Study
 from personalllm.analysis.votes import Votes
+from personalllm.core.registry import Registry
+
+PAGE = {
+    "diversity": "personalllm.analysis.diversity:Diversity",
+    "paper": "personalllm.papers.personalllm_2025.section3:PaperComparison",
+    "agreement": "personalllm.analysis.agreement:Agreement",
+    "entropy": "personalllm.analysis.entropy:EntropyByWords",
+    "people": "personalllm.analysis.people:People",
+    "personas": "personalllm.analysis.persona:PersonaPopulation",
+    "regressions": "personalllm.analysis.regression:Regressions",
+    "opinion": "personalllm.analysis.opinion:Representativeness",
+    "audit": "personalllm.analysis.audit:RewardAudit",
+}
+"""The built-in analyses, in the order of the page of `personalllm analyze`; a new one needs its file and one line."""
+
+ANALYSES = Registry("analysis", PAGE)
+"""All analyses; others are added through entry points of the group `personalllm.analysis`."""
 
 __all__ = [
+    "ANALYSES",
+    "PAGE",
     "Agreement",
     "Analysis",
     "Diversity",

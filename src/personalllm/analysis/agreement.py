@@ -7,21 +7,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from personalllm.analysis.base import Analysis
-from personalllm.analysis.diversity import distinct_names, measured_table
-from personalllm.analysis.intervals import DRAWS, Measured, intervals
-from personalllm.analysis.votes import Votes
+from personalllm.analysis.base import Analysis, Measured, measured_table
+from personalllm.analysis.votes import Votes, check_names
 from personalllm.core.errors import ParameterError
+from personalllm.core.plotting import INK, figure, label_rows, short, whisker
+from personalllm.core.stats import DRAWS, intervals
 from personalllm.core.types import F32, F64, U8
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from personalllm.analysis.study import Study
+
 __all__ = ["Agreement", "AnswerOverlap", "agreement", "answer_overlap", "user_agreement"]
 
 _QUANTILES = {"min": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "max": 1.0}
+# A matrix of 5,000 users takes 100 MB, and a block of 4,096 of their prompts 80 MB.
 _PROMPTS_PER_BLOCK = 4_096
-_MOST_USERS = 5_000
+_MAX_USERS = 5_000
 
 
 class AnswerOverlap(NamedTuple):
@@ -59,6 +62,12 @@ class Agreement(Analysis):
     id: ClassVar[str] = "agreement"
     title: ClassVar[str] = "Agreement between users"
 
+    @classmethod
+    def of_study(cls, study: Study) -> tuple[Agreement]:
+        """Measure the users of each concentration and the given personas."""
+        panels = (*study.votes(cls.split), *study.persona_votes)
+        return (agreement(*panels, n_first=min(100, study.n_users // 2), seed=study.seed),)
+
     def of(self, quantity: str, population: str) -> dict[str, Measured]:
         """Return the figures of one quantity of one population by level."""
         return {m.level: m for m in self.measured if m.quantity == quantity and m.population == population}
@@ -69,16 +78,14 @@ class Agreement(Analysis):
 
     def plot(self) -> Figure:
         """Draw for each population the spread over pairs of users and the mean over prompts."""
-        from personalllm.analysis._agreement_figure import agreement_figure
-
-        return agreement_figure(self)
+        return _figure(self)
 
     def notes(self) -> tuple[str, ...]:
         """Return what to keep in mind."""
         lines = [
             (
                 "The mean agreement has a 95 % interval from resampling the prompts; the spread over pairs of users "
-                "has none."
+                "has npanel."
             ),
             (
                 f"Answer overlap compares the first {self.n_first} users with the others; its maximum grows with the "
@@ -104,29 +111,29 @@ def agreement(*votes: Votes, n_first: int = 100, draws: int = DRAWS, seed: int =
         ParameterError: If no population is given, two share a name, or one has a single voter everywhere.
 
     >>> alike = Votes.from_choices("alike", [[0, 1], [0, 1], [0, 0]], 2)
-    >>> found = agreement(alike, n_first=1)
-    >>> round(found.of("pair agreement", "alike")["mean"].value, 3), found.of("users", "alike")["max"].value
+    >>> result = agreement(alike, n_first=1)
+    >>> round(result.of("pair agreement", "alike")["mean"].value, 3), result.of("users", "alike")["max"].value
     (0.667, 1.0)
     """
-    distinct_names(votes)
+    check_names(votes)
     if n_first < 1:
         raise ParameterError("n_first", ">= 1", n_first)
     measured: list[Measured] = []
     matrices: dict[str, F32] = {}
-    for one in votes:
-        values = one.pair_agreement()
+    for panel in votes:
+        values = panel.pair_agreement()
         values = values[np.isfinite(values)]
         if not values.size:
-            raise ParameterError(f"the voters of {one.name!r}", "two or more on some prompt", 1)
+            raise ParameterError(f"the voters of {panel.name!r}", "two or more on some prompt", 1)
         (mean,) = intervals(values[:, None], draws=draws, seed=seed)
-        measured.append(Measured(one.name, "pair agreement", "mean", *mean, values.size))
-        if one.choices is None or not 2 <= len(one.choices) <= _MOST_USERS:
+        measured.append(Measured(panel.name, "pair agreement", "mean", *mean, values.size))
+        if panel.choices is None or not 2 <= len(panel.choices) <= _MAX_USERS:
             continue
-        matrices[one.name] = matrix = user_agreement(one.choices, one.n_options)
+        matrices[panel.name] = matrix = user_agreement(panel.choices, panel.n_options)
         figures = [("users", level, value) for level, value in _spread(matrix).items()]
         if len(matrix) > n_first:
             figures += [("answer overlap", k, v) for k, v in answer_overlap(matrix, n_first)._asdict().items()]
-        measured += [Measured(one.name, q, level, v, np.nan, np.nan, one.n_prompts) for q, level, v in figures]
+        measured += [Measured(panel.name, q, level, v, np.nan, np.nan, panel.n_prompts) for q, level, v in figures]
     return Agreement(tuple(votes), tuple(measured), n_first, matrices)
 
 
@@ -180,5 +187,37 @@ def answer_overlap(matrix: F32, n_first: int = 100) -> AnswerOverlap:
 def _spread(matrix: F32) -> dict[str, float]:
     """Return quantiles and the mean over pairs of different users."""
     pairs = matrix[np.triu_indices(len(matrix), 1)].astype(np.float64)
-    found = dict(zip(_QUANTILES, np.quantile(pairs, list(_QUANTILES.values())).tolist(), strict=True))
-    return {**found, "mean": float(pairs.mean())}
+    levels = np.quantile(pairs, list(_QUANTILES.values())).tolist()
+    return {**dict(zip(_QUANTILES, levels, strict=True)), "mean": float(pairs.mean())}
+
+
+def _figure(result: Agreement) -> Figure:
+    """Draw a row for each population: 5, 25, 50, 75 and 95 % of the pairs of users, and the mean with its interval."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    names = [votes.name for votes in result.populations]
+    with figure(1.3 + 0.42 * len(names)) as drawn:
+        axis = drawn.subplots()
+        for row, name in enumerate(names):
+            pairs = {level: measured.value for level, measured in result.of("users", name).items()}
+            if pairs:
+                axis.plot([pairs["5 %"], pairs["95 %"]], [row, row], color=INK["accent"], linewidth=1.2, zorder=2)
+                axis.barh(
+                    row, pairs["75 %"] - pairs["25 %"], left=pairs["25 %"], height=0.46,
+                    color=INK["soft"], edgecolor=INK["accent"], linewidth=1.0, zorder=3,
+                )  # fmt: skip
+                median = pairs["median"]
+                axis.plot([median, median], [row - 0.23, row + 0.23], color=INK["accent"], linewidth=2.4, zorder=4)
+            mean = result.of("pair agreement", name)["mean"]
+            whisker(axis, row, mean.low, mean.high, upright=False)
+            axis.plot([mean.value], [row], "D", color=INK["ink"], markerfacecolor=INK["paper"], markersize=6, zorder=6)
+        label_rows(axis, [short(name) for name in names])
+        axis.set_xlim(-0.01, 1.01)
+        axis.set_xlabel("Share of prompts on which two users choose the same response")
+        handles = [
+            Line2D([], [], color=INK["ink"], marker="D", markerfacecolor=INK["paper"], label="mean, 95 % interval"),
+            Patch(facecolor=INK["soft"], edgecolor=INK["accent"], label="pairs of users: 5, 25, 50, 75, 95 %"),
+        ]
+        drawn.legend(handles=handles, loc="outside upper left", ncols=2, frameon=False, fontsize=9)
+    return drawn

@@ -1,4 +1,4 @@
-"""Audit of a reward ensemble: what its reward models share, and what a benchmark builder should mend.
+"""Audit a reward ensemble: what its reward models share, and what a benchmark builder should fix.
 
 All measures are taken within prompts: scores, ranks and lengths are compared among the responses to one prompt, because
 that is all that a user's choice depends on.
@@ -6,7 +6,7 @@ that is all that a user's choice depends on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,23 +15,27 @@ import numpy.typing as npt
 
 from personalllm.analysis.base import Analysis
 from personalllm.core.errors import DataError
+from personalllm.core.plotting import INK, bare, figure
 from personalllm.core.types import F64
 from personalllm.data import Benchmark
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from personalllm.analysis.study import Study
 
 __all__ = ["AuditWarning", "RewardAudit", "audit"]
 
-
+# Thresholds of the warnings. They are rules of thumb, set so that the paper's ten reward models raise a few of them.
 _AGAINST = -0.1
-_REDUNDANT = 0.54
+_REDUNDANT = 0.54  # agreement beyond chance: two reward models that share 60 % of their top responses out of eight
 _LONG = 0.5
 _SCALES = 20.0
 _TIED = 0.05
 _DECIDES = 0.5
 _OUTLIERS = 0.01
-_FAR = 5.0
+_FAR = 5.0  # standard deviations: a normal score lies beyond once in two million
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class AuditWarning:
     """Something that a benchmark builder should look at.
 
     Attributes:
-        check: Which check found it: `constant`, `sign`, `redundant`, `length`, `ties`, `outliers`, `decides` or
+        check: Which check raised it: `constant`, `sign`, `redundant`, `length`, `ties`, `outliers`, `decides` or
             `scale`.
         reward_models: The reward models concerned.
         message: What was measured.
@@ -81,6 +85,7 @@ class RewardAudit(Analysis):
 
     id: ClassVar[str] = "audit"
     title: ClassVar[str] = "Audit of the reward models"
+    split: ClassVar[str] = ""
 
     reward_models: tuple[str, ...]
     n_prompts: int
@@ -97,12 +102,18 @@ class RewardAudit(Analysis):
     effective_rank: float
     chance: float
 
+    @classmethod
+    def of_study(cls, study: Study) -> tuple[RewardAudit]:
+        """Audit the reward models of the benchmark, on all prompts unless the study names a split."""
+        return (audit(study.benchmark, split=study.split),)
+
     def warnings(self) -> tuple[AuditWarning, ...]:
         """Return what a benchmark builder should look at, the gravest first."""
-        return (*self._constants(), *self._signs(), *self._pairs(), *self._one_by_one(), *self._scales())
+        per_model = [w for i in range(len(self.reward_models)) for w in self._measures(i)]
+        return (*self._constants_and_signs(), *self._pairs(), *per_model, *self._scales())
 
-    def _constants(self) -> list[AuditWarning]:
-        return [
+    def _constants_and_signs(self) -> list[AuditWarning]:
+        constant = [
             AuditWarning(
                 "constant",
                 (name,),
@@ -112,9 +123,7 @@ class RewardAudit(Analysis):
             for name, sd in zip(self.reward_models, self.sd, strict=True)
             if not sd > 0
         ]
-
-    def _signs(self) -> list[AuditWarning]:
-        return [
+        opposed = [
             AuditWarning(
                 "sign",
                 (name,),
@@ -124,80 +133,71 @@ class RewardAudit(Analysis):
             for name, value in zip(self.reward_models, self.consensus, strict=True)
             if value < _AGAINST
         ]
+        return constant + opposed
 
     def _pairs(self) -> list[AuditWarning]:
         beyond_chance = (self.agreement - self.chance) / (1 - self.chance)
         varied = self.sd > 0
         rows, columns = np.nonzero(np.triu((beyond_chance > _REDUNDANT) & np.outer(varied, varied), 1))
+        names = self.reward_models
         return [
             AuditWarning(
                 "redundant",
-                (self.reward_models[i], self.reward_models[j]),
-                f"{self.reward_models[i]} and {self.reward_models[j]} have the same top response on "
-                f"{self.agreement[i, j]:.0%} of the prompts.",
+                (names[i], names[j]),
+                f"{names[i]} and {names[j]} have the same top response on {self.agreement[i, j]:.0%} of the prompts.",
                 "Users whose weights differ only between the two are hard to tell apart; drop one, or keep both "
                 "knowingly.",
             )
             for i, j in zip(rows.tolist(), columns.tolist(), strict=True)
         ]
 
-    def _one_by_one(self) -> list[AuditWarning]:
-        found = []
-        for i, name in enumerate(self.reward_models):
-            if abs(self.length[i]) > _LONG:
-                found.append(
-                    AuditWarning(
-                        "length",
-                        (name,),
-                        f"{name} follows the response's length: mean rank correlation {self.length[i]:+.2f}.",
-                        "Compare methods under one token limit, and report the utility of `longest` beside them.",
-                    )
-                )
-            if self.tied[i] > _TIED and self.sd[i] > 0:
-                found.append(
-                    AuditWarning(
-                        "ties",
-                        (name,),
-                        f"{name} gives its top score to two responses on {self.tied[i]:.0%} of the prompts.",
-                        "Check for rounded scores or repeated responses; the first response wins a tie.",
-                    )
-                )
-            if self.outliers[i] > _OUTLIERS:
-                found.append(
-                    AuditWarning(
-                        "outliers",
-                        (name,),
-                        f"{self.outliers[i]:.1%} of the scores of {name} lie more than {_FAR:.0f} sd from their mean.",
-                        "A few scores set its scale; look at the responses that they belong to.",
-                    )
-                )
-            if self.decides[i] > _DECIDES:
-                found.append(
-                    AuditWarning(
-                        "decides",
-                        (name,),
-                        f"{name} alone decides what the user of equal weights chooses on {self.decides[i]:.0%} of the "
-                        "prompts.",
-                        "Look at its scale and its outliers.",
-                    )
-                )
-        return found
+    def _measures(self, i: int) -> Iterator[AuditWarning]:
+        """Yield the warnings about single measures of reward model `i`."""
+        name = self.reward_models[i]
+        if abs(self.length[i]) > _LONG:
+            yield AuditWarning(
+                "length",
+                (name,),
+                f"{name} follows the response's length: mean rank correlation {self.length[i]:+.2f}.",
+                "Compare methods under one token limit, and report the utility of `longest` beside them.",
+            )
+        if self.tied[i] > _TIED and self.sd[i] > 0:
+            yield AuditWarning(
+                "ties",
+                (name,),
+                f"{name} gives its top score to two responses on {self.tied[i]:.0%} of the prompts.",
+                "Check for rounded scores or repeated responses; the first response wins a tie.",
+            )
+        if self.outliers[i] > _OUTLIERS:
+            yield AuditWarning(
+                "outliers",
+                (name,),
+                f"{self.outliers[i]:.1%} of the scores of {name} lie more than {_FAR:.0f} sd from their mean.",
+                "A few scores set its scale; look at the responses that they belong to.",
+            )
+        if self.decides[i] > _DECIDES:
+            yield AuditWarning(
+                "decides",
+                (name,),
+                f"{name} alone decides what the user of equal weights chooses on {self.decides[i]:.0%} of the prompts.",
+                "Look at its scale and its outliers.",
+            )
 
     def _scales(self) -> list[AuditWarning]:
-        known = np.where(self.sd > 0, self.sd, np.nan)
-        if np.isnan(known).all():
+        sd = np.where(self.sd > 0, self.sd, np.nan)
+        if np.isnan(sd).all():
             return []
-        low, high = int(np.nanargmin(known)), int(np.nanargmax(known))
-        if self.sd[high] <= _SCALES * self.sd[low]:
+        low, high = int(np.nanargmin(sd)), int(np.nanargmax(sd))
+        if sd[high] <= _SCALES * sd[low]:
             return []
         pair = (self.reward_models[low], self.reward_models[high])
         return [
             AuditWarning(
                 "scale",
                 pair,
-                f"The raw scores of {pair[1]} (sd {self.sd[high]:.3g}) spread {self.sd[high] / self.sd[low]:.0f} times "
-                f"as wide as those of {pair[0]} (sd {self.sd[low]:.3g}).",
-                "Use standardised scores; unstandardised ones would let one reward model speak for all.",
+                f"The raw scores of {pair[1]} (sd {sd[high]:.3g}) spread {sd[high] / sd[low]:.0f} times "
+                f"as wide as those of {pair[0]} (sd {sd[low]:.3g}).",
+                "Use standardised scores; with raw ones a single reward model would decide every choice.",
             )
         ]
 
@@ -207,20 +207,12 @@ class RewardAudit(Analysis):
 
         names = list(self.reward_models)
         left, right = np.triu_indices(len(names), 1)
-        columns: Mapping[str, F64] = {
-            name: getattr(self, name) for name in ("consensus", "length", "mean", "sd", "tied", "outliers", "decides")
-        }
-        found = self.warnings()
+        measures = ("consensus", "length", "mean", "sd", "tied", "outliers", "decides")
+        rows = [(w.check, ", ".join(w.reward_models), w.message, w.remedy) for w in self.warnings()]
+        text = pa.schema([(column, pa.string()) for column in ("check", "reward_models", "message", "remedy")])
         return {
-            "audit_warnings": pa.table(
-                {
-                    "check": pa.array([w.check for w in found], pa.string()),
-                    "reward_models": pa.array([", ".join(w.reward_models) for w in found], pa.string()),
-                    "message": pa.array([w.message for w in found], pa.string()),
-                    "remedy": pa.array([w.remedy for w in found], pa.string()),
-                }
-            ),
-            "audit_reward_models": pa.table({"reward_model": names, **columns}),
+            "audit_warnings": pa.Table.from_pylist([dict(zip(text.names, row, strict=True)) for row in rows], text),
+            "audit_reward_models": pa.table({"reward_model": names} | {name: getattr(self, name) for name in measures}),
             "audit_pairs": pa.table(
                 {
                     "first": [names[i] for i in left],
@@ -233,9 +225,7 @@ class RewardAudit(Analysis):
 
     def plot(self) -> Figure:
         """Draw the agreement matrix, and consensus and length correlation of each reward model."""
-        from personalllm.analysis._audit_figure import audit_figure
-
-        return audit_figure(self)
+        return _figure(self)
 
     def notes(self) -> tuple[str, ...]:
         """Return what to keep in mind."""
@@ -318,10 +308,10 @@ def _correlation_matrix(ranks: F64) -> F64:
     return means
 
 
-def _paired_correlation(one: F64, other: F64) -> F64:
+def _paired_correlation(left: F64, right: F64) -> F64:
     """Return the mean over prompts of the correlation of two sets of unit ranks, for each reward model (last axis)."""
-    informative = (one != 0).any(axis=1) & (other != 0).any(axis=1)
-    totals = ((one * other).sum(axis=1) * informative).sum(axis=0)
+    informative = (left != 0).any(axis=1) & (right != 0).any(axis=1)
+    totals = ((left * right).sum(axis=1) * informative).sum(axis=0)
     counts = informative.sum(axis=0)
     means: F64 = np.divide(totals, counts, out=np.full(len(totals), np.nan), where=counts > 0)
     return means
@@ -340,9 +330,49 @@ def _effective_rank(standardised: F64) -> float:
     covariance = centred.T @ centred
     scale = np.sqrt(np.diag(covariance))
     scale[scale == 0] = 1.0
+    # Rounding can push an eigenvalue of a singular matrix a little below 0, whose logarithm is not defined.
     eigenvalues = np.clip(np.linalg.eigvalsh(covariance / np.outer(scale, scale)), 0, None)
     total = eigenvalues.sum()
     if total == 0:
         return 1.0
     shares = eigenvalues[eigenvalues > 0] / total
     return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def _figure(result: RewardAudit) -> Figure:
+    """Draw how often two reward models have the same top response, and what each follows."""
+    with figure(1.6 + 0.34 * len(result.reward_models)) as drawn:
+        matrix, bars = drawn.subplots(1, 2, width_ratios=(1.15, 1))
+        _draw_matrix(matrix, result)
+        _draw_bars(bars, result)
+    return drawn
+
+
+def _draw_matrix(axes: Axes, result: RewardAudit) -> None:
+    n = len(result.reward_models)
+    shares = np.where(np.eye(n, dtype=bool), np.nan, result.agreement)
+    axes.imshow(shares, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    for (i, j), value in np.ndenumerate(shares):
+        if i != j:
+            colour = INK["paper"] if value > 0.5 else INK["ink"]
+            axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    axes.set_xticks(range(n), [str(i + 1) for i in range(n)])
+    axes.set_yticks(range(n), [f"{name}  {i + 1}" for i, name in enumerate(result.reward_models)])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title("Same top response, % of the prompts", fontsize=9.5, loc="left")
+    axes.set_xlabel(f"by chance: {100 * result.chance:.1f} %")
+
+
+def _draw_bars(axes: Axes, result: RewardAudit) -> None:
+    rows = np.arange(len(result.reward_models))
+    axes.barh(rows - 0.19, result.consensus, 0.36, color=INK["accent"], label="the mean of the others")
+    axes.barh(rows + 0.19, result.length, 0.36, color=INK["paper"], edgecolor=INK["mark"], hatch="////", label="length")
+    axes.set_yticks(rows, [str(i + 1) for i in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.axvline(0, color=INK["ink"], linewidth=0.8)
+    values = np.concatenate([result.consensus, result.length])
+    axes.set_xlim(min(-0.25, float(values[np.isfinite(values)].min(initial=0.0)) - 0.05), 1)
+    bare(axes, grid="x")
+    axes.set_title("Rank correlation with ...", fontsize=9.5, loc="left")
+    axes.figure.legend(*axes.get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False, fontsize=9)

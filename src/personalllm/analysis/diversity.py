@@ -8,22 +8,28 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from personalllm.analysis.base import Analysis
-from personalllm.analysis.intervals import DRAWS, Measured, bootstrap_means, intervals, percentiles
-from personalllm.analysis.votes import Votes
+from personalllm.analysis.base import Analysis, Measured, measured_table
+from personalllm.analysis.votes import Votes, check_names
 from personalllm.core.errors import ParameterError
+from personalllm.core.plotting import INK, bare, figure, key_of_series, label_rows, look, short, whisker
+from personalllm.core.stats import DRAWS, bootstrap_means, intervals, percentiles
 from personalllm.core.types import F64
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PLOTTED_BINS", "THRESHOLDS", "Diversity", "as_plotted", "distinct_names", "diversity", "measured_table"]
+    from personalllm.analysis.study import Study
+
+__all__ = ["PLOTTED_BINS", "THRESHOLDS", "Diversity", "as_plotted", "diversity"]
 
 THRESHOLDS = (0.5, 0.75, 0.95)
 """The vote shares at which the paper counts prompts."""
 
 PLOTTED_BINS: dict[str, tuple[int, int]] = {"<=2": (2, 3), "3": (4, 4), "4": (5, 5), "5": (6, 6), ">=6": (7, 255)}
 """The labels of the paper's histogram of winners, and the numbers of winners (ends included) behind each."""
+
+_MAX_OPTIONS = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,11 @@ class Diversity(Analysis):
     id: ClassVar[str] = "diversity"
     title: ClassVar[str] = "Preference diversity"
 
+    @classmethod
+    def of_study(cls, study: Study) -> tuple[Diversity]:
+        """Measure the users of each concentration and the given personas."""
+        return (diversity(*study.votes(cls.split), *study.persona_votes, seed=study.seed),)
+
     def of(self, quantity: str, population: str) -> dict[str, Measured]:
         """Return the figures of one quantity of one population by level."""
         return {m.level: m for m in self.measured if m.quantity == quantity and m.population == population}
@@ -58,9 +69,7 @@ class Diversity(Analysis):
         Args:
             plotted_bins: True for the bins of the paper's figure, whose labels are one too low.
         """
-        from personalllm.analysis._diversity_figures import diversity_figure
-
-        return diversity_figure(self, plotted_bins=plotted_bins)
+        return _figure(self, plotted_bins=plotted_bins)
 
     def notes(self) -> tuple[str, ...]:
         """Return what to keep in mind."""
@@ -103,35 +112,21 @@ def diversity(*votes: Votes, thresholds: Sequence[float] = THRESHOLDS, draws: in
     >>> diversity(votes).of("top share at most", "four people")["0.75"].value
     0.75
     """
-    distinct_names(votes)
+    check_names(votes)
     levels = tuple(sorted(float(threshold) for threshold in thresholds))
     if not levels or not all(0 < level <= 1 for level in levels):
         raise ParameterError("thresholds", "in (0, 1]", tuple(thresholds))
     measured: list[Measured] = []
-    for one in votes:
-        columns = _columns(one, levels)
-        values = np.column_stack([column for _, _, column in columns])
-        found = intervals(values, draws=draws, seed=seed)
+    for panel in votes:
+        columns = _columns(panel, levels)
+        means = intervals(np.column_stack([column for _, _, column in columns]), draws=draws, seed=seed)
         measured += [
-            Measured(one.name, quantity, level, *interval, one.n_prompts)
-            for (quantity, level, _), interval in zip(columns, found, strict=True)
+            Measured(panel.name, quantity, level, *mean, panel.n_prompts)
+            for (quantity, level, _), mean in zip(columns, means, strict=True)
         ]
-        measured += _spread_of_entropy(one, draws, seed)
-        measured += _agreement(one, draws, seed)
+        measured += _spread_of_entropy(panel, draws, seed)
+        measured += _agreement(panel, draws, seed)
     return Diversity(tuple(votes), levels, tuple(measured))
-
-
-def distinct_names(votes: Sequence[Votes]) -> None:
-    """Check that there are populations and that no two share a name.
-
-    Raises:
-        ParameterError: If that is not so.
-    """
-    names = [one.name for one in votes]
-    if not names:
-        raise ParameterError("votes", "one population or more", names)
-    if len(set(names)) < len(names):
-        raise ParameterError("the names of the populations", "distinct", names)
 
 
 def as_plotted(histogram: Mapping[int, float]) -> dict[str, float]:
@@ -152,32 +147,19 @@ def as_plotted(histogram: Mapping[int, float]) -> dict[str, float]:
     }
 
 
-def measured_table(measured: Sequence[Measured]) -> Any:
-    """Return figures as a table with the columns of `Measured`, 95 % intervals in `low` and `high`."""
-    import pyarrow as pa
-
-    return pa.table(
-        {name: [getattr(row, name) for row in measured] for name in Measured._fields},
-        schema=pa.schema(
-            [pa.field(name, pa.string()) for name in ("population", "quantity", "level")]
-            + [pa.field(name, pa.float64()) for name in ("value", "low", "high")]
-            + [pa.field("n_prompts", pa.int64())]
-        ),
-    )
-
-
 def _columns(votes: Votes, thresholds: tuple[float, ...]) -> list[tuple[str, str, F64]]:
     """Return quantity, level and the value for each prompt, of all that is a mean over prompts."""
-    winners = votes.n_winners()
-    found = [("top share at most", f"{threshold:g}", votes.at_most(threshold)) for threshold in thresholds]
-    found += [("winners", str(n), (winners == n).astype(np.float64)) for n in range(1, votes.n_options + 1)]
-    found += [
-        ("winners as plotted", label, ((winners >= low) & (winners <= high)).astype(np.float64))
-        for label, (low, high) in PLOTTED_BINS.items()
+    winners, wins = votes.n_winners(), votes.option_columns()
+    return [
+        *(("top share at most", f"{threshold:g}", votes.at_most(threshold)) for threshold in thresholds),
+        *(("winners", str(n), (winners == n).astype(np.float64)) for n in range(1, votes.n_options + 1)),
+        *(
+            ("winners as plotted", label, ((winners >= low) & (winners <= high)).astype(np.float64))
+            for label, (low, high) in PLOTTED_BINS.items()
+        ),
+        *(("wins", option, wins[:, i]) for i, option in enumerate(votes.options)),
+        ("entropy", "mean", votes.entropy()),
     ]
-    columns = votes.option_columns()
-    found += [("wins", option, columns[:, i]) for i, option in enumerate(votes.options)]
-    return [*found, ("entropy", "mean", votes.entropy())]
 
 
 def _spread_of_entropy(votes: Votes, draws: int, seed: int) -> Iterator[Measured]:
@@ -197,3 +179,60 @@ def _agreement(votes: Votes, draws: int, seed: int) -> Iterator[Measured]:
     if agreement.size:
         (interval,) = intervals(agreement[:, None], draws=draws, seed=seed)
         yield Measured(votes.name, "pair agreement", "mean", *interval, agreement.size)
+
+
+def _figure(result: Diversity, *, plotted_bins: bool) -> Figure:
+    """Draw the three panels of the paper's figure, populations side by side."""
+    names = [votes.name for votes in result.populations]
+    options = _top_options(result, names)
+    row = 0.17 * max(len(names), 2) + 0.1
+    with figure(3.5 + row * len(options)) as drawn:
+        grid = drawn.add_gridspec(2, 2, width_ratios=(3, 5), height_ratios=(2.6, row * len(options)))
+        left, right = drawn.add_subplot(grid[0, 0]), drawn.add_subplot(grid[0, 1])
+        below = drawn.add_subplot(grid[1, :])
+        thresholds = [f"{threshold:g}" for threshold in result.thresholds]
+        _bars(left, [result.of("top share at most", name) for name in names], thresholds, upright=True)
+        left.set_xticks(range(len(thresholds)), [f"{100 * threshold:g} %" for threshold in result.thresholds])
+        left.set_xlabel("Top response's share of the votes, at most")
+        left.set_ylabel("% of prompts")
+        winners = [result.of("winners as plotted" if plotted_bins else "winners", name) for name in names]
+        counts = list(dict.fromkeys(level for series in winners for level in series))
+        _bars(right, winners, counts, upright=True)
+        right.set_xticks(range(len(counts)), counts)
+        right.set_xlabel("Distinct winners, labels as in the paper's figure" if plotted_bins else "Distinct winners")
+        _bars(below, [result.of("wins", name) for name in names], options, upright=False)
+        label_rows(below, [short(option.rsplit("/", 1)[-1]) for option in options])
+        below.spines["bottom"].set_color(INK["rule"])
+        below.set_xlabel("% of votes")
+        key_of_series(drawn, names, bars=True)
+    return drawn
+
+
+def _top_options(result: Diversity, names: Sequence[str]) -> list[str]:
+    """Return the options with the most votes, in that order, at most as many as can be drawn."""
+    totals: dict[str, float] = {}
+    for name in names:
+        for option, measured in result.of("wins", name).items():
+            totals[option] = totals.get(option, 0.0) + measured.value
+    return sorted(totals, key=lambda option: -totals[option])[:_MAX_OPTIONS]
+
+
+def _bars(axis: Axes, series: Sequence[Mapping[str, Measured]], levels: Sequence[str], *, upright: bool) -> None:
+    """Draw a group of bars for each level, a bar for each series, in per cent; upright, or across in rows."""
+    width = (0.82 if upright else 0.74) / len(series)
+    draw = axis.bar if upright else axis.barh
+    for index, measured in enumerate(series):
+        style = look(index)
+        for group, level in enumerate(levels):
+            if level not in measured:
+                continue
+            at = group + (index - (len(series) - 1) / 2) * width
+            value, low, high = (100 * number for number in measured[level][3:6])
+            looks: dict[str, Any] = {"color": style.face, "edgecolor": style.edge, "hatch": style.hatch}
+            draw(at, value, 0.85 * width, linewidth=0.9, zorder=2, **looks)
+            whisker(axis, at, low, high, upright=upright)
+    if upright:
+        axis.set_ylim(bottom=0)
+        bare(axis, grid="y")
+    else:
+        axis.set_xlim(left=0)

@@ -12,19 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.analysis.base import Analysis
-from personalllm.analysis.diversity import distinct_names
-from personalllm.analysis.intervals import DRAWS, intervals
-from personalllm.analysis.votes import Votes
+from personalllm.analysis.votes import Votes, check_names
 from personalllm.core.errors import AxisMismatch, ParameterError
-from personalllm.core.types import I64
+from personalllm.core.plotting import INK, figure, key_of_series, label_rows, look, short, whisker
+from personalllm.core.stats import DRAWS, intervals
+from personalllm.core.types import F64
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from personalllm.analysis.study import Study
+
 __all__ = [
     "FIRST_WORDS",
     "KEYWORDS",
-    "PAPER_GROUPS",
     "ContestedPrompt",
     "EntropyByWords",
     "Group",
@@ -37,22 +38,10 @@ __all__ = [
 Kind = Literal["all", "contains", "starts with"]
 Match = Literal["word", "substring"]
 
-PAPER_GROUPS: dict[tuple[Kind, str], tuple[float, int]] = {
-    ("contains", "imagine"): (1.275822777221968, 21),
-    ("contains", "opinion"): (1.2769870842840405, 24),
-    ("contains", "poem"): (1.2327884304495773, 158),
-    ("contains", "taste"): (1.3332091817614784, 27),
-    ("starts with", "who"): (1.1118209477981373, 112),
-    ("starts with", "what"): (1.1867537481803405, 2345),
-    ("starts with", "when"): (1.0091079267514482, 79),
-    ("starts with", "where"): (1.0482039271841512, 67),
-}
-"""Mean entropy in nats and number of prompts that the paper reports (train split, alpha .05, 1,000 users)."""
-
-KEYWORDS = tuple(word for kind, word in PAPER_GROUPS if kind == "contains")
+KEYWORDS = ("imagine", "opinion", "poem", "taste")
 """The keywords of the paper."""
 
-FIRST_WORDS = tuple(word for kind, word in PAPER_GROUPS if kind == "starts with")
+FIRST_WORDS = ("who", "what", "when", "where")
 """The first words of the paper."""
 
 _FIRST = re.compile(r"\W*(\w+)")
@@ -97,7 +86,7 @@ class EntropyByWords(Analysis):
         groups: One for each population and word, those of all prompts first.
         contested: The most and the least contested prompts of each population.
         unanimous: Number of prompts with an entropy of exactly 0 by population.
-        match: How keywords were looked for.
+        match: Whether a keyword matched whole words only, or inside longer words too.
     """
 
     populations: tuple[Votes, ...]
@@ -108,29 +97,32 @@ class EntropyByWords(Analysis):
 
     id: ClassVar[str] = "entropy"
     title: ClassVar[str] = "Entropy by keyword and first word"
+    split: ClassVar[str] = "train"
+
+    @classmethod
+    def of_study(cls, study: Study) -> tuple[EntropyByWords]:
+        """Measure the users of each concentration by the paper's words."""
+        return (entropy_by_words(*study.votes(cls.split), seed=study.seed),)
 
     def tables(self) -> dict[str, Any]:
-        """Return `entropy-groups` (with the paper's figures for its words) and `entropy-prompts`."""
+        """Return `entropy-groups` and `entropy-prompts`, the most and the least contested ones."""
         import pyarrow as pa
 
-        groups = _rows_table(pa, Group, self.groups)
-        printed = [PAPER_GROUPS.get((group.kind, group.word), (None, None)) for group in self.groups]
-        groups = groups.append_column("paper_mean", pa.array([mean for mean, _ in printed], pa.float64()))
-        groups = groups.append_column("paper_n_prompts", pa.array([n for _, n in printed], pa.int64()))
-        return {"entropy-groups": groups, "entropy-prompts": _rows_table(pa, ContestedPrompt, self.contested)}
+        return {
+            "entropy-groups": _rows_table(pa, Group, self.groups),
+            "entropy-prompts": _rows_table(pa, ContestedPrompt, self.contested),
+        }
 
     def plot(self) -> Figure:
-        """Draw the mean entropy of each group with its interval, the paper's words beside the paper's figures."""
-        from personalllm.analysis._entropy_figure import entropy_figure
-
-        return entropy_figure(self)
+        """Draw the mean entropy of each group with its interval."""
+        return _figure(self)
 
     def notes(self) -> tuple[str, ...]:
         """Return what to keep in mind."""
         rule = "as a whole word" if self.match == "word" else "anywhere, inside longer words too"
         lines = [
             (
-                f"A keyword is looked for {rule}, in small or capital letters; the first word of a prompt is its "
+                f"A keyword matches {rule}, in small or capital letters; the first word of a prompt is its "
                 "first run of letters, digits or underscores, so that `What's` starts with `what`."
             ),
             "The paper does not state its rule; its numbers of prompts can only be checked on its own train split.",
@@ -138,10 +130,10 @@ class EntropyByWords(Analysis):
                 "Intervals are 95 % percentile intervals from resampling the prompts of the group; with fewer than "
                 "about 20 prompts they are too narrow."
             ),
-            "Words were looked at one by one and nothing is corrected for their number.",
+            "Intervals are not corrected for the number of words.",
         ]
         zero = ", ".join(f"{n:,} ({name})" for name, n in self.unanimous.items())
-        return (*lines, f"Prompts with an entropy of exactly 0, all voters being of one mind: {zero}.")
+        return (*lines, f"Prompts with an entropy of exactly 0, where all voters agree: {zero}.")
 
 
 def entropy_by_words(
@@ -159,7 +151,7 @@ def entropy_by_words(
         votes: One or more populations with distinct names that carry the texts of their prompts.
         keywords: Words or phrases that a prompt contains.
         first_words: Words with which a prompt starts.
-        match: `"word"` finds keywords as whole words only, `"substring"` anywhere.
+        match: `"word"` matches keywords as whole words only, `"substring"` anywhere.
         n_listed: Most and least contested prompts to list, >= 0 each.
         draws: Resamples of the prompts behind each interval.
         seed: Seed of the resamples.
@@ -169,11 +161,11 @@ def entropy_by_words(
         AxisMismatch: If votes carry no texts.
 
     >>> votes = Votes(counts=[[2, 2], [4, 0]], n_voters=[4, 4], name="four", prompts=("A poem!", "Who is it?"))
-    >>> found = entropy_by_words(votes, keywords=["poem"], first_words=["who"])
-    >>> [(group.word, group.n_prompts, round(group.mean, 3)) for group in found.groups]
+    >>> result = entropy_by_words(votes, keywords=["poem"], first_words=["who"])
+    >>> [(group.word, group.n_prompts, round(group.mean, 3)) for group in result.groups]
     [('', 2, 0.347), ('poem', 1, 0.693), ('who', 1, 0.0)]
     """
-    distinct_names(votes)
+    check_names(votes)
     if match not in ("word", "substring"):
         raise ParameterError("match", "'word' or 'substring'", match)
     if n_listed < 0:
@@ -183,28 +175,28 @@ def entropy_by_words(
             raise ParameterError(name, "a list of words that are not empty", words)
     groups: list[Group] = []
     contested: list[ContestedPrompt] = []
-    for one in votes:
-        if not one.prompts:
+    for panel in votes:
+        if not panel.prompts:
             raise AxisMismatch(
-                f"The votes of {one.name!r} carry no texts.", "Give Votes.of the benchmark and the rows."
+                f"The votes of {panel.name!r} carry no texts.", "Give Votes.of the benchmark and the rows."
             )
-        entropy = one.entropy()
-        starts = np.array([first_word(prompt) for prompt in one.prompts])
-        wanted: list[tuple[Kind, str, npt.NDArray[np.bool_]]] = [("all", "", np.ones(one.n_prompts, bool))]
-        wanted += [("contains", word, contains(one.prompts, word, match=match)) for word in dict.fromkeys(keywords)]
-        wanted += [("starts with", word, starts == word.lower()) for word in dict.fromkeys(first_words)]
-        for kind, word, inside in wanted:
+        entropy = panel.entropy()
+        starts = np.array([first_word(prompt) for prompt in panel.prompts])
+        masks: list[tuple[Kind, str, npt.NDArray[np.bool_]]] = [("all", "", np.ones(panel.n_prompts, bool))]
+        masks += [("contains", word, contains(panel.prompts, word, match=match)) for word in dict.fromkeys(keywords)]
+        masks += [("starts with", word, starts == word.lower()) for word in dict.fromkeys(first_words)]
+        for kind, word, inside in masks:
             (mean,) = intervals(entropy[inside][:, None], draws=draws, seed=seed)
-            apart = inside.any() and not inside.all()
-            difference = mean.value - float(entropy[~inside].mean()) if apart else float("nan")
-            groups.append(Group(one.name, kind, word, int(inside.sum()), *mean, difference))
-        contested += _ends(one, n_listed)
-    unanimous = {one.name: int(np.count_nonzero(one.n_winners() == 1)) for one in votes}
+            split = inside.any() and not inside.all()
+            difference = mean.value - float(entropy[~inside].mean()) if split else float("nan")
+            groups.append(Group(panel.name, kind, word, int(inside.sum()), *mean, difference))
+        contested += _ends(panel, n_listed)
+    unanimous = {panel.name: int(np.count_nonzero(panel.n_winners() == 1)) for panel in votes}
     return EntropyByWords(tuple(votes), tuple(groups), tuple(contested), unanimous, match)
 
 
 def contains(prompts: Sequence[str], word: str, *, match: Match = "word") -> npt.NDArray[np.bool_]:
-    """Tell for each prompt whether it contains a word or phrase, in small or capital letters.
+    """Return for each prompt whether it contains a word or phrase, in small or capital letters.
 
     Args:
         prompts: Texts.
@@ -227,43 +219,37 @@ def first_word(prompt: str) -> str:
     >>> first_word("(What's this?)"), first_word("...")
     ('what', '')
     """
-    found = _FIRST.match(prompt)
-    return found[1].lower() if found else ""
+    match = _FIRST.match(prompt)
+    return match[1].lower() if match else ""
 
 
-def common_first_words(prompts: Sequence[str], *, at_least: int = 20, most: int = 12) -> tuple[str, ...]:
+def common_first_words(prompts: Sequence[str], *, min_prompts: int = 20, max_words: int = 12) -> tuple[str, ...]:
     """Return the most frequent first words, for `entropy_by_words`, most frequent first, ties in alphabetical order.
 
     Args:
         prompts: Texts.
-        at_least: Fewest prompts that start with the word.
-        most: Most words to return.
+        min_prompts: Prompts that must start with the word.
+        max_words: Words to return at most.
     """
     counts = Counter(word for word in map(first_word, prompts) if word)
     ordered = sorted(counts, key=lambda word: (-counts[word], word))
-    return tuple(word for word in ordered if counts[word] >= at_least)[:most]
+    return tuple(word for word in ordered if counts[word] >= min_prompts)[:max_words]
 
 
 def _ends(votes: Votes, n: int) -> list[ContestedPrompt]:
     """Return the n prompts of highest and of lowest entropy; equal ones stand in the order of the rows."""
     entropy, top = votes.entropy(), votes.top_share()
     best = votes.counts.argmax(1)
-    found = []
-    for end, order in (("most", np.argsort(-entropy, kind="stable")), ("least", np.argsort(entropy, kind="stable"))):
-        for rank, row in enumerate(_first(order, n), 1):
+    ends: dict[Literal["most", "least"], F64] = {"most": -entropy, "least": entropy}
+    prompts = []
+    for end, values in ends.items():
+        for rank, row in enumerate(np.argsort(values, kind="stable")[:n].tolist(), 1):
             column = int(best[row] if votes.option_index is None else votes.option_index[row, best[row]])
             identity = votes.prompt_ids[row] if votes.prompt_ids else str(row)
-            found.append(
-                ContestedPrompt(
-                    votes.name, "most" if end == "most" else "least", rank, row, identity, votes.prompts[row],
-                    float(entropy[row]), float(top[row]), votes.options[column],
-                )
-            )  # fmt: skip
-    return found
-
-
-def _first(order: I64, n: int) -> list[int]:
-    return [int(row) for row in order[:n]]
+            shares = float(entropy[row]), float(top[row])
+            text, option = votes.prompts[row], votes.options[column]
+            prompts.append(ContestedPrompt(votes.name, end, rank, row, identity, text, *shares, option))
+    return prompts
 
 
 def _rows_table(pa: Any, kind: type[Any], rows: Sequence[Any]) -> Any:
@@ -272,3 +258,37 @@ def _rows_table(pa: Any, kind: type[Any], rows: Sequence[Any]) -> Any:
     hints = get_type_hints(kind)
     schema = pa.schema([pa.field(name, types.get(hints[name], pa.string())) for name in kind._fields])
     return pa.table({name: [getattr(row, name) for row in rows] for name in kind._fields}, schema=schema)
+
+
+def _figure(result: EntropyByWords) -> Figure:
+    """Draw a row for each word that occurs: the mean entropy of each population; lines mark all prompts."""
+    names = [votes.name for votes in result.populations]
+    groups = {(g.population, g.kind, g.word): g for g in result.groups}
+    words = list(dict.fromkeys((group.kind, group.word) for group in result.groups if group.n_prompts))
+    step = 0.62 / len(names)
+    with figure(1.4 + (0.13 * len(names) + 0.13) * len(words)) as drawn:
+        axis = drawn.subplots()
+        for index, name in enumerate(names):
+            style = look(index)
+            mean = groups[name, "all", ""].mean
+            axis.axvline(mean, color=style.stroke, linewidth=1.0, linestyle=style.line, zorder=1)
+            for row, word in enumerate(words):
+                group = groups[name, *word]
+                at = row + (index - (len(names) - 1) / 2) * step
+                whisker(axis, at, group.low, group.high, upright=False, colour=INK["ink"])
+                axis.plot(
+                    [group.mean], [at], style.marker,
+                    markerfacecolor=style.face, markeredgecolor=style.stroke, markersize=6.5, zorder=4,
+                )  # fmt: skip
+        label_rows(axis, [_row_label(kind, word, result.groups) for kind, word in words])
+        axis.set_xlabel("Mean entropy of the vote, nats")
+        key_of_series(drawn, names, bars=False)
+    return drawn
+
+
+def _row_label(kind: Kind, word: str, groups: Sequence[Group]) -> str:
+    """Return the name of a row with its number of prompts, or the range of numbers over the populations."""
+    counts = sorted({group.n_prompts for group in groups if (group.kind, group.word) == (kind, word)})
+    number = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    name = "all prompts" if kind == "all" else f"{kind} \u201c{short(word, 18)}\u201d"
+    return f"{name} ({number})"

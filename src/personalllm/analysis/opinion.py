@@ -15,14 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.analysis.base import Analysis
-from personalllm.analysis.intervals import intervals
-from personalllm.core.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError, UserError
+from personalllm.core.plotting import INK, figure, label_rows
 from personalllm.core.protocols import RewardEnsemble
+from personalllm.core.stats import intervals
 from personalllm.core.types import F64
 from personalllm.users import Population
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from personalllm.analysis.study import Study
 
 __all__ = [
     "GroupScore",
@@ -39,8 +42,15 @@ Opinions = Mapping[tuple[str, str], Mapping[str, F64]]
 """Shares of the options by (attribute, group) and question, float64 (n_options,), each summing to 1."""
 
 OVERALL = ("overall", "overall")
-_EQUAL = 1e-12
+_EQUAL = 1e-12  # scores are means of the same terms in another order, so equal ones may differ in the last bits
 _COLUMNS = ("attribute", "group", "n_questions", "best")
+_MAX_GROUPS = 80
+_MARKERS: tuple[dict[str, Any], ...] = (
+    {"marker": "D", "markerfacecolor": INK["paper"], "color": INK["muted"]},
+    {"marker": "s", "markerfacecolor": INK["paper"], "color": INK["mark"]},
+    {"marker": "^", "markerfacecolor": INK["paper"], "color": INK["ink"]},
+    {"marker": "v", "markerfacecolor": INK["soft"], "color": INK["ink"]},
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +59,7 @@ class OpinionQuestion:
 
     Attributes:
         key: Name, e.g. `SAFECRIME_W26`.
-        text: The question as it is asked.
+        text: The question's words.
         options: Option texts, without refusals; at least 2.
         values: float64 (n_options,), distinct; their order is the order of the options on the scale.
         choices: Option that each reward model chooses, an index into `options`; empty until known.
@@ -168,10 +178,19 @@ class Representativeness(Analysis):
 
     id: ClassVar[str] = "opinion"
     title: ClassVar[str] = "Opinions: the population beside people"
+    one_population: ClassVar[bool] = True
 
     scores: tuple[GroupScore, ...]
     n_users: int
     questions: tuple[str, ...]
+
+    @classmethod
+    def of_study(cls, study: Study) -> tuple[Representativeness]:
+        """Compare the users of `Study.main_alpha` with the given answers of people."""
+        if study.opinions is None:
+            raise UserError("No opinion questions were given.", "Give --questions FILE --opinions FILE.")
+        questions, people = study.opinions
+        return (representativeness(questions, study.population(study.main_alpha), people, seed=study.seed),)
 
     def of(self, answerer: str, attribute: str = OVERALL[0], group: str = OVERALL[1]) -> GroupScore:
         """Return one score.
@@ -182,8 +201,8 @@ class Representativeness(Analysis):
         for score in self.scores:
             if (score.answerer, score.attribute, score.group) == (answerer, attribute, group):
                 return score
-        known = sorted({(s.answerer, s.attribute, s.group) for s in self.scores})
-        raise ParameterError("answerer, attribute, group", f"one of {known[:8]} ...", (answerer, attribute, group))
+        names = sorted({(s.answerer, s.attribute, s.group) for s in self.scores})
+        raise ParameterError("answerer, attribute, group", f"one of {names[:8]} ...", (answerer, attribute, group))
 
     def groups_led(self, answerer: str = "population", among: Collection[str] | None = None) -> tuple[int, int]:
         """Return in how many groups the answerer has the highest score, and the number of groups (without overall).
@@ -204,8 +223,8 @@ class Representativeness(Analysis):
             if among is None or score.answerer in among:
                 groups.setdefault((score.attribute, score.group), {})[score.answerer] = score.score
         return [
-            (group, [name for name, score in found.items() if score >= max(found.values()) - _EQUAL])
-            for group, found in groups.items()
+            (group, [name for name, score in scores.items() if score >= max(scores.values()) - _EQUAL])
+            for group, scores in groups.items()
         ]
 
     def tables(self) -> dict[str, Any]:
@@ -213,15 +232,15 @@ class Representativeness(Analysis):
         import pyarrow as pa
 
         names = ("answerer", "attribute", "group", "n_questions", "score", "low", "high")
-        found = {(s.attribute, s.group, s.answerer): s for s in self.scores}
+        scores = {(s.attribute, s.group, s.answerer): s for s in self.scores}
         best = self._best()
         heads = ([a for (a, _), _ in best], [g for (_, g), _ in best])
-        numbers = [found[*group, "population"].n_questions for group, _ in best]
+        numbers = [scores[*group, "population"].n_questions for group, _ in best]
         leaders = [", ".join(who) for _, who in best]
         groups: dict[str, Any] = dict(zip(_COLUMNS, (*heads, numbers, leaders), strict=True))
         for answerer in dict.fromkeys(score.answerer for score in self.scores):
-            column = [found.get((*group, answerer)) for group, _ in best]
-            groups[answerer] = pa.array([None if one is None else one.score for one in column], pa.float64())
+            column = [scores.get((*group, answerer)) for group, _ in best]
+            groups[answerer] = pa.array([score and score.score for score in column], pa.float64())
         return {
             "opinion_groups": pa.table(groups),
             "opinion_scores": pa.table({name: [getattr(s, name) for s in self.scores] for name in names}),
@@ -229,9 +248,7 @@ class Representativeness(Analysis):
 
     def plot(self) -> Figure:
         """Draw the scores of each group."""
-        from personalllm.analysis._opinion_figure import opinion_figure
-
-        return opinion_figure(self)
+        return _figure(self)
 
     def notes(self) -> tuple[str, ...]:
         """Return what to keep in mind."""
@@ -271,23 +288,23 @@ def representativeness(
 
     Raises:
         DataError: If no question has answers of people, or shares do not fit a question.
-        ParameterError: If one of `others` has a name that is taken.
+        ParameterError: If one of `others` has the name of a built-in answerer.
     """
-    known = {question.key: question for question in questions}
+    by_key = {question.key: question for question in questions}
     answered = {key for by_question in people.values() for key in by_question}
-    used = [key for key in known if key in answered]
+    used = [key for key in by_key if key in answered]
     if not used:
         raise DataError("None of the questions has answers of people.", "The keys of both files must agree.")
-    answers: dict[str, Mapping[str, F64]] = dict(_answerers([known[key] for key in used], population))
-    taken = sorted({*answers, *_COLUMNS} & set(others or ()))
-    if taken:
-        raise ParameterError("others", "named otherwise than what is there already", taken)
+    answers: dict[str, Mapping[str, F64]] = dict(_answerers([by_key[key] for key in used], population))
+    clashes = sorted({*answers, *_COLUMNS} & set(others or ()))
+    if clashes:
+        raise ParameterError("others", f"other names than {', '.join((*answers, *_COLUMNS))}", clashes)
     answers.update(others or {})
     scores = [
         _group_score(
             name,
             group,
-            [(known[key], shares[key], by_question[key]) for key in used if key in by_question and key in shares],
+            [(by_key[key], shares[key], by_question[key]) for key in used if key in by_question and key in shares],
             seed,
         )
         for group, by_question in people.items()
@@ -325,3 +342,25 @@ def _group_score(
     values = np.array([representation_score(question, shares, people) for question, shares, people in compared])
     (mean,) = intervals(values[:, None], seed=seed)
     return GroupScore(answerer, *group, len(values), *mean)
+
+
+def _figure(result: Representativeness) -> Figure:
+    """Draw one row for each group: the population with its interval, and the other answerers but the single RMs."""
+    groups = list(dict.fromkeys((score.attribute, score.group) for score in result.scores))[:_MAX_GROUPS]
+    names = list(dict.fromkeys(s.answerer for s in result.scores if not s.answerer.startswith("RM ")))
+    names.sort(key=lambda name: name != "population")
+    row_of = {group: row for row, group in enumerate(groups)}
+    with figure(1.5 + 0.28 * len(groups)) as drawn:
+        axis = drawn.subplots()
+        for i, name in enumerate(names):
+            scores = [s for s in result.scores if s.answerer == name and (s.attribute, s.group) in row_of]
+            rows, values = [row_of[s.attribute, s.group] for s in scores], [s.score for s in scores]
+            if i == 0:
+                ends = [[s.score - s.low for s in scores], [s.high - s.score for s in scores]]
+                axis.errorbar(values, rows, xerr=ends, fmt="o", color=INK["accent"], label=name)
+            else:
+                axis.plot(values, rows, linestyle="", label=name, **_MARKERS[(i - 1) % len(_MARKERS)])
+        label_rows(axis, [group if attribute == group else f"{attribute}: {group}" for attribute, group in groups])
+        axis.set_xlabel("representation score (1 = the same distribution as the group)")
+        drawn.legend(loc="outside upper left", ncols=min(4, len(names)), frameon=False, fontsize=9)
+    return drawn

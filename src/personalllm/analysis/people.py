@@ -1,4 +1,4 @@
-"""How far simulated users are from people: the same measures for a few real voters and for as few simulated ones."""
+"""Compare simulated users with people: the same measures, on the same number of voters for each prompt."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.analysis.base import Analysis
-from personalllm.analysis.diversity import distinct_names, measured_table
-from personalllm.analysis.intervals import DRAWS, Measured, intervals
-from personalllm.analysis.votes import Votes
+from personalllm.analysis.base import Analysis, Measured, measured_table
+from personalllm.analysis.votes import Votes, check_names
 from personalllm.core.errors import ParameterError, UserError
+from personalllm.core.plotting import INK, bare, figure, label_rows, short, whisker
 from personalllm.core.seeding import generator
+from personalllm.core.stats import DRAWS, intervals
 from personalllm.core.types import F64
 from personalllm.data import Benchmark, ScoreTable
 from personalllm.users import Population
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from personalllm.analysis.study import Study
 
 __all__ = ["People", "pair_votes", "people"]
 
@@ -35,7 +37,7 @@ class People(Analysis):
         simulated: Votes of simulated users.
         n_voters: Voters of each prompt to which every population was cut down.
         repeats: Times that voters were drawn.
-        measured: `disagreement`: share of prompts on which the `n_voters` are not of one mind; `top share`: mean share
+        measured: `disagreement`: share of prompts on which the `n_voters` do not all agree; `top share`: mean share
             of the most popular option; `entropy`: mean entropy of the `n_voters` votes in nats; `pair agreement`:
             probability that two voters choose alike, from all voters; `entropy of all voters` in nats.
         left_out: Prompts with fewer than `n_voters` votes, by population; they are in no figure.
@@ -51,6 +53,13 @@ class People(Analysis):
     id: ClassVar[str] = "people"
     title: ClassVar[str] = "Simulated users beside people"
 
+    @classmethod
+    def of_study(cls, study: Study) -> tuple[People]:
+        """Compare the given votes of people with the users of each concentration, on pairs of responses."""
+        if not study.people:
+            raise UserError("No file of people's votes was given.", "Give --votes FILE.")
+        return (people(study.people, study.pairs(cls.split), seed=study.seed),)
+
     def of(self, quantity: str, population: str) -> Measured:
         """Return one figure of one population."""
         return next(m for m in self.measured if m.quantity == quantity and m.population == population)
@@ -61,9 +70,7 @@ class People(Analysis):
 
     def plot(self) -> Figure:
         """Draw disagreement, pair agreement and entropy with intervals, people first."""
-        from personalllm.analysis._people_figure import people_figure
-
-        return people_figure(self)
+        return _figure(self)
 
     def notes(self) -> tuple[str, ...]:
         """Return what to keep in mind."""
@@ -82,7 +89,7 @@ class People(Analysis):
         if any(votes.squares is not None for votes in self.real):
             lines.append(
                 "Simulated users never tie; where ties of people are split, a tie counts as half a vote for each "
-                "side, so that voters who all tie are not of one mind."
+                "side, so that voters who all tie count as disagreeing."
             )
         if len({votes.n_options for votes in (*self.real, *self.simulated)}) > 1:
             lines.append("The numbers of options differ, which changes every figure.")
@@ -168,7 +175,7 @@ def people(
     0.5
     """
     panels = (real,) if isinstance(real, Votes) else tuple(real)
-    distinct_names((*panels, *simulated))
+    check_names((*panels, *simulated))
     if not panels:
         raise ParameterError("real", "one population or more", real)
     if repeats < 1:
@@ -179,21 +186,21 @@ def people(
         raise ParameterError("n_voters", ">= 2", k)
     measured: list[Measured] = []
     left_out: dict[str, int] = {}
-    for kind, votes in [("people", one) for one in panels] + [("simulated", one) for one in simulated]:
-        kept = np.flatnonzero(votes.n_voters >= k)
-        left_out[votes.name] = votes.n_prompts - len(kept)
-        if not kept.size:
+    for kind, votes in [("people", panel) for panel in panels] + [("simulated", panel) for panel in simulated]:
+        rows = np.flatnonzero(votes.n_voters >= k)
+        left_out[votes.name] = votes.n_prompts - len(rows)
+        if not rows.size:
             raise ParameterError(f"the voters of {votes.name!r}", f"{k} or more on some prompt", votes.n_voters.max())
-        part = votes if len(kept) == votes.n_prompts else _rows(votes, kept)
+        part = votes if len(rows) == votes.n_prompts else _rows(votes, rows)
         columns = {
             **_of_few(part, k, repeats, seed),
             "pair agreement": part.pair_agreement(),
             "entropy of all voters": part.entropy(),
         }
-        found = intervals(np.column_stack(list(columns.values())), draws=draws, seed=seed)
+        means = intervals(np.column_stack(list(columns.values())), draws=draws, seed=seed)
         measured += [
-            Measured(votes.name, quantity, kind, *interval, part.n_prompts)
-            for quantity, interval in zip(columns, found, strict=True)
+            Measured(votes.name, quantity, kind, *mean, part.n_prompts)
+            for quantity, mean in zip(columns, means, strict=True)
         ]
     return People(panels, tuple(simulated), k, repeats, tuple(measured), left_out)
 
@@ -211,7 +218,7 @@ def _rows(votes: Votes, rows: npt.NDArray[np.intp]) -> Votes:
 def _of_few(votes: Votes, k: int, repeats: int, seed: int) -> dict[str, F64]:
     """Return for each prompt what k voters show on average: disagreement, top share, entropy."""
     if (votes.n_voters == k).all():
-        return _shown(votes)
+        return _disagreement(votes)
     if votes.squares is not None:
         raise UserError(
             f"{votes.name!r} has split votes and more than {k} voters, from which none can be drawn.",
@@ -220,11 +227,55 @@ def _of_few(votes: Votes, k: int, repeats: int, seed: int) -> dict[str, F64]:
     rng = generator(seed, "analysis", "few voters", k)
     total: dict[str, F64] = {}
     for _ in range(repeats):
-        for quantity, values in _shown(votes.drawn_down(k, rng)).items():
+        for quantity, values in _disagreement(votes.drawn_down(k, rng)).items():
             total[quantity] = total.get(quantity, 0.0) + values / repeats
     return total
 
 
-def _shown(votes: Votes) -> dict[str, F64]:
+def _disagreement(votes: Votes) -> dict[str, F64]:
     top = votes.top_share()
     return {"disagreement": (top < 1 - 1e-9).astype(np.float64), "top share": top, "entropy": votes.entropy()}
+
+
+def _figure(result: People) -> Figure:
+    """Draw a row for each population, people as filled diamonds and simulated users as hollow circles."""
+    panels = {
+        "disagreement": f"Prompts on which {result.n_voters} voters\ndo not all agree, %",
+        "pair agreement": "Two voters choose\nthe same option, %",
+        "entropy": f"Mean entropy of the votes of\n{result.n_voters} voters, nats",
+    }
+    populations = (*result.real, *result.simulated)
+    n_options = {votes.n_options for votes in populations}
+    with figure(1.4 + 0.36 * len(populations)) as drawn:
+        axes = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axis, (quantity, title) in zip(axes, panels.items(), strict=True):
+            scale = 1.0 if quantity == "entropy" else 100.0
+            for row, votes in enumerate(populations):
+                measured = result.of(quantity, votes.name)
+                whisker(axis, row, scale * measured.low, scale * measured.high, upright=False)
+                person = measured.level == "people"
+                colour = INK["mark"] if person else INK["accent"]
+                axis.plot(
+                    [scale * measured.value], [row], "D" if person else "o", color=colour,
+                    markerfacecolor=colour if person else INK["paper"], markersize=6, zorder=4,
+                )  # fmt: skip
+            chance = _chance(quantity, n_options, result.n_voters)
+            if chance is not None:
+                axis.axvline(chance, color=INK["muted"], linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+                axis.annotate(
+                    "chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                    textcoords="offset points", ha="center", va="bottom", fontsize=8.5, color=INK["muted"],
+                )  # fmt: skip
+            axis.margins(x=0.08)
+            axis.set_xlabel(title)
+            bare(axis, grid="x")
+        label_rows(axes[0], [short(votes.name, 30) for votes in populations])
+    return drawn
+
+
+def _chance(quantity: str, n_options: set[int], n_voters: int) -> float | None:
+    """Return the percentage that voters who choose at random would show; None if the numbers of options differ."""
+    if len(n_options) != 1:
+        return None
+    (n,) = n_options
+    return {"disagreement": 100 * (1 - n ** (1.0 - n_voters)), "pair agreement": 100 / n}.get(quantity)

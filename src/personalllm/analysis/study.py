@@ -1,16 +1,25 @@
-"""The populations of one benchmark: whose users, on which prompts, with what scores, and how they vote."""
+"""The input of all analyses of one benchmark: its populations, prompts, scores and votes, and what a user adds."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from personalllm.analysis.features import FeatureProgress, Features, measure_features
 from personalllm.analysis.people import pair_votes
 from personalllm.analysis.votes import Votes
+from personalllm.core.protocols import TextClassifier
 from personalllm.core.types import I32
 from personalllm.data import Benchmark, ScoreTable, Standardiser
 from personalllm.users import PUBLISHED_REWARD_MODELS, Population
+
+if TYPE_CHECKING:
+    from personalllm.analysis.opinion import OpinionQuestion, Opinions
+    from personalllm.analysis.persona import PersonaPopulation
 
 __all__ = ["PUBLISHED_ALPHAS", "Study"]
 
@@ -19,12 +28,13 @@ PUBLISHED_ALPHAS = (0.01, 0.05, 0.1)
 
 _MAIN_ALPHA = 0.05
 _PUBLISHED_USERS = 1_000
-_MOST_KNOWN = 5_000
+# The choices of 5,000 users take 5 kB a prompt; beyond that only the counts are kept.
+_MAX_CHOICES = 5_000
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """The populations that an analysis of a benchmark looks at.
+    """A benchmark, the populations that its analyses look at, and the extra inputs that some of them need.
 
     Attributes:
         benchmark: The benchmark.
@@ -32,6 +42,11 @@ class Study:
         n_users: Users of each population, >= 2.
         split: Split of all prompts; None for the one that each analysis prefers, as in the paper.
         seed: Seed of the users and of the pairs of responses.
+        people: Votes of people.
+        personas: Populations of personas on the same benchmark.
+        opinions: Opinion questions, and people's answers to them.
+        classifiers: Classifiers of each set of text features, by its name.
+        progress: Opens a progress display with a title, and gives the callback for it; None for no display.
 
     >>> from personalllm.data import make_twin
     >>> study = Study(make_twin(500), n_users=100)
@@ -44,22 +59,32 @@ class Study:
     n_users: int = _PUBLISHED_USERS
     split: str | None = None
     seed: int = 0
+    people: tuple[Votes, ...] = ()
+    personas: tuple[PersonaPopulation, ...] = ()
+    opinions: tuple[Sequence[OpinionQuestion], Opinions] | None = None
+    classifiers: Mapping[str, Sequence[TextClassifier]] = field(default_factory=dict)
+    progress: Callable[[str], AbstractContextManager[FeatureProgress]] | None = None
     _votes: dict[str, tuple[Votes, ...]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def published(self) -> bool:
-        """Whether the users are the paper's own: the reward models are the paper's, and no more users are wanted."""
+        """Whether the users are the paper's own: its reward models, and no more users than it published."""
         return self.benchmark.reward_models == PUBLISHED_REWARD_MODELS and self.n_users <= _PUBLISHED_USERS
 
     @property
     def main_alpha(self) -> float:
-        """The concentration where one must do: the paper's 0.05 if it is there, else the first."""
+        """The concentration where an analysis takes one population: the paper's 0.05 if it is there, else the first."""
         return _MAIN_ALPHA if _MAIN_ALPHA in self.alphas else self.alphas[0]
 
-    def split_of(self, preferred: str) -> str | None:
-        """Return the split that is taken where an analysis prefers another; None for all prompts.
+    @property
+    def persona_votes(self) -> tuple[Votes, ...]:
+        """The votes of the personas."""
+        return tuple(population.votes for population in self.personas)
 
-        All prompts are taken where no split was chosen and the benchmark lacks the preferred one.
+    def split_of(self, preferred: str) -> str | None:
+        """Return the split of an analysis that prefers one; None for all prompts.
+
+        These are all prompts where the study names no split and the benchmark lacks the preferred one.
         """
         return self.split or (preferred if preferred in self.benchmark.splits else None)
 
@@ -93,18 +118,16 @@ class Study:
     def votes(self, preferred: str) -> tuple[Votes, ...]:
         """Return the votes of each population, computed once for each split.
 
-        The choices of the single users are kept for at most 5,000 users.
+        The choice of each user is kept for at most 5,000 users.
         """
         key = self.split_of(preferred) or ""
         if key not in self._votes:
             rows, table = self.rows(preferred), self.scores(preferred)
-            known = self.n_users <= _MOST_KNOWN
+            keep = self.n_users <= _MAX_CHOICES
             self._votes[key] = tuple(
-                Votes.of(
-                    f"alpha {alpha:g}", self.population(alpha), table, self.benchmark, rows, keep_choices=known
-                )
+                Votes.of(f"alpha {alpha:g}", self.population(alpha), table, self.benchmark, rows, keep_choices=keep)
                 for alpha in self.alphas
-            )  # fmt: skip
+            )
         return self._votes[key]
 
     def pairs(self, preferred: str) -> tuple[Votes, ...]:
@@ -114,3 +137,9 @@ class Study:
             pair_votes(f"alpha {alpha:g}", self.population(alpha), table, self.benchmark, rows, seed=self.seed)
             for alpha in self.alphas
         )
+
+    def features(self, name: str, preferred: str) -> Features:
+        """Measure one of the sets of text features on the responses."""
+        display = self.progress(f"features: {name}") if self.progress else nullcontext(None)
+        with display as progress:
+            return measure_features(self.benchmark, self.classifiers[name], self.rows(preferred), progress=progress)

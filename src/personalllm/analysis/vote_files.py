@@ -1,4 +1,4 @@
-"""Files of real votes: which columns they have, and how they are checked.
+"""Read the votes of people from files.
 
 One row is one vote (columns `prompt`, `option`, `voter`) or the total of one option of one prompt (columns `prompt`,
 `option`, `count`). `prompt` is an id or the text itself; a column `text` may give the text beside an id. `option` names
@@ -14,23 +14,38 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from personalllm.analysis.votes import Ties, Votes
 from personalllm.core.errors import DataError, ParameterError
+from personalllm.core.types import F64
 from personalllm.data.cells import Row
 from personalllm.data.preferences import is_annotator, judgements
 from personalllm.data.rows import read_rows
 
-__all__ = ["TIE", "read_votes"]
+__all__ = ["TIE", "Ties", "VoteCounts", "read_votes"]
+
+Ties: TypeAlias = Literal["split", "option", "drop"]
+"""What a tie is: a vote shared among the options of the prompt, an option of its own, or left out."""
 
 TIE = "tie"
 """Name of the option that ties become with `ties="option"`."""
 
-_MOST_OPTIONS = 255
+_MAX_OPTIONS = 255  # options are indexed by uint8
 _COLUMNS = ("prompt", "option", "voter", "count", "text", "instruction", "input")
 _PANDALM_OPTIONS = ("response 1", "response 2")
+
+
+class VoteCounts(NamedTuple):
+    """The counted votes of a file; `analysis.votes.Votes` has the meaning of each field."""
+
+    counts: F64
+    n_voters: F64
+    options: tuple[str, ...]
+    prompts: tuple[str, ...]
+    prompt_ids: tuple[str, ...]
+    squares: F64 | None
 
 
 class _Ballot:
@@ -40,28 +55,28 @@ class _Ballot:
         self.prompts: dict[str, int] = {}
         self.options: dict[str, int] = {}
         self.texts: dict[int, str] = {}
-        self.shown: set[tuple[int, int]] = set()
+        self.offered: set[tuple[int, int]] = set()
         self.votes: list[tuple[int, int, float]] = []
         self.voters: dict[tuple[int, str], str] = {}
 
     def add(self, prompt: str, option: str, weight: float, text: str | None = None) -> None:
-        """Take `weight` votes for an option, or for a tie if the option is empty."""
+        """Add `weight` votes for an option, or for a tie if the option is empty."""
         row = self.prompts.setdefault(prompt, len(self.prompts))
         if text:
             self.texts.setdefault(row, text)
         column = -1
         if option:
             column = self.options.setdefault(option, len(self.options))
-            self.shown.add((row, column))
+            self.offered.add((row, column))
         if weight:
             self.votes.append((row, column, weight))
 
 
-def read_votes(path: Path, *, name: str | None = None, ties: Ties = "split") -> Votes:
-    """Return the votes of a file; `Votes.from_file` describes the arguments.
+def read_votes(path: Path, ties: Ties = "split") -> VoteCounts:
+    """Count the votes of a file; `Votes.from_file` describes the arguments.
 
     Raises:
-        DataError: If the file is absent or breaks the format; says where and how to mend it.
+        DataError: If the file is absent or breaks the format; says where and how to fix it.
         ParameterError: If `ties` is not one of the three rules.
     """
     if ties not in ("split", "option", "drop"):
@@ -70,21 +85,21 @@ def read_votes(path: Path, *, name: str | None = None, ties: Ties = "split") -> 
     rows = read_rows(path, _COLUMNS, extra=lambda column: is_annotator(column) is not None)
     ballot = _Ballot()
     first = next(rows, None)
-    take = _take_pandalm if first is not None and any(map(is_annotator, first.values)) else _take
+    add = _add_pandalm if first is not None and any(map(is_annotator, first.values)) else _add_row
     for row in chain([] if first is None else [first], rows):
-        take(ballot, row)
+        add(ballot, row)
     if not ballot.votes:
         raise DataError(f"{path.name} holds no votes.", "Give at least one row with an option and a voter or a count.")
-    if len(ballot.options) > _MOST_OPTIONS:
+    if len(ballot.options) > _MAX_OPTIONS:
         raise DataError(
-            f"{path.name} names {len(ballot.options)} distinct options, more than {_MOST_OPTIONS}.",
+            f"{path.name} names {len(ballot.options)} distinct options, more than {_MAX_OPTIONS}.",
             "Name options by position or by who wrote them, not by their texts.",
         )
-    return _votes(ballot, name or path.name, path.name, ties)
+    return _counted(ballot, path.name, ties)
 
 
-def _take(ballot: _Ballot, row: Row) -> None:
-    """Check a row and take its votes."""
+def _add_row(ballot: _Ballot, row: Row) -> None:
+    """Check a row and add its votes."""
     row.cell("prompt"), row.cell("option")
     if ("voter" in row) == ("count" in row):
         raise row.bad("there must be a column 'voter' or a column 'count', and not both")
@@ -113,8 +128,8 @@ def _take(ballot: _Ballot, row: Row) -> None:
     ballot.add(prompt, option, weight, row.optional("text"))
 
 
-def _take_pandalm(ballot: _Ballot, row: Row) -> None:
-    """Take the votes of a row in the layout of the PandaLM test set."""
+def _add_pandalm(ballot: _Ballot, row: Row) -> None:
+    """Add the votes of a row in the layout of the PandaLM test set."""
     prompt = str(len(ballot.prompts))
     parts = (row.optional("instruction"), row.optional("input"))
     for option in _PANDALM_OPTIONS:
@@ -123,49 +138,46 @@ def _take_pandalm(ballot: _Ballot, row: Row) -> None:
         ballot.add(prompt, _PANDALM_OPTIONS[verdict - 1] if verdict else "", 1.0)
 
 
-def _votes(ballot: _Ballot, name: str, file: str, ties: Ties) -> Votes:
+def _counted(ballot: _Ballot, file: str, ties: Ties) -> VoteCounts:
     """Count the votes of a ballot by a rule for ties."""
     n_prompts, n_options = len(ballot.prompts), len(ballot.options)
     rows, columns, weights = (np.array(part) for part in zip(*ballot.votes, strict=True))
-    shown = np.zeros((n_prompts, n_options), bool)
-    for row, column in ballot.shown:
-        shown[row, column] = True
     tied = columns < 0
     counts = np.zeros((n_prompts, n_options))
     np.add.at(counts, (rows[~tied], columns[~tied]), weights[~tied])
     tie = np.bincount(rows[tied], weights[tied], n_prompts)
+    # A whole vote has the square 1; a vote shared by n options has n (1/n)^2 = 1/n.
     squares = n_voters = counts.sum(1)
     if ties != "drop":
         n_voters = n_voters + tie
-    options = list(ballot.options)
+    ids, options = list(ballot.prompts), list(ballot.options)
     if ties == "option" and tie.any():
         counts = np.column_stack([counts, tie])
         options.append(_free_name(options))
-        squares = squares + tie
     elif ties == "split" and tie.any():
-        n_shown = shown.sum(1)
-        lone = (tie > 0) & (n_shown < 2)
-        if lone.any():
+        offered = np.zeros((n_prompts, n_options), bool)
+        for row, column in ballot.offered:
+            offered[row, column] = True
+        n_offered = offered.sum(1)
+        alone = np.flatnonzero((tie > 0) & (n_offered < 2))
+        if alone.size:
             raise DataError(
-                f"{file}: the prompt {list(ballot.prompts)[int(np.flatnonzero(lone)[0])][:40]!r} has a tie but fewer "
-                "than two named options.",
+                f"{file}: the prompt {ids[int(alone[0])][:40]!r} has a tie but fewer than two named options.",
                 "Add a row without a voter (or with a count of 0) for every option that was shown.",
             )
-        part = tie / np.maximum(n_shown, 1)
-        counts = counts + shown * part[:, None]
+        part = tie / np.maximum(n_offered, 1)
+        counts = counts + offered * part[:, None]
         squares = squares + part
-    kept = np.flatnonzero(n_voters > 0)
-    if not kept.size:
+    used = np.flatnonzero(n_voters > 0)
+    if not used.size:
         raise DataError(f"{file} holds nothing but ties.", 'Read it with ties="split" or ties="option".')
-    ids = list(ballot.prompts)
-    return Votes(
-        counts=counts[kept],
-        n_voters=n_voters[kept],
-        name=name,
+    return VoteCounts(
+        counts=counts[used],
+        n_voters=n_voters[used],
         options=tuple(options),
-        prompts=tuple(ballot.texts.get(row, ids[row]) for row in kept.tolist()),
-        prompt_ids=tuple(ids[row] for row in kept.tolist()),
-        squares=squares[kept] if ties == "split" and tie.any() else None,
+        prompts=tuple(ballot.texts.get(row, ids[row]) for row in used.tolist()),
+        prompt_ids=tuple(ids[row] for row in used.tolist()),
+        squares=squares[used] if ties == "split" and tie.any() else None,
     )
 
 

@@ -1,6 +1,6 @@
-"""Votes: how many voters chose each option of each prompt, whoever the voters are.
+"""Votes of a population: how many voters chose each option of each prompt.
 
-Simulated users, persona prompting and real annotators become votes first, so that one code measures them all.
+Simulated users, persona prompting and real annotators become votes first, so that the same code measures them all.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.analysis.vote_files import Ties, read_votes
 from personalllm.core.errors import AxisMismatch, ParameterError, UserError
 from personalllm.core.types import F64, I64, U8
 from personalllm.data import Benchmark, ScoreTable
 from personalllm.users import Population, choices
 
-__all__ = ["F64", "I64", "TieRule", "Ties", "Votes"]
+__all__ = ["TieRule", "Votes", "check_names"]
 
-Ties: TypeAlias = Literal["split", "option", "drop"]
 TieRule: TypeAlias = Literal["half", "rank"]
 
 _SLACK = 1e-6
@@ -109,7 +109,7 @@ class Votes:
 
     def _check_values(self) -> None:
         if not np.isfinite(self.counts).all() or (self.counts < 0).any():
-            raise ParameterError(f"the votes of {self.name!r}", "finite and >= 0", "another number")
+            raise ParameterError(f"the votes of {self.name!r}", "finite and >= 0", float(self.counts.min()))
         if not (self.n_voters > 0).all():
             row = int(np.flatnonzero(~(self.n_voters > 0))[0])
             raise ParameterError(f"n_voters of {self.name!r}", "> 0 for every prompt", f"none in row {row}")
@@ -242,11 +242,9 @@ class Votes:
                 option of its own, `"drop"` leaves it out (and prompts on which only ties were cast).
 
         Raises:
-            DataError: If the file is absent or breaks the format; says where and how to mend it.
+            DataError: If the file is absent or breaks the format; says where and how to fix it.
         """
-        from personalllm.analysis.vote_files import read_votes
-
-        return read_votes(Path(path), name=name, ties=ties)
+        return cls(name=name or Path(path).name, **read_votes(Path(path), ties)._asdict())
 
     def shares(self) -> F64:
         """Return the share of the votes of each option, float64 (n_prompts, n_options), rows sum to 1."""
@@ -349,10 +347,11 @@ class Votes:
                 'Read the file with ties="option" or ties="drop".',
             )
         drawn = np.empty_like(whole)
-        left, rest = np.full(self.n_prompts, n_voters), whole.sum(1)
+        # A multivariate hypergeometric draw, option by option: NumPy's own takes one urn, not one for each prompt.
+        left, others = np.full(self.n_prompts, n_voters), whole.sum(1)
         for r in range(self.n_options):
-            rest = rest - whole[:, r]
-            drawn[:, r] = rng.hypergeometric(whole[:, r], rest, left)
+            others = others - whole[:, r]
+            drawn[:, r] = rng.hypergeometric(whole[:, r], others, left)
             left = left - drawn[:, r]
         return Votes(
             counts=drawn.astype(np.float64),
@@ -363,6 +362,19 @@ class Votes:
             prompts=self.prompts,
             prompt_ids=self.prompt_ids,
         )
+
+
+def check_names(votes: Sequence[Votes]) -> None:
+    """Check that there are populations and that no two share a name.
+
+    Raises:
+        ParameterError: If that is not so.
+    """
+    names = [panel.name for panel in votes]
+    if not names:
+        raise ParameterError("votes", "one population or more", names)
+    if len(set(names)) < len(names):
+        raise ParameterError("the names of the populations", "distinct", names)
 
 
 def _count(best: U8, n_options: int) -> F64:
@@ -376,7 +388,7 @@ def _names(
     """Return options, option index, prompt texts and prompt ids of some rows of a benchmark."""
     if benchmark is None:
         return (), None, (), ()
-    at: Sequence[int] = np.arange(benchmark.n_prompts) if rows is None else np.asarray(rows)  # type: ignore[assignment]
+    at = np.arange(benchmark.n_prompts) if rows is None else np.asarray(rows)
     if len(at) != n_prompts:
         raise AxisMismatch(
             f"Votes for {n_prompts} prompts, but {len(at)} rows of {benchmark.name}.",

@@ -1,6 +1,6 @@
-"""What all figures share: the palette by role, the looks of series, and settings that make figures reproducible.
+"""Shared parts of all figures: the palette by role, the style of each series, and reproducible settings.
 
-The drawing library is imported inside the functions, and no global state of it is touched.
+matplotlib takes about a second to import, so it is imported inside the functions; its global state is not touched.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ __all__ = [
     "Look",
     "bare",
     "drawing",
+    "figure",
     "key_of_series",
+    "label_rows",
     "look",
     "new_figure",
     "save_figure",
@@ -98,6 +100,21 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
+@contextmanager
+def figure(height: float) -> Iterator[Figure]:
+    """Yield an empty figure of the common width and, at the end of the block, lay it out.
+
+    The layout is computed here, under the settings of `drawing`: text of another font size would not fit it.
+
+    Args:
+        height: Inches.
+    """
+    with drawing(text_as_paths=True):
+        drawn = new_figure(height)
+        yield drawn
+        drawn.draw_without_rendering()
+
+
 def bare(axis: Axes, *, grid: str) -> None:
     """Take away what a panel does not need, and draw a faint grid along `"x"`, `"y"` or `"both"`."""
     axis.set_facecolor("none")
@@ -106,6 +123,13 @@ def bare(axis: Axes, *, grid: str) -> None:
     axis.set_axisbelow(True)
     axis.tick_params(axis="x", color=INK["rule"], labelsize=9)
     axis.tick_params(axis="y", color=INK["rule"], labelsize=9, length=0)
+
+
+def label_rows(axis: Axes, labels: Sequence[str]) -> None:
+    """Name the rows of a panel whose values run across, row 0 at the top, with a grid across."""
+    axis.set_yticks(range(len(labels)), list(labels))
+    axis.set_ylim(len(labels) - 0.4, -0.6)
+    bare(axis, grid="x")
 
 
 def whisker(axis: Axes, at: float, low: float, high: float, *, upright: bool, colour: str = INK["ink"]) -> None:

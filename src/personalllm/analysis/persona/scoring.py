@@ -1,7 +1,4 @@
-"""Persona prompting: the baseline population of the paper (section 3.1).
-
-A scorer reads each prompt with a persona put before it and scores the responses; each persona votes for its best one.
-"""
+"""Let personas score the responses of a benchmark: personas, prompts, the resumable run, and its estimate."""
 
 from __future__ import annotations
 
@@ -15,32 +12,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.analysis._persona_effect import PersonaPopulation, persona_population
-from personalllm.analysis._persona_scorers import (
-    PERSONA_TEMPLATE,
-    ChatRatingScorer,
-    FirstTokenModel,
-    PersonaScorer,
-    RewardModelScorer,
-)
-from personalllm.analysis._persona_scores import PersonaScores, Texts
-from personalllm.analysis._persona_store import Ledger
+from personalllm.analysis.persona.scorers import PersonaScorer
+from personalllm.analysis.persona.scores import PersonaScores, Texts
+from personalllm.analysis.persona.store import Ledger
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError, RunError
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, I32
 from personalllm.data import Benchmark
 
 __all__ = [
-    "PERSONA_TEMPLATE",
-    "ChatRatingScorer",
-    "FirstTokenModel",
     "PersonaEstimate",
-    "PersonaPopulation",
-    "PersonaScorer",
-    "PersonaScores",
-    "RewardModelScorer",
     "estimate_personas",
-    "persona_population",
     "read_personas",
     "sample_personas",
     "sample_rows",
@@ -48,7 +30,7 @@ __all__ = [
     "shipped_personas",
 ]
 
-_SHIPPED = Path(__file__).parents[1] / "data" / "personas" / "personas.txt"
+_SHIPPED = Path(__file__).parents[2] / "data" / "personas" / "personas.txt"
 
 
 def shipped_personas() -> tuple[str, ...]:
@@ -126,7 +108,7 @@ def score_personas(
     """Let a scorer score the responses once for each persona, and once without any.
 
     Scores are kept on disk, one entry for each scorer, persona and prompt with its responses. A run that was stopped
-    goes on where it was and ends with the same numbers.
+    continues where it stopped and ends with the same numbers.
 
     Args:
         benchmark: Prompts and responses; its own scores are not read.
@@ -149,14 +131,14 @@ def score_personas(
     scores = np.empty((len(task.voices), n_prompts, n_responses), np.float32)
     done, total = 0, len(task.voices) * n_prompts
     for voice, persona in enumerate(task.voices):
-        kept = task.kept(persona)
-        for at, key in enumerate(task.texts.keys):
-            if key in kept:
-                scores[voice, at] = kept[key]
-        absent = [at for at, key in enumerate(task.texts.keys) if key not in kept]
-        done += n_prompts - len(absent)
-        for start in range(0, len(absent), block):
-            chunk = absent[start : start + block]
+        stored = task.stored(persona)
+        missing = [i for i, key in enumerate(task.texts.keys) if key not in stored]
+        for i, key in enumerate(task.texts.keys):
+            if key in stored:
+                scores[voice, i] = stored[key]
+        done += n_prompts - len(missing)
+        for start in range(0, len(missing), block):
+            chunk = missing[start : start + block]
             scores[voice, chunk] = task.score(persona, chunk)
             done += len(chunk)
             if progress is not None:
@@ -196,8 +178,8 @@ def estimate_personas(
 ) -> PersonaEstimate:
     """Measure how long `score_personas` will take: score a few prompts without and with a persona.
 
-    What the probe scores is kept, so it is not lost. What is done once for each prompt (a scorer may read the responses
-    once for all personas) is told apart from what each persona costs.
+    The scores of the probe are kept for the run. A scorer may do part of its work once for each prompt, e.g. embed the
+    responses for all personas; that cost is measured apart from the cost of each persona.
 
     Args:
         benchmark: As for `score_personas`; so are `personas`, `scorer`, `rows` and `directory`.
@@ -213,34 +195,36 @@ def estimate_personas(
     task = _Task.of(benchmark, personas, scorer, rows, directory)
     if probe < 1:
         raise ParameterError("probe", ">= 1", probe)
-    absent = {persona: task.absent(persona) for persona in task.voices}
-    n_pairs, left = len(task.voices) * len(task.texts.keys), sum(map(len, absent.values()))
-    persona, places = max(absent.items(), key=lambda item: (len(item[1]), bool(item[0])))
-    if not places:
+    missing = {persona: task.missing(persona) for persona in task.voices}
+    n_pairs, n_missing = len(task.voices) * len(task.texts.keys), sum(map(len, missing.values()))
+    # The voice with most to score; a persona before nobody, whose prompts are shorter.
+    persona, prompts = max(missing.items(), key=lambda item: (len(item[1]), bool(item[0])))
+    if not prompts:
         return PersonaEstimate(n_pairs, n_pairs, float("nan"), 0.0)
-    warm = places[:1] if len(places) > 1 else []
-    timed = places[len(warm) : len(warm) + probe]
-    alone = [at for at in timed if persona and at in absent[""]]
-    if warm:
-        task.score(persona, warm)
-    once = _seconds_each(task, "", alone) if alone else 0.0
-    each = _seconds_each(task, persona, timed)
-    rest = left - len(warm) - len(timed) - len(alone)
-    unread = len(set(absent[""]) - {*warm, *timed}) if alone else 0
-    seconds = rest * each + max(once - each, 0.0) * unread
-    return PersonaEstimate(n_pairs, n_pairs - left, each, seconds)
+    # The first prompt is not timed: it pays for loading the model.
+    warm_up = prompts[:1] if len(prompts) > 1 else []
+    timed = prompts[len(warm_up) : len(warm_up) + probe]
+    both = [i for i in timed if persona and i in missing[""]]
+    if warm_up:
+        task.score(persona, warm_up)
+    first = _seconds_each(task, "", both) if both else 0.0
+    again = _seconds_each(task, persona, timed)
+    n_left = n_missing - len(warm_up) - len(timed) - len(both)
+    n_unread = len(set(missing[""]) - {*warm_up, *timed}) if both else 0
+    seconds = n_left * again + max(first - again, 0.0) * n_unread
+    return PersonaEstimate(n_pairs, n_pairs - n_missing, again, seconds)
 
 
-def _seconds_each(task: _Task, persona: str, places: list[int]) -> float:
-    """Score some prompts and return the seconds that each took."""
+def _seconds_each(task: _Task, persona: str, prompts: list[int]) -> float:
+    """Score some prompts and return the seconds for each."""
     begin = time.perf_counter()
-    task.score(persona, places)
-    return (time.perf_counter() - begin) / len(places)
+    task.score(persona, prompts)
+    return (time.perf_counter() - begin) / len(prompts)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Task:
-    """What is to be scored: the voices are nobody, then the personas."""
+    """Everything that a run scores: the voices are the empty persona, then the personas."""
 
     voices: tuple[str, ...]
     texts: Texts
@@ -264,26 +248,27 @@ class _Task:
         texts = Texts.of(benchmark, benchmark.rows("test") if rows is None else rows)
         return cls(("", *names), texts, scorer, Ledger(scorer.identity, directory))
 
-    def kept(self, persona: str) -> dict[bytes, F32]:
+    def stored(self, persona: str) -> dict[bytes, F32]:
         return self.ledger.read(persona, self.texts.keys, self.texts.n_responses)
 
-    def absent(self, persona: str) -> list[int]:
-        kept = self.kept(persona)
-        return [at for at, key in enumerate(self.texts.keys) if key not in kept]
+    def missing(self, persona: str) -> list[int]:
+        stored = self.stored(persona)
+        return [i for i, key in enumerate(self.texts.keys) if key not in stored]
 
-    def score(self, persona: str, places: Sequence[int]) -> F32:
-        """Score some prompts, float32 (n, n_responses), and keep the scores."""
-        flat = [(self.texts.prompts[at], response) for at in places for response in self.texts.responses[at]]
-        made = np.asarray(self.scorer.score(persona, [p for p, _ in flat], [r for _, r in flat]), np.float32)
-        if made.shape != (len(flat),):
-            raise AxisMismatch(f"{self.scorer.identity} returned shape {made.shape} for {len(flat)} responses.")
-        scores = made.reshape(len(places), self.texts.n_responses)
+    def score(self, persona: str, rows: Sequence[int]) -> F32:
+        """Score some prompts, float32 (n, n_responses), and store the scores."""
+        texts = self.texts
+        flat = [(texts.prompts[i], response) for i in rows for response in texts.responses[i]]
+        raw = np.asarray(self.scorer.score(persona, [p for p, _ in flat], [r for _, r in flat]), np.float32)
+        if raw.shape != (len(flat),):
+            raise AxisMismatch(f"{self.scorer.identity} returned shape {raw.shape} for {len(flat)} responses.")
+        scores = raw.reshape(len(rows), texts.n_responses)
         if np.isinf(scores).any():
             row, column = np.argwhere(np.isinf(scores))[0].tolist()
             raise RunError(
                 f"{self.scorer.identity} scored response {column + 1} of prompt "
-                f"{self.texts.prompt_ids[places[row]]} as {scores[row, column]} for the persona {persona[:60]!r}.",
+                f"{texts.prompt_ids[rows[row]]} as {scores[row, column]} for the persona {persona[:60]!r}.",
                 "A score must be finite, or NaN for an answer that cannot be read.",
             )
-        self.ledger.write(persona, {self.texts.keys[at]: row for at, row in zip(places, scores, strict=True)})
+        self.ledger.write(persona, {texts.keys[i]: row for i, row in zip(rows, scores, strict=True)})
         return scores

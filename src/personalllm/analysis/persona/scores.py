@@ -1,4 +1,4 @@
-"""The scores that personas gave, and the texts that they are about."""
+"""The scores of personas, and the texts that were scored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.analysis._persona_store import prompt_key, read_table, write_table
+from personalllm.analysis.persona.store import prompt_key, read_table, write_table
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError
 from personalllm.core.types import F32, I32, U8
 from personalllm.data import Benchmark
@@ -79,7 +79,7 @@ class Texts:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PersonaScores:
-    """What each persona, and nobody in particular, thinks of each response.
+    """The score of each response for each persona, and without one.
 
     Attributes:
         personas: Length n_personas.
@@ -136,6 +136,6 @@ class PersonaScores:
                 f"not of {benchmark.name} ({benchmark.fingerprint[:12]}).",
                 "Load the benchmark that was scored.",
             )
-        place = {name: row for row, name in enumerate(benchmark.prompt_ids.to_pylist())}
-        texts = Texts.of(benchmark, np.array([place[name] for name in prompt_ids], np.int32))
+        rows = {name: row for row, name in enumerate(benchmark.prompt_ids.to_pylist())}
+        texts = Texts.of(benchmark, np.array([rows[name] for name in prompt_ids], np.int32))
         return cls(tuple(personas[1:]), scores[1:], scores[0], about["scorer"], texts)

@@ -1,4 +1,4 @@
-"""Who scores a response on behalf of a persona: one reward model, or a chat model that gives a rating."""
+"""Score a response on behalf of a persona, with one reward model or with a chat model that gives a rating."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ PERSONA_TEMPLATE = "{persona}\n\n{prompt}"
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _FIELD = re.compile(r"\{(persona|prompt)\}")
+# A small model gives numbers little of its probability, so they may rank far below the most likely tokens.
 _TOP = 300
-_CODE_VERSION = 1
+_CODE_VERSION = 1  # part of every identity: raise it when the code changes a score, so that kept scores are not mixed
 
 _ASK = "Person: {persona}\nThe person asks: {prompt}\nReply: {response}\nNumber from 1 to {scale}:"
 _SYSTEM = (
@@ -57,7 +58,7 @@ class PersonaScorer(Protocol):
 
 @runtime_checkable
 class FirstTokenModel(Protocol):
-    """A chat model that also tells how likely its first token is."""
+    """A chat model that also gives the probabilities of its first token."""
 
     def first_token_logprobs(self, requests: Sequence[ChatRequest], top: int) -> list[dict[str, float]]:
         """Return for each request the natural log-probabilities of the `top` most likely first tokens, by text."""
@@ -102,8 +103,8 @@ class RewardModelScorer:
         Raises:
             RunError: If a score is not finite.
         """
-        made: dict[str, str] = {prompt: self._asked(persona, prompt) for prompt in dict.fromkeys(prompts)}
-        scores = self._ensemble.score([made[prompt] for prompt in prompts], responses)[:, self._column]
+        full = {prompt: self._with_persona(persona, prompt) for prompt in dict.fromkeys(prompts)}
+        scores = self._ensemble.score([full[prompt] for prompt in prompts], responses)[:, self._column]
         if not np.isfinite(scores).all():
             at = int(np.flatnonzero(~np.isfinite(scores))[0])
             raise RunError(
@@ -112,11 +113,11 @@ class RewardModelScorer:
             )
         return scores.astype(np.float32)
 
-    def _asked(self, persona: str, prompt: str) -> str:
+    def _with_persona(self, persona: str, prompt: str) -> str:
         if not persona:
             return prompt
         fields = {"persona": persona, "prompt": prompt}
-        return _FIELD.sub(lambda found: fields[found[1]], self._template)
+        return _FIELD.sub(lambda match: fields[match[1]], self._template)
 
 
 class ChatRatingScorer:
@@ -137,7 +138,7 @@ class ChatRatingScorer:
 
     Raises:
         ParameterError: If `scale` or `max_characters` is out of range.
-        UserError: If `expected` is wanted of a model that does not tell probabilities.
+        UserError: If `expected` is requested of a model that gives no probabilities.
     """
 
     def __init__(
@@ -156,16 +157,16 @@ class ChatRatingScorer:
             raise ParameterError("method", "auto, expected or written", method)
         if method == "expected" and not isinstance(chat_model, FirstTokenModel):
             raise UserError(
-                f"{chat_model.name} does not tell how likely its first token is, so no rating can be expected of it.",
+                f"{chat_model.name} gives no probabilities of its first token, so there is no expected rating.",
                 'Use method="written", or a chat model with first_token_logprobs.',
             )
         self._model = chat_model
         self._scale = scale
         self._probable = chat_model if method != "written" and isinstance(chat_model, FirstTokenModel) else None
-        self._most = max_characters
+        self._max_characters = max_characters
         self.method = "written" if self._probable is None else "expected"
-        knobs = [_CODE_VERSION, chat_model.identity, scale, self.method, max_characters, _SYSTEM, _ASK, _EXAMPLES]
-        self.identity = f"{chat_model.name} {self.method} rating 1-{scale}@{digest(knobs)}"
+        settings = [_CODE_VERSION, chat_model.identity, scale, self.method, max_characters, _SYSTEM, _ASK, _EXAMPLES]
+        self.identity = f"{chat_model.name} {self.method} rating 1-{scale}@{digest(settings)}"
 
     def __repr__(self) -> str:
         return f"ChatRatingScorer({self.identity!r})"
@@ -176,17 +177,18 @@ class ChatRatingScorer:
         requests = [self._request(persona, prompt, response) for prompt, response in pairs]
         if self._probable is not None:
             tokens = self._probable.first_token_logprobs(requests, _TOP)
-            ratings = [_expected(found, self._scale) for found in tokens]
+            ratings = [_expected(logprobs, self._scale) for logprobs in tokens]
         else:
-            ratings = [_written(reply.text, self._scale) for reply in self._model.chat(requests)]
+            ratings = [_first_number(reply.text, self._scale) for reply in self._model.chat(requests)]
         return np.array(ratings, np.float32)
 
     def _request(self, persona: str, prompt: str, response: str) -> ChatRequest:
         turns = [Message("system", _SYSTEM.format(scale=self._scale))]
-        for who, asked, reply, good in _EXAMPLES:
-            turns.append(Message("user", self._ask(who, asked, reply)))
+        for example_persona, example_prompt, reply, good in _EXAMPLES:
+            turns.append(Message("user", self._ask(example_persona, example_prompt, reply)))
             turns.append(Message("assistant", str(self._scale if good else 1)))
-        turns.append(Message("user", self._ask(persona or _NOBODY, prompt[: self._most], response[: self._most])))
+        texts = (text[: self._max_characters] for text in (prompt, response))
+        turns.append(Message("user", self._ask(persona or _NOBODY, *texts)))
         return ChatRequest(tuple(turns), max_tokens=1 if self.method == "expected" else 4)
 
     def _ask(self, persona: str, prompt: str, response: str) -> str:
@@ -204,8 +206,8 @@ def _expected(logprobs: dict[str, float], scale: int) -> float:
     return sum(rating * p for rating, p in mass.items()) / total if total > 0 else math.nan
 
 
-def _written(text: str, scale: int) -> float:
+def _first_number(text: str, scale: int) -> float:
     """Return the first number of an answer, NaN if there is none or it is off the scale."""
-    found = _NUMBER.search(text)
-    value = float(found[0]) if found else math.nan
+    match = _NUMBER.search(text)
+    value = float(match[0]) if match else math.nan
     return value if 1 <= value <= scale else math.nan

@@ -1,4 +1,9 @@
-"""Many logistic regressions at once: Newton's method on a stack of designs, without penalty and without intercept."""
+"""Fit many logistic regressions at once: Newton's method on a stack of designs, without penalty and intercept.
+
+Own code, because scikit-learn fits one user at a time, returns large coefficients where there is no finite solution,
+and stops up to 0.05 from the maximum at its default tolerance. The fits of methods (`methods.parts.logistic`) have a
+prior, so that a solution always exists: they need neither the test for separation nor the care for collinear features.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +19,18 @@ __all__ = ["FITTED", "NOT_CONVERGED", "SEPARABLE", "STATES", "Fit", "fit_logisti
 U8 = npt.NDArray[np.uint8]
 
 STATES = ("fitted", "separable", "not converged")
-"""What can become of a regression, in the order of the codes."""
+"""Outcomes of a regression, in the order of their codes."""
 
 FITTED, SEPARABLE, NOT_CONVERGED = range(3)
 
 _STEPS = 60
+# A design that still moves after this many steps is probably separable; a linear programme decides, which is slow.
 _PATIENCE = 25
 _HALVINGS = 30
-_TOLERANCE = 1e-10
-_RANK = 1e-9
-_RIDGE = 1e-14
-_STEEP = 1e-7
+_TOLERANCE = 1e-10  # largest step, relative to the coefficients
+_RANK = 1e-9  # an eigenvalue below this share of the largest one is taken for 0: the features are collinear
+_RIDGE = 1e-14  # keeps the Hessian invertible in float64; too small to move a coefficient by the tolerance
+_STEEP = 1e-7  # largest gradient, per row; with a tiny Hessian a small step alone does not mean a maximum
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +41,7 @@ class Fit:
         coefficients: float64 (n, n_features), log odds for one unit; NaN where there is no finite solution.
         state: uint8 (n,), codes into `STATES`.
         rank: int64 (n,), rank of each design; below n_features the solution of least length is given.
-        steps: int64 (n,), steps of Newton's method that were taken.
+        steps: int64 (n,), Newton steps.
     """
 
     coefficients: F64
@@ -49,7 +55,8 @@ def fit_logistic(design: F64, labels: npt.NDArray[np.bool_]) -> Fit:
 
     All designs take their Newton steps together; a step that does not raise the likelihood is halved. A design that
     some direction separates (no $z_i \cdot \beta < 0$, one > 0) has no finite solution: it is recognised by a
-    certificate, or for designs that do not settle by a linear programme, and its coefficients are NaN.
+    certificate, or for designs that do not settle by a linear programme, and its coefficients are NaN (Albert and
+    Anderson, 1984).
 
     Args:
         design: float64 (n, n_rows, n_features), finite; columns should have about unit variance.
@@ -57,6 +64,8 @@ def fit_logistic(design: F64, labels: npt.NDArray[np.bool_]) -> Fit:
     """
     n, n_rows, n_features = design.shape
     signed = design * np.where(labels, 1.0, -1.0)[:, None]
+    # Directions without variation get curvature 1 (`fill`) so that the system can be solved, and no step, so that the
+    # coefficients stay in the row space: of all maxima this is the one of least length.
     values, vectors = np.linalg.eigh(signed.transpose(0, 2, 1) @ signed / max(n_rows, 1))
     flat = values <= _RANK * np.maximum(values[:, -1:], np.finfo(float).tiny)
     fill = (vectors * flat[:, None, :]) @ vectors.transpose(0, 2, 1)
@@ -67,18 +76,19 @@ def fit_logistic(design: F64, labels: npt.NDArray[np.bool_]) -> Fit:
     for step in range(1, _STEPS + 1):
         z = signed[left] if len(left) < n else signed
         margins = _times(z, beta[left])
-        apart = margins.min(axis=1, initial=np.inf) > 0
+        # All margins above 0: these coefficients separate the rows, so longer ones are always more likely.
+        separated = margins.min(axis=1, initial=np.inf) > 0
         moved, settled = _newton_step(z, margins, beta[left], fill[left])
-        beta[left] = np.where(apart[:, None], np.nan, moved)
+        beta[left] = np.where(separated[:, None], np.nan, moved)
         steps[left] = step
         state[left[settled]] = FITTED
-        state[left[apart]] = SEPARABLE
-        keep = ~(settled | apart)
-        if step == _PATIENCE and keep.any():
-            stuck = [bool(keep[i]) and _separable(z[i]) for i in range(len(left))]
-            state[left[stuck]] = SEPARABLE
-            keep &= ~np.array(stuck)
-        left = left[keep]
+        state[left[separated]] = SEPARABLE
+        active = ~(settled | separated)
+        if step == _PATIENCE and active.any():
+            separable = [bool(active[i]) and _separable(z[i]) for i in range(len(left))]
+            state[left[separable]] = SEPARABLE
+            active &= ~np.array(separable)
+        left = left[active]
         if not len(left):
             break
     beta[state != FITTED] = np.nan
@@ -113,13 +123,13 @@ def _damping(margins: F64, change: F64) -> F64:
     """Return by what each step is multiplied, 1, 1/2, 1/4, ..., so that the likelihood does not fall."""
     factor = np.ones(len(margins))
     loss = _loss(margins)
-    open_ = np.arange(len(margins))
+    falling = np.arange(len(margins))
     for _ in range(_HALVINGS):
-        now = _loss(margins[open_] + factor[open_, None] * change[open_])
-        open_ = open_[now > loss[open_] * (1 + 1e-12)]
-        if not len(open_):
+        loss_now = _loss(margins[falling] + factor[falling, None] * change[falling])
+        falling = falling[loss_now > loss[falling] * (1 + 1e-12)]
+        if not len(falling):
             break
-        factor[open_] /= 2
+        factor[falling] /= 2
     return factor
 
 
@@ -134,10 +144,10 @@ def _sigmoid(values: F64) -> F64:
 
 
 def _separable(signed: F64) -> bool:
-    """Tell by a linear programme whether a direction has no negative margin and one positive one."""
+    """Decide by a linear programme whether a direction has no negative margin and one positive one."""
     from scipy.optimize import linprog
 
     total = signed.sum(axis=0)
-    found = linprog(-total, A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1), method="highs")
-    gain = -float(found.fun or 0.0)
-    return bool(found.status == 0 and gain > 1e-6 * max(np.abs(signed).sum(), 1.0) / len(signed))
+    solution = linprog(-total, A_ub=-signed, b_ub=np.zeros(len(signed)), bounds=(-1, 1), method="highs")
+    gain = -float(solution.fun or 0.0)
+    return bool(solution.status == 0 and gain > 1e-6 * max(np.abs(signed).sum(), 1.0) / len(signed))

@@ -1,4 +1,4 @@
-"""What personas vote for, and how much a persona changes anything at all."""
+"""Turn the scores of personas into votes, and measure how much a persona changes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.analysis._persona_scores import PersonaScores, Texts
 from personalllm.analysis.base import Analysis
+from personalllm.analysis.persona.scores import PersonaScores
 from personalllm.analysis.votes import Votes
 from personalllm.core.errors import UserError
+from personalllm.core.plotting import INK, bare, figure
 from personalllm.core.types import F32, F64
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from personalllm.analysis.study import Study
 
 __all__ = ["PersonaPopulation", "persona_population"]
 
@@ -65,22 +69,29 @@ class PersonaPopulation(Analysis):
     baseline_length_correlation: float
     levels: int
 
+    @classmethod
+    def of_study(cls, study: Study) -> tuple[PersonaPopulation, ...]:
+        """Return the given populations of personas, which were measured when their scores were read."""
+        if not study.personas:
+            raise UserError(
+                "No scores of personas were given.", "Give --personas FILE, made by `personalllm personas score`."
+            )
+        return study.personas
+
     def variance_shares(self) -> tuple[float, float, float]:
         """Return the shares of the variance within a prompt: responses, personas, rest; NaN if no score varies."""
         parts = np.array([np.nanmean(v) for v in (self.variance_responses, self.variance_personas, self.variance_rest)])
         total = parts.sum()
-        responses, personas, rest = (parts / total if total > 0 else np.full(3, np.nan)).tolist()
-        return responses, personas, rest
+        responses, personas, own = (parts / total if total > 0 else np.full(3, np.nan)).tolist()
+        return responses, personas, own
 
     def summary(self) -> dict[str, float]:
-        """Return the figures that one reads first, by name."""
-        responses, personas, rest = self.variance_shares()
+        """Return the headline figures by name."""
+        names = ("variance_share_responses", "variance_share_personas", "variance_share_rest")
         return {
             "personas": float(len(self.personas)),
             "prompts": float(self.votes.n_prompts),
-            "variance_share_responses": responses,
-            "variance_share_personas": personas,
-            "variance_share_rest": rest,
+            **dict(zip(names, self.variance_shares(), strict=True)),
             "agreement_without_persona": _mean(self.agreement),
             "agreement_between_personas": _mean(self.votes.pair_agreement()),
             "agreement_by_chance": 1 / self.votes.n_options,
@@ -126,9 +137,7 @@ class PersonaPopulation(Analysis):
 
     def plot(self) -> Figure:
         """Draw where the variance lies and how often a persona votes as the scorer does without one."""
-        from personalllm.analysis._persona_figure import persona_figure
-
-        return persona_figure(self)
+        return _figure(self)
 
     def notes(self) -> tuple[str, ...]:
         """Return who scored, the rule for ties, and what the figures cannot tell."""
@@ -198,19 +207,18 @@ def persona_population(scores: PersonaScores) -> PersonaPopulation:
 
 
 def _votes(scores: PersonaScores, weights: F32, used: npt.NDArray[np.bool_], n_voters: F64, *, whole: bool) -> Votes:
-    texts: Texts = scores.texts
-    kept = np.flatnonzero(used)
-    counts = weights.sum(0, dtype=np.float64)[kept]
+    """Return the votes on the prompts in use; the choices of single personas only where no vote is split."""
+    texts, rows = scores.texts, np.flatnonzero(used)
     return Votes(
-        counts=counts,
-        n_voters=n_voters[kept],
+        counts=weights.sum(0, dtype=np.float64)[rows],
+        n_voters=n_voters[rows],
         name=f"{len(scores.personas)} personas, {scores.scorer_name}",
         options=texts.response_models,
-        option_index=texts.response_model_index[kept],
-        prompts=tuple(texts.prompts[i] for i in kept),
-        prompt_ids=tuple(texts.prompt_ids[i] for i in kept),
+        option_index=texts.response_model_index[rows],
+        prompts=tuple(texts.prompts[i] for i in rows),
+        prompt_ids=tuple(texts.prompt_ids[i] for i in rows),
         choices=weights.argmax(2).astype(np.uint8) if whole else None,
-        squares=(weights.astype(np.float64) ** 2).sum((0, 2))[kept],
+        squares=(weights.astype(np.float64) ** 2).sum((0, 2))[rows],
     )
 
 
@@ -229,12 +237,12 @@ def _vote_weights(scores: F32) -> F32:
 
 def _mean(values: F64) -> float:
     """Return the mean of the numbers that are not NaN, NaN if there are none."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
 
 
 def _share(values: npt.NDArray[Any], among: npt.NDArray[np.bool_]) -> F64:
-    """Return for each row the mean of the values at the places in question, NaN if there is none."""
+    """Return for each row the mean of the values where `among` is true, NaN if there is none."""
     n = among.sum(1)
     total = np.where(among, values, 0).sum(1, dtype=np.float64)
     mean: F64 = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
@@ -255,10 +263,11 @@ def _variance_parts(scores: F32) -> tuple[F64, F64, F64]:
     mean = of_response.mean(1)
     between_responses = ((of_response - mean[:, None]) ** 2).mean(1)
     between_personas = np.where(complete, (of_persona - mean) ** 2, 0.0).sum(0) / n
+    # In place: for 500 personas and 1,000 prompts each copy of the scores would take 32 MB more.
     values -= of_response
     values -= (of_persona - mean)[:, :, None]
-    rest = np.where(complete[:, :, None], values**2, 0.0).sum(0).mean(1) / n
-    return between_responses, between_personas, rest
+    own = np.where(complete[:, :, None], values**2, 0.0).sum(0).mean(1) / n
+    return between_responses, between_personas, own
 
 
 def _mean_rank_correlation(scores: F32, other: npt.NDArray[Any]) -> float:
@@ -285,3 +294,51 @@ def _centred_ranks(values: npt.NDArray[Any]) -> F64:
     left, right = values[..., :, None], values[..., None, :]
     ranks: F64 = 0.5 * ((left > right).sum(-1) - (left < right).sum(-1)).astype(np.float64)
     return ranks
+
+
+def _figure(population: PersonaPopulation) -> Figure:
+    """Draw where the variance of the scores lies, and how often a persona votes as the scorer does without one."""
+    n_personas, n_prompts = len(population.personas), population.votes.n_prompts
+    with figure(3.3) as drawn:
+        left, right = drawn.subplots(1, 2, width_ratios=(1, 1.15))
+        _draw_shares(left, population)
+        _draw_agreement(right, population)
+        title = f"{n_personas} personas, {n_prompts} prompts, scored by {population.scorer}"
+        drawn.suptitle(title, fontsize=9.5, x=0.01, ha="left")
+    return drawn
+
+
+def _draw_shares(axes: Axes, population: PersonaPopulation) -> None:
+    values = 100 * np.nan_to_num(population.variance_shares())
+    labels = ("response", "persona", "persona's own view\nof a response")
+    styles = ((INK["accent"], ""), (INK["soft"], "...."), (INK["paper"], "////"))
+    for row, (value, (colour, hatch)) in enumerate(zip(values, styles, strict=True)):
+        axes.barh(row, value, 0.62, color=colour, hatch=hatch, edgecolor=INK["ink"], linewidth=0.8)
+        axes.text(value + 1.5, row, f"{value:.1f} %", va="center", fontsize=9)
+    axes.set_yticks(range(3), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 118)
+    axes.set_xticks(range(0, 101, 25))
+    bare(axes, grid="x")
+    axes.set_title("Variance of the scores of a prompt, %", fontsize=9.5, loc="left")
+
+
+def _draw_agreement(axes: Axes, population: PersonaPopulation) -> None:
+    values = population.agreement[np.isfinite(population.agreement)]
+    bins = np.linspace(0, 1, 21).tolist()
+    heights, _, _ = axes.hist(values, bins, color=INK["soft"], edgecolor=INK["ink"], linewidth=0.8)
+    top = max(float(np.max(heights)), 1.0)
+    chance = 1 / population.votes.n_options
+    marks = [(chance, ":", f"chance {chance:.1%}")]
+    if len(values):
+        marks.append((float(values.mean()), "-", f"mean {values.mean():.1%}"))
+    for value, style, label in marks:
+        axes.axvline(value, color=INK["mark"], linestyle=style, linewidth=1.8, label=label)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.1 * top)
+    axes.set_xticks(np.linspace(0, 1, 5), ["0", "25", "50", "75", "100"])
+    axes.set_xlabel("% of prompts")
+    axes.set_ylabel("personas")
+    bare(axes, grid="y")
+    axes.set_title("Votes as the scorer does without a persona", fontsize=9.5, loc="left")
+    axes.legend(frameon=False, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)

@@ -1,4 +1,4 @@
-"""Scores that personas gave: the ledger that makes a run resumable, and the file in which a result is kept."""
+"""Store the scores of personas: a ledger that makes a run resumable, and the file of a finished result."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def prompt_key(prompt: str, responses: Sequence[str]) -> bytes:
 
 
 class Ledger:
-    """Keeps the scores of one scorer on disk, one entry for each persona and prompt.
+    """The scores of one scorer on disk, one entry for each persona and prompt.
 
-    An entry is found by the texts of persona, prompt and responses, so another sample of personas or prompts uses what
-    is there. Entries are committed while the work goes on: a killed run loses at most the block in hand.
+    The key of an entry is a digest of the texts of persona, prompt and responses, so another sample of personas or
+    prompts reuses the entries. They are committed during the run: a killed run loses at most one block.
 
     Args:
         identity: Of the scorer; each has a file of its own.
@@ -58,8 +58,8 @@ class Ledger:
         """Return the scores that are there: key of the prompt -> float32 (n_responses,)."""
         if not self.path.is_file():
             return {}
-        place = {_key(persona, prompt): prompt for prompt in prompts}
-        keys, found = list(place), {}
+        prompt_of = {_key(persona, prompt): prompt for prompt in prompts}
+        keys, scores = list(prompt_of), {}
         try:
             with closing(self._open()) as connection:
                 for start in range(0, len(keys), _KEYS_PER_QUERY):
@@ -67,11 +67,12 @@ class Ledger:
                     marks = ",".join("?" * len(part))
                     query = f"SELECT key, value, crc FROM scores WHERE key IN ({marks})"  # noqa: S608
                     for key, blob, crc in connection.execute(query, part):
+                        # A damaged entry is scored again rather than trusted or reported.
                         if len(blob) == 4 * n_responses and zlib.crc32(blob) == crc:
-                            found[place[key]] = np.frombuffer(blob, "<f4").astype(np.float32)
+                            scores[prompt_of[key]] = np.frombuffer(blob, "<f4").astype(np.float32)
         except sqlite3.Error as error:
             raise self._unusable(error) from error
-        return found
+        return scores
 
     def write(self, persona: str, scores: Mapping[bytes, F32]) -> None:
         """Store scores by prompt, all of them or none."""
@@ -130,7 +131,7 @@ def write_table(path: Path, personas: Sequence[str], prompt_ids: Sequence[str], 
 
 
 def read_table(path: Path) -> tuple[list[str], list[str], F32, Any]:
-    """Return personas, prompt ids, scores and what is known of them, as `write_table` wrote them.
+    """Return personas, prompt ids, scores and the metadata `about`, as `write_table` wrote them.
 
     Raises:
         DataError: If the file is absent, damaged, or holds something else.
