@@ -48,12 +48,15 @@ class Counting:
 
 
 class OneByOne(Counting):
-    def chat_each(self, requests, done):
-        replies = []
+    def chat_some(self, requests, done, failed):
         for i, request in enumerate(requests):
-            replies += self.chat([request])
-            done(i, replies[-1])
-        return replies
+            try:
+                (reply,) = self.chat([request])
+            except RunError as error:
+                if not failed(i, "failed request", error):
+                    return
+            else:
+                done(i, reply, "model")
 
 
 def ask(text: str, **knobs: object) -> ChatRequest:
@@ -182,17 +185,14 @@ class Other:
     def count_tokens(self, messages):
         return 1
     def chat(self, requests):
-        return self.chat_each(requests, lambda i, reply: None)
-    def chat_each(self, requests, done):
-        replies = []
+        raise NotImplementedError
+    def chat_some(self, requests, done, failed):
         for i, request in enumerate(requests):
             if i == hang_at:
                 print("hanging", flush=True)
                 time.sleep(60)
             self.asked += 1
-            replies.append(ChatReply("kept " + request.messages[0].content, "stop", 1, 1))
-            done(i, replies[-1])
-        return replies
+            done(i, ChatReply("kept " + request.messages[0].content, "stop", 1, 1), "model")
 
 folder, start, stop, hang_at = sys.argv[1], *map(int, sys.argv[2:])
 model = Other()

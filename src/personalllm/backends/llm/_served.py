@@ -1,15 +1,14 @@
-"""What a server says: a completion, whole or streamed, its context length, and how many tokens a chat has."""
+"""Read what a server returns: completions, streamed or not, its context length, token counts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from personalllm.backends.endpoint import ODD, BrokenReply, Endpoint, openai_sdk
 from personalllm.core.errors import RunError, UserError
-from personalllm.core.types import ChatReply, Message
+from personalllm.core.types import ChatReply
 
-__all__ = ["ELSEWHERE", "llama_tokens", "served_length", "streamed", "turns", "vllm_tokens", "whole"]
+__all__ = ["ELSEWHERE", "complete", "llama_tokens", "served_length", "streamed", "vllm_tokens"]
 
 _ODD_SHAPE = "it is not a chat completion"
 _CUT = ("length", "max_tokens", "model_length")
@@ -19,19 +18,19 @@ ELSEWHERE = (
 )
 
 
-def whole(answer: Any) -> ChatReply:
+def complete(answer: Any) -> ChatReply:
     """Turn a completion into a reply.
 
     Raises:
-        BrokenReply: If it is none, whatever it is.
+        BrokenReply: If it is no completion.
     """
     try:
-        return _whole(answer)
+        return _complete(answer)
     except ODD as error:
         raise BrokenReply(_ODD_SHAPE) from error
 
 
-def _whole(answer: Any) -> ChatReply:
+def _complete(answer: Any) -> ChatReply:
     choices = getattr(answer, "choices", None)
     if not choices:
         raise BrokenReply("it has no choices" if hasattr(answer, "choices") else _ODD_SHAPE)
@@ -82,18 +81,18 @@ def _reply(text: str, reason: str | None, usage: Any, *, refused: bool) -> ChatR
 
 
 def served_length(endpoint: Endpoint, model: str) -> int:
-    """Ask the server for its context length: vLLM, OpenRouter, llama.cpp, in turn."""
+    """Query the server for its context length: vLLM, OpenRouter, llama.cpp, in turn."""
     status, listed = endpoint.fetch(f"{endpoint.base_url}/models")
     data = listed.get("data") if status == 200 and isinstance(listed, dict) else None
-    entries = [entry for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
-    mine = next((entry for entry in entries if entry.get("id") == model), entries[0] if len(entries) == 1 else {})
+    entries = [item for item in data if isinstance(item, dict)] if isinstance(data, list) else []
+    entry = next((item for item in entries if item.get("id") == model), entries[0] if len(entries) == 1 else {})
     status, props = endpoint.fetch(f"{endpoint.root}/props")
     settings = props.get("default_generation_settings") if status == 200 and isinstance(props, dict) else None
     for holder, key in (
-        (mine, "max_model_len"),
-        (mine, "context_length"),
+        (entry, "max_model_len"),
+        (entry, "context_length"),
         (settings, "n_ctx"),
-        (mine.get("meta"), "n_ctx"),
+        (entry.get("meta"), "n_ctx"),
     ):
         length = holder.get(key) if isinstance(holder, dict) else None
         if isinstance(length, int) and length > 0:
@@ -106,8 +105,8 @@ def served_length(endpoint: Endpoint, model: str) -> int:
 
 def vllm_tokens(endpoint: Endpoint, model: str, turns: list[dict[str, str]]) -> int | None:
     """Count with vLLM's tokenizer, which renders the chat by itself; None if the server has no such thing."""
-    said = _asked(endpoint, "/tokenize", {"model": model, "messages": turns})
-    count = said.get("count")
+    answer = _post(endpoint, "/tokenize", {"model": model, "messages": turns})
+    count = answer.get("count")
     return count if isinstance(count, int) else None
 
 
@@ -116,27 +115,22 @@ def llama_tokens(endpoint: Endpoint, turns: list[dict[str, str]]) -> int | None:
 
     The tokenizer adds the begin-of-sequence token that the rendered template leaves to it, so there is exactly one.
     """
-    prompt = _asked(endpoint, "/apply-template", {"messages": turns}).get("prompt")
+    prompt = _post(endpoint, "/apply-template", {"messages": turns}).get("prompt")
     if not isinstance(prompt, str):
         return None
     body = {"content": prompt, "add_special": True, "parse_special": True}
-    tokens = _asked(endpoint, "/tokenize", body).get("tokens")
+    tokens = _post(endpoint, "/tokenize", body).get("tokens")
     return len(tokens) if isinstance(tokens, list) else None
 
 
-def _asked(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return what a server says; nothing if it does not know the path."""
-    status, said = endpoint.fetch(endpoint.root + path, body)
+def _post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return a server's answer; an empty one if it does not know the path."""
+    status, answer = endpoint.fetch(endpoint.root + path, body)
     if status == 200:
-        return said if isinstance(said, dict) else {}
+        return answer if isinstance(answer, dict) else {}
     if status in (400, 413, 422):
-        words = endpoint.scrub(str(said))
+        words = endpoint.scrub(str(answer))
         raise UserError(f"{endpoint.root}{path} refused to count tokens: {words}.", f"{ELSEWHERE}.")
     if status in (408, 409, 429) or (status >= 500 and status != 501):
         raise RunError(f"{endpoint.root}{path} failed: status {status}.", "See the server's own log.")
     return {}
-
-
-def turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """Return the messages as the protocol has them; what is no valid Unicode (a lone surrogate) becomes `?`."""
-    return [{"role": m.role, "content": m.content.encode("utf-8", "replace").decode()} for m in messages]

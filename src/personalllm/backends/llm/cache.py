@@ -1,4 +1,4 @@
-"""A disk cache of replies, by who was asked and what."""
+"""A disk cache of replies, by model and request."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import json
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from personalllm.backends.llm._base import BatchChatModel, Done, Failed
 from personalllm.core.errors import PersonalLLMError, RunError, UserError
 from personalllm.core.protocols import ChatModel
 from personalllm.core.storage import cache_dir, canonical_json, digest, open_cache
@@ -27,37 +28,20 @@ CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply BLOB NOT NUL
 
 
 @runtime_checkable
-class _OneByOne(Protocol):
-    """A chat model that hands over each reply as soon as it is there."""
-
-    def chat_each(self, requests: Sequence[ChatRequest], done: Callable[[int, ChatReply], None]) -> list[ChatReply]: ...
-
-
-@runtime_checkable
 class _Tolerant(Protocol):
     """A chat model that goes on after a request that fails."""
 
-    def chat_some(
-        self,
-        requests: Sequence[ChatRequest],
-        done: Callable[[int, ChatReply, str], None],
-        failed: Callable[[int, str, PersonalLLMError], bool],
-    ) -> None: ...
+    def chat_some(self, requests: Sequence[ChatRequest], done: Done, failed: Failed) -> None: ...
 
 
-class _Patient:
+class _OneByOne:
     """Lets a plain chat model go on after a request that fails."""
 
     def __init__(self, model: ChatModel) -> None:
         self._model = model
 
-    def chat_some(
-        self,
-        requests: Sequence[ChatRequest],
-        done: Callable[[int, ChatReply, str], None],
-        failed: Callable[[int, str, PersonalLLMError], bool],
-    ) -> None:
-        """Ask a few requests at a time; one by one where that fails."""
+    def chat_some(self, requests: Sequence[ChatRequest], done: Done, failed: Failed) -> None:
+        """Send a few requests at a time; one by one where that fails."""
         for start in range(0, len(requests), _SLICE):
             for i, outcome in enumerate(self._apart(requests[start : start + _SLICE]), start):
                 if isinstance(outcome, ChatReply):
@@ -67,20 +51,23 @@ class _Patient:
 
     def _apart(self, requests: Sequence[ChatRequest]) -> list[ChatReply | PersonalLLMError]:
         try:
-            return list(self._model.chat(requests))
+            replies: list[ChatReply | PersonalLLMError] = [*self._model.chat(requests)]
+            if len(replies) != len(requests):
+                raise RunError(f"{self._model.name} gave {len(replies)} replies to {len(requests)} requests.")
         except PersonalLLMError as error:
             if len(requests) == 1:
                 return [error]
-        return [self._apart([request])[0] for request in requests]
+            return [self._apart([request])[0] for request in requests]
+        return replies
 
 
-class CachedChatModel:
+class CachedChatModel(BatchChatModel):
     """Keeps the replies of a chat model on disk, keyed by its identity and by every field of the request.
 
     The cache is one SQLite file for each model identity: each reply is committed when it arrives, so neither a killed
     run nor a request that fails loses what was answered, and several processes may share the file. SQLite rather than
     a file for each reply, because a run has tens of thousands of short replies and a transaction is what has to be
-    atomic. A damaged entry is asked for again. Equal requests of one call are asked once.
+    atomic. A damaged entry is requested again. Equal requests of one call are sent once.
 
     Do not use it to check that a model is deterministic: it would compare a reply with itself.
 
@@ -92,13 +79,11 @@ class CachedChatModel:
     def __init__(self, model: ChatModel, directory: Path | str | None = None) -> None:
         self._model = model
         self._directory = None if directory is None else Path(directory)
+        self._arguments = {"model": model, "directory": self._directory}
         self._counts: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"CachedChatModel({self._model!r})"
-
-    def __reduce__(self) -> tuple[type[CachedChatModel], tuple[ChatModel, Path | None]]:
-        return CachedChatModel, (self._model, self._directory)
 
     @property
     def name(self) -> str:
@@ -112,7 +97,7 @@ class CachedChatModel:
 
     @property
     def context_length(self) -> int:
-        """Most tokens of prompt and reply together, of the model inside."""
+        """Maximum tokens of prompt and reply together, of the model inside."""
         return self._model.context_length
 
     @property
@@ -121,33 +106,10 @@ class CachedChatModel:
         folder = self._directory if self._directory is not None else cache_dir("replies")
         return folder / f"{digest(self.identity, 32)}.sqlite"
 
-    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        """Answer the requests, in their order, from the cache where they are there.
-
-        Raises:
-            UserError: If the cache file cannot be opened or written.
-            RunError: If the model inside fails; what it had answered is in the cache.
-        """
-        keys = [_key(request) for request in requests]
-        distinct = dict(zip(keys, requests, strict=True))
-        if not distinct:
-            return []
-        with self._file() as store:
-            found = store.read(list(distinct))
-            absent = [key for key in distinct if key not in found]
-            if absent:
-                found.update(self._ask(store, absent, [distinct[key] for key in absent]))
-        return [found[key] for key in keys]
-
-    def chat_some(
-        self,
-        requests: Sequence[ChatRequest],
-        done: Callable[[int, ChatReply, str], None],
-        failed: Callable[[int, str, PersonalLLMError], bool],
-    ) -> None:
+    def chat_some(self, requests: Sequence[ChatRequest], done: Done, failed: Failed) -> None:
         """Answer what can be answered, from the cache where it is there; a failure does not stop the others.
 
-        A model without this method is asked a few requests at a time, and one by one where that fails.
+        A model without this method is given a few requests at a time, and one by one where that fails.
 
         Args:
             requests: n requests.
@@ -155,36 +117,36 @@ class CachedChatModel:
                 what is in the cache has been accounted for.
             failed: Called with (index of the request, kind of failure, error); returns whether to go on.
         """
-        places: dict[str, list[int]] = {}
+        indices: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
-            places.setdefault(_key(request), []).append(i)
+            indices.setdefault(_key(request), []).append(i)
         with self._file() as store:
-            found = store.read(list(places))
-            for key, reply in found.items():
-                for i in places[key]:
+            stored = store.read(list(indices))
+            for key, reply in stored.items():
+                for i in indices[key]:
                     done(i, reply, "cache")
-            absent = [key for key in places if key not in found]
+            absent = [key for key in indices if key not in stored]
 
             def keep(n: int, reply: ChatReply, source: str) -> None:
-                first, *others = places[absent[n]]
+                first, *copies = indices[absent[n]]
                 done(first, reply, source)
                 try:
                     store.write([absent[n]], [reply])
                 except sqlite3.Error as error:
                     raise self._unusable(error) from error
-                for i in others:
+                for i in copies:
                     done(i, reply, "cache")
 
             def note(n: int, kind: str, error: PersonalLLMError) -> bool:
-                verdicts = [failed(i, kind, error) for i in places[absent[n]]]
+                verdicts = [failed(i, kind, error) for i in indices[absent[n]]]
                 return all(verdicts)
 
-            inner = self._model if isinstance(self._model, _Tolerant) else _Patient(self._model)
-            inner.chat_some([requests[places[key][0]] for key in absent], keep, note)
+            inner = self._model if isinstance(self._model, _Tolerant) else _OneByOne(self._model)
+            inner.chat_some([requests[indices[key][0]] for key in absent], keep, note)
 
     @property
     def remote(self) -> bool:
-        """Whether this machine is free while the model inside is waited for."""
+        """Whether this machine is free while the model inside works."""
         return bool(getattr(self._model, "remote", False))
 
     def require(self) -> None:
@@ -194,36 +156,15 @@ class CachedChatModel:
             require()
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Return the number of tokens of the messages as the model inside counts them; counts are remembered."""
+        """Return the number of tokens of the messages as the model inside counts them; counts are kept."""
         key = _digest([(message.role, message.content) for message in messages])
         if key not in self._counts:
             self._counts[key] = self._model.count_tokens(messages)
         return self._counts[key]
 
-    def _ask(self, store: _Store, keys: list[str], requests: list[ChatRequest]) -> dict[str, ChatReply]:
-        """Ask the model inside and store each reply as early as it lets us."""
-        if isinstance(self._model, _OneByOne):
-
-            def keep(i: int, reply: ChatReply) -> None:
-                try:
-                    store.write([keys[i]], [reply])
-                except sqlite3.Error as error:
-                    raise self._unusable(error) from error
-
-            return dict(zip(keys, self._model.chat_each(requests, keep), strict=True))
-        found: dict[str, ChatReply] = {}
-        for start in range(0, len(keys), _SLICE):
-            part = keys[start : start + _SLICE]
-            replies = self._model.chat(requests[start : start + _SLICE])
-            if len(replies) != len(part):
-                raise RunError(f"{self.name} gave {len(replies)} replies to {len(part)} requests.")
-            store.write(part, replies)
-            found.update(zip(part, replies, strict=True))
-        return found
-
     @contextmanager
     def _file(self) -> Iterator[_Store]:
-        """Open the file, made anew if it is damaged."""
+        """Open the file, rebuilt if it is damaged."""
         try:
             with closing(open_cache(self.path, self.identity, _SCHEMA)) as connection:
                 yield _Store(connection)
@@ -247,7 +188,7 @@ class _Store:
 
     def read(self, keys: Sequence[str]) -> dict[str, ChatReply]:
         """Return the intact replies of the keys."""
-        found = {}
+        replies = {}
         for start in range(0, len(keys), _KEYS_PER_QUERY):
             part = keys[start : start + _KEYS_PER_QUERY]
             marks = ",".join("?" * len(part))
@@ -255,8 +196,8 @@ class _Store:
             for key, blob, crc in self._connection.execute(query, part):
                 reply = _decode(blob, crc)
                 if reply is not None:
-                    found[str(key)] = reply
-        return found
+                    replies[str(key)] = reply
+        return replies
 
     def write(self, keys: Sequence[str], replies: Sequence[ChatReply]) -> None:
         """Store replies in one transaction."""

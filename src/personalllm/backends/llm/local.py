@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from personalllm.backends.endpoint import http_client
+from personalllm.backends.llm._base import BatchChatModel, Done, Failed, turns
 from personalllm.backends.models import model_path
-from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError, PersonalLLMError, RunError
+from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError, RunError
 from personalllm.core.storage import digest, file_sha256
 from personalllm.core.types import ChatReply, ChatRequest, Message
 
@@ -22,7 +23,7 @@ __all__ = ["DEFAULT_CHAT_MODEL", "LocalChatModel"]
 DEFAULT_CHAT_MODEL = "smollm2-135m-instruct"
 
 
-class LocalChatModel:
+class LocalChatModel(BatchChatModel):
     """Answers chats with a GGUF model, reproducibly.
 
     The layout is the fastest one whose texts do not change between runs: several single-threaded servers, each
@@ -32,7 +33,7 @@ class LocalChatModel:
         name: Name of a registered model file (`personalllm models list`).
         path: A GGUF file to use instead of the registered one.
         workers: Number of servers, >= 1; by default one for each processor, at most four.
-        context_length: Most tokens of prompt and reply together.
+        context_length: Maximum tokens of prompt and reply together.
 
     Raises:
         MissingExtra: If the runtime is not installed.
@@ -57,13 +58,16 @@ class LocalChatModel:
             raise ModelFileError(f"There is no model file at {self._path}.", "Give the path of a GGUF file.")
         self._workers = workers or min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
         self._context_length = context_length
+        self._arguments = {
+            "name": name,
+            "path": self._path,
+            "workers": self._workers,
+            "context_length": context_length,
+        }
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._started = 0
         self._lock = threading.Lock()
         self._identity = ""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._name, self._path, self._workers, self._context_length)
 
     @property
     def name(self) -> str:
@@ -92,48 +96,19 @@ class LocalChatModel:
 
     @property
     def context_length(self) -> int:
-        """Most tokens of prompt and reply together."""
+        """Maximum tokens of prompt and reply together."""
         return self._context_length
 
-    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        """Answer the requests, in their order.
-
-        Raises:
-            RunError: If a prompt does not fit into the context, or the runtime fails.
-        """
-        return self.chat_each(requests, _ignore)
-
-    def chat_each(self, requests: Sequence[ChatRequest], done: Callable[[int, ChatReply], None]) -> list[ChatReply]:
-        """Answer the requests as `chat` does, and hand over each reply as soon as it is there.
-
-        Args:
-            requests: n requests.
-            done: Called in this thread with (index of the request, its reply).
-        """
-        replies: dict[int, ChatReply] = {}
-        with ThreadPoolExecutor(self._workers) as threads:
-            futures = {threads.submit(self._answer, request): i for i, request in enumerate(requests)}
-            try:
-                for future in as_completed(futures):
-                    i = futures[future]
-                    replies[i] = future.result()
-                    done(i, replies[i])
-            finally:
-                threads.shutdown(wait=False, cancel_futures=True)
-        return [replies[i] for i in range(len(requests))]
-
-    def chat_some(
-        self,
-        requests: Sequence[ChatRequest],
-        done: Callable[[int, ChatReply, str], None],
-        failed: Callable[[int, str, PersonalLLMError], bool],
-    ) -> None:
+    def chat_some(self, requests: Sequence[ChatRequest], done: Done, failed: Failed) -> None:
         """Answer what can be answered; a request that fails does not stop the others.
 
         Args:
             requests: n requests.
             done: Called in this thread with (index of the request, its reply, `"model"`).
             failed: Called in this thread with (index of the request, kind of failure, error); returns whether to go on.
+
+        Raises:
+            ModelFileError: If the model cannot be loaded.
         """
         with ThreadPoolExecutor(self._workers) as threads:
             futures = {threads.submit(self._answer, request): i for i, request in enumerate(requests)}
@@ -152,7 +127,7 @@ class LocalChatModel:
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Return the number of tokens of the messages, rendered with the model's own chat template."""
         with self._server() as server:
-            prompt = _post(server, "/apply-template", {"messages": _turns(messages)})["prompt"]
+            prompt = _post(server, "/apply-template", {"messages": turns(messages)})["prompt"]
             body = {"content": prompt, "add_special": True, "parse_special": True}
             return len(_post(server, "/tokenize", body)["tokens"])
 
@@ -174,21 +149,21 @@ class LocalChatModel:
 
     def _first_token(self, request: ChatRequest, top: int) -> dict[str, float]:
         body = {
-            "messages": _turns(request.messages),
+            "messages": turns(request.messages),
             "max_tokens": 1,
             "temperature": 0.0,
             "logprobs": True,
             "top_logprobs": top,
             "cache_prompt": False,
         }
-        found: dict[str, float] = {}
-        for entry in self._ask(body)["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
-            found.setdefault(str(entry["token"]), float(entry["logprob"]))
-        return found
+        logprobs: dict[str, float] = {}
+        for entry in self._complete(body)["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+            logprobs.setdefault(str(entry["token"]), float(entry["logprob"]))
+        return logprobs
 
     def _answer(self, request: ChatRequest) -> ChatReply:
         body = {
-            "messages": _turns(request.messages),
+            "messages": turns(request.messages),
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
@@ -197,14 +172,14 @@ class LocalChatModel:
             "seed": request.seed,
             "cache_prompt": False,
         }
-        reply = self._ask(body)
+        reply = self._complete(body)
         choice, usage = reply["choices"][0], reply["usage"]
         reason: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
         text = (choice["message"].get("content") or "").strip()
         return ChatReply(text, reason, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
 
-    def _ask(self, body: dict[str, Any]) -> Any:
-        """Return the runtime's answer to a chat request."""
+    def _complete(self, body: dict[str, Any]) -> Any:
+        """Return the runtime's completion of a chat request."""
         with self._server() as server:
             reply = server.handle_chat_completions(body)
         if "error" in reply:
@@ -248,7 +223,7 @@ def open_server(
 
     Args:
         path: A GGUF file.
-        context_length: Most tokens of prompt and reply together.
+        context_length: Maximum tokens of prompt and reply together.
         threads: Threads of the computation.
         port: Port on 127.0.0.1; 0 takes a free one.
         alias: Name by which HTTP clients know the model; the file's if None.
@@ -290,24 +265,12 @@ def open_server(
     return server
 
 
-def _restore(name: str, path: Path, workers: int, context_length: int) -> LocalChatModel:
-    return LocalChatModel(name, path=path, workers=workers, context_length=context_length)
-
-
-def _ignore(index: int, reply: ChatReply) -> None:
-    del index, reply
-
-
 def _runtime() -> Any:
     try:
         import xllamacpp
     except ImportError:
         raise MissingExtra("xllamacpp", "local") from None
     return xllamacpp
-
-
-def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def _post(server: Any, path: str, body: dict[str, Any]) -> Any:

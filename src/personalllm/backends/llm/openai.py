@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from personalllm.backends.endpoint import (
     openai_sdk,
     run_coroutine,
 )
-from personalllm.backends.llm._served import ELSEWHERE, llama_tokens, served_length, streamed, turns, vllm_tokens, whole
+from personalllm.backends.llm._base import BatchChatModel, Done, Failed, turns
+from personalllm.backends.llm._served import ELSEWHERE, complete, llama_tokens, served_length, streamed, vllm_tokens
 from personalllm.backends.llm.limits import RateLimiter
 from personalllm.backends.llm.tokenizer import ChatTokenizer
 from personalllm.core.errors import ParameterError, PersonalLLMError, RunError, UserError
@@ -26,7 +27,7 @@ from personalllm.core.types import ChatReply, ChatRequest, Message
 
 __all__ = ["OpenAIChatModel", "ServerOptions"]
 
-_OURS = frozenset(
+_RESERVED = frozenset(
     ("model", "messages", "max_tokens", "temperature", "top_p", "seed", "stream", "stream_options", "n", "api_key")
 )
 _CHARACTERS_PER_TOKEN = 4
@@ -34,15 +35,15 @@ _CHARACTERS_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What a server is sent besides the request, and how patient we are with it.
+    """What a server is sent besides the request, and how long and how often it is tried.
 
     Attributes:
-        timeout: Most seconds until a reply is there (if it is streamed: until its next piece), > 0.
-        retries: Further tries after a failure that may pass, with growing pauses (a server's `Retry-After` is kept).
+        timeout: Maximum seconds until a reply is there (if it is streamed: until its next piece), > 0.
+        retries: Further tries after a transient failure, with growing pauses (a server's `Retry-After` is kept).
         extra: Further fields of the request body, e.g. `{"min_p": 0.0}`; they are part of the identity.
         tokenizer: Folder with the model's `tokenizer.json` and chat template, for servers that count no tokens.
-        requests_per_minute: Most requests in a minute, tries that failed included; None for no limit.
-        tokens_per_minute: Most tokens in a minute, prompts and replies together; None for no limit. A request counts
+        requests_per_minute: Maximum requests in a minute, tries that failed included; None for no limit.
+        tokens_per_minute: Maximum tokens in a minute, prompts and replies together; None for no limit. A request counts
             with a token for four characters of its prompt and with `max_tokens` until its reply says what it used.
         api_key_env: Name of the environment variable that holds the key.
     """
@@ -56,9 +57,9 @@ class ServerOptions:
     api_key_env: str = DEFAULT_KEY
 
     def __post_init__(self) -> None:
-        taken = sorted(_OURS & set(self.extra))
-        if taken:
-            raise ParameterError("extra", f"free of {', '.join(taken)}, which the request sets", sorted(self.extra))
+        reserved = sorted(_RESERVED & set(self.extra))
+        if reserved:
+            raise ParameterError("extra", f"free of {', '.join(reserved)}, which the request sets", sorted(self.extra))
         try:
             canonical_json(dict(self.extra))
         except (TypeError, ValueError):
@@ -74,20 +75,20 @@ class _Failed(Exception):
         self.error = error
 
 
-class OpenAIChatModel:
+class OpenAIChatModel(BatchChatModel):
     """Answers chats over HTTP, several at a time, with the official client.
 
     Temperature 0 is greedy decoding. Whether the same request gives the same text again is up to the server: batching
     on an accelerator may change the last digits, and with them a text. The key is read from the environment when a
     request is made; a server on this machine needs none. Models of one process that ask the same model of the same
-    server with the same limits share one line (`RateLimiter`).
+    server with the same limits share one queue (`RateLimiter`).
 
     Args:
         model: The model's name on the server.
         base_url: Address of the API, e.g. `http://127.0.0.1:8000/v1`.
-        context_length: Most tokens of prompt and reply together; asked of the server if None.
+        context_length: Maximum tokens of prompt and reply together; the server is queried for it if None.
         stream: Whether replies are received piece by piece. The texts are the same.
-        concurrency: Most requests under way at once, >= 1.
+        concurrency: Maximum requests under way at once, >= 1.
         revision: What fixes the weights (a commit, a digest); takes the place of the address in the identity.
         options: Patience, further fields, and a tokenizer.
 
@@ -114,8 +115,17 @@ class OpenAIChatModel:
         if context_length is not None and context_length < 1:
             raise ParameterError("context_length", ">= 1 token", context_length)
         self._options = options or ServerOptions()
+        self._arguments = {
+            "model": model,
+            "base_url": base_url,
+            "context_length": context_length,
+            "stream": stream,
+            "concurrency": concurrency,
+            "revision": revision,
+            "options": self._options,
+        }
         self._endpoint = Endpoint(base_url, self._options.timeout, self._options.retries, self._options.api_key_env)
-        self._line = RateLimiter.shared(
+        self._limiter = RateLimiter.shared(
             (self._endpoint.base_url, model, self._options.api_key_env),
             self._options.requests_per_minute,
             self._options.tokens_per_minute,
@@ -134,21 +144,8 @@ class OpenAIChatModel:
 
     @property
     def remote(self) -> bool:
-        """True: while it is waited for, this machine is free for other models."""
+        """True: while this process waits for it, the machine is free for other models."""
         return True
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (
-            self._model,
-            {
-                "base_url": self._endpoint.base_url,
-                "context_length": self._given_length,
-                "stream": self._stream,
-                "concurrency": self._concurrency,
-                "revision": self._revision,
-                "options": self._options,
-            },
-        )
 
     @property
     def name(self) -> str:
@@ -171,7 +168,7 @@ class OpenAIChatModel:
         return f"{self._model}@{digest(parts)}"
 
     def require(self) -> None:
-        """Raise unless the server may be asked: client installed, key given, network allowed; nobody is asked.
+        """Raise unless the server may be used: client installed, key given, network allowed. Makes no request.
 
         Raises:
             MissingExtra: If the client is not installed.
@@ -183,7 +180,7 @@ class OpenAIChatModel:
 
     @property
     def context_length(self) -> int:
-        """Most tokens of prompt and reply together, as given or as the server says.
+        """Maximum tokens of prompt and reply together, as given or as the server says.
 
         Raises:
             UserError: If it was not given and the server does not say.
@@ -192,59 +189,11 @@ class OpenAIChatModel:
             self._context_length = served_length(self._endpoint, self._model)
         return self._context_length
 
-    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        """Answer the requests, in their order.
-
-        A finish reason other than `length` counts as `stop`; a content filter or a refusal by the model is told in
-        `refusal`. A reply without content is the empty text. What a server puts elsewhere (reasoning) is left out.
-
-        Raises:
-            UserError: If the key, the model's name or the address is refused.
-            RunError: If a prompt is too long, or the server cannot be reached or fails. No further request is begun
-                then; the message says how many were answered.
-        """
-        return self.chat_each(requests, _ignore)
-
-    def chat_each(self, requests: Sequence[ChatRequest], done: Callable[[int, ChatReply], None]) -> list[ChatReply]:
-        """Answer the requests as `chat` does, and hand over each reply as soon as it is there.
-
-        Args:
-            requests: n requests.
-            done: Called with (index of the request, its reply).
-        """
-        failures: dict[int, PersonalLLMError] = {}
-        replies: dict[int, ChatReply] = {}
-
-        def keep(i: int, reply: ChatReply, source: str) -> None:  # noqa: ARG001
-            try:
-                done(i, reply)
-            except PersonalLLMError as error:
-                failures[i] = error
-            else:
-                replies[i] = reply
-
-        def note(i: int, kind: str, error: PersonalLLMError) -> bool:  # noqa: ARG001
-            failures[i] = error
-            return False
-
-        self.chat_some(requests, keep, note)
-        if failures:
-            raise _of_batch(failures, len(replies), len(requests)) from None
-        return [replies[i] for i in range(len(requests))]
-
-    def chat_some(
-        self,
-        requests: Sequence[ChatRequest],
-        done: Callable[[int, ChatReply, str], None],
-        failed: Callable[[int, str, PersonalLLMError], bool],
-    ) -> None:
+    def chat_some(self, requests: Sequence[ChatRequest], done: Done, failed: Failed) -> None:
         """Answer what can be answered; a request that fails after all its tries does not stop the others.
 
-        Args:
-            requests: n requests.
-            done: Called with (index of the request, its reply, `"model"`).
-            failed: Called with (index of the request, kind of failure, error); returns whether to go on. If not, no
-                further request is begun.
+        A finish reason other than `length` counts as `stop`; a content filter or a refusal by the model is in
+        `refusal`. A reply without content is the empty text. What a server puts elsewhere (reasoning) is left out.
         """
         if requests:
             run_coroutine(self._answer_all(requests, done, failed))
@@ -252,8 +201,8 @@ class OpenAIChatModel:
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Return the number of tokens of the messages, rendered with the model's own chat template.
 
-        The server is asked: vLLM's `/tokenize`, llama.cpp's `/apply-template` and `/tokenize`. With a tokenizer on
-        disk (`ServerOptions.tokenizer`) nobody is asked. Counts are remembered.
+        The server counts: vLLM's `/tokenize`, llama.cpp's `/apply-template` and `/tokenize`. With a tokenizer on
+        disk (`ServerOptions.tokenizer`) no request is made. Counts are kept.
 
         Raises:
             UserError: If the server counts no tokens and no tokenizer was given.
@@ -275,12 +224,7 @@ class OpenAIChatModel:
             )
         return tokens
 
-    async def _answer_all(
-        self,
-        requests: Sequence[ChatRequest],
-        done: Callable[[int, ChatReply, str], None],
-        failed: Callable[[int, str, PersonalLLMError], bool],
-    ) -> None:
+    async def _answer_all(self, requests: Sequence[ChatRequest], done: Done, failed: Failed) -> None:
         waiting = iter(enumerate(requests))
         going = True
 
@@ -305,7 +249,7 @@ class OpenAIChatModel:
                 raise group.exceptions[0] from None
 
     async def _answer(self, client: Any, request: ChatRequest) -> ChatReply:
-        """Return one reply, after as many tries as it takes.
+        """Return one reply, after up to `retries` further tries.
 
         Raises:
             _Failed: If no try gave one.
@@ -328,18 +272,18 @@ class OpenAIChatModel:
                     raise _Failed(kind, self._endpoint.failure(error, self._model)) from None
                 pause = wait
                 if getattr(error, "status_code", None) == 429:
-                    self._line.hold(pause)
+                    self._limiter.hold(pause)
             await asyncio.sleep(pause)
         raise AssertionError("unreachable")
 
     async def _try(self, client: Any, request: ChatRequest) -> ChatReply:
-        """Ask once, when it is this request's turn."""
+        """Send once, when it is this request's turn."""
         characters = sum(len(message.content) for message in request.messages)
         tokens = characters // _CHARACTERS_PER_TOKEN + request.max_tokens
-        await self._line.wait(tokens)
+        await self._limiter.wait(tokens)
         async with asyncio.timeout(None if self._stream else self._options.timeout):
-            reply = await self._ask(client, request)
-        self._line.settle(tokens, reply.prompt_tokens + reply.completion_tokens)
+            reply = await self._send(client, request)
+        self._limiter.settle(tokens, reply.prompt_tokens + reply.completion_tokens)
         return reply
 
     def _unusable(self, words: str, tries: int) -> RunError:
@@ -348,8 +292,8 @@ class OpenAIChatModel:
             "See the server's own log.",
         )
 
-    async def _ask(self, client: Any, request: ChatRequest) -> ChatReply:
-        knobs: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if self._stream else {}
+    async def _send(self, client: Any, request: ChatRequest) -> ChatReply:
+        streaming: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if self._stream else {}
         further = {"top_k": request.top_k} if request.top_k else {}
         try:
             answer = await client.chat.completions.create(
@@ -360,26 +304,8 @@ class OpenAIChatModel:
                 top_p=request.top_p,
                 seed=request.seed,
                 extra_body={**self._options.extra, **further},
-                **knobs,
+                **streaming,
             )
         except ValueError as error:
             raise BrokenReply(f"it is not JSON ({error})") from None
-        return await streamed(answer) if self._stream else whole(answer)
-
-
-def _of_batch(failures: Mapping[int, PersonalLLMError], answered: int, n: int) -> PersonalLLMError:
-    """Return the first failure of a batch, with how much of the batch had been answered."""
-    first = min(failures)
-    error = failures[first]
-    if n == 1:
-        return error
-    family = UserError if isinstance(error, UserError) else RunError
-    return family(f"Request {first + 1} of {n} failed ({answered} were answered): {error.message}", error.remedy)
-
-
-def _ignore(index: int, reply: ChatReply) -> None:
-    del index, reply
-
-
-def _restore(model: str, fields: dict[str, Any]) -> OpenAIChatModel:
-    return OpenAIChatModel(model, **fields)
+        return await streamed(answer) if self._stream else complete(answer)

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError, PersonalLLMError, RunError
+from personalllm.backends.llm._base import BatchChatModel, Done, Failed, turns
+from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError, RunError
 from personalllm.core.storage import canonical_json, digest
 from personalllm.core.types import ChatReply, ChatRequest, Message
 
 __all__ = ["VLLMChatModel"]
 
-_OURS = frozenset(("model", "revision", "max_model_len", "trust_remote_code", "hf_token", "skip_tokenizer_init"))
+_RESERVED = frozenset(("model", "revision", "max_model_len", "trust_remote_code", "hf_token", "skip_tokenizer_init"))
 _SPEED_ONLY = frozenset(("gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens", "swap_space"))
 _SEEDS = 2**63
 _ENGINES: dict[str, Any] = {}
 _LOCK = threading.Lock()
 
 
-class VLLMChatModel:
+class VLLMChatModel(BatchChatModel):
     """Answers chats with vLLM's offline engine, a whole batch in one call.
 
     The engine is started when it is first needed, once for each process and setting, and serves the model's own chat
@@ -31,7 +32,7 @@ class VLLMChatModel:
     Args:
         model: A folder, or a name on the hub.
         revision: Commit of the weights; part of the identity.
-        context_length: Most tokens of prompt and reply together; as the model's configuration says if None.
+        context_length: Maximum tokens of prompt and reply together; as the model's configuration says if None.
         engine: Further keyword arguments of `vllm.LLM`, e.g. `{"tensor_parallel_size": 2, "dtype": "bfloat16"}`. Code
             that comes with weights is never run.
     """
@@ -49,25 +50,25 @@ class VLLMChatModel:
         if context_length is not None and context_length < 1:
             raise ParameterError("context_length", ">= 1 token", context_length)
         self._settings = dict(engine or {})
-        taken = sorted(_OURS & set(self._settings))
-        if taken:
-            raise ParameterError("engine", f"free of {', '.join(sorted(_OURS))}", taken)
+        reserved = sorted(_RESERVED & set(self._settings))
+        if reserved:
+            raise ParameterError("engine", f"free of {', '.join(sorted(_RESERVED))}", reserved)
         try:
             canonical_json(self._settings)
         except (TypeError, ValueError):
             raise ParameterError("engine", "JSON values", self._settings) from None
+        self._arguments = {
+            "model": model,
+            "revision": revision,
+            "context_length": context_length,
+            "engine": self._settings,
+        }
         self._model = model
         self._revision = revision
         self._given_length = context_length
 
     def __repr__(self) -> str:
         return f"VLLMChatModel({self._model!r})"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (
-            self._model,
-            {"revision": self._revision, "context_length": self._given_length, "engine": self._settings},
-        )
 
     def require(self) -> None:
         """Raise `MissingExtra` if vLLM is not installed; it is not imported, which takes long."""
@@ -95,42 +96,18 @@ class VLLMChatModel:
 
     @property
     def context_length(self) -> int:
-        """Most tokens of prompt and reply together, as the engine was started with."""
+        """Maximum tokens of prompt and reply together, as the engine was started with."""
         engine = self._engine()
         config = getattr(engine, "model_config", None) or engine.llm_engine.model_config
         return int(config.max_model_len)
 
-    def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
-        """Answer the requests, in their order, in one call of the engine.
+    def chat_some(self, requests: Sequence[ChatRequest], done: Done, failed: Failed) -> None:
+        """Answer what can be answered, in one call of the engine; a prompt that is too long is left out of it.
 
         Raises:
             MissingExtra: If vLLM is not installed.
             ModelFileError: If the model cannot be loaded.
-            RunError: If a prompt does not fit into the context, or the engine fails.
-        """
-        replies: dict[int, ChatReply] = {}
-
-        def keep(i: int, reply: ChatReply, source: str) -> None:  # noqa: ARG001
-            replies[i] = reply
-
-        def stop(i: int, kind: str, error: PersonalLLMError) -> bool:  # noqa: ARG001
-            raise error
-
-        self.chat_some(requests, keep, stop)
-        return [replies[i] for i in range(len(requests))]
-
-    def chat_some(
-        self,
-        requests: Sequence[ChatRequest],
-        done: Callable[[int, ChatReply, str], None],
-        failed: Callable[[int, str, PersonalLLMError], bool],
-    ) -> None:
-        """Answer what can be answered, in one call of the engine; a prompt that is too long is left out of it.
-
-        Args:
-            requests: n requests.
-            done: Called with (index of the request, its reply, `"model"`).
-            failed: Called with (index of the request, kind of failure, error); returns whether to go on.
+            RunError: If the engine fails.
         """
         if not requests:
             return
@@ -146,8 +123,8 @@ class VLLMChatModel:
         sampling = _vllm().SamplingParams
         try:
             outputs = self._engine().chat(
-                [_turns(requests[i].messages) for i in fitting],
-                [sampling(**_knobs(requests[i])) for i in fitting],
+                [turns(requests[i].messages) for i in fitting],
+                [sampling(**_sampling(requests[i])) for i in fitting],
                 use_tqdm=False,
             )
         except (RuntimeError, ValueError) as error:
@@ -163,7 +140,7 @@ class VLLMChatModel:
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Return the number of tokens of the messages, rendered with the model's own chat template."""
         tokenizer = self._engine().get_tokenizer()
-        rendered = tokenizer.apply_chat_template(_turns(messages), add_generation_prompt=True, tokenize=True)
+        rendered = tokenizer.apply_chat_template(turns(messages), add_generation_prompt=True, tokenize=True)
         tokens = rendered["input_ids"] if isinstance(rendered, Mapping) else rendered
         return len(tokens)
 
@@ -208,7 +185,7 @@ def _vllm() -> Any:
     return vllm
 
 
-def _knobs(request: ChatRequest) -> dict[str, Any]:
+def _sampling(request: ChatRequest) -> dict[str, Any]:
     """Return the sampling parameters of a request; all are set, so the model's own defaults play no part."""
     return {
         "n": 1,
@@ -237,11 +214,3 @@ def _too_long(used: int, limit: int) -> RunError:
         f"A prompt of {used} tokens does not fit into a context of {limit}.",
         "Shorten it, or give a larger context_length.",
     )
-
-
-def _turns(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": m.role, "content": m.content.encode("utf-8", "replace").decode()} for m in messages]
-
-
-def _restore(model: str, fields: dict[str, Any]) -> VLLMChatModel:
-    return VLLMChatModel(model, **fields)
