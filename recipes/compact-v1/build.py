@@ -25,10 +25,9 @@ import sources
 from personalllm.backends.embedding import default_embedder
 from personalllm.backends.reward import (
     CompactEnsemble,
-    Preferences,
+    Pairs,
     RewardHeads,
     TrainedReward,
-    read_preferences,
     render_cards,
     top_agreement,
     train_compact,
@@ -37,6 +36,7 @@ from personalllm.backends.reward.metrics import length_correlations, lengths
 from personalllm.core.seeding import generator
 from personalllm.core.storage import write_json
 from personalllm.core.types import F32, JSON
+from personalllm.data.preferences import read_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "src/personalllm/backends/reward/weights"
@@ -44,10 +44,10 @@ CARDS = ROOT / "docs/reward-models.md"
 PART_DEFAULTS: JSON = {"flip": False, "pairs": 0, "length_ratio": 0.0}
 
 
-def read_part(work: Path, part: JSON) -> Preferences:
+def read_part(work: Path, part: JSON) -> Pairs:
     """Return the pairs of one part of a reward model's training data."""
     part = PART_DEFAULTS | part
-    pairs = read_preferences(work / f"{part['source']}.jsonl.gz")
+    pairs = Pairs.of(read_pairs(work / f"{part['source']}.jsonl.gz"))
     if part["length_ratio"]:
         ratio = np.log(np.maximum(lengths(pairs.chosen), 1) / np.maximum(lengths(pairs.rejected), 1))
         pairs = pairs.take(np.flatnonzero(np.abs(ratio) <= np.log(part["length_ratio"])))
@@ -108,7 +108,7 @@ def build(recipe: JSON, data: Path, work: Path) -> tuple[RewardHeads, JSON]:
     sources.write(data, work, {name: source["limit"] for name, source in recipe["sources"].items()})
     heads, cards = [], {}
     for name, model in sorted(recipe["reward_models"].items()):
-        pairs = Preferences.concatenate([read_part(work, part) for part in model["parts"]])
+        pairs = Pairs.concatenate([read_part(work, part) for part in model["parts"]])
         held_out, use_length = recipe["held_out"], model.get("use_length", True)
         trained = train_compact(pairs, name, embedder, held_out=held_out, use_length=use_length)
         heads.append(trained.heads)

@@ -1,32 +1,27 @@
-"""Preference files, the fit, its report and its file."""
+"""The fit of a reward model, its report and its file."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from personalllm.backends.reward import (
     CompactEnsemble,
-    Preferences,
+    Pairs,
     RewardHeads,
     accuracy,
     rank_correlation,
-    read_preferences,
     top_agreement,
     train_compact,
 )
 from personalllm.backends.reward.bradley_terry import choose_penalty, fit_bradley_terry
 from personalllm.backends.reward.metrics import length_correlations
-from personalllm.core.errors import AxisMismatch, DataError, ModelFileError, ParameterError, UserError
+from personalllm.core.errors import AxisMismatch, ModelFileError, ParameterError, UserError
 from personalllm.core.seeding import generator
 
 ROWS = [
@@ -56,7 +51,7 @@ def polite_preferences(n=240):
                   rng.integers(5, 40, 2)]  # fmt: skip
         rows.append((f"prompt {i // 2}", f"you will like your {filler[0]}", f"they will like their {filler[1]}"))
     prompts, chosen, rejected = zip(*rows, strict=True)
-    return Preferences(prompts, chosen, rejected, prompts)
+    return Pairs(prompts, chosen, rejected, prompts)
 
 
 def wordy_preferences(n=240):
@@ -69,68 +64,13 @@ def wordy_preferences(n=240):
         pair = (long, short) if rng.random() < 0.9 else (short, long)
         rows.append((f"prompt {i}", *pair))
     prompts, chosen, rejected = zip(*rows, strict=True)
-    return Preferences(prompts, chosen, rejected, prompts)
-
-
-def write(path, rows):
-    table = pa.Table.from_pylist(rows)
-    if path.suffix == ".csv":
-        pyarrow.csv.write_csv(table, path)
-    elif path.suffix == ".parquet":
-        pyarrow.parquet.write_table(table, path)
-    else:
-        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
-    return path
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet", ".csv"])
-def test_each_format_gives_the_same_pairs(tmp_path, suffix):
-    pairs = read_preferences(write(tmp_path / f"pairs{suffix}", ROWS))
-    assert pairs.prompts == tuple(row["prompt"] for row in ROWS)
-    assert pairs.chosen == tuple(row["chosen"] for row in ROWS)
-    assert pairs.rejected == tuple(row["rejected"] for row in ROWS)
-    assert pairs.groups == pairs.prompts
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
-def test_a_group_column_replaces_the_prompt(tmp_path, suffix):
-    rows = [{**row, "group": "g"} for row in ROWS]
-    assert read_preferences(write(tmp_path / f"pairs{suffix}", rows)).groups == ("g", "g")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("absent.jsonl", None, "There is no preference file"),
-        ("pairs.txt", b"x", "unknown format"),
-        ("pairs.jsonl", b"", "no preference pair"),
-        ("pairs.jsonl", b'{"prompt": "a"\n', "line 1: not JSON"),
-        ("pairs.jsonl", b"[1]\n", "row 1: not an object"),
-        ("pairs.jsonl", b'{"prompt": "a", "chosen": "b"}\n', "'rejected' must be text, got absent"),
-        ("pairs.jsonl", b'{"prompt": "a", "chosen": 1, "rejected": "c"}\n', "'chosen' must be text, got 1"),
-        ("pairs.jsonl", b'{"prompt": " ", "chosen": "b", "rejected": "c"}\n', "'prompt' must be text"),
-        ("pairs.jsonl", b'{"prompt": "a", "chosen": "b", "rejected": "b"}\n', "same text"),
-        ("pairs.jsonl", b'\xff{"prompt"', "cannot be read"),
-        ("pairs.jsonl.gz", b"no gzip", "cannot be read"),
-        ("pairs.jsonl.gz", gzip.compress(b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 50)[:-9], "cannot be"),
-        ("pairs.parquet", b"PAR1", "cannot be read"),
-        ("pairs.csv", b"prompt,chosen\na,b\n", "row 2: 'rejected' must be text, got absent"),
-    ],
-)
-def test_a_bad_file_is_refused_with_the_place(tmp_path, name, content, message):
-    path = tmp_path / name
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(DataError, match=re.escape(message)) as caught:
-        read_preferences(path)
-    assert caught.value.remedy
+    return Pairs(prompts, chosen, rejected, prompts)
 
 
 @given(st.lists(st.text(min_size=1, max_size=6), min_size=1, max_size=40), st.floats(0.05, 0.95))
 def test_no_group_is_on_both_sides_and_the_side_is_its_own(groups, held_out):
     n = len(groups)
-    pairs = Preferences(tuple(groups), tuple(map(str, range(n))), ("r",) * n, tuple(groups))
+    pairs = Pairs(tuple(groups), tuple(map(str, range(n))), ("r",) * n, tuple(groups))
     fitted, tested = pairs.split(held_out)
     assert not set(fitted.groups) & set(tested.groups)
     assert sorted(fitted.chosen + tested.chosen) == sorted(pairs.chosen)
@@ -141,7 +81,7 @@ def test_no_group_is_on_both_sides_and_the_side_is_its_own(groups, held_out):
 def test_a_prompt_of_two_groups_is_not_on_both_sides():
     groups = tuple(f"dialogue {i}" for i in range(100))
     prompts = ("Yes, please.",) * 50 + groups[50:]
-    fitted, tested = Preferences(prompts, groups, ("r",) * 100, groups).split(0.5)
+    fitted, tested = Pairs(prompts, groups, ("r",) * 100, groups).split(0.5)
     assert "Yes, please." in fitted.prompts
     assert not set(fitted.prompts) & set(tested.prompts)
     assert len(tested) > 10

@@ -51,8 +51,8 @@ DEEP = b'{"prompt": ' + b"[" * 200_000 + b"\n"
     ("reader", "name", "data", "message"),
     [
         ("jsonl", "f.jsonl", plain("one", "two") + DEEP, r"f.jsonl, line 3: not JSON \(maximum recursion depth"),
-        ("alpacaeval", "f.json", b"[" * 200_000, r"f.json is not JSON \(maximum recursion depth"),
-        ("jsonl", "f.jsonl", plain("one", subset="\ud800"), r"line 1: '\\ud800', the name of its subset, holds a char"),
+        ("alpacaeval", "f.json", b"[" * 200_000, r"f.json: the file is cut off, or not JSON \(maximum recursion depth"),
+        ("jsonl", "f.jsonl", plain("one", subset="\ud800"), r"line 1: 'subset' is not valid Unicode"),
         (
             "jsonl",
             "f.jsonl",
@@ -60,7 +60,7 @@ DEEP = b'{"prompt": ' + b"[" * 200_000 + b"\n"
             r"line 1: 'a\\nb', the name of its subset, holds a character",
         ),
         ("jsonl", "f.jsonl", plain("one", subset=" "), r"line 1: the name of its subset is empty"),
-        ("csv", "f.csv", "prompt,subset\na,b\n".encode("utf-16"), r"f.csv, line 1: not UTF-8"),
+        ("csv", "f.csv", "prompt,süb\na,b\n".encode("latin-1"), r"f.csv: the header is not UTF-8 .* at byte 7"),
         ("jsonl", "f.jsonl", b"", r"Source 'jsonl f.jsonl' holds no row in 1 file\. Look whether the files"),
         ("jsonl", "f.jsonl", gzip.compress(b""), r"holds no row in 1 file"),
         ("csv", "f.csv", b"prompt,subset\n", r"holds no row in 1 file"),

@@ -114,7 +114,7 @@ def test_plain_files_with_other_column_names(tmp_path, reader):
 GOOD = {"prompt": "p", "subset": "s"}
 BAD = [
     ("jsonl", lines(GOOD) + b"{broken\n", r"f, line 2: not JSON \("),
-    ("jsonl", lines(GOOD, GOOD)[:-4], r"f, line 2: not JSON \("),
+    ("jsonl", lines(GOOD, GOOD)[:-4], r"f, line 2: cut off, not JSON \("),
     ("jsonl", lines(GOOD, [1]), r"f, line 2: a JSON list, not an object"),
     ("jsonl", b"\n" + lines({"prompt": "p"}), r"f, line 2: there is no 'subset'; it has 'prompt'"),
     ("jsonl", lines({"prompt": 3, "subset": "s"}), r"f, line 1: 'prompt' is not a text"),
@@ -124,8 +124,8 @@ BAD = [
     ("csv", b'prompt,subset\n"two\nlines"\n', r"f, line 2: 1 fields where the header has 2"),
     ("csv", b"prompt,subset\np,s\ncaf\xe9,s\n", r"f, line 3: not UTF-8"),
     ("csv", b"prompt,prompt\np,s\n", r"f: the header names prompt twice"),
-    ("csv", b'prompt,subset\np,"s\n', r"f, line 2: not CSV"),
-    ("parquet", b"PAR1 nothing", r"f is cut off, or not Parquet"),
+    ("csv", b'prompt,subset\np,"s\n', r"f: line 2: .*wrongly quoted"),
+    ("parquet", b"PAR1 nothing", r"f: the file is cut off or damaged, or not parquet"),
     ("hh-rlhf", lines({"chosen": "Human: x"}), r"f.jsonl, line 1: 'chosen' does not begin with a human turn"),
     ("hh-rlhf", lines({"chosen": "\n\nAssistant: x"}), r"f.jsonl, line 1: 'chosen' does not begin with a human turn"),
     ("alpacaeval", lines({"instruction": "x"}), r"f.jsonl, line 1: there is no 'dataset'; it has 'instruction'"),
@@ -153,12 +153,12 @@ def test_all_bad_rows_are_counted_and_five_are_named(tmp_path):
 
 OTHER = [
     ("hh-rlhf", "f.txt", b"x", r"f.txt has an unknown suffix"),
-    ("alpacaeval", "f.json", b'{"a": 1}', r"f.json holds a JSON dict, not an array"),
-    ("alpacaeval", "f.json", b"[1", r"f.json is not JSON"),
+    ("alpacaeval", "f.json", b'{"a": 1}', r"line 1: there is no 'instruction'; it has 'a'"),
+    ("alpacaeval", "f.json", b"[1", r"f.json: the file is cut off, or not JSON"),
     ("alpacaeval", "f.json", b"[1]", r"f.json, item 1: a JSON int, not an object"),
-    ("alpacaeval", "f.json", b'["\xff"]', r"f.json is not UTF-8"),
-    ("jsonl", "f.jsonl.gz", gzip.compress(lines(GOOD) * 2000)[:-30], r"f.jsonl.gz is cut off or damaged"),
-    ("parquet", "f.parquet", b"", r"f.parquet is cut off, or not Parquet"),
+    ("alpacaeval", "f.json", b'["\xff"]', r"f.json: the file is not UTF-8"),
+    ("jsonl", "f.jsonl.gz", gzip.compress(lines(GOOD) * 2000)[:-30], r"f.jsonl.gz: the file is cut off or damaged"),
+    ("parquet", "f.parquet", b"", r"f.parquet: the file is cut off or damaged, or not parquet"),
 ]
 
 

@@ -1,25 +1,26 @@
-"""Read prompts from the files of known data sets, and from plain JSONL, CSV and Parquet."""
+"""Read prompts from the files of known data sets, and from plain rows of any format."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from personalllm.build.readers_rows import BadRow, read_rows
 from personalllm.build.recipe import Source
 from personalllm.core.errors import DataError, UserError
+from personalllm.data.cells import BadCell, Row
+from personalllm.data.files import Format, check_shards, file_part
+from personalllm.data.rows import BadRow, read_entries
 
 __all__ = ["RawPrompt", "read_source", "source_files"]
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPLIT = re.compile(r"[-_.](train|test|valid(ation)?|dev)\Z", re.IGNORECASE)
 _SPLIT_NAMES = frozenset(("train", "test", "valid", "validation", "dev"))
-_NAMED = 5
+_LISTED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class RawPrompt:
         text: The prompt; may be empty.
         subset: Its subset.
         path: Its file.
-        place: Where it stands there, e.g. `"line 3"`.
+        place: Where it is there, e.g. `"line 3"`.
     """
 
     text: str
@@ -45,25 +46,27 @@ def source_files(source: Source, folder: Path, key: str = "`files`") -> list[Pat
     Args:
         source: Whose patterns.
         folder: What they are relative to.
-        key: Where they stand in the recipe, for messages.
+        key: Where they are in the recipe, for messages.
 
     Raises:
-        UserError: If a pattern matches nothing.
+        UserError: If a pattern matches nothing, or a shard of the files is missing.
     """
-    found: dict[Path, Path] = {}
+    paths: dict[Path, Path] = {}
     for pattern in source.files:
         given = Path(pattern).expanduser()
         root = Path(given.anchor) if given.is_absolute() else folder
-        files = {path for path in root.glob(str(given.relative_to(given.anchor))) if path.is_file()}
-        if not files:
+        matches = {path for path in root.glob(str(given.relative_to(given.anchor))) if path.is_file()}
+        if not matches:
             where = "" if given.is_absolute() else f" in {folder.resolve()}"
             raise UserError(
                 f"No file matches {pattern!r}{where}.{_nearest_file(root / given)}",
-                f"Mend {key} in the recipe; patterns are relative to the recipe's folder.",
+                f"Fix {key} in the recipe; patterns are relative to the recipe's folder.",
             )
-        for path in sorted(files):
-            found.setdefault(path.resolve(), path)
-    return sorted(found.values())
+        if len(matches) > 1:
+            check_shards(matches)
+        for path in sorted(matches):
+            paths.setdefault(path.resolve(), path)
+    return sorted(paths.values())
 
 
 def _nearest_file(path: Path) -> str:
@@ -74,7 +77,7 @@ def _nearest_file(path: Path) -> str:
 
 
 def read_source(source: Source, paths: Sequence[Path]) -> Iterator[RawPrompt]:
-    """Yield the prompts of a source, row by row; rows of a subset that is not asked for are passed over.
+    """Yield the prompts of a source, row by row; rows of subsets that are not wanted are skipped.
 
     Args:
         source: How the files are read.
@@ -82,170 +85,145 @@ def read_source(source: Source, paths: Sequence[Path]) -> Iterator[RawPrompt]:
 
     Raises:
         DataError: If a row is damaged or is not of the format; names file and line of the first five.
+        UserError: If `only` leaves no row.
     """
-    bad = _BadRows(source.reader)
-    prompt_of = _READERS[source.reader]
-    wanted = frozenset(source.only)
-    seen = some = False
+    reader = _READERS[source.reader]
+    bad = _BadRows(source.reader, reader.expected)
+    any_row = any_wanted = False
     for path in paths:
         try:
-            for row in read_rows(path, source.reader):
-                some = True
-                if isinstance(row, BadRow):
-                    bad.add(row)
-                    continue
-                try:
-                    text, subset = prompt_of(source, path, row.values)
-                    subset = _subset(subset)
-                except _NotOfTheFormat as error:
-                    bad.add(BadRow(path, row.place, str(error)), error.column)
-                    continue
-                if wanted and subset not in wanted:
-                    continue
-                seen = True
-                if not bad.rows:
-                    yield RawPrompt(text.strip(), source.subset or subset, path, row.place)
+            for entry in read_entries([file_part(path, reader.format)], reader.columns, columns=_renames(source)):
+                any_row = True
+                prompt = entry if isinstance(entry, BadRow) else _prompt(source, path, entry)
+                if isinstance(prompt, BadRow | BadCell):
+                    bad.add(prompt)
+                elif not source.only or prompt.subset in source.only:
+                    any_wanted = True
+                    if not bad.count:
+                        yield replace(prompt, subset=source.subset or prompt.subset)
         except DataError as error:
             bad.raise_for_any(error)
     bad.raise_for_any()
-    if not some:
+    if not any_row:
         raise DataError(
             f"Source {source.label!r} holds no row in {len(paths)} {'file' if len(paths) == 1 else 'files'}.",
             "Look whether the files were downloaded in full, or leave the source out.",
         )
-    if wanted and not seen:
+    if source.only and not any_wanted:
         raise UserError(
             f"Source {source.label!r} holds no row of the subsets {', '.join(map(repr, source.only))}.",
-            "Mend `only` in the recipe: it takes the names that the rows use.",
+            "Fix `only` in the recipe: it takes the names that the rows use.",
         )
 
 
-class _NotOfTheFormat(ValueError):
-    """A row lacks what its format promises; `column` is one that is not there at all."""
-
-    def __init__(self, message: str, column: str = "") -> None:
-        super().__init__(message)
-        self.column = column
+def _renames(source: Source) -> dict[str, str]:
+    """Return what the files call the columns that are read."""
+    fixed_subset = bool(source.subset and not source.only)
+    return {ours: theirs for ours, theirs in source.columns.items() if not (fixed_subset and ours == "subset")}
 
 
-@dataclass(slots=True)
+def _prompt(source: Source, path: Path, row: Row) -> RawPrompt | BadCell:
+    try:
+        text, subset = _READERS[source.reader].prompt_of(source, path, row)
+    except BadCell as error:
+        return error
+    subset = subset.strip()
+    if not subset:
+        return row.bad("the name of its subset is empty")
+    if not subset.isprintable():
+        return row.bad(f"{subset!r}, the name of its subset, holds a character that cannot be printed")
+    return RawPrompt(text.strip(), subset, path, row.place)
+
+
 class _BadRows:
-    reader: str
-    rows: list[BadRow] = field(default_factory=list)
-    count: int = 0
-    absent: Counter[tuple[Path, str]] = field(default_factory=Counter)
-    said: dict[int, tuple[Path, str]] = field(default_factory=dict)
+    """Rows that cannot be used: the first five are listed, those of a file that lack the same column once."""
 
-    def add(self, row: BadRow, absent: str = "") -> None:
-        """Note a row; those of a file that lack the same column are named once."""
+    def __init__(self, reader: str, expected: str) -> None:
+        self.count = 0
+        self._reader, self._expected = reader, expected
+        self._listed: dict[tuple[str, str], tuple[str, int]] = {}
+
+    def add(self, bad: BadRow | BadCell) -> None:
+        """Note a row."""
         self.count += 1
-        key = (row.path, absent)
-        if absent:
-            self.absent[key] += 1
-        if len(self.rows) < _NAMED and self.absent[key] < 2:
-            if absent:
-                self.said[len(self.rows)] = key
-            self.rows.append(row)
-
-    @property
-    def lines(self) -> list[str]:
-        """One line for each row that is named; of rows that lack a column, how many more there are in the file."""
-        others = [self.absent[self.said[i]] - 1 if i in self.said else 0 for i in range(len(self.rows))]
-        lines = [
-            f"{row}{f' (and {n:,} more rows of the file)' if n else ''}"
-            for row, n in zip(self.rows, others, strict=True)
-        ]
-        rest = self.count - len(self.rows) - sum(others)
-        return [*lines, f"and {rest:,} more"] if rest else lines
+        where = bad.where.rsplit(", ", 1)[0] if isinstance(bad, BadCell) and bad.missing_column else str(self.count)
+        key = (where, bad.missing_column if isinstance(bad, BadCell) else "")
+        if key in self._listed or len(self._listed) < _LISTED:
+            line, repeats = self._listed.get(key, (_line(bad), -1))
+            self._listed[key] = line, repeats + 1
 
     def raise_for_any(self, end: DataError | None = None) -> None:
         """Raise if there were bad rows, or because of `end`, at which reading stopped."""
-        if not self.rows:
+        if not self.count:
             if end is not None:
                 raise end
             return
-        lines = "".join(f"\n  - {line}" for line in self.lines)
+        lines = [f"{line} (and {n:,} more rows of the file)" if n else line for line, n in self._listed.values()]
+        rest = self.count - sum(1 + n for _, n in self._listed.values())
+        lines += [f"and {rest:,} more"] if rest else []
+        lines += [] if end is None else [end.message]
         plural = "row" if self.count == 1 else "rows"
-        stopped = f"\n  - {end.message}" if end is not None else ""
         raise DataError(
-            f"{self.count} {plural} cannot be read as {self.reader}:{lines}{stopped}",
-            f"Mend or remove them. {_EXPECTED[self.reader]}",
+            f"{self.count} {plural} cannot be read as {self._reader}:" + "".join(f"\n  - {line}" for line in lines),
+            f"Fix or remove them. {self._expected}",
         )
 
 
-def _text(row: Mapping[str, Any], column: str) -> str:
-    if column not in row:
-        near = get_close_matches(column, sorted(row), n=2, cutoff=0.6)
-        meant = f". Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        held = ", ".join(map(repr, sorted(row))) or "nothing"
-        raise _NotOfTheFormat(f"there is no {column!r}; it has {held}{meant}", column)
-    value = row[column]
-    if not isinstance(value, str):
-        raise _NotOfTheFormat(f"{column!r} is {'empty (null)' if value is None else 'not a text'}")
-    return value
+def _line(bad: BadRow | BadCell) -> str:
+    return str(bad) if isinstance(bad, BadRow) else bad.message.removesuffix(".")
 
 
-def _subset(name: str) -> str:
-    name = name.strip()
-    if not name:
-        raise _NotOfTheFormat("the name of its subset is empty")
-    if not name.isprintable():
-        raise _NotOfTheFormat(f"{name!r}, the name of its subset, holds a character that cannot be printed")
-    return name
-
-
-def _plain(source: Source, path: Path, row: Mapping[str, Any]) -> tuple[str, str]:
+def _plain(source: Source, path: Path, row: Row) -> tuple[str, str]:
     del path
-    text = _text(row, source.columns.get("prompt", "prompt"))
-    if source.subset and not source.only:
-        return text, source.subset
-    return text, _text(row, source.columns.get("subset", "subset"))
+    text = row.text("prompt")
+    return text, source.subset if source.subset and not source.only else row.text("subset")
 
 
-def _hh_rlhf(source: Source, path: Path, row: Mapping[str, Any]) -> tuple[str, str]:
+def _hh_rlhf(source: Source, path: Path, row: Row) -> tuple[str, str]:
     """Return the first human turn; the subset is the folder (helpful-base/train.jsonl.gz) or the file's name."""
     del source
-    dialogue = _text(row, "chosen")
-    turns = _TURN.split(dialogue)
+    turns = _TURN.split(row.text("chosen"))
     if len(turns) < 3 or turns[0].strip() or turns[1] != "Human":
-        raise _NotOfTheFormat("'chosen' does not begin with a human turn")
+        raise row.bad("'chosen' does not begin with a human turn")
     name = path.name.split(".")[0]
     name = path.parent.name if name.lower() in _SPLIT_NAMES else _SPLIT.sub("", name)
     return turns[2], f"hh-rlhf-{name}"
 
 
-def _helpsteer(source: Source, path: Path, row: Mapping[str, Any]) -> tuple[str, str]:
+def _helpsteer(source: Source, path: Path, row: Row) -> tuple[str, str]:
     """Return the prompt; of a dialogue (HelpSteer2) its first turn."""
     del source, path
-    return _text(row, "prompt").partition("<extra_id_1>")[0], "HelpSteer"
+    return row.text("prompt").partition("<extra_id_1>")[0], "HelpSteer"
 
 
-def _rewardbench(source: Source, path: Path, row: Mapping[str, Any]) -> tuple[str, str]:
+def _rewardbench(source: Source, path: Path, row: Row) -> tuple[str, str]:
     del source, path
-    return _text(row, "prompt"), _text(row, "subset")
+    return row.text("prompt"), row.text("subset")
 
 
-def _alpacaeval(source: Source, path: Path, row: Mapping[str, Any]) -> tuple[str, str]:
+def _alpacaeval(source: Source, path: Path, row: Row) -> tuple[str, str]:
     del source, path
-    return _text(row, "instruction"), f"alpacaeval-{_text(row, 'dataset')}"
+    return row.text("instruction"), f"alpacaeval-{row.text('dataset')}"
 
 
-_READERS: dict[str, Callable[[Source, Path, Mapping[str, Any]], tuple[str, str]]] = {
-    "hh-rlhf": _hh_rlhf,
-    "helpsteer": _helpsteer,
-    "rewardbench": _rewardbench,
-    "alpacaeval": _alpacaeval,
-    "jsonl": _plain,
-    "csv": _plain,
-    "parquet": _plain,
-}
-_PLAIN_COLUMNS = 'It needs the texts "prompt" and "subset": map other names with `columns`, or set `subset`.'
-_EXPECTED = {
-    "hh-rlhf": 'Each row needs "chosen", a dialogue that begins with "\\n\\nHuman:".',
-    "helpsteer": 'Each row needs the text "prompt".',
-    "rewardbench": 'Each row needs the texts "prompt" and "subset".',
-    "alpacaeval": 'Each row needs the texts "instruction" and "dataset".',
-    "jsonl": _PLAIN_COLUMNS,
-    "csv": _PLAIN_COLUMNS,
-    "parquet": _PLAIN_COLUMNS,
+class _Reader(NamedTuple):
+    """How the rows of a data set become prompts; `format` overrides the suffix of the files."""
+
+    prompt_of: Callable[[Source, Path, Row], tuple[str, str]]
+    columns: tuple[str, ...]
+    expected: str
+    format: Format | None = None
+
+
+_EXPECTED = 'It needs the texts "prompt" and "subset": map other names with `columns`, or set `subset`.'
+_READERS = {
+    "hh-rlhf": _Reader(_hh_rlhf, ("chosen",), 'Each row needs "chosen", a dialogue that begins with "\\n\\nHuman:".'),
+    "helpsteer": _Reader(_helpsteer, ("prompt",), 'Each row needs the text "prompt".'),
+    "rewardbench": _Reader(_rewardbench, ("prompt", "subset"), 'Each row needs the texts "prompt" and "subset".'),
+    "alpacaeval": _Reader(
+        _alpacaeval, ("instruction", "dataset"), 'Each row needs the texts "instruction" and "dataset".'
+    ),
+    "jsonl": _Reader(_plain, ("prompt", "subset"), _EXPECTED, "json"),
+    "csv": _Reader(_plain, ("prompt", "subset"), _EXPECTED, "csv"),
+    "parquet": _Reader(_plain, ("prompt", "subset"), _EXPECTED, "parquet"),
 }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from personalllm.cli.columns import ColumnNames, parse_columns
 from personalllm.cli.groups import command, command_group
 from personalllm.core.errors import UserError
 
@@ -24,13 +25,14 @@ app = command_group("Train, list and test reward models.")
 
 @command(app)
 def train(
-    preferences: Annotated[Path, typer.Argument(help="Pairs: .jsonl, .jsonl.gz, .parquet or .csv.")],
+    preferences: Annotated[Path, typer.Argument(help="Pairs: JSONL, JSON, CSV, TSV, Parquet or Arrow.")],
     *,
     name: Annotated[str, typer.Option(help="Name of the reward model.")],
     out: Annotated[Path, typer.Option(help="Where the weights go, a .safetensors file; the report goes beside it.")],
     held_out: Annotated[float, typer.Option(help="Share of prompts held out.")] = 0.25,
     length: Annotated[bool, typer.Option(help="Whether the model may read the length of a response.")] = True,
     limit: Annotated[int, typer.Option(min=0, help="Use the first pairs only; 0 uses all.")] = 0,
+    column: ColumnNames = None,
 ) -> None:
     """Fit a reward model on preference pairs (columns prompt, chosen, rejected) and test it on held-out prompts.
 
@@ -39,13 +41,14 @@ def train(
     from rich.console import Console
 
     from personalllm.backends.names import build_embedder
-    from personalllm.backends.reward import read_preferences, train_compact
+    from personalllm.backends.reward import Pairs, train_compact
     from personalllm.core.storage import write_json
+    from personalllm.data.preferences import read_pairs
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out} does not end in .safetensors.", "Name the weights NAME.safetensors.")
     console = Console()
-    pairs = read_preferences(preferences)
+    pairs = Pairs.of(read_pairs(preferences, parse_columns(column)))
     if limit:
         pairs = pairs.take(range(min(limit, len(pairs))))
     embedder = build_embedder()

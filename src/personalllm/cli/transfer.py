@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from personalllm.cli import options as o
+from personalllm.cli.columns import ColumnNames, parse_columns
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["transfer"]
 
 _FILE = (
-    "Preferences of people: CSV, JSONL, Parquet or JSON with the columns user, prompt, chosen, rejected; or in the "
+    "Preferences of people: JSONL, JSON, CSV, TSV, Parquet or Arrow with the columns user, prompt, chosen, rejected; or in the "
     "layout of PRISM's utterances or of PandaLM's test set."
 )
 
@@ -35,10 +36,7 @@ class PeopleOptions:
     title: ClassVar[str] = "Protocol"
 
     name: Annotated[str | None, typer.Option(help="Name of the data set.", **o.default("the file's name"))] = None
-    column: Annotated[
-        list[str] | None,
-        typer.Option(metavar="COLUMN=NAME", help="What the file calls a column, e.g. user=annotator. Repeatable."),
-    ] = None
+    column: ColumnNames = None
     shots: o.Shots = None
     settings: o.Settings = None
     seed: o.Seed = 0
@@ -49,16 +47,9 @@ class PeopleOptions:
         Raises:
             UserError: If a column is not `COLUMN=NAME`, or the file is no file of preferences.
         """
-        from personalllm.core.errors import UserError
         from personalllm.data.preferences import Preferences
 
-        columns: dict[str, str] = {}
-        for text in self.column or ():
-            column, sign, heading = (part.strip() for part in text.partition("="))
-            if not (sign and column and heading):
-                raise UserError(f"Cannot read --column {text!r}.", "Write COLUMN=NAME, e.g. --column user=annotator.")
-            columns[column] = heading
-        return Preferences.from_rows(path, columns, name=self.name)
+        return Preferences.from_rows(path, parse_columns(self.column), name=self.name)
 
     def build(self) -> PeopleProtocol:
         """Return the protocol.

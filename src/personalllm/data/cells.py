@@ -101,8 +101,10 @@ class Row:
             value = conversation(value)
         if numbers and isinstance(value, bool | int | float) and math.isfinite(value):
             value = str(value)
+        if value is None:
+            raise self.bad(f"{column!r} is empty (null)", "Fill it in, or leave the row out.")
         if not isinstance(value, str):
-            raise self.bad(f"{column!r} is {'empty (null)' if value is None else f'not a text: {value!r:.40}'}")
+            raise self.bad(f"{column!r} is not a text: {value!r:.40}", "Write it as text.")
         if not value.isascii():
             try:
                 value.encode()

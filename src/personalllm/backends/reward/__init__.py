@@ -8,7 +8,7 @@ from personalllm.backends.reward.entries import PUBLISHED, REWARD_MODELS, Releas
 from personalllm.backends.reward.heads import RewardHeads
 from personalllm.backends.reward.invariance import Check, SelfTest, selftest
 from personalllm.backends.reward.metrics import Accuracy, accuracy, rank_correlation, top_agreement
-from personalllm.backends.reward.preferences import Preferences, read_preferences
+from personalllm.backends.reward.pairs import Pairs
 from personalllm.backends.reward.published import ENSEMBLES, PublishedEnsemble, is_published, load_rewards
 from personalllm.backends.reward.surface import SURFACE_FEATURES, surface_features
 from personalllm.backends.reward.train import TrainedReward, TrainingReport, train_compact
@@ -22,7 +22,7 @@ __all__ = [
     "Accuracy",
     "Check",
     "CompactEnsemble",
-    "Preferences",
+    "Pairs",
     "PublishedEnsemble",
     "Released",
     "RewardEntry",
@@ -37,7 +37,6 @@ __all__ = [
     "is_published",
     "load_rewards",
     "rank_correlation",
-    "read_preferences",
     "render_cards",
     "selftest",
     "shipped_ensembles",

@@ -10,7 +10,7 @@ import numpy as np
 from personalllm.backends.reward.bradley_terry import PENALTIES, choose_penalty, fit_bradley_terry
 from personalllm.backends.reward.heads import RewardHeads, embedding_features
 from personalllm.backends.reward.metrics import Accuracy, accuracy, lengths, rank_correlation
-from personalllm.backends.reward.preferences import Preferences
+from personalllm.backends.reward.pairs import Pairs
 from personalllm.backends.reward.surface import LENGTH_FEATURE, SURFACE_FEATURES, surface_features
 from personalllm.core.errors import ParameterError
 from personalllm.core.protocols import TextEmbedder
@@ -87,14 +87,14 @@ class _Features:
     surface: tuple[F32, F32]
 
     @classmethod
-    def of(cls, preferences: Preferences, embedder: TextEmbedder) -> _Features:
-        n = len(preferences)
-        embedded = embedder.embed([*preferences.prompts, *preferences.chosen, *preferences.rejected])
+    def of(cls, pairs: Pairs, embedder: TextEmbedder) -> _Features:
+        n = len(pairs)
+        embedded = embedder.embed([*pairs.prompts, *pairs.chosen, *pairs.rejected])
         prompts, sides = embedded[:n], (embedded[n : 2 * n], embedded[2 * n :])
-        texts = (preferences.chosen, preferences.rejected)
+        texts = (pairs.chosen, pairs.rejected)
         return cls(
             (embedding_features(prompts, sides[0]), embedding_features(prompts, sides[1])),
-            (surface_features(preferences.prompts, texts[0]), surface_features(preferences.prompts, texts[1])),
+            (surface_features(pairs.prompts, texts[0]), surface_features(pairs.prompts, texts[1])),
         )
 
     def rows(self, mean: F32, sd: F32) -> tuple[F64, F64]:
@@ -121,7 +121,7 @@ def _neutralise(rows: tuple[F64, F64]) -> tuple[F64, F64]:
 
 
 def train_compact(
-    preferences: Preferences,
+    pairs: Pairs,
     name: str,
     embedder: TextEmbedder,
     *,
@@ -139,7 +139,7 @@ def train_compact(
     standard deviation 1 over the responses fitted on.
 
     Args:
-        preferences: The pairs.
+        pairs: Pairs of responses.
         name: Name of the reward model.
         embedder: What gives the text vectors.
         held_out: Expected share of prompts held out, in (0, 1).
@@ -155,10 +155,10 @@ def train_compact(
         raise ParameterError("held_out", "in (0, 1)", held_out)
     if not penalties or min(penalties) <= 0:
         raise ParameterError("penalties", "positive numbers", tuple(penalties))
-    fitted, tested = preferences.split(held_out)
+    fitted, tested = pairs.split(held_out)
     sizes = tuple(len(set(part.groups)) for part in (fitted, tested))
     if min(sizes) < 2:
-        raise ParameterError("preferences", "of at least two prompts on each side of the split", sizes)
+        raise ParameterError("pairs", "of at least two prompts on each side of the split", sizes)
 
     heads, penalty, validated = _fit(fitted, name, embedder, penalties, use_length=use_length)
     margins, correlation = _test(heads, tested, embedder)
@@ -180,7 +180,7 @@ def train_compact(
 
 
 def _fit(
-    fitted: Preferences, name: str, embedder: TextEmbedder, penalties: Sequence[float], *, use_length: bool
+    fitted: Pairs, name: str, embedder: TextEmbedder, penalties: Sequence[float], *, use_length: bool
 ) -> tuple[RewardHeads, float, float]:
     """Return (the model, its penalty, the cross-validated accuracy of that penalty)."""
     features = _Features.of(fitted, embedder)
@@ -207,7 +207,7 @@ def _fit(
     return heads, penalty, tried[penalty]
 
 
-def _test(heads: RewardHeads, tested: Preferences, embedder: TextEmbedder) -> tuple[F32, float]:
+def _test(heads: RewardHeads, tested: Pairs, embedder: TextEmbedder) -> tuple[F32, float]:
     """Return the margins of held-out pairs, float32 (n,), and the rank correlation of score and length."""
     features = _Features.of(tested, embedder)
     chosen, rejected = (heads.evaluate(v, s)[:, 0] for v, s in zip(features.vectors, features.surface, strict=True))
