@@ -4,7 +4,7 @@ from scipy.stats import spearmanr
 
 from personalllm.analysis.audit import audit
 from personalllm.core.errors import DataError
-from personalllm.data import Benchmark, make_twin
+from personalllm.data import Benchmark, make_synthetic
 
 
 def benchmark(
@@ -141,8 +141,8 @@ def test_split_tables_and_notes() -> None:
     assert all(note.endswith(".") for note in result.notes())
 
 
-def test_twin_has_the_papers_agreements() -> None:
-    result = audit(make_twin(1000, seed=0))
+def test_synthetic_has_the_papers_agreements() -> None:
+    result = audit(make_synthetic(1000, seed=0))
     names = {name: i for i, name in enumerate(result.reward_models)}
     assert result.agreement[names["mistral_raft"], names["mistral_weqweasdas"]] > 0.6
     assert result.agreement[names["beaver_7b"]].min() < 0.13

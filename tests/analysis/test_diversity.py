@@ -1,4 +1,4 @@
-"""Diversity side by side: thresholds and the paper's bins by hand, intervals, the twin beside the paper, figures."""
+"""Diversity side by side: thresholds and bins by hand, intervals, synthetic scores beside the paper, figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from personalllm.analysis.diversity import as_plotted
 from personalllm.core.errors import ParameterError
 from personalllm.core.plotting import SERIES, WIDTH
 from personalllm.core.stats import bootstrap_means, intervals
-from personalllm.data import ScoreTable, Standardiser, make_twin
+from personalllm.data import ScoreTable, Standardiser, make_synthetic
 from personalllm.papers.personalllm_2025 import section3 as printed
 from personalllm.papers.personalllm_2025.section3 import PaperComparison, paper_comparison
 from personalllm.users import Population
@@ -25,10 +25,12 @@ ALPHAS = (0.01, 0.05, 0.1)
 
 @pytest.fixture(scope="module")
 def by_alpha():
-    twin = make_twin(seed=0)
-    rows = twin.rows("test")
-    table = twin.score_table(Standardiser.published(), rows)
-    return {alpha: Votes.of(f"alpha {alpha:g}", Population.published(alpha), table, twin, rows) for alpha in ALPHAS}
+    synthetic = make_synthetic(seed=0)
+    rows = synthetic.rows("test")
+    table = synthetic.score_table(Standardiser.published(), rows)
+    return {
+        alpha: Votes.of(f"alpha {alpha:g}", Population.published(alpha), table, synthetic, rows) for alpha in ALPHAS
+    }
 
 
 def with_winners(*numbers):
@@ -129,8 +131,8 @@ def test_one_prompt_has_no_interval():
     assert np.isnan(found.high)
 
 
-def test_the_paper_s_figures_on_the_twin(by_alpha, root):
-    """The twin was fitted to most of these figures, so this guards the measures, not the paper."""
+def test_the_paper_s_figures_on_the_synthetic(by_alpha, root):
+    """The synthetic benchmark was fitted to most of these figures, so this guards the measures, not the paper."""
     golden = json.loads((root / "tests" / "golden" / "twin_diversity.json").read_text(encoding="utf-8"))["figures"]
     found = paper_comparison(by_alpha)
     here = {f"{row.population} | {row.quantity} | {row.level}": row for row in found.compared}

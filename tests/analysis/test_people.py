@@ -8,7 +8,7 @@ from scipy.stats import hypergeom
 
 from personalllm.analysis import Votes, pair_votes, people
 from personalllm.core.errors import ParameterError, UserError
-from personalllm.data import Benchmark, ScoreTable, Standardiser, make_twin
+from personalllm.data import Benchmark, ScoreTable, Standardiser, make_synthetic
 from personalllm.users import Population, choices
 
 LN = np.log
@@ -99,25 +99,26 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 
 
 def test_pairs_are_the_choices_between_two_responses():
-    twin = make_twin(60, seed=1)
-    rows = twin.rows("train")[:40]
-    table = twin.score_table(Standardiser.fit(twin), rows)
+    synthetic = make_synthetic(60, seed=1)
+    rows = synthetic.rows("train")[:40]
+    table = synthetic.score_table(Standardiser.fit(synthetic), rows)
     users = Population.dirichlet(25, 0.1, table.reward_models, seed=0)
-    votes = pair_votes("v", users, table, twin, rows)
+    votes = pair_votes("v", users, table, synthetic, rows)
     assert votes.counts.shape == (40, 2)
     assert (votes.n_voters == 25).all()
     assert (votes.option_index[:, 0] != votes.option_index[:, 1]).all()
     assert len(np.unique(votes.option_index)) == 8
-    assert votes.prompts[0] == twin.prompt(int(rows[0]))
+    assert votes.prompts[0] == synthetic.prompt(int(rows[0]))
     for prompt in (0, 17):
         pair = [
-            int(np.flatnonzero(twin.response_model_index[rows[prompt]] == m)[0]) for m in votes.option_index[prompt]
+            int(np.flatnonzero(synthetic.response_model_index[rows[prompt]] == m)[0])
+            for m in votes.option_index[prompt]
         ]
         two = ScoreTable(np.ascontiguousarray(table.values[prompt : prompt + 1, pair]), table.reward_models)
         assert votes.choices[:, prompt].tolist() == choices(users, two)[0][:, 0].tolist()
-    again = pair_votes("w", Population.dirichlet(25, 5.0, table.reward_models, seed=0), table, twin, rows)
+    again = pair_votes("w", Population.dirichlet(25, 5.0, table.reward_models, seed=0), table, synthetic, rows)
     assert again.option_index.tolist() == votes.option_index.tolist()
-    assert pair_votes("v", users, table, twin, rows, seed=1).option_index.tolist() != votes.option_index.tolist()
+    assert pair_votes("v", users, table, synthetic, rows, seed=1).option_index.tolist() != votes.option_index.tolist()
     bare = pair_votes("v", users, table)
     assert bare.counts.tolist() == votes.counts.tolist()
     assert bare.options == ("first", "second")
@@ -162,7 +163,7 @@ def test_the_table_and_the_figure_tell_people_from_users():
 def test_pandalm_beside_simulated_users(shared_data):
     path = shared_data / "pandalm" / "testset-v1.json.gz"
     real = Votes.from_file(path, name="PandaLM, ties dropped", ties="drop")
-    table = make_twin(400, seed=0).score_table(Standardiser.published())
+    table = make_synthetic(400, seed=0).score_table(Standardiser.published())
     users = pair_votes("alpha 0.05", Population.published(0.05), table)
     found = people(real, [users], repeats=20, draws=200)
     assert found.n_voters == 3

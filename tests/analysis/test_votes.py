@@ -18,7 +18,7 @@ from scipy.stats import percentileofscore
 from personalllm.analysis import Votes
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError, UserError
 from personalllm.core.seeding import generator
-from personalllm.data import ScoreTable, make_twin
+from personalllm.data import ScoreTable, make_synthetic
 from personalllm.users import Population, choices
 
 # Four users with one reward model each; three prompts: all agree, two against two, all differ.
@@ -78,17 +78,17 @@ def test_a_large_population_is_counted_in_blocks(monkeypatch):
 
 
 def test_rows_of_a_benchmark_bring_their_names():
-    twin = make_twin(30, seed=3)
+    synthetic = make_synthetic(30, seed=3)
     rows = [4, 2]
-    votes = Votes.from_choices("v", [[0, 7], [0, 1]], 8, benchmark=twin, rows=rows)
-    assert votes.prompts == (twin.prompt(4), twin.prompt(2))
-    assert votes.prompt_ids == ("twin-000004", "twin-000002")
-    assert votes.options == twin.response_models
+    votes = Votes.from_choices("v", [[0, 7], [0, 1]], 8, benchmark=synthetic, rows=rows)
+    assert votes.prompts == (synthetic.prompt(4), synthetic.prompt(2))
+    assert votes.prompt_ids == ("synthetic-000004", "synthetic-000002")
+    assert votes.options == synthetic.response_models
     shares = dict(zip(votes.options, votes.option_shares(), strict=True))
-    assert shares[twin.response_models[0]] == 0.5
-    assert shares[twin.response_models[7]] == shares[twin.response_models[1]] == 0.25
+    assert shares[synthetic.response_models[0]] == 0.5
+    assert shares[synthetic.response_models[7]] == shares[synthetic.response_models[1]] == 0.25
     with pytest.raises(AxisMismatch, match="2 prompts, but 3 rows"):
-        Votes.from_choices("v", [[0, 7]], 8, benchmark=twin, rows=[1, 2, 3])
+        Votes.from_choices("v", [[0, 7]], 8, benchmark=synthetic, rows=[1, 2, 3])
 
 
 def test_wins_go_to_the_option_that_stands_in_the_column():

@@ -15,7 +15,7 @@ from personalllm.analysis.persona import RewardModelScorer, score_personas
 from personalllm.backends.features import _common
 from personalllm.cli.app import app
 from personalllm.core.errors import DataError, MissingExtra, ParameterError, UnknownName, UserError
-from personalllm.data import Benchmark, make_twin, write_benchmark
+from personalllm.data import Benchmark, make_synthetic, write_benchmark
 from personalllm.testing import SurfaceRewards
 
 WORDS = ("river,", "stone", "light", "cloud,", "garden", "music", "letter", "winter", "bread")
@@ -145,10 +145,10 @@ def test_the_audit_takes_all_prompts_or_the_split(folder: Path) -> None:
 
 
 def test_the_paper_s_users_stand_for_the_paper_s_reward_models(folder: Path) -> None:
-    write_benchmark(make_twin(60), folder / "twin.parquet")
-    fine("--only", "diversity", "--alpha", "0.05", data="twin.parquet")
+    write_benchmark(make_synthetic(60), folder / "synthetic.parquet")
+    fine("--only", "diversity", "--alpha", "0.05", data="synthetic.parquet")
     assert "20 (the paper&#39;s published users)" in page()
-    fine("--only", "diversity", "--alpha", "0.05", "--users", "1001", data="twin.parquet")
+    fine("--only", "diversity", "--alpha", "0.05", "--users", "1001", data="synthetic.parquet")
     assert "1,001 (Dirichlet, seed 0)" in page()
 
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from personalllm.cli.app import app
 from personalllm.core.errors import UserError
-from personalllm.data import make_twin, write_benchmark
+from personalllm.data import make_synthetic, write_benchmark
 from personalllm.evaluation import load_prediction
 
 SMALL = ["--data", "tiny.parquet", "--out", "runs", "--users", "12", "--pool-users", "6"]
@@ -21,7 +21,7 @@ ALPHA = ["--vary", "protocol.population.alpha=0.05,1"]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_benchmark(make_twin(40, seed=0), tmp_path / "tiny.parquet")
+    write_benchmark(make_synthetic(40, seed=0), tmp_path / "tiny.parquet")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERSONALLLM_CACHE", str(tmp_path / "cache"))
     return tmp_path

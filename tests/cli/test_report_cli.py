@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from personalllm.cli.app import app
 from personalllm.core.errors import DataError, UnknownName, UserError
-from personalllm.data import make_twin
+from personalllm.data import make_synthetic
 from personalllm.evaluation import Protocol, evaluate
 
 
@@ -18,7 +18,7 @@ from personalllm.evaluation import Protocol, evaluate
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs in one folder, which differ in their seed."""
     folder = tmp_path_factory.mktemp("finished") / "runs"
-    benchmark = make_twin(60, 0)
+    benchmark = make_synthetic(60, 0)
     for seed in (0, 1):
         protocol = Protocol.for_benchmark(benchmark, n_users=12, pool_users=5, pool_pairs=2, seed=seed)
         evaluate(["random", "longest"], protocol, benchmark, out=folder)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from personalllm.cli.app import app
 from personalllm.cli.sweep import _table
 from personalllm.core.errors import ModelFileError, ParameterError, PersonalLLMError, UnknownName, UserError
-from personalllm.data import Benchmark, make_twin, write_benchmark
+from personalllm.data import Benchmark, make_synthetic, write_benchmark
 from personalllm.evaluation import Protocol, get_preset, list_presets
 from personalllm.evaluation import sweep as sweep_cells
 from personalllm.evaluation.settings import flatten
@@ -186,11 +186,11 @@ def test_the_command_line_starts_light() -> None:
 
 @pytest.mark.parametrize(("width", "wide"), [(80, False), (150, True)])
 def test_no_number_is_cut_on_a_narrow_terminal(width: int, wide: bool) -> None:
-    twin = make_twin(60, seed=0)
-    protocol = Protocol.for_benchmark(twin, n_users=20, pool_users=5, bootstrap_draws=100)
+    synthetic = make_synthetic(60, seed=0)
+    protocol = Protocol.for_benchmark(synthetic, n_users=20, pool_users=5, bootstrap_draws=100)
     axes = {"shrinkage": [1.0, 25.0], "protocol.history.pairs": [1, 5]}
     table = _table(
-        sweep_cells(["embedding-ranker"], axes, protocol, twin, embedder=HashEmbedder()), plain=False, wide=wide
+        sweep_cells(["embedding-ranker"], axes, protocol, synthetic, embedder=HashEmbedder()), plain=False, wide=wide
     )
     console = Console(width=width, file=io.StringIO())
     console.print(table)

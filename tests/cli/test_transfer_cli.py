@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from personalllm.cli.app import app
 from personalllm.core.errors import UserError
-from personalllm.data import make_twin
+from personalllm.data import make_synthetic
 from personalllm.evaluation import Protocol, evaluate, predict
 
 
@@ -37,7 +37,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("simulated")
-    benchmark = make_twin(60, 0)
+    benchmark = make_synthetic(60, 0)
     small = {"shots": (0, 2), "test_pairs": 3, "n_seen_users": 2, "counterfactuals": ()}
     protocol = Protocol.for_benchmark(
         benchmark, track="predict", n_users=6, pool_users=5, pool_pairs=4, prediction=small, bootstrap_draws=100
@@ -73,7 +73,7 @@ def test_people_alone_and_the_report_again(people: Path, tmp_path: Path) -> None
 
 
 def test_a_report_of_both_kinds_of_runs(run: Path, tmp_path: Path) -> None:
-    benchmark = make_twin(60, 0)
+    benchmark = make_synthetic(60, 0)
     protocol = Protocol.for_benchmark(benchmark, n_users=6, pool_users=5, pool_pairs=2, bootstrap_draws=100)
     evaluate(["random"], protocol, benchmark, out=tmp_path)
     (tmp_path / "predict").symlink_to(next(path for path in run.iterdir() if path.is_dir()))

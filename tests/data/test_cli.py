@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from personalllm.cli.data import app
 from personalllm.core.errors import DataError, UserError
-from personalllm.data import load, make_twin, write_benchmark
+from personalllm.data import load, make_synthetic, write_benchmark
 
 
 @pytest.fixture
@@ -73,16 +73,16 @@ def test_info_of_a_broken_file_raises_for_the_root_to_print(tmp_path: Path, run:
     assert isinstance(run("info", tmp_path / "a.csv").exception, DataError)
 
 
-def test_twin_writes_what_make_twin_returns(tmp_path: Path, run: Any) -> None:
-    result = run("twin", "--n-prompts", 40, "--seed", 3, "--out", tmp_path / "twin.parquet")
+def test_synthetic_writes_what_make_synthetic_returns(tmp_path: Path, run: Any) -> None:
+    result = run("synthetic", "--n-prompts", 40, "--seed", 3, "--out", tmp_path / "synthetic.parquet")
     assert result.exit_code == 0
-    bench = load(tmp_path / "twin.parquet")
-    assert bench.fingerprint == make_twin(40, seed=3).fingerprint
+    bench = load(tmp_path / "synthetic.parquet")
+    assert bench.fingerprint == make_synthetic(40, seed=3).fingerprint
     assert bench.fingerprint in "".join(result.output.split())
 
 
-def test_twin_does_not_make_missing_folders(tmp_path: Path, run: Any) -> None:
-    error = run("twin", "--n-prompts", 40, "--out", tmp_path / "no" / "where" / "twin.parquet").exception
+def test_synthetic_does_not_make_missing_folders(tmp_path: Path, run: Any) -> None:
+    error = run("synthetic", "--n-prompts", 40, "--out", tmp_path / "no" / "where" / "synthetic.parquet").exception
     assert isinstance(error, UserError)
     assert str(tmp_path / "no" / "where") in error.message
     assert "--out" in error.remedy

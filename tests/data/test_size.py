@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from personalllm.data import make_twin, write_benchmark
+from personalllm.data import make_synthetic, write_benchmark
 
 MEASURE = """
 import json, resource, sys, time
@@ -29,7 +29,7 @@ print(json.dumps({"shape": bench.scores.shape, "seconds": seconds, "cpu": cpu, "
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
 def test_full_size_opens_in_two_seconds_and_400_megabytes(tmp_path: Path) -> None:
-    path = write_benchmark(make_twin(10_402, seed=0), tmp_path / "twin.parquet")
+    path = write_benchmark(make_synthetic(10_402, seed=0), tmp_path / "synthetic.parquet")
     environment = os.environ | {"PERSONALLLM_CACHE": str(tmp_path / "cache")}
     for _ in range(2):
         done = subprocess.run(

@@ -15,7 +15,7 @@ import pytest
 from personalllm.backends.executor import ProcessExecutor
 from personalllm.core.errors import RunError, UserError
 from personalllm.core.types import F32, Histories, Queries
-from personalllm.data import Benchmark, make_twin
+from personalllm.data import Benchmark, make_synthetic
 from personalllm.evaluation import (
     PREDICTORS,
     Cell,
@@ -314,9 +314,11 @@ def test_the_population_allows_for_noise_in_the_outcome(benchmark_: Benchmark) -
 
 
 def test_the_best_linear_function_allows_for_noise_in_the_outcome() -> None:
-    twin = make_twin(300, seed=1)
+    synthetic = make_synthetic(300, seed=1)
     noisy = {"feedback": {"pairs": "random", "temperature": 1.5, "flip": 0.15}, "prediction": {"outcome": "drawn"}}
-    results = predict([], small(twin, shots=(0,), n_users=40, test_pairs=20, **noisy), twin, embedder=HashEmbedder())
+    results = predict(
+        [], small(synthetic, shots=(0,), n_users=40, test_pairs=20, **noisy), synthetic, embedder=HashEmbedder()
+    )
     cell = Cell("unseen", "unseen", "true", 0)
     accuracy, loss, ece = (value(results, "best-linear", name, cell) for name in ("accuracy", "log_loss", "ece"))
     assert accuracy > 0.5

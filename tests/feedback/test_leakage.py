@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.data import make_twin
+from personalllm.data import make_synthetic
 from personalllm.feedback import CorpusView
 
 
@@ -22,7 +22,7 @@ def reachable(thing: Any, depth: int = 6) -> Iterator[Any]:
 
 
 def test_the_corpus_leads_to_texts_only():
-    benchmark = make_twin(12, seed=0)
+    benchmark = make_synthetic(12, seed=0)
     corpus = CorpusView(benchmark, seed=3).corpus
     found = list(reachable(corpus))
     assert not [thing for thing in found if isinstance(thing, np.ndarray)]
@@ -30,7 +30,7 @@ def test_the_corpus_leads_to_texts_only():
 
 
 def test_the_corpus_shows_the_responses_in_the_order_of_the_view():
-    benchmark = make_twin(12, seed=0)
+    benchmark = make_synthetic(12, seed=0)
     view = CorpusView(benchmark, seed=3)
     for row in range(12):
         assert list(view.corpus.responses[row]) == [benchmark.response(row, int(at)) for at in view.order[row]]

@@ -48,8 +48,8 @@ class Study:
         classifiers: Classifiers of each set of text features, by its name.
         progress: Opens a progress display with a title, and gives the callback for it; None for no display.
 
-    >>> from personalllm.data import make_twin
-    >>> study = Study(make_twin(500), n_users=100)
+    >>> from personalllm.data import make_synthetic
+    >>> study = Study(make_synthetic(500), n_users=100)
     >>> study.published, len(study.rows("test")), study.votes("test")[1]
     (True, 48, Votes('alpha 0.05': 48 prompts, 8 options, 100 voters))
     """

@@ -1,4 +1,4 @@
-"""`personalllm data`: check a benchmark file, describe a benchmark, write a twin, publish one on the hub."""
+"""`personalllm data`: check a benchmark file, describe, draw and publish benchmarks."""
 
 from __future__ import annotations
 
@@ -79,13 +79,13 @@ def info(source: Source) -> None:
 
 
 @command(app)
-def twin(
+def synthetic(
     out: Annotated[Path, typer.Option(help="File to write: .parquet, .jsonl[.gz], .csv[.gz], or a folder.")],
     n_prompts: Annotated[
         int | None, typer.Option(help="Number of prompts.", show_default="10402, the size of the release")
     ] = None,
     texts: Annotated[
-        str | None, typer.Option(metavar="BENCHMARK", help="Give twin scores to the texts of this benchmark.")
+        str | None, typer.Option(metavar="BENCHMARK", help="Give synthetic scores to the texts of this benchmark.")
     ] = None,
     explained: Annotated[
         float | None,
@@ -101,7 +101,7 @@ def twin(
     from rich.markup import escape
 
     from personalllm.core.errors import UserError
-    from personalllm.data import load, make_twin, make_twin_over, write_benchmark
+    from personalllm.data import load, make_synthetic, make_synthetic_over, write_benchmark
 
     if not out.parent.is_dir():
         raise UserError(f"There is no folder {str(out.parent)!r} to write to.", "Make it first, or correct --out.")
@@ -111,8 +111,8 @@ def twin(
         raise UserError("--explained needs --texts: random words explain nothing.", "Name a benchmark with --texts.")
     console = Console(stderr=True)
     if texts is None:
-        with console.status("Drawing the twin"):
-            benchmark = make_twin(10_402 if n_prompts is None else n_prompts, seed)
+        with console.status("Drawing the synthetic benchmark"):
+            benchmark = make_synthetic(10_402 if n_prompts is None else n_prompts, seed)
     else:
         from personalllm.backends.names import build_embedder
         from personalllm.cli.progress import embed_texts
@@ -120,7 +120,7 @@ def twin(
         real, embedder = load(texts), build_embedder()
         embed_texts(real, embedder, console)
         share = 0.5 if explained is None else explained
-        benchmark = make_twin_over(real, embedder, seed=seed, explained=share)
+        benchmark = make_synthetic_over(real, embedder, seed=seed, explained=share)
     with console.status("Writing it"):
         write_benchmark(benchmark, out)
     Console().print(f"{escape(str(out))}: {benchmark.n_prompts} prompts, fingerprint {benchmark.fingerprint}.")

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["transfer"]
 
 _FILE = (
-    "Preferences of people: JSONL, JSON, CSV, TSV, Parquet or Arrow with the columns user, prompt, chosen, rejected; or in the "
-    "layout of PRISM's utterances or of PandaLM's test set."
+    "Preferences of people: JSONL, JSON, CSV, TSV, Parquet or Arrow with the columns user, prompt, chosen, rejected; "
+    "or in the layout of PRISM's utterances or of PandaLM's test set."
 )
 
 

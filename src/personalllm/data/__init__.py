@@ -5,8 +5,8 @@ from personalllm.data.loading import load, validate
 from personalllm.data.preferences import Preferences
 from personalllm.data.problems import InvalidBenchmark, Problem
 from personalllm.data.standardise import Standardiser
-from personalllm.data.twin import make_twin
-from personalllm.data.twin_texts import make_twin_over
+from personalllm.data.synthetic import make_synthetic
+from personalllm.data.synthetic_texts import make_synthetic_over
 from personalllm.data.writing import write_benchmark
 
 __all__ = [
@@ -17,8 +17,8 @@ __all__ = [
     "ScoreTable",
     "Standardiser",
     "load",
-    "make_twin",
-    "make_twin_over",
+    "make_synthetic",
+    "make_synthetic_over",
     "validate",
     "write_benchmark",
 ]

@@ -66,9 +66,9 @@ _EXAMPLE_FRAME = 45
 
 
 def is_paper_data(benchmark: Benchmark) -> bool:
-    """Tell whether a benchmark is the paper's: all its prompts, scored by its ten RMs, and not the synthetic twin."""
+    """Tell whether a benchmark is the paper's: all its prompts, scored by its ten RMs, and not synthetic."""
     sized = benchmark.n_prompts == _PAPER_PROMPTS and sorted(benchmark.reward_models) == sorted(PUBLISHED)
-    return sized and "twin" not in benchmark.metadata
+    return sized and "synthetic" not in benchmark.metadata
 
 
 @dataclass(frozen=True, slots=True)

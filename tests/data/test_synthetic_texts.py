@@ -1,4 +1,4 @@
-"""The twin over real texts: agreement as in the twin, a known share of the factors in the embedding."""
+"""Synthetic scores over real texts: agreement as in `make_synthetic`, a known share of the factors in the embedding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError, PersonalLLMError
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32
-from personalllm.data import Benchmark, Standardiser, make_twin, make_twin_over
+from personalllm.data import Benchmark, Standardiser, make_synthetic, make_synthetic_over
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Constant(Hashing):
 
 @pytest.fixture(scope="module")
 def texts() -> Benchmark:
-    return make_twin(600, seed=5)
+    return make_synthetic(600, seed=5)
 
 
 def within(benchmark: Benchmark) -> F32:
@@ -55,7 +55,7 @@ def centred(benchmark: Benchmark, embedder: Hashing) -> F32:
 
 
 def test_texts_ids_and_splits_stay_and_scores_are_new(texts: Benchmark) -> None:
-    made = make_twin_over(texts, Hashing())
+    made = make_synthetic_over(texts, Hashing())
     assert made.prompts.equals(texts.prompts)
     assert made.responses.equals(texts.responses)
     assert made.prompt_ids.equals(texts.prompt_ids)
@@ -64,20 +64,20 @@ def test_texts_ids_and_splits_stay_and_scores_are_new(texts: Benchmark) -> None:
     assert not np.allclose(made.scores, texts.scores)
 
 
-def test_reward_models_agree_as_in_the_twin(texts: Benchmark) -> None:
+def test_reward_models_agree_as_in_the_synthetic(texts: Benchmark) -> None:
     def correlations(benchmark: Benchmark) -> F32:
         return np.corrcoef(within(benchmark).reshape(-1, 10).T)
 
-    made, twin = correlations(make_twin_over(texts, Hashing())), correlations(texts)
-    assert np.abs(made - twin).max() < 0.2
-    assert np.corrcoef(made[np.triu_indices(10, 1)], twin[np.triu_indices(10, 1)])[0, 1] > 0.9
+    made, synthetic = correlations(make_synthetic_over(texts, Hashing())), correlations(texts)
+    assert np.abs(made - synthetic).max() < 0.2
+    assert np.corrcoef(made[np.triu_indices(10, 1)], synthetic[np.triu_indices(10, 1)])[0, 1] > 0.9
 
 
 def test_the_share_explained_is_what_was_asked_for(texts: Benchmark) -> None:
     vectors = centred(texts, Hashing())
     found = []
     for share in (0.0, 0.5, 1.0):
-        own = within(make_twin_over(texts, Hashing(), explained=share))
+        own = within(make_synthetic_over(texts, Hashing(), explained=share))
         lengths = np.log([len(text) for text in texts.responses.to_pylist()]).reshape(texts.scores.shape[:2])
         both = np.concatenate([vectors, (lengths - lengths.mean(1, keepdims=True))[..., None]], axis=2)
         found.append(np.mean([explained_by(both, own[..., rm]) for rm in range(10)]))
@@ -87,7 +87,7 @@ def test_the_share_explained_is_what_was_asked_for(texts: Benchmark) -> None:
 
 
 def test_the_seed_decides(texts: Benchmark) -> None:
-    first, again, other = (make_twin_over(texts, Hashing(), seed=seed).fingerprint for seed in (1, 1, 2))
+    first, again, other = (make_synthetic_over(texts, Hashing(), seed=seed).fingerprint for seed in (1, 1, 2))
     assert first == again != other
 
 
@@ -101,7 +101,7 @@ def test_the_seed_decides(texts: Benchmark) -> None:
 )
 def test_refusals(texts: Benchmark, change: dict, error: type[PersonalLLMError], says: str) -> None:
     with pytest.raises(error, match=says):
-        make_twin_over(texts, change.pop("embedder", Hashing()), **change)
+        make_synthetic_over(texts, change.pop("embedder", Hashing()), **change)
 
 
 def test_other_numbers_of_responses_are_refused() -> None:
@@ -109,5 +109,5 @@ def test_other_numbers_of_responses_are_refused() -> None:
         name="few", prompt_ids=["a"], prompts=["Hi?"], subsets=["s"], splits=["train"], responses=[["Hello.", "Yes."]],
         response_models=["m1", "m2"], reward_models=["z"], scores=[[[1.0], [3.0]]],
     )  # fmt: skip
-    with pytest.raises(AxisMismatch, match="8 responses"):
-        make_twin_over(few, Hashing())
+    with pytest.raises(AxisMismatch, match="are for 8"):
+        make_synthetic_over(few, Hashing())

@@ -1,4 +1,4 @@
-"""The factor model behind the twin: how its scores and lengths arise from independent normal draws."""
+"""The factor model behind the synthetic benchmark: how its scores and lengths arise from independent normal draws."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from personalllm.core.types import F32
 from personalllm.data.standardise import PUBLISHED
 
-__all__ = ["FAMILIES", "N_RESPONSES", "REWARD_MODELS", "TwinModel", "draw_noise", "twin_scores"]
+__all__ = ["FAMILIES", "N_RESPONSES", "REWARD_MODELS", "FactorModel", "draw_noise", "synthetic_scores"]
 
 N_RESPONSES = 8
 REWARD_MODELS = tuple(PUBLISHED)
@@ -19,7 +19,7 @@ FAMILIES = (0, 1, 1, 2, 3, 4, 3, 5, 5, 5)
 
 
 @dataclass(frozen=True, slots=True)
-class TwinModel:
+class FactorModel:
     """Parameters of the factor model, one number for each RM or response model.
 
     Within a prompt, RM b sees response r (of response model m) as
@@ -56,7 +56,7 @@ class TwinModel:
         return np.concatenate([np.asarray(getattr(self, item.name)) for item in fields(self)])
 
     @classmethod
-    def from_flat(cls, vector: Any) -> TwinModel:
+    def from_flat(cls, vector: Any) -> FactorModel:
         """Return the model whose `flat` is the vector."""
         sizes = dict.fromkeys(("length", "quality", "family", "noise", "between"), len(REWARD_MODELS))
         sizes |= {"model_length": N_RESPONSES, "model_quality": N_RESPONSES, "spread": 2}
@@ -83,7 +83,7 @@ def draw_noise(n_prompts: int, rng: np.random.Generator) -> dict[str, F32]:
     return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
 
 
-def twin_scores(model: TwinModel, noise: dict[str, F32]) -> tuple[F32, F32]:
+def synthetic_scores(model: FactorModel, noise: dict[str, F32]) -> tuple[F32, F32]:
     """Return scores and lengths, both with mean 0 and standard deviation 1 for each RM over the draw.
 
     Args:

@@ -1,10 +1,12 @@
-"""Search the constants of the twin: `python benchmarks/calibrate_twin.py [--steps N] [--resume] [--check]`.
+"""Search the constants of the synthetic benchmark.
+
+Run `python benchmarks/calibrate_synthetic.py [--steps N] [--resume] [--check]`.
 
 Levenberg-Marquardt on fixed draws (common random numbers) moves the factor model towards the figures of the paper:
 vote shares and numbers of winners for three concentrations, wins of each response model, agreement of the reward
-models, correlation with length, entropy. Prints the constants to paste into `personalllm/data/twin.py`. With
+models, correlation with length, entropy. Prints the constants to paste into `personalllm/data/synthetic.py`. With
 `--resume` it starts at the committed ones instead of the hand-set start. With `--check` it measures the committed
-constants on the twin itself and prints the rows of `docs/twin.md`.
+constants on the synthetic benchmark itself and prints the rows of `docs/synthetic.md`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import time
 import numpy as np
 from scipy import stats
 
-from personalllm.data.twin_model import N_RESPONSES, REWARD_MODELS, TwinModel, draw_noise, twin_scores
+from personalllm.data.synthetic_model import N_RESPONSES, REWARD_MODELS, FactorModel, draw_noise, synthetic_scores
 
 ALPHAS = ("0.01", "0.05", "0.1")
 SHARES = {"0.01": (49.55, 93.6, 99.8), "0.05": (42.6, 89.6, 99.8), "0.1": (34.0, 83.0, 99.7)}
@@ -112,10 +114,10 @@ def residuals(found: dict[str, np.ndarray | float]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def start() -> TwinModel:
+def start() -> FactorModel:
     wins = np.array(WINS["0.05"])
     effect = np.log(wins / wins.mean())
-    return TwinModel(
+    return FactorModel(
         length=(-0.2, 0.7, 0.65, 0.6, 0.6, 0.55, 0.6, 0.1, 0.2, 0.2),
         quality=(-0.2, 0.45, 0.5, 0.55, 0.55, 0.55, 0.55, 0.35, 0.3, 0.35),
         family=(0.0, 0.3, 0.3, 0.0, 0.4, 0.0, 0.4, 0.1, 0.1, 0.1),
@@ -127,20 +129,20 @@ def start() -> TwinModel:
     )
 
 
-def clipped(vector: np.ndarray) -> TwinModel:
-    model = TwinModel.from_flat(vector)
-    values = {name: getattr(model, name) for name in TwinModel.__slots__}
+def clipped(vector: np.ndarray) -> FactorModel:
+    model = FactorModel.from_flat(vector)
+    values = {name: getattr(model, name) for name in FactorModel.__slots__}
     values["between"] = tuple(np.clip(values["between"], -0.95, 0.95))
     values["spread"] = tuple(np.clip(values["spread"], 0, 1.5))
-    return TwinModel(**values)
+    return FactorModel(**values)
 
 
-def search(steps: int, n_prompts: int, seed: int, model: TwinModel) -> TwinModel:
+def search(steps: int, n_prompts: int, seed: int, model: FactorModel) -> FactorModel:
     """Levenberg-Marquardt with one-sided differences, on fixed draws."""
     noise = draw_noise(n_prompts, np.random.default_rng(seed))
 
     def at(vector: np.ndarray) -> np.ndarray:
-        return residuals(measure(*twin_scores(clipped(vector), noise)))
+        return residuals(measure(*synthetic_scores(clipped(vector), noise)))
 
     vector = clipped(model.flat()).flat()
     here = at(vector)
@@ -199,22 +201,22 @@ def main() -> None:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     if arguments.check:
-        from personalllm.data import Standardiser, make_twin
+        from personalllm.data import Standardiser, make_synthetic
 
-        twin = make_twin(seed=arguments.seed)
-        rows = twin.rows("train")
-        lengths = np.array([len(text) for text in twin.responses.to_pylist()]).reshape(twin.n_prompts, -1)
-        table = twin.score_table(Standardiser.published(), rows)
+        synthetic = make_synthetic(seed=arguments.seed)
+        rows = synthetic.rows("train")
+        lengths = np.array([len(text) for text in synthetic.responses.to_pylist()]).reshape(synthetic.n_prompts, -1)
+        table = synthetic.score_table(Standardiser.published(), rows)
         show(measure(table.values, lengths[rows], overlap=True))
         return
     model = start()
     if arguments.resume:
-        from personalllm.data.twin import CALIBRATED
+        from personalllm.data.synthetic import CALIBRATED
 
         model = CALIBRATED
     model = search(arguments.steps, arguments.prompts, arguments.seed, model)
-    show(measure(*twin_scores(model, draw_noise(3000, np.random.default_rng(99))), overlap=True))
-    for name in TwinModel.__slots__:
+    show(measure(*synthetic_scores(model, draw_noise(3000, np.random.default_rng(99))), overlap=True))
+    for name in FactorModel.__slots__:
         print(f"    {name}=({', '.join(f'{value:.4f}' for value in getattr(model, name))}),")
 
 

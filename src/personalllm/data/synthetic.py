@@ -1,4 +1,4 @@
-"""The twin: synthetic scores in the released schema whose reward models agree as the real ones do."""
+"""Draw a synthetic benchmark in the released schema whose reward models agree as the real ones do."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from personalllm.core.seeding import generator
 from personalllm.core.types import F32
 from personalllm.data.benchmark import Benchmark
 from personalllm.data.standardise import PUBLISHED
-from personalllm.data.twin_model import N_RESPONSES, REWARD_MODELS, TwinModel, draw_noise, twin_scores
+from personalllm.data.synthetic_model import N_RESPONSES, REWARD_MODELS, FactorModel, draw_noise, synthetic_scores
 
-__all__ = ["CALIBRATED", "RESPONSE_MODELS", "as_published", "make_twin"]
+__all__ = ["CALIBRATED", "RESPONSE_MODELS", "as_published", "make_synthetic"]
 
 RESPONSE_MODELS = (
     "cohere/command-r-plus",
@@ -63,7 +63,7 @@ _LENGTH_RANGE = (60, 4_000)
 _PROMPT_RANGE = (40, 2_400)
 _POOL_SENTENCES = 4_000
 
-CALIBRATED = TwinModel(
+CALIBRATED = FactorModel(
     length=(-0.2624, 0.6316, 0.9008, 0.6895, 0.7870, 1.3208, 0.8104, 0.2205, 0.1824, 0.1358),
     quality=(-0.3601, 0.5939, 0.4889, 0.5568, 0.5993, 0.5866, 0.5713, 0.4151, 0.4521, 0.3811),
     family=(-0.1239, 0.7395, 0.3318, 0.3679, 0.5015, 0.0069, 0.5968, 0.0232, 0.3639, 0.3019),
@@ -73,13 +73,13 @@ CALIBRATED = TwinModel(
     model_quality=(0.2193, 0.2615, 0.7151, 0.0799, 0.0376, 0.1260, 0.1345, -0.9515),
     spread=(0.0883, 0.0555),
 )
-"""Constants found by `benchmarks/calibrate_twin.py`; `docs/twin.md` shows how near they come to the paper."""
+"""Constants found by `benchmarks/calibrate_synthetic.py`; `docs/synthetic.md` shows how near they come to the paper."""
 
 
-def make_twin(n_prompts: int = 10_402, seed: int = 0) -> Benchmark:
+def make_synthetic(n_prompts: int = 10_402, seed: int = 0) -> Benchmark:
     """Return a synthetic benchmark that behaves like the release under simulated users.
 
-    The scores follow a factor model (`personalllm.data.twin_model`) whose constants were searched so that the reward
+    The scores follow a factor model (`personalllm.data.synthetic_model`) with constants chosen such that the reward
     models agree on the top response, correlate with length, reward the response models and divide the 1,000 published
     users as the paper reports. They have exactly the published mean and standard deviation of each RM over the train
     rows. The texts are placeholders of random words whose length follows the length factor; they mean nothing, so
@@ -92,13 +92,13 @@ def make_twin(n_prompts: int = 10_402, seed: int = 0) -> Benchmark:
     Raises:
         ParameterError: If `n_prompts` is below 2.
 
-    >>> make_twin(20, seed=1)
-    Benchmark('twin': 20 prompts (train 18, test 2), 8 responses, 10 reward models, fingerprint ...)
+    >>> make_synthetic(20, seed=1)
+    Benchmark('synthetic': 20 prompts (train 18, test 2), 8 responses, 10 reward models, fingerprint ...)
     """
     if n_prompts < 2:
         raise ParameterError("n_prompts", ">= 2", n_prompts)
     n_train = min(max(1, round(n_prompts * _TRAIN_SHARE)), n_prompts - 1)
-    standard, lengths = twin_scores(CALIBRATED, draw_noise(n_prompts, generator(seed, "twin", "scores")))
+    standard, lengths = synthetic_scores(CALIBRATED, draw_noise(n_prompts, generator(seed, "twin", "scores")))
     rng = generator(seed, "twin", "texts")
     pool, starts = _pool(rng)
     mean_log = np.log(_MEAN_LENGTH) - _LENGTH_SPREAD**2 / 2
@@ -116,8 +116,8 @@ def make_twin(n_prompts: int = 10_402, seed: int = 0) -> Benchmark:
         for i in range(n_prompts)
     ]
     return Benchmark.from_arrays(
-        name="twin",
-        prompt_ids=[f"twin-{i:06d}" for i in range(n_prompts)],
+        name="synthetic",
+        prompt_ids=[f"synthetic-{i:06d}" for i in range(n_prompts)],
         prompts=[
             _text(f"[Placeholder prompt {i}]", pool, int(prompt_at[i]), int(prompt_sizes[i])) for i in range(n_prompts)
         ],
@@ -127,7 +127,7 @@ def make_twin(n_prompts: int = 10_402, seed: int = 0) -> Benchmark:
         response_models=RESPONSE_MODELS,
         reward_models=REWARD_MODELS,
         scores=as_published(standard, np.arange(n_train)),
-        metadata={"twin": {"n_prompts": n_prompts, "seed": seed}},
+        metadata={"synthetic": {"n_prompts": n_prompts, "seed": seed}},
     )
 
 

@@ -1,4 +1,4 @@
-"""The twin: reproducible, in the released schema, with the figures it was calibrated to."""
+"""The synthetic benchmark: reproducible, in the released schema, with the figures it was calibrated to."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from personalllm.core.errors import ParameterError
-from personalllm.data import Benchmark, Standardiser, load, make_twin, write_benchmark
+from personalllm.data import Benchmark, Standardiser, load, make_synthetic, write_benchmark
 
 SHARES = {0.01: (49.55, 93.6, 99.8), 0.05: (42.6, 89.6, 99.8), 0.1: (34.0, 83.0, 99.7)}
 BINS = {
@@ -20,8 +20,8 @@ BINS = {
 
 
 @pytest.fixture(scope="module")
-def twin() -> Benchmark:
-    return make_twin(4000, seed=0)
+def synthetic() -> Benchmark:
+    return make_synthetic(4000, seed=0)
 
 
 def counts(bench: Benchmark, alpha: float) -> Any:
@@ -32,36 +32,36 @@ def counts(bench: Benchmark, alpha: float) -> Any:
     return np.stack([(winner == r).sum(1) for r in range(8)], axis=1)
 
 
-def test_same_seed_same_twin_other_seed_other_twin() -> None:
-    assert make_twin(30, seed=1).fingerprint == make_twin(30, seed=1).fingerprint
-    assert make_twin(30, seed=1).fingerprint != make_twin(30, seed=2).fingerprint
+def test_same_seed_same_scores_other_seed_others() -> None:
+    assert make_synthetic(30, seed=1).fingerprint == make_synthetic(30, seed=1).fingerprint
+    assert make_synthetic(30, seed=1).fingerprint != make_synthetic(30, seed=2).fingerprint
 
 
-def test_schema_and_splits(tmp_path: Path, twin: Benchmark) -> None:
-    assert twin.reward_models == Standardiser.published().reward_models
-    assert (twin.n_prompts, twin.n_responses) == (4000, 8)
-    assert {split: len(rows) for split, rows in twin.splits.items()} == {"train": 3615, "test": 385}
-    assert len(set(twin.response_models)) == 8
-    small = make_twin(25, seed=5)
-    assert load(write_benchmark(small, tmp_path / "twin.parquet")).fingerprint == small.fingerprint
+def test_schema_and_splits(tmp_path: Path, synthetic: Benchmark) -> None:
+    assert synthetic.reward_models == Standardiser.published().reward_models
+    assert (synthetic.n_prompts, synthetic.n_responses) == (4000, 8)
+    assert {split: len(rows) for split, rows in synthetic.splits.items()} == {"train": 3615, "test": 385}
+    assert len(set(synthetic.response_models)) == 8
+    small = make_synthetic(25, seed=5)
+    assert load(write_benchmark(small, tmp_path / "synthetic.parquet")).fingerprint == small.fingerprint
 
 
 @pytest.mark.parametrize(("n_prompts", "train"), [(2, 1), (3, 2), (10, 9), (104, 94)])
 def test_every_size_has_both_splits(n_prompts: int, train: int) -> None:
-    assert len(make_twin(n_prompts).rows("train")) == train
+    assert len(make_synthetic(n_prompts).rows("train")) == train
     with pytest.raises(ParameterError, match="n_prompts must be >= 2"):
-        make_twin(1)
+        make_synthetic(1)
 
 
-def test_train_scores_have_the_published_constants(twin: Benchmark) -> None:
-    fitted, published = Standardiser.fit(twin), Standardiser.published()
+def test_train_scores_have_the_published_constants(synthetic: Benchmark) -> None:
+    fitted, published = Standardiser.fit(synthetic), Standardiser.published()
     np.testing.assert_allclose(fitted.mean, published.mean, rtol=1e-5)
     np.testing.assert_allclose(fitted.sd, published.sd, rtol=1e-5)
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
-def test_diversity_is_near_the_paper(twin: Benchmark, alpha: float) -> None:
-    votes = counts(twin, alpha)
+def test_diversity_is_near_the_paper(synthetic: Benchmark, alpha: float) -> None:
+    votes = counts(synthetic, alpha)
     top = votes.max(1) / 10
     shares = [100 * ((top < x).mean() + (top == x).mean() / 2) for x in (50, 75, 95)]
     np.testing.assert_allclose(shares, SHARES[alpha], atol=3.5)
@@ -70,32 +70,32 @@ def test_diversity_is_near_the_paper(twin: Benchmark, alpha: float) -> None:
     np.testing.assert_allclose(plotted, BINS[alpha], atol=0.035)
 
 
-def test_response_models_win_as_in_the_paper(twin: Benchmark) -> None:
-    wins = 100 * counts(twin, 0.05).sum(0) / (1000 * twin.n_prompts)
+def test_response_models_win_as_in_the_paper(synthetic: Benchmark) -> None:
+    wins = 100 * counts(synthetic, 0.05).sum(0) / (1000 * synthetic.n_prompts)
     np.testing.assert_allclose(wins, (10.8, 16.62, 26.23, 9.74, 9.91, 11.45, 12.27, 3.0), atol=3)
 
 
-def test_reward_models_agree_as_the_real_ones(twin: Benchmark) -> None:
-    top = twin.scores.argmax(1)
+def test_reward_models_agree_as_the_real_ones(synthetic: Benchmark) -> None:
+    top = synthetic.scores.argmax(1)
     agree = (top[:, :, None] == top[:, None, :]).mean(0)
-    names = {name: b for b, name in enumerate(twin.reward_models)}
+    names = {name: b for b, name in enumerate(synthetic.reward_models)}
     assert agree[names["gemma_2b"], names["gemma_7b"]] == pytest.approx(0.57, abs=0.04)
     assert agree[names["mistral_raft"], names["mistral_weqweasdas"]] == pytest.approx(0.76, abs=0.04)
     others = [b for b in range(10) if b != names["beaver_7b"]]
     assert agree[names["beaver_7b"], others].max() < 0.15
 
 
-def test_length_correlates_with_the_scores(twin: Benchmark) -> None:
-    lengths = np.array([len(text) for text in twin.responses.to_pylist()])
+def test_length_correlates_with_the_scores(synthetic: Benchmark) -> None:
+    lengths = np.array([len(text) for text in synthetic.responses.to_pylist()])
     ranks = lengths.argsort().argsort()
     wanted = {"gemma_2b": 0.77, "gemma_7b": 0.73, "mistral_raft": 0.69, "llama3_sfairx": 0.69, "mistral_ray": 0.60}
     for name, correlation in wanted.items():
-        scores = twin.scores[:, :, twin.reward_models.index(name)].ravel().argsort().argsort()
+        scores = synthetic.scores[:, :, synthetic.reward_models.index(name)].ravel().argsort().argsort()
         assert np.corrcoef(ranks, scores)[0, 1] == pytest.approx(correlation, abs=0.06), name
 
 
-def test_texts_are_distinct_placeholders_of_varying_length(twin: Benchmark) -> None:
-    texts = twin.responses.to_pylist()
+def test_texts_are_distinct_placeholders_of_varying_length(synthetic: Benchmark) -> None:
+    texts = synthetic.responses.to_pylist()
     assert len(set(texts)) == len(texts)
     assert all(text.startswith("[Placeholder response ") for text in texts[:16])
     sizes = np.array([len(text) for text in texts])

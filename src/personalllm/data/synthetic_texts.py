@@ -1,4 +1,4 @@
-"""The twin over real texts: the scores of the twin's factor model, with factors that are read from the texts."""
+"""Draw synthetic scores over real texts: the factor model of `synthetic`, with factors that the texts give."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from personalllm.core.protocols import TextEmbedder
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, F64
 from personalllm.data.benchmark import Benchmark
-from personalllm.data.twin import CALIBRATED, as_published
-from personalllm.data.twin_model import FAMILIES, N_RESPONSES, REWARD_MODELS, draw_noise, twin_scores
+from personalllm.data.synthetic import CALIBRATED, as_published
+from personalllm.data.synthetic_model import FAMILIES, N_RESPONSES, REWARD_MODELS, draw_noise, synthetic_scores
 
-__all__ = ["make_twin_over"]
+__all__ = ["make_synthetic_over"]
 
 
 _TOO_SMALL = 1e-9
 
 
-def make_twin_over(benchmark: Benchmark, embedder: TextEmbedder, *, seed: int = 0, explained: float = 0.5) -> Benchmark:
-    r"""Return a benchmark with the texts of another one and scores of the twin's factor model.
+def make_synthetic_over(
+    benchmark: Benchmark, embedder: TextEmbedder, *, seed: int = 0, explained: float = 0.5
+) -> Benchmark:
+    r"""Return a benchmark with the texts of another one and synthetic scores.
 
     The length factor is the log length of the response. Each other factor (the shared quality, that of a family, the
     RM's own) is $\sqrt{s}\, v \cdot e + \sqrt{1 - s}\, z$: v a random direction, e the embedding of the response about
     the mean of its prompt's, scaled so that $v \cdot e$ has variance 1, z standard normal, s the share explained. So
-    the RMs agree with each other and with length about as in the twin, and a known share of each factor is a linear
-    function of the embedding. This says nothing about how well the scores of real RMs can be learned.
+    the RMs agree with each other and with length about as in `make_synthetic`, and a known share of each factor is a
+    linear function of the embedding. This says nothing about how well the scores of real RMs can be learned.
 
     Args:
         benchmark: Real texts, 8 responses of each prompt; its own scores are left aside.
@@ -44,8 +46,8 @@ def make_twin_over(benchmark: Benchmark, embedder: TextEmbedder, *, seed: int = 
         raise ParameterError("explained", "in [0, 1]", explained)
     if benchmark.n_responses != N_RESPONSES:
         raise AxisMismatch(
-            f"The twin has {N_RESPONSES} responses of each prompt, {benchmark.name!r} has {benchmark.n_responses}.",
-            f"Give a benchmark with {N_RESPONSES}.",
+            f"{benchmark.name!r} has {benchmark.n_responses} responses of each prompt.",
+            f"Synthetic scores are for {N_RESPONSES}.",
         )
     train = benchmark.rows("train") if "train" in benchmark.splits else np.empty(0, np.int32)
     if not len(train):
@@ -53,7 +55,7 @@ def make_twin_over(benchmark: Benchmark, embedder: TextEmbedder, *, seed: int = 
     texts = benchmark.responses.to_pylist()
     scores = _scores(texts, embedder, seed, explained)
     return Benchmark.from_arrays(
-        name=f"twin-over-{benchmark.name}",
+        name=f"synthetic-over-{benchmark.name}",
         prompt_ids=benchmark.prompt_ids.to_pylist(),
         prompts=benchmark.prompts.to_pylist(),
         subsets=benchmark.subsets.to_pylist(),
@@ -65,7 +67,7 @@ def make_twin_over(benchmark: Benchmark, embedder: TextEmbedder, *, seed: int = 
         reward_models=REWARD_MODELS,
         scores=as_published(scores, train),
         metadata={
-            "twin": {
+            "synthetic": {
                 "texts": benchmark.fingerprint,
                 "embedder": embedder.identity,
                 "explained": explained,
@@ -95,7 +97,7 @@ def _scores(texts: list[str], embedder: TextEmbedder, seed: int, explained: floa
         "own": mixed[..., -len(REWARD_MODELS) :].astype(np.float32),
     }
     nobody = (0.0,) * N_RESPONSES
-    scores, _ = twin_scores(replace(CALIBRATED, model_length=nobody, model_quality=nobody), noise | factors)
+    scores, _ = synthetic_scores(replace(CALIBRATED, model_length=nobody, model_quality=nobody), noise | factors)
     return scores
 
 
