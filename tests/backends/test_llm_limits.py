@@ -169,8 +169,8 @@ def test_waiting_is_not_busy(monkeypatch):
 def test_one_line_for_whoever_asks_the_same_model(fault_server):
     one, two = (model(fault_server, requests_per_minute=600) for _ in range(2))
     other = model(fault_server, model="n", requests_per_minute=600)
-    assert one._line is two._line is pickle.loads(pickle.dumps(one))._line
-    assert other._line is not one._line
+    assert one._limiter is two._limiter is pickle.loads(pickle.dumps(one))._limiter
+    assert other._limiter is not one._limiter
     began = time.monotonic()
     for i in range(3):
         one.chat([ask(f"a{i}")])

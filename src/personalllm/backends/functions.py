@@ -44,8 +44,8 @@ class FunctionEmbedder:
         """Length of a vector; one short text is embedded if the function's owner does not know it."""
         if self._dim is None:
             length = getattr(self.owner, "get_sentence_embedding_dimension", None)  # of SentenceTransformer
-            known = length() if callable(length) else None
-            self._dim = known if isinstance(known, int) else self._rows(["length"]).shape[1]
+            size = length() if callable(length) else None
+            self._dim = size if isinstance(size, int) else self._rows(["length"]).shape[1]
         return self._dim
 
     def embed(self, texts: Sequence[str]) -> F32:

@@ -53,7 +53,7 @@ def build_embedder(name: str = DEFAULT_EMBEDDER, base_url: str | None = None) ->
     if name.startswith(_SERVED):
         return CachedEmbedder(OpenAIEmbedder(name.removeprefix(_SERVED), _address(name, base_url)))
     if ":" in name or EMBEDDERS.is_plugin(name):
-        return CachedEmbedder(_own(name, EMBEDDERS, TextEmbedder))
+        return CachedEmbedder(_from_plugin(name, EMBEDDERS, TextEmbedder))
     if name != DEFAULT_EMBEDDER:
         raise UserError(
             f"There is no embedder named {name!r}.",
@@ -123,8 +123,8 @@ def build_llm(
     elif ":" in name or CHAT_MODELS.is_plugin(name):
         sizes = {"context_length": context_length, "concurrency": concurrency}
         _refuse([setting for setting, value in sizes.items() if value is not None], name, "a named model or a server")
-        own: ChatModel = _own(name, CHAT_MODELS, ChatModel)
-        return own
+        plugin: ChatModel = _from_plugin(name, CHAT_MODELS, ChatModel)
+        return plugin
     else:
         model = LocalChatModel(
             name, workers=concurrency, context_length=4096 if context_length is None else context_length
@@ -145,15 +145,15 @@ def check_chat_model_name(name: str) -> None:
     if ":" in name or name in CHAT_MODELS:
         return
     kinds = {entry.name: entry.kind for entry in load_entries().values()}
-    known = {*CHAT_MODELS, *(other for other, kind in kinds.items() if kind == "chat")}
-    if name in known:
+    chat_models = {*CHAT_MODELS, *(other for other, kind in kinds.items() if kind == "chat")}
+    if name in chat_models:
         return
     if name in kinds:
         what = {"embedder": "an embedder", "base": "a base model, without a chat template"}.get(
             kinds[name], kinds[name]
         )
-        raise UserError(f"{name!r} is {what}, not a chat model.", f"Chat models: {', '.join(sorted(known))}.")
-    raise UnknownName("chat model", name, known)
+        raise UserError(f"{name!r} is {what}, not a chat model.", f"Chat models: {', '.join(sorted(chat_models))}.")
+    raise UnknownName("chat model", name, chat_models)
 
 
 def _refuse(settings: Sequence[str], name: str, kind: str) -> None:
@@ -218,27 +218,27 @@ def build_rewards(
     from personalllm.backends.registry import REWARD_ENSEMBLES
     from personalllm.backends.reward import is_published, load_rewards
 
-    wanted = name or metadata.get("reward_ensemble")
-    if not wanted:
+    reference = name or metadata.get("reward_ensemble")
+    if not reference:
         raise UserError(
             "The benchmark does not say which reward ensemble scored it, so new text cannot be scored.",
             "Name it with --rewards (e.g. compact-v1), or use the rank track, which needs none.",
         )
-    if not isinstance(wanted, str) or is_published(wanted):
-        return load_rewards(wanted)
-    if ":" in wanted or REWARD_ENSEMBLES.is_plugin(wanted):
-        ensemble: RewardEnsemble = _own(wanted, REWARD_ENSEMBLES, RewardEnsemble)
+    if not isinstance(reference, str) or is_published(reference):
+        return load_rewards(reference)
+    if ":" in reference or REWARD_ENSEMBLES.is_plugin(reference):
+        ensemble: RewardEnsemble = _from_plugin(reference, REWARD_ENSEMBLES, RewardEnsemble)
         return ensemble
     from personalllm.backends.reward import REWARD_MODELS, CompactEnsemble, shipped_ensembles
 
-    if wanted not in shipped_ensembles() and not wanted.endswith(".safetensors"):
-        raise UnknownName("reward ensemble", wanted, {*REWARD_ENSEMBLES, *REWARD_MODELS})
+    if reference not in shipped_ensembles() and not reference.endswith(".safetensors"):
+        raise UnknownName("reward ensemble", reference, {*REWARD_ENSEMBLES, *REWARD_MODELS})
     if embedder is None or embedder.name != DEFAULT_EMBEDDER:
         embedder = build_embedder()
-    return CompactEnsemble.load(wanted, embedder)
+    return CompactEnsemble.load(reference, embedder)
 
 
-def _own(reference: str, registry: Registry, protocol: Any) -> Any:
+def _from_plugin(reference: str, registry: Registry, protocol: Any) -> Any:
     """Build the object that a plugin's name or `module:factory` refers to, and check that it is of the kind."""
     return checked_backend(called(registry.load(reference), reference), reference, registry.kind, protocol)
 

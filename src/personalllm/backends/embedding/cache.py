@@ -121,23 +121,23 @@ class CachedEmbedder:
             absent = self._read(connection, vectors, keys)
             for start in range(0, len(absent), _CHUNK):
                 chunk = absent[start : start + _CHUNK]
-                made = np.asarray(self._embedder.embed([texts[row] for row in chunk]), np.float32)
-                if made.shape != (len(chunk), self.dim):
-                    raise AxisMismatch(f"{self.name} returned shape {made.shape}, not {(len(chunk), self.dim)}.")
-                vectors[chunk] = made
-                _write(connection, [keys[row] for row in chunk], made)
+                computed = np.asarray(self._embedder.embed([texts[row] for row in chunk]), np.float32)
+                if computed.shape != (len(chunk), self.dim):
+                    raise AxisMismatch(f"{self.name} returned shape {computed.shape}, not {(len(chunk), self.dim)}.")
+                vectors[chunk] = computed
+                _write(connection, [keys[row] for row in chunk], computed)
                 if progress is not None:
                     progress(start + len(chunk), len(absent))
 
     def _read(self, connection: sqlite3.Connection, vectors: F32, keys: list[bytes]) -> list[int]:
         """Put the stored vectors in place and return the rows that have none."""
-        place = {key: row for row, key in enumerate(keys)}
-        found = np.zeros(len(keys), bool)
+        rows = {key: row for row, key in enumerate(keys)}
+        stored = np.zeros(len(keys), bool)
         for key, blob, crc in _select(connection, keys):
             if len(blob) == 4 * self.dim and zlib.crc32(blob) == crc:
-                vectors[place[key]] = np.frombuffer(blob, "<f4")
-                found[place[key]] = True
-        return [int(row) for row in np.flatnonzero(~found)]
+                vectors[rows[key]] = np.frombuffer(blob, "<f4")
+                stored[rows[key]] = True
+        return [int(row) for row in np.flatnonzero(~stored)]
 
     def _open(self) -> sqlite3.Connection:
         try:

@@ -100,16 +100,16 @@ class OpenAIEmbedder:
             UserError: If the key, the model's name or the address is refused.
             RunError: If the server fails, or gives vectors of another length, zeros or no numbers.
         """
-        place: dict[str, int] = {}
-        index = [place.setdefault(self._sent(text), len(place)) for text in texts]
-        if not place:
+        rows: dict[str, int] = {}
+        index = [rows.setdefault(self._sent(text), len(rows)) for text in texts]
+        if not rows:
             return np.empty((0, self.dim), np.float32)
-        vectors = self._rows(list(place))
+        vectors = self._rows(list(rows))
         if self._dim is not None and vectors.shape[1] != self._dim:
             raise RunError(f"{self._model} gave vectors of length {vectors.shape[1]}, not {self._dim}.")
         self._dim = vectors.shape[1]
-        found: F32 = vectors[index]
-        return found
+        embedded: F32 = vectors[index]
+        return embedded
 
     def _sent(self, text: str) -> str:
         """Return what is sent of a text."""

@@ -26,10 +26,10 @@ class Worker:
 
     def __init__(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs,), name="personalllm-worker")
+        self.connection, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child,), name="personalllm-worker")
         self._process.start()
-        theirs.close()
+        child.close()
         self.index: int | None = None
         """Number of the unit that it has, None if it is idle."""
 

@@ -44,8 +44,8 @@ def build_executor(text: str) -> Executor:
 
 
 def _ray(text: str) -> RayExecutor:
-    place, *options = text.split(",")
-    address = place.partition(":")[2] or os.environ.get("RAY_ADDRESS") or None
+    base, *options = text.split(",")
+    address = base.partition(":")[2] or os.environ.get("RAY_ADDRESS") or None
     given = {"cpus": 0.5, "gpus": 0.0}
     for option in options:
         name, _, value = option.partition("=")

@@ -160,10 +160,10 @@ class RayExecutor:
         """
         ray = connect(self.address)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        for kind, wanted in (("CPU", self.num_cpus), ("GPU", self.num_gpus)):
+        for kind, needed in (("CPU", self.num_cpus), ("GPU", self.num_gpus)):
             most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
-            if most < wanted:
-                amount = f"{wanted:g} {kind}{'' if wanted == 1 else 's'}"
+            if most < needed:
+                amount = f"{needed:g} {kind}{'' if needed == 1 else 's'}"
                 raise UserError(
                     f"A work unit takes up {amount}, but the largest node of the Ray cluster has {most:g}.",
                     f"Give a lower {kind.lower()}s= in --executor, or add such a node to the cluster first.",
@@ -292,8 +292,8 @@ class _Holder:
 def _put(ray: Any, function: Callable[[Any], Any]) -> _Held:
     with _sending():
         reference = ray.put(function)
-    ours = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
-    return _Held(reference, uuid.uuid4().hex, tuple(filter(None, sys.path)), ours if started_here() else None)
+    settings = {name: value for name, value in os.environ.items() if name.startswith(_OURS)}
+    return _Held(reference, uuid.uuid4().hex, tuple(filter(None, sys.path)), settings if started_here() else None)
 
 
 @contextmanager

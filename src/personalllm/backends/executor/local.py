@@ -51,8 +51,8 @@ class ProcessExecutor:
 
     Function and units must be picklable, and the function importable: not a lambda, not one typed into a prompt. The
     function is sent once to each worker and stays there, so that model weights it holds are loaded once. A worker has
-    one unit at a time. If it dies (killed, out of memory), another takes its place and its unit is tried again; other
-    units are not disturbed. Workers end when the results are read or no longer wanted, and when this process dies.
+    one unit at a time. If it dies (killed, out of memory), another takes its slot and its unit is tried again; other
+    units are not disturbed. Workers end when the results are read or no longer requested, and when this process dies.
 
     Args:
         n_workers: Number of processes, >= 1.
@@ -112,8 +112,8 @@ class _Crew:
     def start(self) -> None:
         for _ in range(self._n_workers):
             self._workers.append(Worker())
-        for place in range(self._n_workers):
-            self._load(place)
+        for slot in range(self._n_workers):
+            self._load(slot)
 
     def outcome(self, index: int) -> Outcome:
         """Keep the workers busy until a unit is done; return its outcome."""
@@ -121,8 +121,8 @@ class _Crew:
             self._hand_out(index)
             busy = [worker.connection for worker in self._workers if worker.index is not None]
             ready = wait(busy) if busy else []  # without a busy worker nothing would ever be ready
-            for place in [place for place, worker in enumerate(self._workers) if worker.connection in ready]:
-                self._collect(place)
+            for slot in [slot for slot, worker in enumerate(self._workers) if worker.connection in ready]:
+                self._collect(slot)
         outcome = self._outcomes.pop(index)
         self._hand_out(index + 1)
         return outcome
@@ -132,41 +132,41 @@ class _Crew:
         while self._workers:
             self._workers.pop().end()
 
-    def _hand_out(self, wanted: int) -> None:
-        """Give the idle workers units, no further ahead of the wanted one than a few for each worker."""
-        last = min(len(self._units), wanted + _UNITS_AHEAD * self._n_workers)
-        for place, worker in enumerate(self._workers):
+    def _hand_out(self, requested: int) -> None:
+        """Give the idle workers units, no further ahead of the requested one than a few for each worker."""
+        last = min(len(self._units), requested + _UNITS_AHEAD * self._n_workers)
+        for slot, worker in enumerate(self._workers):
             if worker.index is not None:
                 continue
             if self._again:
-                self._hand(place, heappop(self._again))
+                self._hand(slot, heappop(self._again))
             elif self._fresh < last:
                 self._fresh += 1
-                self._hand(place, self._fresh - 1)
+                self._hand(slot, self._fresh - 1)
 
-    def _hand(self, place: int, index: int) -> None:
+    def _hand(self, slot: int, index: int) -> None:
         try:
-            self._workers[place].hand(index, self._units[index])
+            self._workers[slot].hand(index, self._units[index])
         except OSError:
-            self._replace(place)
+            self._replace(slot)
 
-    def _collect(self, place: int) -> None:
+    def _collect(self, slot: int) -> None:
         try:
-            index, outcome = self._workers[place].receive(self._units)
+            index, outcome = self._workers[slot].receive(self._units)
         except (EOFError, OSError):
-            self._replace(place)
+            self._replace(slot)
         else:
             self._outcomes[index] = outcome
 
-    def _load(self, place: int) -> None:
+    def _load(self, slot: int) -> None:
         try:
-            self._workers[place].load(self._function)
+            self._workers[slot].load(self._function)
         except OSError:
-            self._replace(place)
+            self._replace(slot)
 
-    def _replace(self, place: int) -> None:
-        """Put a new worker in the place of a dead one; its unit is tried again, within bounds."""
-        dead = self._workers[place]
+    def _replace(self, slot: int) -> None:
+        """Put a new worker in the slot of a dead one; its unit is tried again, within bounds."""
+        dead = self._workers[slot]
         why, index = dead.why_it_died(), dead.index
         if index is None:
             self._false_starts += 1
@@ -178,5 +178,5 @@ class _Crew:
                 raise gave_up(index, self._units[index], self._deaths[index], why, _MAIN_GUARD)
             heappush(self._again, index)
         dead.end()
-        self._workers[place] = Worker()
-        self._load(place)
+        self._workers[slot] = Worker()
+        self._load(slot)

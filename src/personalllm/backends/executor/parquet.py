@@ -103,12 +103,12 @@ def map_parquet(
     groups = [_Group(index, source, group, str(target)) for index, (source, group) in enumerate(places)]
     work = partial(_make_part, function, rows_at_once)
     target.mkdir(parents=True, exist_ok=True)
-    made: dict[int, tuple[str, int, bool]] = {}
+    parts: dict[int, tuple[str, int, bool]] = {}
     for index, name, rows, new in _run(executor or SerialExecutor(), work, groups):
-        made[index] = name, rows, new
+        parts[index] = name, rows, new
         if progress:
-            progress(len(made), len(groups))
-    names = [made[index][0] for index in range(len(groups))]
+            progress(len(parts), len(groups))
+    names = [parts[index][0] for index in range(len(groups))]
     foreign = sorted({path.name for path in target.glob("*.parquet")} - set(names))
     if foreign:
         raise UserError(
@@ -118,9 +118,9 @@ def map_parquet(
     for leftover in target.glob(".*.parquet.*.part"):  # of workers that were killed while they wrote
         if leftover.name[1:].partition(".parquet")[0] + ".parquet" in names:
             leftover.unlink(missing_ok=True)
-    rows = sum(rows for _, rows, _ in made.values())
+    rows = sum(rows for _, rows, _ in parts.values())
     write_json(target / _DONE, {"function": function.identity, "parts": names, "rows": rows})
-    return ParquetParts(tuple(target / name for name in names), rows, sum(new for _, _, new in made.values()))
+    return ParquetParts(tuple(target / name for name in names), rows, sum(new for _, _, new in parts.values()))
 
 
 def _run(
@@ -178,10 +178,10 @@ def _content(file: Any, group: _Group) -> str:
     columns = [file.metadata.row_group(group.group).column(i) for i in range(file.metadata.num_columns)]
     start = min(c.data_page_offset if c.dictionary_page_offset is None else c.dictionary_page_offset for c in columns)
     left = sum(column.total_compressed_size for column in columns)
-    found = hashlib.sha256(str(file.schema_arrow).encode())
+    content_hash = hashlib.sha256(str(file.schema_arrow).encode())
     with Path(group.source).open("rb") as stream:
         stream.seek(start)
         while left > 0 and (chunk := stream.read(min(left, _HASHED_AT_ONCE))):
-            found.update(chunk)
+            content_hash.update(chunk)
             left -= len(chunk)
-    return found.hexdigest()
+    return content_hash.hexdigest()

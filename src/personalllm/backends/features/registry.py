@@ -50,12 +50,12 @@ def build_classifiers(name: str, *, cached: bool = True, directory: Path | str |
     """
     if name not in FEATURE_SETS and name not in CLASSIFIERS and ":" not in name:
         raise UnknownName("feature set or text classifier", name, {*FEATURE_SETS, *CLASSIFIERS})
-    made: list[TextClassifier] = []
+    classifiers: list[TextClassifier] = []
     for part in FEATURE_SETS.get(name, (name,)):
         classifier = CLASSIFIERS.load(part)
         if not hasattr(classifier, "measure") or isinstance(classifier, type):
             classifier = classifier()
         if not callable(getattr(classifier, "measure", None)) or not hasattr(type(classifier), "features"):
             raise PluginError(f"The text classifier {part!r} is a {type(classifier).__name__} without measure().")
-        made.append(CachedClassifier(classifier, directory) if cached else classifier)
-    return made
+        classifiers.append(CachedClassifier(classifier, directory) if cached else classifier)
+    return classifiers

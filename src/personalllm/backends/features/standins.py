@@ -82,16 +82,16 @@ class PyphenReadability:
 
     def measure(self, texts: Sequence[str]) -> F32:
         """Return float32 (n_texts, 2)."""
-        return per_text(self._one, texts, len(self.features))
+        return per_text(self._values, texts, len(self.features))
 
-    def _one(self, text: str) -> Sequence[float]:
-        found = words(text)
-        if not found:
+    def _values(self, text: str) -> Sequence[float]:
+        tokenised = words(text)
+        if not tokenised:
             return _NAN, _NAN
-        syllables = [len(self._hyphens.positions(word.lower())) + 1 for word in found]
+        syllables = [len(self._hyphens.positions(word.lower())) + 1 for word in tokenised]
         n_sentences = sum(bool(words(part)) for part in sentences(text))
-        grade = 0.39 * len(found) / n_sentences + 11.8 * sum(syllables) / len(found) - 15.59
-        return grade, per_hundred(sum(n >= 3 for n in syllables), len(found))
+        grade = 0.39 * len(tokenised) / n_sentences + 11.8 * sum(syllables) / len(tokenised) - 15.59
+        return grade, per_hundred(sum(n >= 3 for n in syllables), len(tokenised))
 
 
 class TextBlobStyle:
@@ -117,9 +117,9 @@ class TextBlobStyle:
 
     def measure(self, texts: Sequence[str]) -> F32:
         """Return float32 (n_texts, 2)."""
-        return per_text(self._one, texts, len(self.features))
+        return per_text(self._values, texts, len(self.features))
 
-    def _one(self, text: str) -> Sequence[float]:
+    def _values(self, text: str) -> Sequence[float]:
         if not words(text):
             return _NAN, _NAN
         return _formality(tagged(tokens(text))), textblob_analyser().analyze(text).subjectivity
@@ -160,8 +160,8 @@ class RuleMarkers:
 
     def measure(self, texts: Sequence[str]) -> F32:
         """Return float32 (n_texts, 2)."""
-        return per_text(self._one, texts, len(self.features))
+        return per_text(self._values, texts, len(self.features))
 
-    def _one(self, text: str) -> Sequence[float]:
+    def _values(self, text: str) -> Sequence[float]:
         n = len(words(text))
         return per_hundred(len(_POLITE.findall(text)), n), per_hundred(text.count("!"), n)

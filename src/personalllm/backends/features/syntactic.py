@@ -70,19 +70,19 @@ class SyntacticFeatures:
 
     def measure(self, texts: Sequence[str]) -> F32:
         """Return float32 (n_texts, 7): counts, and characters for the mean word length."""
-        return per_text(self._one, texts, len(self.features))
+        return per_text(self._values, texts, len(self.features))
 
-    def _one(self, text: str) -> Sequence[float]:
+    def _values(self, text: str) -> Sequence[float]:
         tokenised = tokens(text)
         flat = [token for sentence in tokenised for token in sentence]
-        found = [token.casefold() for token in flat if any(c.isalnum() for c in token)]
-        tags = tagged(tokenised) if found else []
+        lowered = [token.casefold() for token in flat if any(c.isalnum() for c in token)]
+        tags = tagged(tokenised) if lowered else []
         return (
             len(flat),
-            len(set(found)),
-            sum(map(len, found)) / len(found) if found else float("nan"),
-            sum(word in self._stop_words for word in found),
-            len(flat) - len(found),
+            len(set(lowered)),
+            sum(map(len, lowered)) / len(lowered) if lowered else float("nan"),
+            sum(word in self._stop_words for word in lowered),
+            len(flat) - len(lowered),
             len(_LIST_ITEM.findall(text)),
             sum(tag.startswith(("JJ", "RB")) for _, tag in tags),
         )

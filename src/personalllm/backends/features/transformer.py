@@ -124,11 +124,11 @@ class TransformersClassifier:
     @cached_property
     def _columns(self) -> list[int]:
         """Places of the labels among the outputs of the model."""
-        known = {str(name): int(place) for place, name in self._network.config.id2label.items()}
-        unknown = [label for label in self.labels if label not in known]
+        columns = {str(name): int(column) for column, name in self._network.config.id2label.items()}
+        unknown = [label for label in self.labels if label not in columns]
         if unknown:
-            raise UnknownName(f"label of {self.model!r}", unknown[0], known)
-        return [known[label] for label in self.labels]
+            raise UnknownName(f"label of {self.model!r}", unknown[0], columns)
+        return [columns[label] for label in self.labels]
 
     def measure(self, texts: Sequence[str]) -> F32:
         """Return float32 (n_texts, n_features): probabilities, or raw outputs for the activation `"none"`.

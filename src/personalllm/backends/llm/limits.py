@@ -83,10 +83,10 @@ class RateLimiter:
         with self._lock:
             return self._take(tokens, self._clock() if waiting_since is None else waiting_since)
 
-    def settle(self, taken: float, used: float) -> None:
-        """Give back (or take) the difference between the tokens that were taken and those that were used."""
+    def settle(self, reserved: float, used: float) -> None:
+        """Give back (or take) the difference between the tokens that were reserved and those that were used."""
         with self._lock:
-            self._next_token -= (taken - used) * self._per_token
+            self._next_token -= (reserved - used) * self._per_token
             self._wake_first()
 
     def hold(self, seconds: float) -> None:
@@ -97,14 +97,14 @@ class RateLimiter:
     async def wait(self, tokens: float) -> None:
         """Stand in the line and return when a request of so many tokens may begin; it counts as begun."""
         turn = asyncio.Event()
-        place, since = (asyncio.get_running_loop(), turn), self._clock()
+        entry, since = (asyncio.get_running_loop(), turn), self._clock()
         with self._lock:
-            self._line.append(place)
+            self._line.append(entry)
         try:
             while True:
                 with self._lock:
                     turn.clear()
-                    left = self._take(tokens, since) if self._line[0] is place else None
+                    left = self._take(tokens, since) if self._line[0] is entry else None
                 if left == 0:
                     return
                 with suppress(TimeoutError):
@@ -112,7 +112,7 @@ class RateLimiter:
                         await turn.wait()
         finally:
             with self._lock:
-                self._line.remove(place)
+                self._line.remove(entry)
                 self._wake_first()
 
     def _take(self, tokens: float, since: float) -> float:

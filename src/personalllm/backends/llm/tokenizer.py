@@ -102,14 +102,14 @@ class ChatTokenizer:
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     """Return the texts of the special tokens that templates name."""
-    found = {}
+    tokens = {}
     for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
         token = config.get(name)
         if isinstance(token, dict):
             token = token.get("content")
         if token:
-            found[name] = str(token)
-    return found
+            tokens[name] = str(token)
+    return tokens
 
 
 def _refuse(message: str) -> NoReturn:

@@ -160,15 +160,16 @@ def download_wheel(wheel: Wheel, target: Path, settings: IndexSettings, progress
     reasons = []
     with _client(settings) as client:
         for page in [*settings.find_links, *(f"{url}/{_normalised(wheel.project)}/" for url in settings.indexes)]:
+            where = _without_password(page)
             try:
                 links = [link for link in _links(client, page) if same_wheel(wheel, link.filename)]
                 link = next((link for link in links if link.sha256 in ("", wheel.sha256)), None)
                 if link is not None:
                     _download(client, link.url, target, wheel, progress)
                     return
-                reasons.append(f"{_shown(page)} has {'another file of that version' if links else 'no such wheel'}")
+                reasons.append(f"{where} has {'another file of that version' if links else 'no such wheel'}")
             except _failures() as error:
-                reasons.append(f"{_shown(page)} failed ({type(error).__name__}: {_shown(str(error))})")
+                reasons.append(f"{where} failed ({type(error).__name__}: {_without_password(str(error))})")
     raise OfflineError(
         "; ".join(reasons) or "no index is configured (PIP_NO_INDEX is set)",
         "Check the index of pip or uv (PIP_INDEX_URL, UV_DEFAULT_INDEX, their configuration files) and the network.",
@@ -317,6 +318,6 @@ def _file_url(path: Path) -> str:
     return "file://" + pathname2url(str(path.resolve()))
 
 
-def _shown(text: str) -> str:
+def _without_password(text: str) -> str:
     """Return an address, or a text with addresses, without passwords."""
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)

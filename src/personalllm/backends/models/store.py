@@ -42,7 +42,7 @@ def _read_stamp(folder: Path) -> JSON:
 
 
 def write_stamp(entry: ModelEntry, folder: Path) -> None:
-    """Record that the files of a folder have just been found to be right."""
+    """Record that the files of a folder have just been verified."""
     write_json(folder / _STAMP, {file.name: _stamp_of(file, folder / file.name) for file in entry.files})
 
 
@@ -66,8 +66,8 @@ def model_problems(entry: ModelEntry, folder: Path, *, rehash: bool) -> list[str
             problems.append(f"{path} is missing.")
         elif (size := path.stat().st_size) != file.size:
             problems.append(f"{path} has {size:,} bytes instead of {file.size:,}.")
-        elif stamp.get(file.name) != _stamp_of(file, path) and (found := file_sha256(path)) != file.sha256:
-            problems.append(f"{path} has sha256 {found} instead of {file.sha256}.")
+        elif stamp.get(file.name) != _stamp_of(file, path) and (digest := file_sha256(path)) != file.sha256:
+            problems.append(f"{path} has sha256 {digest} instead of {file.sha256}.")
     if not problems and stamp != {file.name: _stamp_of(file, folder / file.name) for file in entry.files}:
         with contextlib.suppress(OSError):  # a read-only cache is verified anew each time
             write_stamp(entry, folder)

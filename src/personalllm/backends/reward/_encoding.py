@@ -1,4 +1,4 @@
-"""From prompts and responses to token ids: template, one BOS, EOS where wanted, cutting."""
+"""From prompts and responses to token ids: template, one BOS, EOS where expected, cutting."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Encoder:
         rows = self.tokenizer([text for text, _ in texts], padding=False, truncation=False, verbose=False)["input_ids"]
         encoded = []
         for (_, with_bos), row in zip(texts, rows, strict=True):
-            ids = self._one_bos(list(row), wanted=with_bos)
+            ids = self._one_bos(list(row), expected=with_bos)
             eos = self.tokenizer.eos_token_id
             if self.template.end_token and eos is not None and ids[-1:] != [eos]:
                 ids.append(eos)
@@ -100,7 +100,7 @@ class Encoder:
         bos = self.tokenizer.bos_token
         return (text.replace(bos, ""), text.startswith(bos)) if bos else (text, False)
 
-    def _one_bos(self, ids: list[int], *, wanted: bool) -> list[int]:
+    def _one_bos(self, ids: list[int], *, expected: bool) -> list[int]:
         """Return the ids with one BOS in front, or without one if neither template nor tokenizer writes it."""
         bos = self.tokenizer.bos_token_id
         if bos is None:
@@ -108,7 +108,7 @@ class Encoder:
         start = 0
         while start < len(ids) and ids[start] == bos:
             start += 1
-        return [bos, *ids[start:]] if start or wanted else ids
+        return [bos, *ids[start:]] if start or expected else ids
 
     def _cut(self, ids: list[int]) -> list[int]:
         if self.max_tokens is None or len(ids) <= self.max_tokens:
@@ -120,12 +120,12 @@ class Encoder:
 
     def _pairs(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Encoded]:
         """Encode two segments; the longer of the two is cut first, the marks between them stay."""
-        whole = self.tokenizer(
+        encodings = self.tokenizer(
             list(prompts), list(responses), padding=False, truncation=False, return_token_type_ids=True, verbose=False
         )
         encoded = []
-        for row, ids in enumerate(whole["input_ids"]):
-            found = {"input_ids": ids, "token_type_ids": whole["token_type_ids"][row]}
+        for row, ids in enumerate(encodings["input_ids"]):
+            found = {"input_ids": ids, "token_type_ids": encodings["token_type_ids"][row]}
             if self.max_tokens is not None and len(ids) > self.max_tokens:
                 self.tokenizer.truncation_side = self.truncation
                 found = self.tokenizer(
@@ -151,8 +151,8 @@ def load_tokenizer(files: Files) -> Any:
         ModelFileError: If they are missing or damaged.
     """
     transformers = library("transformers")
-    known = files.json("config.json").get("model_type") in transformers.CONFIG_MAPPING
-    kind = transformers.AutoTokenizer if known else transformers.PreTrainedTokenizerFast
+    registered = files.json("config.json").get("model_type") in transformers.CONFIG_MAPPING
+    kind = transformers.AutoTokenizer if registered else transformers.PreTrainedTokenizerFast
     try:
         return kind.from_pretrained(str(files.folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:

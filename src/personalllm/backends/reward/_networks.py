@@ -64,16 +64,16 @@ def load_network(files: Files, head: Head | None, dtype: str, device: str, atten
         ModelFileError: If files are missing or damaged, or the model has another head.
         UserError: If the model needs its author's code, or gives more than one number.
     """
-    found = layout(files)
-    if head is not None and head != found:
+    kind = layout(files)
+    if head is not None and head != kind:
         raise ModelFileError(
-            f"{files.source!r} has a {found} head, expected {head}.", "These are another model's files; fetch it again."
+            f"{files.source!r} has a {kind} head, expected {head}.", "These are another model's files; fetch it again."
         )
     options = {"dtype": getattr(library("torch"), dtype)}
     if attention:
         options["attn_implementation"] = attention
     loaders = {"out-proj": _out_proj, "score-head": _score_head, "sequence-classification": _sequence_classification}
-    network = loaders[found](files, options, device)
+    network = loaders[kind](files, options, device)
     files.forget()
     return network
 
@@ -182,10 +182,10 @@ def _sequence_classification(files: Files, options: JSON, device: str) -> Networ
     typed = getattr(model.config, "type_vocab_size", 0) > 0
 
     def arguments(ids: Any, mask: Any, positions: Any, types: Any) -> JSON:
-        found = {"input_ids": ids, "attention_mask": mask}
+        inputs = {"input_ids": ids, "attention_mask": mask}
         if positions is not None:
-            found["position_ids"] = positions
-        return found | ({"token_type_ids": types} if typed and types is not None else {})
+            inputs["position_ids"] = positions
+        return inputs | ({"token_type_ids": types} if typed and types is not None else {})
 
     if type(model).__name__ == "DebertaV2ForSequenceClassification":
         return Network(

@@ -97,16 +97,16 @@ class Files:
         path = self.folder / "chat_template.jinja"
         if path.is_file():
             return path.read_text(encoding="utf-8")
-        found = self.json("tokenizer_config.json").get("chat_template") or ""
-        return found if isinstance(found, str) else json.dumps(found, sort_keys=True)
+        template = self.json("tokenizer_config.json").get("chat_template") or ""
+        return template if isinstance(template, str) else json.dumps(template, sort_keys=True)
 
     @cached_property
     def _weight_files(self) -> dict[str, Path]:
         """Tensor -> file that holds it; the whole of an unsharded .bin file stands under the empty name."""
         for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
-            found = self.json(index).get("weight_map")
-            if found:
-                return {name: self.folder / Path(file).name for name, file in found.items()}
+            weight_map = self.json(index).get("weight_map")
+            if weight_map:
+                return {name: self.folder / Path(file).name for name, file in weight_map.items()}
             single = self.folder / index.removesuffix(".index.json")
             if single.is_file() and single.suffix == ".bin":
                 return {"": single}

@@ -52,8 +52,8 @@ def fit_bradley_terry(differences: F64, penalty: float, start: F64 | None = None
         return value, penalty * w - (lost @ differences) / n
 
     first = np.zeros(dim) if start is None else start
-    found = minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": 1000, "ftol": 1e-11, "gtol": 1e-6})
-    return np.asarray(found.x, np.float64)
+    fit = minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": 1000, "ftol": 1e-11, "gtol": 1e-6})
+    return np.asarray(fit.x, np.float64)
 
 
 def choose_penalty(

@@ -46,8 +46,8 @@ class Template:
 
     def fill(self, prompt: str, response: str) -> str:
         """Return the text of a plain template."""
-        before, _, rest = self.text.partition("{prompt}")
-        middle, _, after = rest.partition("{response}")
+        before, _, tail = self.text.partition("{prompt}")
+        middle, _, after = tail.partition("{response}")
         return f"{before}{prompt}{middle}{response}{after}"
 
 

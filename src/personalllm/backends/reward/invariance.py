@@ -133,9 +133,9 @@ class _Tester:
 
     def _compared(self, name: str, scores: F32, base: F32 | None = None, note: str = "") -> Check:
         differences = np.abs(scores.astype(np.float64) - (self.base if base is None else base)).max(axis=0)
-        shown = float((differences / np.maximum(self.sd, 1e-12)).max() if self.half else differences.max())
+        difference = float((differences / np.maximum(self.sd, 1e-12)).max() if self.half else differences.max())
         ok = bool((differences <= self.limits).all())
-        return Check(name, f"{shown:.1e}{' sd' if self.half else ''}", self.limit, "ok" if ok else "failed", note)
+        return Check(name, f"{difference:.1e}{' sd' if self.half else ''}", self.limit, "ok" if ok else "failed", note)
 
     def _any(self) -> Iterator[Check]:
         n_bad = int((~np.isfinite(self.base)).sum())
@@ -181,11 +181,11 @@ class _Tester:
     def _cut(self, reward: TransformersReward) -> Iterator[Check]:
         short = reward.with_limit(_CUT)
         texts = (self.prompts, self.responses)
-        rows, whole = short.token_ids(*texts), reward.token_ids(*texts)
+        rows, uncut = short.token_ids(*texts), reward.token_ids(*texts)
         lengths = short.lengths(*texts)
         n_long = int((lengths > _CUT).sum())
         wrong = sum(len(row) != min(_CUT, n) for row, n in zip(rows, lengths, strict=True))
-        lost = sum(row[-1] != full[-1] for row, full in zip(rows, whole, strict=True))
+        lost = sum(row[-1] != full[-1] for row, full in zip(rows, uncut, strict=True))
         note = f"{n_long} of {len(rows)} texts cut to {_CUT} tokens and reported; the last token stays"
         verdict: Verdict = "ok" if n_long and not wrong and not lost else "failed"
         yield Check("texts cut wrongly", str(wrong + lost), "0", verdict, note)

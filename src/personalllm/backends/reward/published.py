@@ -53,7 +53,7 @@ class PublishedEnsemble:
     rewards: tuple[TransformersReward, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        made = [
+        rewards = [
             TransformersReward(
                 name,
                 style=self.style,
@@ -64,11 +64,11 @@ class PublishedEnsemble:
             )
             for name in self.names
         ]
-        aliases = [reward.model.name for reward in made]
-        if not made or len(set(aliases)) != len(aliases):
+        aliases = [reward.model.name for reward in rewards]
+        if not rewards or len(set(aliases)) != len(aliases):
             raise ParameterError("names", "one reward model or more, with distinct aliases", tuple(self.names))
         object.__setattr__(self, "names", tuple(self.names))
-        object.__setattr__(self, "rewards", tuple(sorted(made, key=lambda reward: reward.model.name)))
+        object.__setattr__(self, "rewards", tuple(sorted(rewards, key=lambda reward: reward.model.name)))
 
     @property
     def reward_models(self) -> tuple[str, ...]:

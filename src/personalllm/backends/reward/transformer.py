@@ -204,8 +204,8 @@ class TransformersReward:
     def _encoder(self) -> Encoder:
         limit = self.max_tokens or self.model.max_tokens
         if limit is None:
-            own = getattr(self._network.config, "max_position_embeddings", None)
-            limits = [n for n in (own, self._tokenizer.model_max_length) if n and n < 10**9]
+            positions = getattr(self._network.config, "max_position_embeddings", None)
+            limits = [n for n in (positions, self._tokenizer.model_max_length) if n and n < 10**9]
             limit = min(limits) if limits else None
         return Encoder(self._tokenizer, self.model.template, self._read_at, limit, self.truncation)
 
