@@ -614,6 +614,7 @@ def test_the_compact_reward_models_score_alike_in_any_batch(reward_ensemble, tmp
     assert found.baseline[1, 2] == alone[reward_ensemble.reward_models.index("human-sampled")]
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_the_chat_model_rates_two_personas_and_two_prompts(chat_model, tmp_path):
     scorer = room.ChatRatingScorer(chat_model)

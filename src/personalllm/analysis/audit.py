@@ -62,7 +62,7 @@ class RewardAudit(Analysis):
 
     Attributes:
         reward_models: Names, in the order of all axes below.
-        n_prompts: Prompts that were looked at.
+        n_prompts: Prompts that were audited.
         agreement: float64 (n_reward_models, n_reward_models), share of prompts with the same top response; the first
             response wins a tie. Chance is 1 / n_responses.
         rank_correlation: float64, the same shape: mean over prompts of Spearman's correlation of the scores of a

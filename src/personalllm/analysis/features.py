@@ -117,33 +117,33 @@ def measure_features(
         ParameterError: If a row is out of range, two classifiers share a feature's name, or a value is infinite.
         AxisMismatch: If a classifier returns another shape than it should.
     """
-    several = [classifiers] if isinstance(classifiers, TextClassifier) else list(classifiers)
-    if not several:
+    tools = [classifiers] if isinstance(classifiers, TextClassifier) else list(classifiers)
+    if not tools:
         raise ParameterError("classifiers", "one classifier or more", classifiers)
     texts = _responses(benchmark, rows)
-    place = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    distinct, index = list(place), [place[text] for text in texts]
-    total, done, columns = len(distinct) * len(several), 0, []
-    for classifier in several:
+    number_of = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    distinct, index = list(number_of), [number_of[text] for text in texts]
+    total, done, columns = len(distinct) * len(tools), 0, []
+    for classifier in tools:
         column = np.empty((len(distinct), len(classifier.features)), np.float32)
         for start in range(0, len(distinct), _CHUNK):
             chunk = distinct[start : start + _CHUNK]
-            made = np.asarray(classifier.measure(chunk), np.float32)
-            if made.shape != (len(chunk), column.shape[1]):
+            values = np.asarray(classifier.measure(chunk), np.float32)
+            if values.shape != (len(chunk), column.shape[1]):
                 raise AxisMismatch(
-                    f"The classifier {classifier.identity!r} returned shape {made.shape} for {len(chunk)} texts and "
+                    f"The classifier {classifier.identity!r} returned shape {values.shape} for {len(chunk)} texts and "
                     f"{column.shape[1]} features.",
                     "measure() must return one row for each text and one column for each feature.",
                 )
-            column[start : start + len(chunk)] = made
+            column[start : start + len(chunk)] = values
             done += len(chunk)
             if progress is not None:
                 progress(done, total)
         columns.append(column[index])
     return Features(
         np.concatenate(columns, axis=1).reshape(-1, benchmark.n_responses, sum(c.shape[1] for c in columns)),
-        tuple(name for classifier in several for name in classifier.features),
-        tuple(classifier.identity for classifier in several for _ in classifier.features),
+        tuple(name for classifier in tools for name in classifier.features),
+        tuple(classifier.identity for classifier in tools for _ in classifier.features),
     )
 
 

@@ -15,19 +15,15 @@ from personalllm.analysis.votes import Votes
 from personalllm.core.protocols import TextClassifier
 from personalllm.core.types import I32
 from personalllm.data import Benchmark, ScoreTable, Standardiser
-from personalllm.users import PUBLISHED_REWARD_MODELS, Population
+from personalllm.users import PUBLISHED_ALPHAS, PUBLISHED_REWARD_MODELS, PUBLISHED_USERS, Population
 
 if TYPE_CHECKING:
     from personalllm.analysis.opinion import OpinionQuestion, Opinions
     from personalllm.analysis.persona import PersonaPopulation
 
-__all__ = ["PUBLISHED_ALPHAS", "Study"]
-
-PUBLISHED_ALPHAS = (0.01, 0.05, 0.1)
-"""The concentrations that the paper analyses."""
+__all__ = ["Study"]
 
 _MAIN_ALPHA = 0.05
-_PUBLISHED_USERS = 1_000
 # The choices of 5,000 users take 5 kB a prompt; beyond that only the counts are kept.
 _MAX_CHOICES = 5_000
 
@@ -56,7 +52,7 @@ class Study:
 
     benchmark: Benchmark
     alphas: tuple[float, ...] = PUBLISHED_ALPHAS
-    n_users: int = _PUBLISHED_USERS
+    n_users: int = PUBLISHED_USERS
     split: str | None = None
     seed: int = 0
     people: tuple[Votes, ...] = ()
@@ -69,7 +65,7 @@ class Study:
     @property
     def published(self) -> bool:
         """Whether the users are the paper's own: its reward models, and no more users than it published."""
-        return self.benchmark.reward_models == PUBLISHED_REWARD_MODELS and self.n_users <= _PUBLISHED_USERS
+        return self.benchmark.reward_models == PUBLISHED_REWARD_MODELS and self.n_users <= PUBLISHED_USERS
 
     @property
     def main_alpha(self) -> float:

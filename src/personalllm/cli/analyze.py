@@ -46,8 +46,8 @@ class StudyOptions:
     def build(self, data: str) -> Study:
         """Return the populations of a benchmark; a split or a concentration that cannot be is an error here."""
         from personalllm.analysis import Study
-        from personalllm.analysis.study import PUBLISHED_ALPHAS
         from personalllm.data import load
+        from personalllm.users import PUBLISHED_ALPHAS
 
         alphas = tuple(dict.fromkeys(self.alpha or PUBLISHED_ALPHAS))
         study = Study(load(data), alphas, self.users, self.split, self.seed)

@@ -10,26 +10,20 @@ import numpy.typing as npt
 
 from personalllm.core.errors import AxisMismatch, ParameterError, UserError
 from personalllm.core.types import F64, JSON
+from personalllm.data.standardise import PUBLISHED
 from personalllm.users.draws import check_alpha, check_count, dirichlet_rows, drop_near_duplicates, mixture_rows
 
-__all__ = ["PUBLISHED_REWARD_MODELS", "Population"]
+__all__ = ["PUBLISHED_ALPHAS", "PUBLISHED_REWARD_MODELS", "PUBLISHED_USERS", "Population"]
 
-
-PUBLISHED_REWARD_MODELS: tuple[str, ...] = (
-    "beaver_7b",
-    "gemma_2b",
-    "gemma_7b",
-    "llama3_sfairx",
-    "mistral_raft",
-    "mistral_ray",
-    "mistral_weqweasdas",
-    "oasst_deberta_v3",
-    "oasst_pythia_1b",
-    "oasst_pythia_7b",
-)
+PUBLISHED_REWARD_MODELS: tuple[str, ...] = tuple(PUBLISHED)
 """The ten reward models of the paper, in the order of the published weights (sorted aliases)."""
 
-_PUBLISHED_USERS = 1_000
+PUBLISHED_USERS = 1_000
+"""Users of each published population."""
+
+PUBLISHED_ALPHAS = (0.01, 0.05, 0.1)
+"""The concentrations that the paper analyses."""
+
 _SUM_TOLERANCE = 1e-6
 _REMEDY_NAMES = "Name the reward models in the order of the columns of the weights, each once."
 
@@ -227,7 +221,7 @@ class Population:
         check_alpha(alpha, len(PUBLISHED_REWARD_MODELS))
         legacy = np.random.RandomState(0)
         with np.errstate(all="ignore"):
-            weights = legacy.dirichlet([alpha] * len(PUBLISHED_REWARD_MODELS), size=_PUBLISHED_USERS)
+            weights = legacy.dirichlet([alpha] * len(PUBLISHED_REWARD_MODELS), size=PUBLISHED_USERS)
         if not np.isfinite(weights).all():
             raise ParameterError("alpha", "large enough for the legacy generator; use dirichlet() instead", alpha)
         return cls(

@@ -10,11 +10,11 @@ from personalllm.analysis.agreement import answer_overlap, user_agreement
 from personalllm.analysis.base import Analysis
 from personalllm.analysis.diversity import PLOTTED_BINS, THRESHOLDS, diversity
 from personalllm.analysis.entropy import EntropyByWords, entropy_by_words
-from personalllm.analysis.study import PUBLISHED_ALPHAS
 from personalllm.analysis.votes import Votes
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.core.plotting import INK, bare, figure, key_of_series, look, whisker
 from personalllm.core.stats import DRAWS
+from personalllm.users import PUBLISHED_ALPHAS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
