@@ -448,12 +448,12 @@ def test_check_names_the_broken_clause_and_goes_on(mine: None) -> None:
     }
     assert lines["rank-seeds"] == "failed"
     assert {name for name, verdict in lines.items() if verdict == "skipped"} == {
-        *("rank-pickle", "rank-alone", "rank-refit", "rank-order")
+        *("rank-pickle", "rank-saved", "rank-alone", "rank-refit", "rank-order")
     }
     assert lines["rank-odd-texts"] == lines["dataclass"] == "passed"
     text = flat(result.output)
-    assert "Unseeded: equal seeds must give equal ranks. Draw with personalllm.core.seeding.generator" in text
-    assert "13 of 18 checks passed, 1 failed, 4 skipped" in text
+    assert "Unseeded: equal seeds must give equal utilities. Draw with personalllm.core.seeding.generator" in text
+    assert "14 of 20 checks passed, 1 failed, 5 skipped" in text
     assert "mine_plugin:Unseeded breaks the contract of a method." in text
 
 

@@ -36,8 +36,8 @@ class NoTrack(Method):
 
 
 @dataclass
-class NoTitle(Longest):
-    title: ClassVar[str] = ""
+class NoId(Longest):
+    id: ClassVar[str] = ""
 
 
 @dataclass
@@ -152,13 +152,15 @@ class PretendsToAdapt(Longest):
 @dataclass
 class RemembersOthers(EmbeddingRanker):
     def fit(self, pool):
-        self.steps_ = 0
+        self._steps = 0
         return super().fit(pool)
 
     def adapt(self, histories):
         super().adapt(histories)
-        self.user_vectors_ = self.user_vectors_ + np.float32(self.steps_) * np.arange(64, dtype=np.float32)
-        self.steps_ += 1
+        self.user_vectors_ = self.user_vectors_ + np.float32(getattr(self, "_steps", 0)) * np.arange(
+            64, dtype=np.float32
+        )
+        self._steps = getattr(self, "_steps", 0) + 1
         return self
 
 
@@ -229,19 +231,19 @@ class SameForAll(SelfICL):
 BROKEN = [
     (Undecorated, AssertionError, "decorate the class itself with @dataclass"),
     (NoTrack, AssertionError, "implement utilities or messages"),
-    (NoTitle, AssertionError, "set the class attribute 'title'"),
+    (NoId, AssertionError, "set the class attribute 'id'"),
     (UnknownNeed, AssertionError, "needs may hold 'embedder', 'llm' and 'signals', got ['scores']"),
     (NotJSON, AssertionError, "spec() must be JSON"),
     (LosesTuples, AssertionError, "rebuilding it from the JSON of its spec must give an equal method"),
     (LearnsIntoAField, AssertionError, "fit and adapt must not change a parameter"),
-    (LearnsIntoAPlainName, AssertionError, "attributes that are learnt end in an underscore, got ['seen']"),
+    (LearnsIntoAPlainName, AssertionError, "attributes that are learned end in an underscore, got ['seen']"),
     (ReturnsNothing, AssertionError, "fit must return self, got NoneType"),
-    (Float64, AssertionError, "rank must return float32, got float64"),
-    (Transposed, AssertionError, "rank must return (n_queries, n_responses)"),
-    (NotFinite, AssertionError, "rank must return finite numbers"),
+    (Float64, AssertionError, "utilities must return float32, got float64"),
+    (Transposed, AssertionError, "utilities must return (n_queries, n_responses)"),
+    (NotFinite, AssertionError, "utilities must return finite numbers"),
     (Positional, AssertionError, "permuting the responses of the prompts must permute the scores"),
-    (CentredOnTheBatch, AssertionError, "a query's scores must not depend on the other queries"),
-    (Unseeded, AssertionError, "equal seeds must give equal ranks"),
+    (CentredOnTheBatch, AssertionError, "must not depend on the other queries"),
+    (Unseeded, AssertionError, "equal seeds must give equal utilities"),
     (Accumulates, AssertionError, "a second fit must replace the first"),
     (Unpicklable, AssertionError, "it cannot be pickled after fit and adapt"),
     (ChangesTheCorpus, AssertionError, "must leave their inputs as they were"),

@@ -131,6 +131,7 @@ class Method:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        cls.title = cls.title or cls.id
         for name, decorate in (("fit", fitting), ("utilities", _of_any_width)):
             if name in vars(cls):
                 setattr(cls, name, decorate(vars(cls)[name]))

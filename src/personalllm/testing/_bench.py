@@ -36,14 +36,14 @@ class Bench:
         return small_scene()
 
     @cached_property
-    def scores(self) -> F32:
-        """Its utilities by a freshly trained method."""
-        return self.ranked(self.scene)
+    def _first(self) -> dict[str, Any]:
+        return {}
 
-    @cached_property
-    def conversations(self) -> list[Conversation]:
-        """What a freshly trained method asks in it."""
-        return self.asked(self.scene)
+    def first(self, hook: str) -> Any:
+        """Return what a freshly trained method answers in the small scene."""
+        if hook not in self._first:
+            self._first[hook] = self.answers(hook, self.scene)
+        return self._first[hook]
 
     @cached_property
     def planted(self) -> PlantedScene:
@@ -55,28 +55,26 @@ class Bench:
         given = {"embedder": self.embedder, "llm": self.llm, "signals": scene.signals}
         return {need: value for need, value in given.items() if need in self.cls.needs}
 
-    def trained(self, scene: Scene, seed: int = _SEED) -> Method:
+    def trained(self, scene: Scene) -> Method:
         """Return a fresh method after bind, fit and adapt."""
         method = self.cls(**self.params)
         given = self.backends(scene)
         for step, returned in (
-            ("bind", method.bind(**given, seed=seed)),
+            ("bind", method.bind(**given, seed=_SEED)),
             ("fit", method.fit(scene.pool)),
             ("adapt", method.adapt(scene.targets)),
         ):
             self.require(returned is method, f"{step} must return self, got {type(returned).__name__}")
         return method
 
-    def ranked(self, scene: Scene, seed: int = _SEED) -> F32:
-        """Return the utilities of a scene."""
-        return self.checked(self.trained(scene, seed).utilities(scene.queries), scene)
+    def answers(self, hook: str, scene: Scene) -> Any:
+        """Return the utilities or the messages of a freshly trained method, checked for their form."""
+        answer = getattr(self.trained(scene), hook)(scene.queries)
+        check = self._check_utilities if hook == "utilities" else self._check_conversations
+        check(answer, scene)
+        return answer
 
-    def asked(self, scene: Scene) -> list[Conversation]:
-        """Return the conversations of a scene."""
-        return self.trained(scene).messages(scene.queries)
-
-    def checked(self, scores: F32, scene: Scene) -> F32:
-        """Check shape, dtype and range of utilities."""
+    def _check_utilities(self, scores: F32, scene: Scene) -> None:
         shape = (len(scene.queries), scene.queries.corpus.n_responses)
         self.require(isinstance(scores, np.ndarray), f"utilities must return an array, got {type(scores).__name__}")
         self.require(
@@ -84,7 +82,23 @@ class Bench:
         )
         self.require(scores.dtype == np.float32, f"utilities must return float32, got {scores.dtype}")
         self.require(bool(np.isfinite(scores).all()), "utilities must return finite numbers, got NaN or infinity")
-        return scores
+
+    def _check_conversations(self, result: list[Conversation], scene: Scene) -> None:
+        n = len(scene.queries)
+        self.require(
+            len(result) == n, f"messages must return one conversation for each of {n} queries, got {len(result)}"
+        )
+        for row, conversation in zip(scene.queries.prompt.tolist(), result, strict=True):
+            self.require(
+                isinstance(conversation, Conversation), f"messages must return Conversations, got {conversation!r}"
+            )
+            turns = conversation.messages
+            self.require(type(turns) is tuple and len(turns), "a conversation holds a non-empty tuple of turns")
+            self.require(turns[-1].role == "user", f"the last turn is the user's, got {turns[-1].role!r}")
+            prompt = scene.queries.corpus.prompts[row]
+            self.require(prompt in turns[-1].content, "the last turn must hold the prompt of the query, whole")
+            counts = (conversation.n_examples, conversation.n_dropped)
+            self.require(min(counts) >= 0, f"n_examples and n_dropped must be >= 0, got {counts}")
 
     def copied(self, method: Method, when: str) -> Method:
         """Return a copy of a method by way of pickle."""

@@ -22,17 +22,12 @@ def _dataclass(bench: Bench) -> None:
     bench.require("__dataclass_fields__" in vars(bench.cls), "decorate the class itself with @dataclass")
 
 
-@MADE.clause(
-    "id-and-title",
-    "It has an id in lower case and a title.",
-    'Write id: ClassVar[str] = "my-method" and title: ClassVar[str] = "My method".',
-)
-def _id_and_title(bench: Bench) -> None:
-    for name in ("id", "title"):
-        value = getattr(bench.cls, name)
-        bench.require(isinstance(value, str) and value.strip(), f"set the class attribute {name!r} to a non-empty text")
-    name = bench.cls.id
-    bench.require(name == name.lower() and " " not in name, f"id must be lower case without spaces, got {name!r}")
+@MADE.clause("id", "It has an id in lower case.", 'Write id: ClassVar[str] = "my-method".')
+def _id(bench: Bench) -> None:
+    name: object = bench.cls.id
+    bench.require(isinstance(name, str) and name.strip(), "set the class attribute 'id' to a non-empty text")
+    text = str(name)
+    bench.require(text == text.lower() and " " not in text, f"id must be lower case without spaces, got {name!r}")
 
 
 @MADE.clause(

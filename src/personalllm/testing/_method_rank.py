@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from personalllm.core.types import F32, Histories, Queries
-from personalllm.testing._bench import Bench, bare_scenes
+from personalllm.core.types import Histories, Queries
+from personalllm.testing._bench import Bench
 from personalllm.testing._checks import Clauses
-from personalllm.testing._scenes import Scene, alone, odd_scene, permuted, ragged, small_scene, snapshot
+from personalllm.testing._method_answers import close
+from personalllm.testing._scenes import Scene, permuted, ragged
 
 __all__ = ["LOG_ODDS", "RANK", "RANK_PERSONAL"]
 
@@ -20,86 +21,6 @@ LOG_ODDS: Clauses[Bench] = Clauses()
 _ALLOWED_LOSS = 0.02
 
 
-def _close(scores: F32, expected: F32) -> bool:
-    """Tell whether scores agree but for the rounding of float32 sums."""
-    scale = float(np.abs(expected).max(initial=0.0))
-    return bool(np.allclose(scores, expected, rtol=1e-4, atol=1e-5 * scale))
-
-
-@RANK.clause(
-    "rank",
-    "utilities returns finite float32 (n_queries, n_responses).",
-    "One row for each query, one column for each response: end with .astype(np.float32).",
-    after=("parameters-stay",),
-)
-def _ranks(bench: Bench) -> None:
-    _ = bench.scores
-
-
-@RANK.clause(
-    "rank-inputs",
-    "Ranking leaves its inputs as they were.",
-    "Copy before you change: the corpus and the histories belong to the evaluation.",
-    after=("rank",),
-)
-def _rank_leaves_inputs(bench: Bench) -> None:
-    scene = small_scene()
-    before = snapshot(scene)
-    bench.ranked(scene)
-    bench.require(snapshot(scene) == before, "fit, adapt and rank must leave their inputs as they were")
-
-
-@RANK.clause(
-    "rank-seeds",
-    "Equal seeds give equal ranks.",
-    "Draw with personalllm.core.seeding.generator(self.seed, ...), not with np.random or random.",
-    after=("rank", "rank-inputs"),
-)
-def _rank_equal_seeds(bench: Bench) -> None:
-    bench.require(np.array_equal(bench.ranked(bench.scene), bench.scores), "equal seeds must give equal ranks")
-
-
-@RANK.clause(
-    "rank-pickle",
-    "A copy by pickle ranks alike after fit and adapt.",
-    "Keep arrays and plain values, no lambda, generator or open file.",
-    after=("rank-seeds",),
-)
-def _rank_pickles(bench: Bench) -> None:
-    copy = bench.copied(bench.trained(bench.scene), "after fit and adapt")
-    ranked = copy.utilities(bench.scene.queries)
-    bench.require(np.array_equal(ranked, bench.scores), "a pickled copy must rank alike after fit and adapt")
-
-
-@RANK.clause(
-    "rank-alone",
-    "A query is ranked alike alone and in a batch.",
-    "Do not normalise over the batch, and draw nothing in the order of the queries.",
-    after=("rank-seeds",),
-)
-def _rank_alone(bench: Bench) -> None:
-    trained = bench.trained(bench.scene)
-    trained.utilities(bench.scene.queries)
-    for i in range(len(bench.scene.queries)):
-        single = trained.utilities(alone(bench.scene.queries, i))[0]
-        bench.require(
-            _close(single, bench.scores[i]),
-            f"a query's scores must not depend on the other queries: {single} alone, {bench.scores[i]} in the batch",
-        )
-
-
-@RANK.clause(
-    "rank-refit",
-    "A second fit replaces the first.",
-    "Start from nothing in fit and adapt.",
-    after=("rank-seeds",),
-)
-def _rank_refit(bench: Bench) -> None:
-    scene, trained = bench.scene, bench.trained(bench.scene)
-    again = trained.fit(scene.pool).adapt(scene.targets).utilities(scene.queries)
-    bench.require(np.array_equal(again, bench.scores), "a second fit must replace the first, not add to it")
-
-
 @RANK.clause(
     "rank-order",
     "Permuted responses give permuted scores.",
@@ -108,32 +29,11 @@ def _rank_refit(bench: Bench) -> None:
 )
 def _rank_order_of_responses(bench: Bench) -> None:
     moved, order = permuted(bench.scene)
-    expected = np.take_along_axis(bench.scores, order[bench.scene.queries.prompt], axis=1)
+    expected = np.take_along_axis(bench.first("utilities"), order[bench.scene.queries.prompt], axis=1)
     bench.require(
-        _close(bench.ranked(moved), expected),
+        close(bench.answers("utilities", moved), expected),
         "permuting the responses of the prompts must permute the scores and change nothing else",
     )
-
-
-@RANK.clause(
-    "rank-bare",
-    "It ranks without pool, without history, without queries.",
-    "Handle n_users == 0, len(histories) == 0 and len(queries) == 0.",
-    after=("rank",),
-)
-def _rank_without_history(bench: Bench) -> None:
-    for bare in bare_scenes(bench.scene):
-        bench.ranked(bare)
-
-
-@RANK.clause(
-    "rank-odd-texts",
-    "It ranks unicode, blank and very long texts.",
-    "Assume nothing about a text's length or script.",
-    after=("rank",),
-)
-def _rank_odd_texts(bench: Bench) -> None:
-    bench.ranked(odd_scene())
 
 
 @RANK.clause(
@@ -152,17 +52,6 @@ def _rank_ragged(bench: Bench) -> None:
     bench.require((scores[~there] == -np.inf).all(), "utilities are -inf beyond the responses of a prompt")
 
 
-@RANK.clause(
-    "rank-saved",
-    "A copy by save and load_method ranks alike.",
-    "Learn arrays, numbers, texts, and lists, tuples, dicts or dataclasses of these.",
-    after=("rank-seeds",),
-)
-def _rank_saved(bench: Bench) -> None:
-    ranked = bench.reloaded(bench.scene).adapt(bench.scene.targets).utilities(bench.scene.queries)
-    bench.require(np.array_equal(ranked, bench.scores), "a saved and loaded copy must rank alike")
-
-
 @RANK_PERSONAL.clause(
     "serves-users",
     "It serves users of opposite tastes, since it learns from their histories.",
@@ -172,7 +61,7 @@ def _rank_saved(bench: Bench) -> None:
 def _serves_planted_users(bench: Bench) -> None:
     """Require a mean utility of the choices that is above 0 by 2.6 standard errors over queries (p < .005)."""
     scene = bench.planted
-    chosen = np.argmax(bench.ranked(scene), axis=1)
+    chosen = np.argmax(bench.answers("utilities", scene), axis=1)
     gained = scene.utilities[np.arange(len(chosen)), chosen].astype(np.float64)
     mean, error = float(gained.mean()), float(gained.std(ddof=1) / np.sqrt(len(gained)))
     bench.require(
@@ -193,7 +82,9 @@ def _adapts_anew(bench: Bench) -> None:
     trained.adapt(scene.pool).utilities(Queries(scene.queries.corpus, scene.pool.n_users, [0, 3], [20, 21]))  # type: ignore[arg-type]
     trained.adapt(Histories.empty(scene.queries.corpus, scene.targets.n_users)).utilities(scene.queries)
     again = trained.adapt(scene.targets).utilities(scene.queries)
-    bench.require(np.array_equal(again, bench.scores), "adapting to others first must not change a user's scores")
+    bench.require(
+        np.array_equal(again, bench.first("utilities")), "adapting to others first must not change a user's scores"
+    )
 
 
 @RANK_PERSONAL.clause(
@@ -212,7 +103,7 @@ def _adapts_alone(bench: Bench) -> None:
         trained.adapt(Histories(h.corpus, 1, zeros, *columns))
         scores = trained.utilities(Queries(q.corpus, 1, np.zeros(int(asked.sum()), dtype=np.int32), q.prompt[asked]))
         bench.require(
-            _close(scores, bench.scores[asked]),
+            close(scores, bench.first("utilities")[asked]),
             f"the scores of user {user} must not depend on the other target users",
         )
 
@@ -240,8 +131,8 @@ def _named_users(bench: Bench) -> None:
     for i, (user, prompt) in enumerate(zip(q.user.tolist(), q.prompt.tolist(), strict=True)):
         scores = method.user(f"user {user}").utilities(q.corpus.prompts[prompt], q.corpus.responses[prompt])
         bench.require(
-            _close(scores, bench.scores[i]),
-            f"a named user must get the utilities of adapt: {scores}, after adapt {bench.scores[i]}",
+            close(scores, bench.first("utilities")[i]),
+            f"a named user must get the utilities of adapt: {scores}, after adapt {bench.first('utilities')[i]}",
         )
 
 
@@ -270,7 +161,7 @@ def _cautious_at_first(bench: Bench) -> None:
     """
     scene = bench.planted
     unknown = Histories.empty(scene.queries.corpus, scene.targets.n_users)
-    scores = bench.ranked(Scene(scene.pool, unknown, scene.queries)).astype(np.float64)
+    scores = bench.answers("utilities", Scene(scene.pool, unknown, scene.queries)).astype(np.float64)
     first, second = np.triu_indices(scores.shape[1], 1)
     half = 0.5 * np.abs(scores[:, first] - scores[:, second])
     loss = float((half + np.log1p(np.exp(-2.0 * half))).mean())

@@ -8,6 +8,7 @@ from personalllm.core.protocols import ChatModel, TextEmbedder
 from personalllm.methods.base import Method
 from personalllm.testing._bench import Bench
 from personalllm.testing._checks import Check, require_all
+from personalllm.testing._method_answers import answer_checks
 from personalllm.testing._method_made import MADE
 from personalllm.testing._method_messages import MESSAGES, MESSAGES_PERSONAL
 from personalllm.testing._method_rank import LOG_ODDS, RANK, RANK_PERSONAL
@@ -25,12 +26,13 @@ def check_method(
 ) -> None:
     """Raise `AssertionError` unless a class keeps the contract of `personalllm.methods.Method`.
 
-    Checked: declarations; spec and pickle round trips; equal results of equal seeds; results that do not depend on the
-    other queries, on the order of the responses or on an earlier fit; users and pools without history; unicode, blank
-    and very long texts; inputs left as they were. A class that overrides `adapt` claims to personalise: its ranking
-    must serve planted users with opposite tastes better than any non-personalised one could, its messages must differ
-    between users. Where differences of scores are log-odds, unknown users of opposite tastes must not be predicted
-    with confidence.
+    Checked: declarations; round trips by spec, pickle and save; equal results of equal seeds; results that do not
+    depend on the other queries, on the order of the responses or on an earlier fit; users and pools without history;
+    prompts with different numbers of responses; unicode, blank and very long texts; inputs left as they were; named
+    users who get what `adapt` gives. A class that overrides `adapt` claims to personalise: its ranking must serve
+    planted users with opposite tastes better than any non-personalised one could, its messages must differ between
+    users. Where differences of utilities are log-odds, unknown users of opposite tastes must not be predicted with
+    confidence.
 
     Args:
         cls: The class, a dataclass.
@@ -55,20 +57,18 @@ def method_checks(
 
     >>> from personalllm.methods import method_class
     >>> [check.name for check in method_checks(method_class("longest"))][:3]
-    ['dataclass', 'id-and-title', 'needs-and-history']
+    ['dataclass', 'id', 'needs-and-history']
     """
     bench = Bench(
         cls, cls.example_params() if params is None else params, embedder or HashEmbedder(), llm or EchoChatModel()
     )
-    ranks, asks = cls.implements("utilities"), cls.implements("messages")
-    wanted = [MADE]
-    if ranks:
-        wanted.append(RANK)
-    if asks:
-        wanted.append(MESSAGES)
-    if cls.implements("adapt"):
-        wanted += [RANK_PERSONAL] if ranks else []
-        wanted += [MESSAGES_PERSONAL] if asks else []
-    if ranks and cls.log_odds:
-        wanted.append(LOG_ODDS)
-    return tuple(check for clauses in wanted for check in clauses.of(bench))
+    personal = cls.implements("adapt")
+    checks = MADE.of(bench)
+    if cls.implements("utilities"):
+        checks += answer_checks(bench, "utilities") + RANK.of(bench)
+        checks += RANK_PERSONAL.of(bench) if personal else ()
+        checks += LOG_ODDS.of(bench) if cls.log_odds else ()
+    if cls.implements("messages"):
+        checks += answer_checks(bench, "messages") + MESSAGES.of(bench)
+        checks += MESSAGES_PERSONAL.of(bench) if personal else ()
+    return checks

@@ -151,11 +151,11 @@ def planted_scene(embedder: TextEmbedder, n_pairs: int = 40) -> PlantedScene:
         np.repeat(users, n_test).astype(np.int32),
         np.tile(np.arange(n_train, n_train + n_test), len(users)).astype(np.int32),
     )
-    asked = utilities[queries.user, queries.prompt]
-    scaled = (asked - asked.mean(axis=1, keepdims=True)) / asked.std(axis=1, keepdims=True)
+    scores = utilities[queries.user, queries.prompt]
+    scaled = (scores - scores.mean(axis=1, keepdims=True)) / scores.std(axis=1, keepdims=True)
     pool = histories(np.tile(users, 3), "planted pool")
-    known = utilities.transpose(1, 2, 0).astype(np.float32)
-    return PlantedScene(pool, histories(users, "planted targets"), queries, scaled.astype(np.float32), known)
+    tastes_of = utilities.transpose(1, 2, 0).astype(np.float32)
+    return PlantedScene(pool, histories(users, "planted targets"), queries, scaled.astype(np.float32), tastes_of)
 
 
 def permuted(scene: Scene) -> tuple[Scene, npt.NDArray[np.int64]]:
@@ -171,11 +171,11 @@ def permuted(scene: Scene) -> tuple[Scene, npt.NDArray[np.int64]]:
         list(old.prompts),
         [[row[j] for j in columns] for row, columns in zip(old.responses, order.tolist(), strict=True)],
     )
-    place = np.argsort(order, axis=1)
+    inverse = np.argsort(order, axis=1)
 
     def moved(h: Histories) -> Histories:
-        chosen: U8 = place[h.prompt, h.chosen].astype(np.uint8)
-        return Histories(new, h.n_users, h.user, h.prompt, chosen, place[h.prompt, h.rejected].astype(np.uint8))
+        chosen: U8 = inverse[h.prompt, h.chosen].astype(np.uint8)
+        return Histories(new, h.n_users, h.user, h.prompt, chosen, inverse[h.prompt, h.rejected].astype(np.uint8))
 
     q = scene.queries
     return Scene(moved(scene.pool), moved(scene.targets), Queries(new, q.n_users, q.user, q.prompt)), order

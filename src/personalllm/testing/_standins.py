@@ -92,10 +92,10 @@ class EchoChatModel:
         words = " ".join(message.content for message in request.messages).split() or ["nothing"]
         draw = (repr(request.messages), request.temperature > 0 and request.seed)
         digest = hashlib.sha256(repr(draw).encode("utf-8", "surrogatepass")).digest()
-        wanted = 4 + digest[0] % 13
-        n = min(wanted, request.max_tokens)
+        length = 4 + digest[0] % 13
+        n = min(length, request.max_tokens)
         text = " ".join(words[(digest[i % 32] * 257 + i) % len(words)] for i in range(n))
-        return ChatReply(text, "stop" if n == wanted else "length", used, n)
+        return ChatReply(text, "stop" if n == length else "length", used, n)
 
 
 @dataclass(frozen=True)
