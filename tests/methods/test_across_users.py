@@ -186,10 +186,10 @@ def test_each_distinct_interaction_gets_one_vector(make_histories, embedding, bl
     with monkeypatch.context() as patch:
         patch.setattr(vectors, "_PAIR_BLOCK", block)
         pairs = PairVectors.of(EMBEDDER, double, embedding)
-    assert np.array_equal(pairs.place[:13], pairs.place[13:])
-    assert len(pairs.units) == len(np.unique(pairs.place)) <= 13
+    assert np.array_equal(pairs.index[:13], pairs.index[13:])
+    assert len(pairs.units) == len(np.unique(pairs.index)) <= 13
     expected = np.concatenate([pair_vectors(histories, u, embedding) for u in range(3)])
-    assert pairs.units[pairs.place[:13]] == pytest.approx(unit(expected), abs=1e-6)
+    assert pairs.units[pairs.index[:13]] == pytest.approx(unit(expected), abs=1e-6)
     assert pairs.mean == pytest.approx(expected.mean(axis=0), abs=1e-6)
 
 
@@ -197,5 +197,5 @@ def test_each_distinct_interaction_gets_one_vector(make_histories, embedding, bl
 def test_no_interactions_have_no_vectors(corpus, embedding):
     none = PairVectors.of(EMBEDDER, Histories.empty(corpus, 2), embedding)
     assert none.units.shape == (0, 32)
-    assert len(none.place) == 0
+    assert len(none.index) == 0
     assert none.mean.tolist() == [0] * 32

@@ -217,12 +217,14 @@ def test_an_episode_splits_the_comparisons_of_each_user(corpus, make_histories):
     pairs = episodes(corpus, make_histories)
     users = np.array([3, 0, 1])
     drawn = pairs.drawn(users, 4, 5, generator("tests", "episode"))
-    assert drawn.is_known.sum(axis=1).tolist() == [4, 4, 0]
-    assert drawn.is_asked.sum(axis=1).tolist() == [5, 5, 1]
+    assert drawn.support_mask.sum(axis=1).tolist() == [4, 4, 0]
+    assert drawn.target_mask.sum(axis=1).tolist() == [5, 5, 1]
     for i, user in enumerate(users):
         rows = slice(pairs.offsets[user], pairs.offsets[user + 1])
         own = {vector.tobytes() for vector in pairs.inputs[pairs.sides[rows]]}
-        shown = [v.tobytes() for v in (*drawn.known[i][drawn.is_known[i]], *drawn.asked[i][drawn.is_asked[i]])]
+        shown = [
+            v.tobytes() for v in (*drawn.support[i][drawn.support_mask[i]], *drawn.target[i][drawn.target_mask[i]])
+        ]
         assert len(set(shown)) == len(shown)
         assert set(shown) <= own
 

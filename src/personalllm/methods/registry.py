@@ -82,12 +82,12 @@ def get_method(name: str, /, **params: Any) -> Method:
     EmbeddingRanker(shrinkage=5.0)
     """
     cls = method_class(name)
-    known = [field.name for field in dataclasses.fields(cls) if field.init]
+    names = [field.name for field in dataclasses.fields(cls) if field.init]
     for key in params:
-        if key not in known:
-            if not known:
+        if key not in names:
+            if not names:
                 raise UserError(f"The method {name!r} has no parameters, got {key!r}.", f"Leave {key!r} out.")
-            raise UnknownName(f"parameter of the method {name!r}", key, known)
+            raise UnknownName(f"parameter of the method {name!r}", key, names)
     return cls(**params)
 
 

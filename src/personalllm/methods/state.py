@@ -165,6 +165,6 @@ def _unpacked(node: Any, arrays: Arrays, module: str) -> Any:
     return tuple(items) if form == "tuple" else items
 
 
-def _may_build(theirs: str, module: str) -> bool:
+def _may_build(origin: str, module: str) -> bool:
     """Tell whether dataclasses of a module may be saved and built: those of this package and of the method's module."""
-    return theirs == module or theirs.startswith(_PACKAGE)
+    return origin == module or origin.startswith(_PACKAGE)

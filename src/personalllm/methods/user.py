@@ -162,10 +162,10 @@ def _history(rows: Sequence[Mapping[str, Any]]) -> Histories:
     for row in rows:
         texts = dict.fromkeys((row["chosen"], row["rejected"], *row["shown"]))
         key = row["prompt"], frozenset(texts)
-        index, place = corpus.setdefault(key, (len(corpus), {text: i for i, text in enumerate(texts)}))
-        columns.append((index, place[row["chosen"]], place[row["rejected"]]))
+        index, columns_of = corpus.setdefault(key, (len(corpus), {text: i for i, text in enumerate(texts)}))
+        columns.append((index, columns_of[row["chosen"]], columns_of[row["rejected"]]))
     prompt, chosen, rejected = np.array(columns, np.int32).reshape(-1, 3).T
-    texts_of = Corpus([name for name, _ in corpus], [tuple(place) for _, place in corpus.values()])
+    texts_of = Corpus([name for name, _ in corpus], [tuple(columns_of) for _, columns_of in corpus.values()])
     return Histories(
         texts_of, 1, np.zeros(len(columns), np.int32), prompt, chosen.astype(np.uint8), rejected.astype(np.uint8)
     )

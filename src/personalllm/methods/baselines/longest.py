@@ -23,6 +23,8 @@ class Longest(Method):
     def utilities(self, queries: Queries) -> F32:
         """Return the lengths in characters, float32 (n_queries, n_responses)."""
         corpus = queries.corpus
-        asked, place = np.unique(queries.prompt, return_inverse=True)
-        lengths = np.array([[len(text) for text in corpus.responses[row]] for row in asked.tolist()], dtype=np.float32)
-        return lengths.reshape(len(asked), corpus.n_responses)[place]
+        query_prompts, index = np.unique(queries.prompt, return_inverse=True)
+        lengths = np.array(
+            [[len(text) for text in corpus.responses[row]] for row in query_prompts.tolist()], dtype=np.float32
+        )
+        return lengths.reshape(len(query_prompts), corpus.n_responses)[index]

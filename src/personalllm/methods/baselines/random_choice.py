@@ -39,17 +39,17 @@ class RandomChoice(Method):
     def utilities(self, queries: Queries) -> F32:
         """Return uniform draws in [0, 1), float32 (n_queries, n_responses)."""
         corpus = queries.corpus
-        asked, place = np.unique(queries.prompt, return_inverse=True)
+        query_prompts, index = np.unique(queries.prompt, return_inverse=True)
         key = derive_seed(self.seed, "random").to_bytes(4, "little")
         words = np.array(
             [
                 [_word(key, corpus.prompts[row], response) for response in corpus.responses[row]]
-                for row in asked.tolist()
+                for row in query_prompts.tolist()
             ],
             dtype=np.uint64,
-        ).reshape(len(asked), corpus.n_responses)
+        ).reshape(len(query_prompts), corpus.n_responses)
         users = _mixed((queries.user.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
-        draws = _mixed(words[place] ^ users[:, None])
+        draws = _mixed(words[index] ^ users[:, None])
         return (draws >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
 
 

@@ -45,11 +45,11 @@ class ICL(InContext):
     def messages(self, queries: Queries) -> list[Conversation]:
         """Return the nearest interactions and the prompt, for each query."""
         offsets = self.histories_.offsets
-        asked, place = embed_prompts(self.embedder, queries.corpus, queries.prompt)
+        query_vectors, index = embed_prompts(self.embedder, queries.corpus, queries.prompt)
         conversations = []
         for i, (user, row) in enumerate(zip(queries.user.tolist(), queries.prompt.tolist(), strict=True)):
-            own = slice(int(offsets[user]), int(offsets[user + 1]))
-            near = similarities(asked[place[i]][None, :], self.vectors_[self.place_[own]])
-            nearest = top_rows(near, self.n_shots)[0] + own.start
+            rows = slice(int(offsets[user]), int(offsets[user + 1]))
+            near = similarities(query_vectors[index[i]][None, :], self.vectors_[self.place_[rows]])
+            nearest = top_rows(near, self.n_shots)[0] + rows.start
             conversations.append(self.converse(queries.corpus.prompts[row], self.histories_, nearest.tolist()))
         return conversations

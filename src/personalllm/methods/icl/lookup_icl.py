@@ -70,25 +70,27 @@ class LookupICL(AcrossUsers):
 
     def adapt(self, histories: Histories) -> Self:
         """Embed the target users' interactions; a user without any gets the pool's mean."""
-        own = PairVectors.of(self.embedder, histories, self.embedding)
+        targets = PairVectors.of(self.embedder, histories, self.embedding)
         counts = np.diff(histories.offsets)
         new = histories.offsets[:-1][counts == 0]
-        self.own_vectors_: F32 = np.insert(own.units[own.place], new, unit_rows(self.pairs_.mean[None, :]), axis=0)
+        self.own_vectors_: F32 = np.insert(
+            targets.units[targets.index], new, unit_rows(self.pairs_.mean[None, :]), axis=0
+        )
         self.own_offsets_ = np.append(0, np.cumsum(np.maximum(counts, 1)))
         return self
 
     def messages(self, queries: Queries) -> list[Conversation]:
         """Return interactions of similar users and the prompt, for each query."""
-        asked = self.embedded_queries(queries)
-        near = nearest(asked, self.prompt_vectors_, self.n_prompts, search=self.search)
+        query_vectors = self.embedded_queries(queries)
+        near = nearest(query_vectors, self.prompt_vectors_, self.n_prompts, search=self.search)
         starts, stops = self.own_offsets_[queries.user], self.own_offsets_[queries.user + 1]
         users = rank_by_best_match(
             self.own_vectors_[concatenated_ranges(starts, stops)],
             np.append(0, np.cumsum(stops - starts)),
             self.pairs_.units,
-            self.pairs_.place,
+            self.pairs_.index,
             self.pair_offsets_,
             owners(near, self.prompt_place_, self.offsets_),
             self.n_similar,
         )
-        return self.borrow(queries, asked, users)
+        return self.borrow(queries, query_vectors, users)

@@ -75,25 +75,25 @@ class CalibratedBayes(HierarchicalBT):
 
     def _slopes(self, pairs: Pairs) -> F64:
         """Return the slope for each number of comparisons in `_SHOTS`, float64 (4,)."""
-        held = np.unique(pairs.prompt)[3::4]
-        away = np.isin(pairs.prompt, held)
-        known, unknown = pairs.where(~away), pairs.where(away)
+        held_prompts = np.unique(pairs.prompt)[3::4]
+        is_held = np.isin(pairs.prompt, held_prompts)
+        train, held_out = pairs.where(~is_held), pairs.where(is_held)
         users = np.arange(pairs.n_users)
         judges = users[users % 3 == 0][:_CALIBRATING_USERS]
         teachers = np.setdiff1d(users, judges) if len(users) >= 3 else users
-        if not len(unknown) or not len(known):
+        if not len(held_out) or not len(train):
             return np.ones(len(_SHOTS))
         prior = fit_prior(
-            some_users(known.of_users(teachers), _CALIBRATING_USERS),
+            some_users(train.of_users(teachers), _CALIBRATING_USERS),
             max(1, self.steps // 2),
             self.pseudo_users,
             full=self.learned_prior,
         )
-        shown, asked = known.of_users(judges), unknown.of_users(judges)
+        history, tests = train.of_users(judges), held_out.of_users(judges)
         slopes = np.ones(len(_SHOTS))
         for i, shots in enumerate(_SHOTS):
-            found = prior.posterior(shown.first(shots))
-            margins = moderated_margins(found.mean, found.covariance, asked)
+            laplace = prior.posterior(history.first(shots))
+            margins = moderated_margins(laplace.mean, laplace.covariance, tests)
             loss = np.logaddexp(0.0, -_SLOPES[:, None] * margins).sum(axis=1) + _PSEUDO * np.log(_SLOPES) ** 2
             slopes[i] = _SLOPES[loss.argmin()]
         return slopes

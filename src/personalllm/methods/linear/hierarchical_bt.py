@@ -51,12 +51,12 @@ def fit_prior(pairs: Pairs, steps: int, pseudo_users: float, *, full: bool = Tru
     isotropic: F64 = variance * np.eye(pairs.n_features)
     spread, evidence, at = isotropic, [], None
     for _ in range(steps if full and pairs.n_users else 0):
-        found = newton_map(pairs, mean, np.linalg.inv(spread), covariance="sum", start=at, tolerance=1e-5)
-        at = found.mean
-        evidence.append(float(found.log_evidence.sum()))
+        laplace = newton_map(pairs, mean, np.linalg.inv(spread), covariance="sum", start=at, tolerance=1e-5)
+        at = laplace.mean
+        evidence.append(float(laplace.log_evidence.sum()))
         mean = at.mean(axis=0)
         centred = at - mean
-        total = found.covariance[0] + centred.T @ centred + pseudo_users * isotropic
+        total = laplace.covariance[0] + centred.T @ centred + pseudo_users * isotropic
         spread = total / (pairs.n_users + pseudo_users)
     return GaussianPrior(mean, spread, tuple(evidence))
 
@@ -107,12 +107,12 @@ class HierarchicalBT(LinearMethod):
 
     def user_weights(self, pairs: Pairs) -> F32:
         """Return the posterior means, and keep the covariances."""
-        found = self.prior_.posterior(pairs)
-        self.user_spread_ = found.covariance.astype(np.float32)
-        return found.mean.astype(np.float32)
+        laplace = self.prior_.posterior(pairs)
+        self.user_spread_ = laplace.covariance.astype(np.float32)
+        return laplace.mean.astype(np.float32)
 
     def utilities(self, queries: Queries) -> F32:
         """Return moderated utilities, float32 (n_queries, n_responses)."""
-        candidates, place = self.features_.candidates(self.embedder, queries)
+        candidates, index = self.features_.candidates(self.embedder, queries)
         weights = self.user_weights_.astype(np.float64)
-        return moderated_scores(weights, self.user_spread_, candidates, place, queries.user)
+        return moderated_scores(weights, self.user_spread_, candidates, index, queries.user)

@@ -96,49 +96,48 @@ class MatrixFactorisation(Method):
 
     def _factors(self, pairs: Pairs) -> Factors:
         """Return the factors whose number and penalty predict best what is held out of some users' comparisons."""
-        known, later = held_out(pairs.of_users(np.arange(min(_TUNED_ON, pairs.n_users))))
-        if min(len(known), len(later)) < _LEAST_TUNED:
+        train, test = held_out(pairs.of_users(np.arange(min(_TUNED_ON, pairs.n_users))))
+        if min(len(train), len(test)) < _LEAST_TUNED:
             self.size_, self.penalty_ = min(_SIZES[0], self.n_factors), _UNTUNED
             return fit_factors(pairs, self.size_, self.penalty_, self.deviation_penalty)
         sizes = [size for size in _SIZES if size < self.n_factors] + [self.n_factors]
-        tried = [(size, penalty) for size in sizes for penalty in _PENALTIES]
+        grid = [(size, penalty) for size in sizes for penalty in _PENALTIES]
         losses = [
-            held_out_loss(fit_factors(known, *settings, self.deviation_penalty), known, later) for settings in tried
+            held_out_loss(fit_factors(train, *settings, self.deviation_penalty), train, test) for settings in grid
         ]
-        self.size_, self.penalty_ = tried[int(np.argmin(losses))]
+        self.size_, self.penalty_ = grid[int(np.argmin(losses))]
         return fit_factors(pairs, self.size_, self.penalty_, self.deviation_penalty)
 
     def adapt(self, histories: Histories) -> Self:
         """Find each target user's posterior."""
         pairs = self._factored(self.features_.pairs(self.embedder, histories), _used_names(histories))
-        found = newton_map(pairs, self.mean_, np.linalg.inv(self.spread_), covariance="each")
-        self.user_mean_ = found.mean
-        self.user_spread_ = found.covariance.astype(np.float32)
+        posterior = newton_map(pairs, self.mean_, np.linalg.inv(self.spread_), covariance="each")
+        self.user_mean_ = posterior.mean
+        self.user_spread_ = posterior.covariance.astype(np.float32)
         return self
 
     def utilities(self, queries: Queries) -> F32:
         """Return moderated utilities, float32 (n_queries, n_responses); their differences are log-odds."""
-        candidates, place = self.features_.candidates(self.embedder, queries)
+        candidates, index = self.features_.candidates(self.embedder, queries)
         width = queries.corpus.n_responses
         keys = (np.unique(queries.prompt).astype(np.int64)[:, None] * width + np.arange(width)).ravel()
         features = candidates.reshape(len(keys), candidates.shape[2])
         items = self._items(features, _names(queries.corpus, keys)).astype(np.float32)
         shape = (*candidates.shape[:2], items.shape[1])
-        return moderated_scores(self.user_mean_, self.user_spread_, items.reshape(shape), place, queries.user)
+        return moderated_scores(self.user_mean_, self.user_spread_, items.reshape(shape), index, queries.user)
 
     def _items(self, features: F32, names: Names) -> F64:
         """Return the factors of responses, float64 (n, 1 + n_factors), with the deviations of those that are known."""
         items = features.astype(np.float64) @ self.slopes_
-        place = np.searchsorted(self.names_, names)
-        known = np.flatnonzero(place < len(self.names_))
-        known = known[self.names_[place[known]] == names[known]]
-        items[known] += self.deviations_[place[known]]
+        index = np.searchsorted(self.names_, names)
+        train = np.flatnonzero(index < len(self.names_))
+        train = train[self.names_[index[train]] == names[train]]
+        items[train] += self.deviations_[index[train]]
         return np.asarray(items)
 
     def _factored(self, pairs: Pairs, names: Names) -> Pairs:
         """Return the comparisons with factors in place of features."""
-        items = self._items(pairs.vectors, names).astype(np.float32)
-        return Pairs(items, pairs.chosen, pairs.rejected, pairs.user, pairs.prompt, pairs.offsets)
+        return pairs.with_vectors(self._items(pairs.vectors, names).astype(np.float32))
 
 
 def _names(corpus: Corpus, keys: I64) -> Names:
@@ -159,7 +158,7 @@ def _used_names(histories: Histories) -> Names:
 
 def _by_text(pairs: Pairs, names: Names) -> tuple[Pairs, Names]:
     """Return the comparisons with equal texts of a prompt as one response, and the distinct names, ascending."""
-    distinct, first, place = np.unique(names, return_index=True, return_inverse=True)
-    place = place.ravel().astype(np.int64)
-    sides = place[pairs.chosen], place[pairs.rejected]
+    distinct, first, index = np.unique(names, return_index=True, return_inverse=True)
+    index = index.ravel().astype(np.int64)
+    sides = index[pairs.chosen], index[pairs.rejected]
     return Pairs(pairs.vectors[first], *sides, pairs.user, pairs.prompt, pairs.offsets), distinct

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from personalllm.core.types import F32, F64, Histories, Queries
 from personalllm.methods.base import Method, Need, fitting
@@ -89,14 +88,14 @@ class NearestUsers(Method):
     def _temperatures(self, pairs: Pairs) -> list[float]:
         """Return the temperature of each smoothing that is worth it, then the one of the prediction."""
         number = np.arange(pairs.n_users)
-        asked = pairs.of_users(number[number % _EVERY == _EVERY - 1][:_MOST_ASKED])
+        judges = pairs.of_users(number[number % _EVERY == _EVERY - 1][:_MOST_ASKED])
         voters = pairs.of_users(number[number % _EVERY != _EVERY - 1])
-        if not len(asked):
+        if not len(judges):
             return [1.0]
         chosen: list[float] = []
         least, tastes = np.inf, _tastes(voters)
         for _ in range(1 + self.smoothings):
-            temperature, loss = _temperature(asked, tastes)
+            temperature, loss = _temperature(judges, tastes)
             if loss >= least:
                 break
             chosen.append(temperature)
@@ -115,8 +114,8 @@ class NearestUsers(Method):
 
     def utilities(self, queries: Queries) -> F32:
         """Return scores, float32 (n_queries, n_responses); their differences are log-odds."""
-        candidates, place = self.features_.candidates(self.embedder, queries)
-        return vote(self.shares_, self.tastes_, candidates, place, queries.user)
+        candidates, index = self.features_.candidates(self.embedder, queries)
+        return vote(self.shares_, self.tastes_, candidates, index, queries.user)
 
 
 def _tastes(pairs: Pairs, centres: F64 | None = None) -> F64:
@@ -145,21 +144,15 @@ def _centres(pairs: Pairs, tastes: F64, temperature: float) -> F64:
 def _halves(pairs: Pairs) -> tuple[Pairs, Pairs]:
     """Return the first and the second half of each user's comparisons."""
     late = np.arange(len(pairs)) - pairs.offsets[pairs.user] >= pairs.counts[pairs.user] // 2
-
-    def rows(kept: npt.NDArray[Any]) -> Pairs:
-        user = pairs.user[kept]
-        offsets = np.searchsorted(user, np.arange(pairs.n_users + 1)).astype(np.int64)
-        return Pairs(pairs.vectors, pairs.chosen[kept], pairs.rejected[kept], user, pairs.prompt[kept], offsets)
-
-    return rows(~late), rows(late)
+    return pairs.where(~late), pairs.where(late)
 
 
-def _temperature(asked: Pairs, tastes: F64) -> tuple[float, float]:
+def _temperature(judges: Pairs, tastes: F64) -> tuple[float, float]:
     """Return the temperature at which the tastes' votes best predict users' second halves, and the log-loss there."""
-    known, later = _halves(asked)
-    agreement = log_likelihoods(known, tastes)
-    votes = 0.5 + 0.5 * np.tanh(0.5 * (later.differences().astype(np.float64) @ tastes.T))
-    won = [np.einsum("nt,nt->n", posterior(0.0, agreement / t)[later.user], votes) for t in _TEMPERATURES]
+    train, test = _halves(judges)
+    agreement = log_likelihoods(train, tastes)
+    votes = 0.5 + 0.5 * np.tanh(0.5 * (test.differences().astype(np.float64) @ tastes.T))
+    won = [np.einsum("nt,nt->n", posterior(0.0, agreement / t)[test.user], votes) for t in _TEMPERATURES]
     losses = [float(-np.log(np.maximum(p, _LEAST_PROBABILITY)).mean()) for p in won]
     best = int(np.argmin(losses))
     return _TEMPERATURES[best], losses[best]

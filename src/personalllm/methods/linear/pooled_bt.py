@@ -54,5 +54,5 @@ class PooledBT(LinearMethod):
 
     def utilities(self, queries: Queries) -> F32:
         """Return utilities, the same for every user, float32 (n_queries, n_responses)."""
-        candidates, place = self.features_.candidates(self.embedder, queries)
-        return score_queries(self.shared_[None], candidates, place, queries.user)
+        candidates, index = self.features_.candidates(self.embedder, queries)
+        return score_queries(self.shared_[None], candidates, index, queries.user)

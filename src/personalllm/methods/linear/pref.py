@@ -66,9 +66,9 @@ class PReF(LinearMethod):
         if not some.n_users:
             self.basis_ = np.zeros((pairs.n_features, rank))
             return
-        own = start_weights(some)
-        _, _, axes = np.linalg.svd(own, full_matrices=False)
-        basis = _unit_moments(axes[:rank].T, own @ axes[:rank].T)
+        weights = start_weights(some)
+        _, _, axes = np.linalg.svd(weights, full_matrices=False)
+        basis = _unit_moments(axes[:rank].T, weights @ axes[:rank].T)
         for _ in range(self.rounds):
             vectors = newton_map(in_basis(some, basis), 0.0, self.ridge).mean
             basis = fit_basis(some, vectors, basis, self.basis_ridge)
@@ -77,9 +77,9 @@ class PReF(LinearMethod):
 
     def user_weights(self, pairs: Pairs) -> F32:
         """Return B lambda_u for each user, and keep what `next_query` needs."""
-        found = newton_map(in_basis(pairs, self.basis_), 0.0, self.ridge, covariance="each")
-        self.vectors_, self.uncertainty_ = found.mean, found.covariance
-        return (found.mean @ self.basis_.T).astype(np.float32)
+        laplace = newton_map(in_basis(pairs, self.basis_), 0.0, self.ridge, covariance="each")
+        self.vectors_, self.uncertainty_ = laplace.mean, laplace.covariance
+        return (laplace.mean @ self.basis_.T).astype(np.float32)
 
     def next_query(self, queries: Queries) -> tuple[I32, U8, U8]:
         r"""Choose the comparison that tells most about each user, among the pairs of responses that are asked about.
@@ -94,17 +94,17 @@ class PReF(LinearMethod):
             int32 (n_users,): the row among `queries`, -1 for a user without one; uint8 (n_users,) twice: the two
             responses, columns of the corpus, the lower one first.
         """
-        candidates, place = self.features_.candidates(self.embedder, queries)
+        candidates, index = self.features_.candidates(self.embedder, queries)
         z = candidates.astype(np.float64) @ self.basis_
         first, second = np.triu_indices(z.shape[1], k=1)
         best = np.full(queries.n_users, -np.inf)
         row = np.full(queries.n_users, -1, dtype=np.int32)
         pair = np.zeros(queries.n_users, dtype=np.int64)
         step = 4_096
-        for start in range(0, len(place), step):
-            rows = np.arange(start, min(start + step, len(place)))
+        for start in range(0, len(index), step):
+            rows = np.arange(start, min(start + step, len(index)))
             user = queries.user[rows]
-            gain = self._information(z[place[rows]][:, first] - z[place[rows]][:, second], user)
+            gain = self._information(z[index[rows]][:, first] - z[index[rows]][:, second], user)
             gain[second >= queries.corpus.counts[queries.prompt[rows]][:, None]] = -np.inf
             top = gain.argmax(axis=1)
             value = gain[np.arange(len(rows)), top]

@@ -77,11 +77,11 @@ class RMMixture(Method):
     def utilities(self, queries: Queries) -> F32:
         """Return scores, float32 (n_queries, n_responses); their differences are log-odds."""
         width = queries.corpus.n_responses
-        asked, place = np.unique(queries.prompt, return_inverse=True)
-        columns = np.tile(np.arange(width, dtype=np.uint8), len(asked))
-        scores = self.signals.vectors(np.repeat(asked, width).astype(np.int32), columns)
-        candidates = scores.reshape(len(asked), width, scores.shape[1])
-        return vote(self.shares_, self.tastes_, candidates, place.ravel().astype(np.int64), queries.user)
+        query_prompts, index = np.unique(queries.prompt, return_inverse=True)
+        columns = np.tile(np.arange(width, dtype=np.uint8), len(query_prompts))
+        scores = self.signals.vectors(np.repeat(query_prompts, width).astype(np.int32), columns)
+        candidates = scores.reshape(len(query_prompts), width, scores.shape[1])
+        return vote(self.shares_, self.tastes_, candidates, index.ravel().astype(np.int64), queries.user)
 
     def _tastes(self, n: int) -> F64:
         """Return the weights of all tastes, float64 (n_tastes, n_reward_models)."""

@@ -99,11 +99,11 @@ class GPO(NeuralMethod):
         up = self._normal(torch, h, weights[f"norm_up{i}"]) @ weights[f"up{i}"] + weights[f"up_shift{i}"]
         return h + torch.nn.functional.gelu(up) @ weights[f"down{i}"] + weights[f"down_shift{i}"]
 
-    def infer(self, torch: Any, weights: Weights, known: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def infer(self, torch: Any, weights: Weights, support: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Return the context of each layer, (n_users, n_layers, 1 + n_known, n_hidden), and which tokens are there."""
-        n_users = len(known)
+        n_users = len(support)
         first = weights["first"].expand(n_users, 1, -1)
-        code = coded(torch, weights, known)
+        code = coded(torch, weights, support)
         h = torch.cat([first, (code[:, :, 0] - code[:, :, 1]) @ weights["compared"]], dim=1)
         there = torch.cat([torch.ones((n_users, 1), dtype=torch.bool), mask], dim=1)
         contexts = []

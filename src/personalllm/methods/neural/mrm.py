@@ -81,13 +81,13 @@ class MRM(NeuralMethod):
         hidden = torch.nn.functional.gelu(x @ weights["inner"] + weights["inner_shift"])
         return within(x) @ weights["linear"] + hidden @ weights["outer"]
 
-    def infer(self, torch: Any, weights: Weights, known: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def infer(self, torch: Any, weights: Weights, support: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Return the users' weights, (n_users, n_bases)."""
-        base = self.bases(torch, weights, known)
+        base = self.bases(torch, weights, support)
         margins = (base[:, :, 0] - base[:, :, 1]) * mask[..., None]
         n = mask.sum(dim=1, keepdim=True).to(margins.dtype)
         rate = torch.nn.functional.softplus(weights["rate"]) / (n + torch.nn.functional.softplus(weights["n0"]))
-        w = weights["w0"].expand(len(known), -1)
+        w = weights["w0"].expand(len(support), -1)
         for _ in range(self.n_steps):
             wrong = torch.sigmoid(-(margins @ w[..., None]))
             w = w + rate * (wrong * margins).sum(dim=1)
@@ -99,9 +99,9 @@ class MRM(NeuralMethod):
 
     def loss(self, torch: Any, weights: Weights, episode: Task, progress: float) -> Tensor:
         """Return the mean log-loss over users, hard users weighted up."""
-        state = self.infer(torch, weights, episode.known, episode.is_known)
-        losses = self.log_losses(torch, weights, state, episode) * episode.is_asked
-        per_user = losses.sum(dim=1) / episode.is_asked.sum(dim=1).clamp(min=1)
+        state = self.infer(torch, weights, episode.support, episode.support_mask)
+        losses = self.log_losses(torch, weights, state, episode) * episode.target_mask
+        per_user = losses.sum(dim=1) / episode.target_mask.sum(dim=1).clamp(min=1)
         level = per_user.detach()
         threshold = torch.quantile(level, 1 - self.hard_share)
         share = 1 + torch.sigmoid((level - threshold) / self.smoothing)

@@ -79,10 +79,10 @@ class PAL(NeuralMethod):
         point = x @ weights["linear"] + hidden @ weights["outer"]
         return 2 * point @ weights["prototypes"].T - point.square().sum(dim=-1, keepdim=True)
 
-    def infer(self, torch: Any, weights: Weights, known: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def infer(self, torch: Any, weights: Weights, support: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Return the users' mean weights and their covariances."""
         mean = weights["mean_weights"].softmax(dim=0)
-        parts = self.parts(torch, weights, known).detach()
+        parts = self.parts(torch, weights, support).detach()
         margins = (parts[:, :, 0] - parts[:, :, 1]).double().numpy()
         strength, pure = weights["prior"].tolist()
         prior = MixturePrior(mean.detach().double().numpy(), strength, pure)
@@ -100,8 +100,8 @@ class PAL(NeuralMethod):
 
     def finish(self, torch: Any, weights: dict[str, F32], split: Split) -> dict[str, F32]:
         """Choose the prior's strength and share of pure users by what is set aside."""
-        tried = [{**weights, "prior": np.array(prior, dtype=np.float32)} for prior in product(_STRENGTHS, _PURE)]
-        return min(tried, key=lambda trial: split.judged(self, torch, trial))
+        trials = [{**weights, "prior": np.array(prior, dtype=np.float32)} for prior in product(_STRENGTHS, _PURE)]
+        return min(trials, key=lambda trial: split.validation_loss(self, torch, trial))
 
 
 def _centres(split: Split, n: int, rng: np.random.Generator) -> F32:

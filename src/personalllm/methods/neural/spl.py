@@ -92,27 +92,27 @@ class SPL(NeuralMethod):
             weights |= {f"s_shift{k}": np.full(n, 2.0, dtype=np.float32)}
         return weights
 
-    def _base(self, torch: Any, weights: Weights, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _base(self, torch: Any, weights: Weights, support: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean, log-variance and context, (n_users, n_latent) each."""
-        hidden = latent.tokens(torch, weights, known)
+        hidden = latent.tokens(torch, weights, support)
         mean, log_variance = latent.factors(torch, weights, hidden, mask)
         there = mask[..., None].to(hidden.dtype)
         context = (hidden @ weights["context"] * there).sum(dim=1) / (1 + there.sum(dim=1))
         return mean, log_variance, context
 
-    def infer(self, torch: Any, weights: Weights, known: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def infer(self, torch: Any, weights: Weights, support: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Return the base mean and log-variance and both parts of the context, and the same of the swapped user."""
-        mean, log_variance, context = self._base(torch, weights, known, mask)
-        swapped = self._base(torch, weights, known.flip(2), mask)
+        mean, log_variance, context = self._base(torch, weights, support, mask)
+        swapped = self._base(torch, weights, support.flip(2), mask)
         return mean, log_variance, (context - swapped[2]) / 2, (context + swapped[2]) / 2, *swapped[:2]
 
     def flowed(self, torch: Any, weights: Weights, state: tuple[Tensor, ...], z: Tensor) -> tuple[Tensor, Tensor]:
         """Return z (n_users, n_draws, n_latent) after the flow, and the log of the volume that it changed by."""
-        turned, kept = state[2][:, None], state[3][:, None]
+        turned, unchanged = state[2][:, None], state[3][:, None]
         change = torch.zeros(z.shape[:2])
         for k in range(self.n_flows):
             shift = z @ weights[f"t{k}"].triu(1) + turned @ weights[f"t_context{k}"]
-            scale = z @ weights[f"s{k}"].triu(1) + kept @ weights[f"s_context{k}"] + weights[f"s_shift{k}"]
+            scale = z @ weights[f"s{k}"].triu(1) + unchanged @ weights[f"s_context{k}"] + weights[f"s_shift{k}"]
             change = change + torch.nn.functional.logsigmoid(scale).sum(dim=2)
             z = (shift + torch.sigmoid(scale) * (z - shift)).flip(2)
         return z, change
@@ -138,22 +138,24 @@ class SPL(NeuralMethod):
 
     def loss(self, torch: Any, weights: Weights, episode: Task, progress: float) -> Tensor:
         """Return the negative evidence lower bound, for one comparison, and the guidance."""
-        state = self.infer(torch, weights, episode.known, episode.is_known)
+        state = self.infer(torch, weights, episode.support, episode.support_mask)
         mean, log_variance = state[:2]
         noise = torch.randn(mean.shape)
         z, change = self.flowed(torch, weights, state, (mean + (0.5 * log_variance).exp() * noise)[:, None])
-        u = self.reward(torch, weights, z, episode.asked)[:, 0]
+        u = self.reward(torch, weights, z, episode.target)[:, 0]
         losses = torch.nn.functional.softplus(u[..., 1] - u[..., 0])
         base = -0.5 * (noise.square() + log_variance).sum(dim=1)
         kl = base - change[:, 0] + 0.5 * z[:, 0].square().sum(dim=1)
         beta = self.kl_weight * min(1.0, progress / _WARM_UP)
-        return losses[episode.is_asked].mean() + beta * kl.mean() + self.guidance * self._guide(torch, state, episode)
+        return (
+            losses[episode.target_mask].mean() + beta * kl.mean() + self.guidance * self._guide(torch, state, episode)
+        )
 
     @staticmethod
     def _guide(torch: Any, state: tuple[Tensor, ...], episode: Task) -> Tensor:
         """Return how far the swapped users are from mirroring the users, the mean over users with comparisons."""
         cosine = torch.nn.functional.cosine_similarity
         turned = cosine(state[0], state[4], dim=1, eps=_SMALL)
-        kept = cosine(state[1], state[5], dim=1, eps=_SMALL)
-        told = episode.is_known.any(dim=1).to(turned.dtype)
-        return ((2 + turned - kept) / 2 * told).sum() / told.sum().clamp(min=1)
+        unchanged = cosine(state[1], state[5], dim=1, eps=_SMALL)
+        present = episode.support_mask.any(dim=1).to(turned.dtype)
+        return ((2 + turned - unchanged) / 2 * present).sum() / present.sum().clamp(min=1)

@@ -70,9 +70,9 @@ class VPL(NeuralMethod):
             "draws": latent.draws(rng, self.n_latent),
         }
 
-    def infer(self, torch: Any, weights: Weights, known: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def infer(self, torch: Any, weights: Weights, support: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Return mean and log-variance of the users' latents."""
-        return latent.encoded(torch, weights, known, mask)
+        return latent.encoded(torch, weights, support, mask)
 
     @staticmethod
     def reward(torch: Any, weights: Weights, z: Tensor, x: Tensor) -> Tensor:
@@ -91,9 +91,9 @@ class VPL(NeuralMethod):
 
     def loss(self, torch: Any, weights: Weights, episode: Task, progress: float) -> Tensor:
         """Return the negative evidence lower bound, for one comparison."""
-        mean, log_variance = latent.encoded(torch, weights, episode.known, episode.is_known)
+        mean, log_variance = latent.encoded(torch, weights, episode.support, episode.support_mask)
         z = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape)
-        u = self.reward(torch, weights, z[:, None], episode.asked)[:, 0]
+        u = self.reward(torch, weights, z[:, None], episode.target)[:, 0]
         losses = torch.nn.functional.softplus(u[..., 1] - u[..., 0])
         beta = self.kl_weight * min(1.0, progress / _WARM_UP)
-        return losses[episode.is_asked].mean() + beta * latent.kl_from_prior(mean, log_variance).mean()
+        return losses[episode.target_mask].mean() + beta * latent.kl_from_prior(mean, log_variance).mean()

@@ -57,18 +57,20 @@ class AcrossUsers(InContext):
         vectors, place = embed_prompts(self.embedder, queries.corpus, queries.prompt)
         return vectors[place]
 
-    def borrow(self, queries: Queries, asked: F32, users: I32) -> list[Conversation]:
+    def borrow(self, queries: Queries, query_vectors: F32, users: I32) -> list[Conversation]:
         """Return, for each query, the interactions of its similar users whose prompts are nearest, and the prompt.
 
         Args:
             queries: Who asks what.
-            asked: float32 (n_queries, dim), vectors of their prompts.
+            query_vectors: float32 (n_queries, dim), vectors of their prompts.
             users: int32 (n_queries, n_similar), pool users most similar first; padded with -1.
         """
-        nobody = len(self.offsets_) - 1
+        absent = len(self.offsets_) - 1
         offsets = np.append(self.offsets_, self.offsets_[-1])
-        known = np.where(users < 0, nobody, users).astype(np.int32)
-        rows = nearest_interactions(asked, self.prompt_vectors_, self.prompt_place_, offsets, known, self.n_shots)
+        padded = np.where(users < 0, absent, users).astype(np.int32)
+        rows = nearest_interactions(
+            query_vectors, self.prompt_vectors_, self.prompt_place_, offsets, padded, self.n_shots
+        )
         prompts = queries.corpus.prompts
         return [
             self.converse(prompts[row], self.pool_, [j for j in near if j >= 0], "similar")

@@ -65,13 +65,13 @@ class Inputs:
             float32 (n_distinct_prompts, n_responses, width), and int64 (n,): the place of each prompt among them.
         """
         queries = Queries(corpus, 1, np.zeros(len(prompts), dtype=np.int32), prompts)
-        table, place = self.features.candidates(embedder, queries)
+        table, index = self.features.candidates(embedder, queries)
         counts = corpus.counts[np.unique(prompts)].astype(np.float32)[:, None, None]
         mean = table.sum(axis=1, keepdims=True) / np.maximum(1, counts)  # what is not there is zero in the table
         halves = (table - mean) * self.scales[0], np.broadcast_to((mean - self.offset) * self.scales[1], table.shape)
         inputs = np.concatenate(halves, axis=2, dtype=np.float32)
         inputs[np.arange(table.shape[1]) >= counts[:, :, 0]] = 0.0
-        return inputs, place
+        return inputs, index
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,17 +80,17 @@ class Episode:
 
     Attributes:
         user: int64 (n_users,).
-        known: float32 (n_users, n_known, 2, width): the inputs of chosen and rejected response; padded.
-        is_known: bool (n_users, n_known): which of them are there.
-        asked: float32 (n_users, n_asked, 2, width); padded.
-        is_asked: bool (n_users, n_asked).
+        support: float32 (n_users, n_known, 2, width): the inputs of chosen and rejected response; padded.
+        support_mask: bool (n_users, n_known): which of them are there.
+        target: float32 (n_users, n_asked, 2, width); padded.
+        target_mask: bool (n_users, n_asked).
     """
 
     user: I64
-    known: F32
-    is_known: Bools
-    asked: F32
-    is_asked: Bools
+    support: F32
+    support_mask: Bools
+    target: F32
+    target_mask: Bools
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,9 +114,9 @@ class Comparisons:
     @classmethod
     def of(cls, inputs: Inputs, embedder: TextEmbedder, histories: Histories) -> Self:
         """Return the comparisons of the histories."""
-        table, place = inputs.of(embedder, histories.corpus, histories.prompt)
+        table, index = inputs.of(embedder, histories.corpus, histories.prompt)
         width = max(1, table.shape[1])
-        sides = place[:, None] * width + np.column_stack([histories.chosen, histories.rejected])
+        sides = index[:, None] * width + np.column_stack([histories.chosen, histories.rejected])
         rows = table.reshape(-1, inputs.width)
         return cls(rows, sides.astype(np.int64), histories.prompt, histories.user, histories.n_users)
 
@@ -152,13 +152,13 @@ class Comparisons:
         sides = self._take(self.offsets[users][:, None] + places)
         return sides, places < self.counts[users][:, None]
 
-    def drawn(self, users: I64, n_known: int, n_asked: int, rng: np.random.Generator) -> Episode:
-        """Split the comparisons of each user at random: at most `n_known` are known, at least one is asked.
+    def drawn(self, users: I64, n_support: int, n_target: int, rng: np.random.Generator) -> Episode:
+        """Split the comparisons of each user at random: at most `n_support` are known, at least one is asked.
 
         Args:
             users: int64 (n,), each with a comparison.
-            n_known: Most comparisons that are known.
-            n_asked: Most comparisons that are asked.
+            n_support: Most comparisons that are known.
+            n_target: Most comparisons that are asked.
             rng: Draws the order of each user's comparisons.
         """
         counts = self.counts[users][:, None]
@@ -166,9 +166,9 @@ class Comparisons:
         draws = rng.random((len(users), most))
         draws[np.arange(most) >= counts] = 2.0
         rows = self.offsets[users][:, None] + draws.argsort(axis=1, kind="stable")
-        n_first = np.minimum(n_known, counts - 1)
-        known = rows[:, : min(n_known, most)]
-        places = n_first + np.arange(min(n_asked, most))
-        asked = np.take_along_axis(rows, np.minimum(places, most - 1), axis=1)
-        is_known = np.arange(known.shape[1]) < n_first
-        return Episode(users, self._take(known), is_known, self._take(asked), places < counts)
+        n_first = np.minimum(n_support, counts - 1)
+        support = rows[:, : min(n_support, most)]
+        places = n_first + np.arange(min(n_target, most))
+        target = np.take_along_axis(rows, np.minimum(places, most - 1), axis=1)
+        support_mask = np.arange(support.shape[1]) < n_first
+        return Episode(users, self._take(support), support_mask, self._take(target), places < counts)

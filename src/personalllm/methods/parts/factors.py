@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from personalllm.core.types import F64, I64
+from personalllm.core.types import F64
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.logistic import log_sigmoid, newton_map, newton_pooled, sigmoid
 
@@ -17,7 +16,7 @@ _ITERATIONS = 80
 _HELD_OUT = 5
 _EM_STEPS = 8
 _PSEUDO_USERS = 5.0
-_CONSENSUS_VARIANCE = 0.1
+_CONSENSUS_VARIANCE = 0.1  # users weigh what all like by about 1, give or take a third
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +35,7 @@ class Factors:
 
     def of(self, pairs: Pairs) -> Pairs:
         """Return comparisons of the same responses with factors in place of features."""
-        items = (pairs.vectors @ self.slopes + self.deviations).astype(np.float32)
-        return Pairs(items, pairs.chosen, pairs.rejected, pairs.user, pairs.prompt, pairs.offsets)
+        return pairs.with_vectors((pairs.vectors @ self.slopes + self.deviations).astype(np.float32))
 
 
 class _Problem:
@@ -65,9 +63,9 @@ class _Problem:
 
     def __call__(self, flat: F64) -> tuple[float, F64]:
         slopes, deviations, users = self.split(flat)
-        everyone = np.column_stack([np.ones(len(users)), users])
+        user_weights = np.column_stack([np.ones(len(users)), users])
         apart = self.items @ (self.features @ slopes + deviations)
-        who = everyone[self.pairs.user]
+        who = user_weights[self.pairs.user]
         logits = np.einsum("nr,nr->n", apart, who)
         value = -float(log_sigmoid(logits).sum())
         value += 0.5 * float(self.penalty * (slopes**2).sum() + self.deviation_penalty * (deviations**2).sum())
@@ -90,6 +88,7 @@ def _start(problem: _Problem, n_factors: int) -> F64:
     pulls = np.asarray(problem.users_t @ ((1.0 - sigmoid(differences @ pooled))[:, None] * differences))
     left, sizes, right = np.linalg.svd(pulls, full_matrices=False)
     signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(axis=1)])[:n_factors]
+    # p (1 - p) is at most 1/4: an upper bound of the curvature, so that the first step does not overshoot
     stiffness = 0.25 * len(pairs) / pairs.n_users / pairs.n_features + problem.penalty
     slopes, users = np.zeros(problem.shapes[0]), np.zeros(problem.shapes[2])
     m = min(n_factors, len(sizes))
@@ -113,29 +112,23 @@ def fit_factors(pairs: Pairs, n_factors: int, penalty: float, deviation_penalty:
 
     problem = _Problem(pairs, n_factors, penalty, deviation_penalty)
     start = _start(problem, n_factors)
-    found = minimize(problem, start, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS, "gtol": 1e-4})
-    return Factors(*(np.array(part) for part in problem.split(found.x)))
+    posterior = minimize(problem, start, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS, "gtol": 1e-4})
+    return Factors(*(np.array(part) for part in problem.split(posterior.x)))
 
 
 def held_out(pairs: Pairs) -> tuple[Pairs, Pairs]:
     """Return the comparisons of four fifths of the prompts, and those of the others."""
     last = pairs.prompt % _HELD_OUT == _HELD_OUT - 1
-
-    def rows(kept: npt.NDArray[np.bool_]) -> Pairs:
-        user = pairs.user[kept]
-        offsets: I64 = np.searchsorted(user, np.arange(pairs.n_users + 1)).astype(np.int64)
-        return Pairs(pairs.vectors, pairs.chosen[kept], pairs.rejected[kept], user, pairs.prompt[kept], offsets)
-
-    return rows(~last), rows(last)
+    return pairs.where(~last), pairs.where(last)
 
 
-def held_out_loss(factors: Factors, known: Pairs, later: Pairs) -> float:
+def held_out_loss(factors: Factors, train: Pairs, test: Pairs) -> float:
     """Return the mean log-loss of the later comparisons, users' posteriors and their population fitted to the known."""
-    mean, spread = population(factors.of(known))
-    found = newton_map(factors.of(known), mean, np.linalg.inv(spread), covariance="each", tolerance=1e-6)
-    apart = factors.of(later).differences().astype(np.float64)
-    logits = np.einsum("nd,nd->n", apart, found.mean[later.user])
-    spreads = found.covariance[later.user]
+    mean, spread = population(factors.of(train))
+    posterior = newton_map(factors.of(train), mean, np.linalg.inv(spread), covariance="each", tolerance=1e-6)
+    apart = factors.of(test).differences().astype(np.float64)
+    logits = np.einsum("nd,nd->n", apart, posterior.mean[test.user])
+    spreads = posterior.covariance[test.user]
     variance = np.einsum("nd,nde,ne->n", apart, spreads, apart)
     return float(-log_sigmoid(logits / np.sqrt(1.0 + np.pi / 8.0 * variance)).mean())
 
@@ -154,10 +147,10 @@ def population(pairs: Pairs) -> tuple[F64, F64]:
     start = np.diag(np.where(np.arange(d) == 0, _CONSENSUS_VARIANCE, 1.0))
     spread, weights = start, np.broadcast_to(mean, (pairs.n_users, d))
     for _ in range(_EM_STEPS):
-        found = newton_map(pairs, mean, np.linalg.inv(spread), covariance="sum", start=weights, tolerance=1e-6)
-        weights = found.mean
+        posterior = newton_map(pairs, mean, np.linalg.inv(spread), covariance="sum", start=weights, tolerance=1e-6)
+        weights = posterior.mean
         mean = weights.mean(axis=0)
         apart = weights - mean
-        total = found.covariance[0] + apart.T @ apart + _PSEUDO_USERS * start
+        total = posterior.covariance[0] + apart.T @ apart + _PSEUDO_USERS * start
         spread = total / (pairs.n_users + _PSEUDO_USERS)
     return mean, spread

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +16,7 @@ __all__ = ["FeatureMap", "Pairs", "spread_within", "text_blocks", "used_response
 
 
 _TEXT_BLOCK = 4_096
-_SMALL = 1e-6
+_SMALL = 1e-6  # eigenvalues of float32 vectors below this share of the largest are rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,10 @@ class Pairs:
         rows = slice(start, stop)
         return np.asarray(self.vectors[self.chosen[rows]] - self.vectors[self.rejected[rows]])
 
+    def with_vectors(self, vectors: F32) -> Pairs:
+        """Return the comparisons of the same responses with other features, float32 (n_distinct, n)."""
+        return replace(self, vectors=vectors)
+
     def of_users(self, users: npt.NDArray[np.integer[Any]]) -> Pairs:
         """Return the comparisons of these users, who are numbered from 0 in the order given."""
         counts = self.counts[users]
@@ -76,10 +80,10 @@ class Pairs:
         offsets = np.concatenate([[0], np.cumsum(np.minimum(self.counts, n))]).astype(np.int64)
         return self._rows(rows, self.user[rows], offsets)
 
-    def where(self, kept: npt.NDArray[np.bool_]) -> Pairs:
-        """Return the comparisons for which `kept`, (n,), is true, of the same users."""
-        offsets = np.concatenate([[0], np.cumsum(kept)])[self.offsets].astype(np.int64)
-        return self._rows(np.flatnonzero(kept), self.user[kept], offsets)
+    def where(self, mask: npt.NDArray[np.bool_]) -> Pairs:
+        """Return the comparisons for which `mask`, (n,), is true, of the same users."""
+        offsets = np.concatenate([[0], np.cumsum(mask)])[self.offsets].astype(np.int64)
+        return self._rows(np.flatnonzero(mask), self.user[mask], offsets)
 
     def _rows(self, rows: I64, user: I32, offsets: I64) -> Pairs:
         return Pairs(self.vectors, self.chosen[rows], self.rejected[rows], user, self.prompt[rows], offsets)
@@ -111,8 +115,8 @@ def used_responses(histories: Histories) -> tuple[I64, I64]:
     width = max(1, histories.corpus.n_responses)
     base = histories.prompt.astype(np.int64) * width
     keys = np.concatenate([base + histories.chosen, base + histories.rejected])
-    distinct, place = np.unique(keys, return_inverse=True)
-    return distinct, place.reshape(2, -1).astype(np.int64)
+    distinct, index = np.unique(keys, return_inverse=True)
+    return distinct, index.reshape(2, -1).astype(np.int64)
 
 
 def spread_within(blocks: Iterable[tuple[I64, npt.NDArray[np.floating[Any]]]], width: int) -> F64:
@@ -167,13 +171,15 @@ class FeatureMap:
         blocks = (
             (keys[block] // corpus.n_responses, embedder.embed(texts)) for block, texts in text_blocks(corpus, keys)
         )
+        # eigh, not svd: the dim x dim matrix is accumulated in blocks, so no array of all texts is held
         values, vectors = np.linalg.eigh(spread_within(blocks, dim))
         values, vectors = values[::-1][:n], vectors[:, ::-1][:, :n]
         if not values[0] > 0:
             return cls(np.eye(dim, n, dtype=np.float32))
+        # an eigenvector is known up to its sign: fixed, or two machines would give other features
         vectors = vectors * np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(n)])
-        kept = values > _SMALL * values[0]
-        scaled = np.where(kept, vectors, 0.0) / np.sqrt(values[kept].sum())
+        mask = values > _SMALL * values[0]
+        scaled = np.where(mask, vectors, 0.0) / np.sqrt(values[mask].sum())
         return cls(np.ascontiguousarray(scaled, dtype=np.float32))
 
     @property
@@ -196,9 +202,9 @@ class FeatureMap:
 
     def pairs(self, embedder: TextEmbedder, histories: Histories) -> Pairs:
         """Return the comparisons of the histories in feature space."""
-        keys, place = used_responses(histories)
+        keys, index = used_responses(histories)
         vectors = self.of_keys(embedder, histories.corpus, keys)
-        return Pairs(vectors, place[0], place[1], histories.user, histories.prompt, histories.offsets)
+        return Pairs(vectors, index[0], index[1], histories.user, histories.prompt, histories.offsets)
 
     def candidates(self, embedder: TextEmbedder, queries: Queries) -> tuple[F32, I64]:
         """Return the features of all responses of the prompts that are asked.
@@ -209,9 +215,9 @@ class FeatureMap:
             of each query's prompt among them.
         """
         corpus, width = queries.corpus, queries.corpus.n_responses
-        asked, place = np.unique(queries.prompt, return_inverse=True)
-        there = np.arange(width) < corpus.counts[asked][:, None]
-        features = np.zeros((len(asked), width, self.n_features), dtype=np.float32)
-        keys = asked.astype(np.int64)[:, None] * width + np.arange(width)
+        query_prompts, index = np.unique(queries.prompt, return_inverse=True)
+        there = np.arange(width) < corpus.counts[query_prompts][:, None]
+        features = np.zeros((len(query_prompts), width, self.n_features), dtype=np.float32)
+        keys = query_prompts.astype(np.int64)[:, None] * width + np.arange(width)
         features[there] = self.of_keys(embedder, corpus, keys[there])
-        return features, place.ravel().astype(np.int64)
+        return features, index.ravel().astype(np.int64)

@@ -32,9 +32,9 @@ def encoder(rng: np.random.Generator, width: int, n_hidden: int, n_latent: int) 
     }
 
 
-def tokens(torch: Any, weights: Weights, known: Tensor) -> Tensor:
+def tokens(torch: Any, weights: Weights, support: Tensor) -> Tensor:
     """Return a hidden vector of each comparison, (n_users, n_known, n_hidden), of what its responses differ in."""
-    code = coded(torch, weights, known)
+    code = coded(torch, weights, support)
     return torch.nn.functional.gelu((code[:, :, 0] - code[:, :, 1]) @ weights["token"] + weights["token_shift"])
 
 
@@ -47,9 +47,9 @@ def factors(torch: Any, weights: Weights, hidden: Tensor, mask: Tensor) -> tuple
     return mean, -precision.log()
 
 
-def encoded(torch: Any, weights: Weights, known: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def encoded(torch: Any, weights: Weights, support: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and log-variance of each user's latent, (n_users, n_latent)."""
-    return factors(torch, weights, tokens(torch, weights, known), mask)
+    return factors(torch, weights, tokens(torch, weights, support), mask)
 
 
 def kl_from_prior(mean: Tensor, log_variance: Tensor) -> Tensor:

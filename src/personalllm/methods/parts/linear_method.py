@@ -20,25 +20,25 @@ _QUERY_BLOCK = 8_192
 _NUMBERS = 8_000_000
 
 
-def score_queries(weights: npt.NDArray[np.floating[Any]], candidates: F32, place: I64, user: npt.ArrayLike) -> F32:
+def score_queries(weights: npt.NDArray[np.floating[Any]], candidates: F32, index: I64, user: npt.ArrayLike) -> F32:
     """Return each candidate's features times the weights of the user who asks, float32 (n_queries, n_responses).
 
     Args:
         weights: (n_users, n_features), or (1, n_features) for one vector that serves everybody.
         candidates: float32 (n_distinct_prompts, n_responses, n_features).
-        place: int64 (n_queries,), the prompt of each query among the candidates.
+        index: int64 (n_queries,), the prompt of each query among the candidates.
         user: Integers (n_queries,).
     """
-    who = np.asarray(user) if len(weights) > 1 else np.zeros(len(place), dtype=np.int64)
-    result = np.empty((len(place), candidates.shape[1]), dtype=np.float32)
-    for start in range(0, len(place), _QUERY_BLOCK):
+    who = np.asarray(user) if len(weights) > 1 else np.zeros(len(index), dtype=np.int64)
+    result = np.empty((len(index), candidates.shape[1]), dtype=np.float32)
+    for start in range(0, len(index), _QUERY_BLOCK):
         rows = slice(start, start + _QUERY_BLOCK)
         chosen = weights[who[rows]].astype(np.float64)[:, :, None]
-        result[rows] = (candidates[place[rows]].astype(np.float64) @ chosen)[:, :, 0]
+        result[rows] = (candidates[index[rows]].astype(np.float64) @ chosen)[:, :, 0]
     return result
 
 
-def moderated_scores(mean: F64, covariance: F32, candidates: F32, place: I64, user: npt.ArrayLike) -> F32:
+def moderated_scores(mean: F64, covariance: F32, candidates: F32, index: I64, user: npt.ArrayLike) -> F32:
     r"""Return posterior-predictive scores, float32 (n_queries, n_responses): the logit is drawn in by its variance.
 
     With $\mu_{ab} = m \cdot (x_a - x_b)$ and $s_{ab}^2 = (x_a - x_b)^\top V (x_a - x_b)$ the predictive log-odds are
@@ -49,19 +49,20 @@ def moderated_scores(mean: F64, covariance: F32, candidates: F32, place: I64, us
         mean: float64 (n_users, n_features).
         covariance: float32 (n_users, n_features, n_features).
         candidates: As in `score_queries`.
-        place: As in `score_queries`.
+        index: As in `score_queries`.
         user: As in `score_queries`.
     """
     who = np.asarray(user)
-    result = np.empty((len(place), candidates.shape[1]), dtype=np.float32)
+    result = np.empty((len(index), candidates.shape[1]), dtype=np.float32)
     step = max(1, _NUMBERS // max(1, mean.shape[1] ** 2))
-    for start in range(0, len(place), step):
+    for start in range(0, len(index), step):
         rows = slice(start, start + step)
-        x = candidates[place[rows]]
+        x = candidates[index[rows]]
         logits = (x.astype(np.float64) @ mean[who[rows]][:, :, None])[:, :, 0]
         inner = ((x @ covariance[who[rows]]) @ x.transpose(0, 2, 1)).astype(np.float64)
-        own = np.diagonal(inner, axis1=1, axis2=2)
-        variance = np.maximum(0.0, own[:, :, None] + own[:, None, :] - 2.0 * inner)
+        squares = np.diagonal(inner, axis1=1, axis2=2)
+        # |x_a - x_b|^2 by the expansion can fall below zero by rounding where two responses are nearly equal
+        variance = np.maximum(0.0, squares[:, :, None] + squares[:, None, :] - 2.0 * inner)
         apart = logits[:, :, None] - logits[:, None, :]
         result[rows] = (apart / np.sqrt(1.0 + np.pi / 8.0 * variance)).mean(axis=2)
     return result
@@ -141,5 +142,5 @@ class LinearMethod(Method):
 
     def utilities(self, queries: Queries) -> F32:
         """Return utilities, float32 (n_queries, n_responses); their differences are log-odds."""
-        candidates, place = self.features_.candidates(self.embedder, queries)
-        return score_queries(self.user_weights_, candidates, place, queries.user)
+        candidates, index = self.features_.candidates(self.embedder, queries)
+        return score_queries(self.user_weights_, candidates, index, queries.user)

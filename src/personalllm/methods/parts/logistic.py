@@ -27,7 +27,7 @@ __all__ = [
     "sigmoid",
 ]
 
-_BLOCK_NUMBERS = 4_000_000
+_BLOCK_NUMBERS = 4_000_000  # float64 numbers of a block of users: 32 MB for each of the few temporaries
 _ROWS = 16_384
 _HALVINGS = 50
 _RIDGE_USERS = 256
@@ -36,6 +36,7 @@ _MOST_POWER = 10
 
 def sigmoid(logits: F64) -> F64:
     """Return 1 / (1 + exp(-logits)), without overflow."""
+    # tanh saturates where exp would overflow
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)))
 
 
@@ -64,15 +65,16 @@ def padded_blocks(pairs: Pairs) -> Iterator[tuple[I64, F64, F64]]:
     users = users[np.argsort(counts[users], kind="stable")]
     start = 0
     while start < len(users):
+        # padding to the longest history of a block wastes at most a quarter beyond the shortest histories
         limit = max(4, int(1.25 * counts[users[start]]))
         stop = int(np.searchsorted(counts[users], limit, side="right"))
         width = int(counts[users[stop - 1]])
         stop = min(stop, start + max(1, _BLOCK_NUMBERS // (width * max(width, pairs.n_features))))
         block = users[start:stop]
         width = int(counts[block[-1]])
-        place = np.arange(width)
-        there = place < counts[block][:, None]
-        rows = np.where(there, pairs.offsets[block][:, None] + place, 0)
+        position = np.arange(width)
+        there = position < counts[block][:, None]
+        rows = np.where(there, pairs.offsets[block][:, None] + position, 0)
         x = (pairs.vectors[pairs.chosen[rows]] - pairs.vectors[pairs.rejected[rows]]).astype(np.float64)
         x[~there] = 0.0
         yield block, x, there.astype(np.float64)
@@ -128,6 +130,7 @@ def _climb(
         for _ in range(_HALVINGS):
             try_f, try_v = f + size[:, None] * (new_f - f), v + size[:, None] * (new_v - v)
             there_now = value(try_f, step.norm(try_v))
+            # near the maximum the gain is below the rounding of the sum, so a loss of that size is no reason to halve
             worse = there_now < now - 1e-12 * np.abs(now)
             if not worse.any():
                 break
@@ -157,6 +160,8 @@ class _Dual:
         p = sigmoid(self.offset + f)
         weight = self.there * p * (1.0 - p)
         b = weight * f + self.there * (1.0 - p)
+        # (I + W K) a = W f + (y - p), of the size of the comparisons; W may hold zeros, so it is not inverted
+        # (Rasmussen and Williams 2006, section 3.4)
         system = np.eye(self.size) + weight[:, :, None] * self.kernel
         new = np.linalg.solve(system, b[:, :, None])
         return np.asarray((self.kernel @ new)[:, :, 0]), np.asarray(new[:, :, 0])
@@ -207,7 +212,7 @@ class _Curvature:
         self.rooted: F64 = np.sqrt(weight)[:, :, None] * x
         n, d = x.shape[1:]
         transposed = self.rooted.transpose(0, 2, 1)
-        self.dual = n < d
+        self.dual = n < d  # Woodbury: the inverse of I + X^T W X from that of I + W^1/2 X X^T W^1/2, if that is smaller
         gram: F64 = np.asarray(self.rooted @ transposed if self.dual else transposed @ self.rooted)
         self.factor: F64 = np.asarray(np.linalg.cholesky(gram + np.eye(min(n, d))))
 
@@ -268,7 +273,7 @@ def newton_map(
     evidence = np.zeros(pairs.n_users)
     for users, raw, there in padded_blocks(pairs):
         offset = (raw @ mean[users][:, :, None])[:, :, 0]
-        x = raw @ root
+        x = raw @ root  # whitened: the prior of v = root^-1 (w - m) is standard normal, so one step fits all precisions
         step: _Step = _Dual(x, there, offset) if x.shape[1] < d else _Primal(x, there, offset)
         begin = None if start is None else step.start((raw @ start[users][:, :, None])[:, :, 0])
         f, v, value = _climb(there, offset, step, begin, tolerance, max_steps)
@@ -303,7 +308,7 @@ def newton_pooled(
     def look(w: F64) -> tuple[float, F64, F64]:
         gradient = -precision @ (w - mean)
         value, hessian = 0.5 * (w - mean) @ gradient, precision.copy()
-        for start in range(0, len(pairs), _ROWS):
+        for start in range(0, len(pairs), _ROWS):  # in blocks: the pool's differences need not fit into memory
             x = pairs.differences(start, start + _ROWS).astype(np.float64)
             logits = x @ w
             p = sigmoid(logits)
@@ -340,12 +345,12 @@ def best_ridge(pairs: Pairs, prior_mean: npt.ArrayLike = 0.0) -> float:
     if not len(users):
         return 1.0
     some = pairs.of_users(users[np.linspace(0, len(users) - 1, min(len(users), _RIDGE_USERS)).astype(np.int64)])
-    known: dict[int, float] = {}
+    evidences: dict[int, float] = {}
 
     def evidence(power: int) -> float:
-        if power not in known:
-            known[power] = float(newton_map(some, prior_mean, 2.0**power, tolerance=1e-6).log_evidence.sum())
-        return known[power]
+        if power not in evidences:
+            evidences[power] = float(newton_map(some, prior_mean, 2.0**power, tolerance=1e-6).log_evidence.sum())
+        return evidences[power]
 
     power = 0
     for _ in range(_MOST_POWER):

@@ -3,7 +3,6 @@ r"""Low-rank utilities: $u = w_u^\top B^\top x$ with a basis B that users share 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from personalllm.core.types import F64
 from personalllm.methods.parts.features import Pairs
@@ -15,13 +14,13 @@ from personalllm.methods.parts.logistic import (
     padded_blocks,
     sigmoid,
 )
+from personalllm.methods.parts.simplex import climb_simplex
 
 __all__ = ["as_one_user", "fit_basis", "in_basis", "simplex_map", "some_users", "start_points", "start_weights"]
 
 _MOST_COMPARISONS = 200_000
-_CG_STEPS = 25
+_CG_STEPS = 25  # a truncated Newton step need not be exact: it is an ascent direction after any number of them
 _HALVINGS = 12
-_INSIDE = 0.95
 
 
 def some_users(pairs: Pairs, n_users: int) -> Pairs:
@@ -40,8 +39,7 @@ def as_one_user(pairs: Pairs) -> Pairs:
 
 def in_basis(pairs: Pairs, basis: F64) -> Pairs:
     """Return the comparisons with the features B^T x, basis float64 (n_features, rank)."""
-    vectors = (pairs.vectors @ basis).astype(np.float32)
-    return Pairs(vectors, pairs.chosen, pairs.rejected, pairs.user, pairs.prompt, pairs.offsets)
+    return pairs.with_vectors((pairs.vectors @ basis).astype(np.float32))
 
 
 def start_weights(pairs: Pairs) -> F64:
@@ -59,17 +57,17 @@ def start_points(weights: F64, rank: int) -> F64:
     centre = weights.mean(axis=0)
     _, _, axes = np.linalg.svd(weights - centre, full_matrices=False)
     axes = axes[: max(1, rank - 1)]
-    places = (weights - centre) @ axes.T
-    left = places.copy()
-    taken: list[int] = []
+    points = (weights - centre) @ axes.T
+    left = points.copy()
+    extreme: list[int] = []
     for i in range(rank):
-        taken.append(int((left**2).sum(axis=1).argmax()))
+        extreme.append(int((left**2).sum(axis=1).argmax()))
         if i == 0:
-            left = places - places[taken[0]]
+            left = points - points[extreme[0]]
             continue
-        direction = left[taken[-1]] / max(1e-12, float(np.linalg.norm(left[taken[-1]])))
+        direction = left[extreme[-1]] / max(1e-12, float(np.linalg.norm(left[extreme[-1]])))
         left = left - np.outer(left @ direction, direction)
-    return np.asarray((centre + places[taken] @ axes).T)
+    return np.asarray((centre + points[extreme] @ axes).T)
 
 
 def fit_basis(pairs: Pairs, weights: F64, basis: F64, ridge: float, steps: int = 4) -> F64:
@@ -127,11 +125,11 @@ def _conjugate_gradients(x: F64, w: F64, curvature: F64, gradient: F64, ridge: f
     return step, along
 
 
-def simplex_map(pairs: Pairs, prior: npt.NDArray[np.float64], *, max_steps: int = 60) -> F64:
+def simplex_map(pairs: Pairs, prior: F64, *, max_steps: int = 60) -> F64:
     r"""Fit each user's weights on the simplex: $\arg\max_w \sum_i \log\sigma(w \cdot d_i) + \sum_j c_j \log w_j$.
 
     The second term is a Dirichlet prior with parameters 1 + c. Newton steps under the constraint that the weights sum
-    to 1, cut so that all stay positive.
+    to 1, cut so that all stay positive (see `climb_simplex`).
 
     Args:
         pairs: The comparisons, features in the basis.
@@ -143,38 +141,5 @@ def simplex_map(pairs: Pairs, prior: npt.NDArray[np.float64], *, max_steps: int 
     """
     weights = np.tile(prior / prior.sum(), (pairs.n_users, 1))
     for users, x, there in padded_blocks(pairs):
-        weights[users] = _climb_simplex(x, there, prior, weights[users], max_steps)
+        weights[users] = climb_simplex(x, there, prior, weights[users], max_steps)
     return weights
-
-
-def _climb_simplex(x: F64, there: F64, prior: F64, w: F64, max_steps: int) -> F64:
-    n, rank = w.shape
-    transposed = x.transpose(0, 2, 1)
-
-    def value(w: F64) -> F64:
-        logits = (x @ w[:, :, None])[:, :, 0]
-        return np.asarray((there * log_sigmoid(logits)).sum(axis=1) + (prior * np.log(w)).sum(axis=1))
-
-    now = value(w)
-    for _ in range(max_steps):
-        p = sigmoid((x @ w[:, :, None])[:, :, 0])
-        gradient = (transposed @ (there * (1.0 - p))[:, :, None])[:, :, 0] + prior / w
-        hessian = transposed @ ((there * p * (1.0 - p))[:, :, None] * x)
-        hessian[:, np.arange(rank), np.arange(rank)] += prior / w**2
-        solved = np.linalg.solve(hessian, np.stack([gradient, np.ones_like(w)], axis=2))
-        step = solved[:, :, 0] - solved[:, :, 1] * (solved[:, :, 0].sum(axis=1) / solved[:, :, 1].sum(axis=1))[:, None]
-        room = np.where(step < 0, w / np.maximum(-step, 1e-300), np.inf).min(axis=1)
-        size = np.minimum(1.0, _INSIDE * room)
-        gain = np.zeros(n)
-        for _ in range(_HALVINGS):
-            new = w + size[:, None] * step
-            gain = value(new) - now
-            if not (gain < 0).any():
-                break
-            size = np.where(gain < 0, 0.5 * size, size)
-        new = np.where((gain >= 0)[:, None], new, w)
-        now = np.where(gain >= 0, now + gain, now)
-        w = new
-        if np.all(gain <= 1e-8 * (1.0 + np.abs(now))):
-            break
-    return np.asarray(w / w.sum(axis=1, keepdims=True))

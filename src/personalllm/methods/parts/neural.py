@@ -156,13 +156,13 @@ class NeuralMethod(Method):
         """Return the weights before training."""
         raise NotImplementedError
 
-    def infer(self, torch: Any, weights: Weights, known: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    def infer(self, torch: Any, weights: Weights, support: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Return what is inferred of users, each (n_users, ...), from what is known of them.
 
         Args:
             torch: The module.
             weights: The network.
-            known: (n_users, n_known, 2, width), chosen and rejected; n_known may be 0.
+            support: (n_users, n_known, 2, width), chosen and rejected; n_known may be 0.
             mask: bool (n_users, n_known): which of them are there.
         """
         raise NotImplementedError
@@ -173,13 +173,13 @@ class NeuralMethod(Method):
 
     def loss(self, torch: Any, weights: Weights, episode: Task, progress: float) -> Tensor:
         """Return what a step makes smaller: by default the mean log-loss of the comparisons that are asked."""
-        state = self.infer(torch, weights, episode.known, episode.is_known)
+        state = self.infer(torch, weights, episode.support, episode.support_mask)
         losses = self.log_losses(torch, weights, state, episode)
-        return losses[episode.is_asked].mean()
+        return losses[episode.target_mask].mean()
 
     def log_losses(self, torch: Any, weights: Weights, state: tuple[Tensor, ...], episode: Task) -> Tensor:
         """Return the log-loss of each comparison that is asked, (n_users, n_asked)."""
-        u = self.utility(torch, weights, state, episode.asked)
+        u = self.utility(torch, weights, state, episode.target)
         return torch.nn.functional.softplus(u[..., 1] - u[..., 0])
 
     def finish(self, torch: Any, weights: dict[str, F32], split: Split) -> dict[str, F32]:
@@ -203,8 +203,8 @@ class NeuralMethod(Method):
             weights = tensors(torch, self.weights_)
             for start in range(0, pairs.n_users, _USERS_PER_BLOCK):
                 users = np.arange(start, min(start + _USERS_PER_BLOCK, pairs.n_users))
-                known, mask = pairs.first(users, width)
-                state = self.infer(torch, weights, torch.from_numpy(known), torch.from_numpy(mask))
+                support, mask = pairs.first(users, width)
+                state = self.infer(torch, weights, torch.from_numpy(support), torch.from_numpy(mask))
                 parts.append([part.numpy() for part in state])
         self.state_: tuple[F32, ...] = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
         self.scales_ = np.interp(np.log1p(pairs.counts), np.log1p(JUDGED), self.factors_).astype(np.float32)
@@ -212,12 +212,12 @@ class NeuralMethod(Method):
 
     def utilities(self, queries: Queries) -> F32:
         """Return utilities, float32 (n_queries, n_responses); their differences are log-odds."""
-        table, place = self.inputs_.of(self.embedder, queries.corpus, queries.prompt)
+        table, index = self.inputs_.of(self.embedder, queries.corpus, queries.prompt)
         result = np.zeros((len(queries), queries.corpus.n_responses), dtype=np.float32)
         with session(self.seed, self.id, "rank") as torch, torch.no_grad():
             weights = tensors(torch, self.weights_)
             for users, rows, there in _by_user(queries.user):
-                x = torch.from_numpy(table[place[rows]])
+                x = torch.from_numpy(table[index[rows]])
                 state = tuple(torch.from_numpy(part[users]) for part in self.state_)
                 scaled = self.utility(torch, weights, state, x).numpy() * self.scales_[users][:, None, None]
                 result[rows[there]] = scaled[there]

@@ -13,7 +13,7 @@ from personalllm.methods.parts.features import Pairs
 __all__ = ["log_likelihoods", "posterior", "vote"]
 
 _NUMBERS = 4_000_000
-_LEAST = 1e-4
+_LEAST = 1e-4  # a unanimous vote has no finite log-odds; +-9.2 is as sure as any prediction gets
 
 
 def log_likelihoods(pairs: Pairs, tastes: npt.NDArray[np.floating[Any]]) -> F64:
@@ -33,6 +33,7 @@ def log_likelihoods(pairs: Pairs, tastes: npt.NDArray[np.floating[Any]]) -> F64:
         stop = max(start + 1, int(np.searchsorted(pairs.offsets[users + 1], first + step, side="right")))
         block = users[start:stop]
         logits = pairs.differences(int(first), int(pairs.offsets[block[-1] + 1])) @ weights
+        # log(1 + exp(-x)) without overflow; faster than logaddexp, and this line is where the time goes
         losses = np.maximum(-logits, 0) + np.log1p(np.exp(-np.abs(logits)))
         result[block] = -np.add.reduceat(losses.astype(np.float64), pairs.offsets[block] - first, axis=0)
         start = stop
@@ -42,11 +43,11 @@ def log_likelihoods(pairs: Pairs, tastes: npt.NDArray[np.floating[Any]]) -> F64:
 def posterior(log_prior: npt.ArrayLike, log_likelihood: F64) -> F64:
     """Return the share of each taste, float64 (n_users, n_tastes), rows of sum 1."""
     log = np.asarray(log_prior) + log_likelihood
-    shares = np.exp(log - log.max(axis=1, keepdims=True))
+    shares = np.exp(log - log.max(axis=1, keepdims=True))  # the largest is exp(0): no row underflows to all zeros
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
-def vote(shares: F64, tastes: npt.NDArray[np.floating[Any]], candidates: F32, place: I64, user: npt.ArrayLike) -> F32:
+def vote(shares: F64, tastes: npt.NDArray[np.floating[Any]], candidates: F32, index: I64, user: npt.ArrayLike) -> F32:
     r"""Return scores whose differences come nearest to the log-odds of the tastes' vote.
 
     The vote of a pair is $P_{ab} = \sum_p \pi_p \sigma(w_p \cdot (x_a - x_b))$. Log-odds of votes need not be
@@ -57,20 +58,20 @@ def vote(shares: F64, tastes: npt.NDArray[np.floating[Any]], candidates: F32, pl
         shares: float64 (n_users, n_tastes).
         tastes: (n_tastes, n_features).
         candidates: float32 (n_distinct_prompts, n_responses, n_features).
-        place: int64 (n_queries,), the prompt of each query among the candidates.
+        index: int64 (n_queries,), the prompt of each query among the candidates.
         user: Integers (n_queries,).
 
     Returns:
         float32 (n_queries, n_responses).
     """
     width = candidates.shape[1]
-    result = np.zeros((len(place), width), dtype=np.float32)
+    result = np.zeros((len(index), width), dtype=np.float32)
     first, second = np.triu_indices(width, 1)
     fold = np.zeros((len(first), width))
     fold[np.arange(len(first)), first], fold[np.arange(len(first)), second] = 1.0 / width, -1.0 / width
     who, weights = np.asarray(user), tastes.astype(np.float32).T
-    order = np.argsort(place, kind="stable")
-    bounds = np.searchsorted(place[order], np.arange(len(candidates) + 1))
+    order = np.argsort(index, kind="stable")
+    bounds = np.searchsorted(index[order], np.arange(len(candidates) + 1))
     for prompt, features in enumerate(candidates):
         rows = order[bounds[prompt] : bounds[prompt + 1]]
         utilities = features @ weights

@@ -107,7 +107,7 @@ def similarities(queries: F32, keys: F32) -> F32:
     """
     queries, keys = _rows("queries", queries), _rows("keys", keys)
     _same_width(queries, keys)
-    own = _lengths("queries", queries)
+    norms = _lengths("queries", queries)
     result = np.empty((len(queries), len(keys)), dtype=np.float32)
     for start in range(0, len(keys), _KEYS):
         block = np.ascontiguousarray(keys[start : start + _KEYS])
@@ -115,7 +115,7 @@ def similarities(queries: F32, keys: F32) -> F32:
         wide = block.astype(np.float64).T
         for first in range(0, len(queries), _QUERIES):
             part = slice(first, first + _QUERIES)
-            result[part, start : start + _KEYS] = _settled(queries[part], own[part], block, wide, longest)
+            result[part, start : start + _KEYS] = _settled(queries[part], norms[part], block, wide, longest)
     return result
 
 
@@ -152,7 +152,7 @@ def nearest(queries: F32, keys: F32, k: int, *, search: Search = "exact") -> I32
     if search not in get_args(Search):
         raise ParameterError("search", " or ".join(map(repr, get_args(Search))), search)
     k = min(k, len(keys))
-    own = _lengths("queries", queries)
+    norms = _lengths("queries", queries)
     if search == "faiss":
         from personalllm.methods.parts.retrieval_faiss import approximate
 
@@ -160,10 +160,10 @@ def nearest(queries: F32, keys: F32, k: int, *, search: Search = "exact") -> I32
     if k == 0:
         _lengths("keys", keys)
         return np.empty((len(queries), 0), dtype=np.int32)
-    return _exact(queries, own, keys, k)
+    return _exact(queries, norms, keys, k)
 
 
-def _exact(queries: F32, own: F64, keys: F32, k: int) -> I32:
+def _exact(queries: F32, norms: F64, keys: F32, k: int) -> I32:
     """Pass over the keys once, block by block; the k best of each query so far are a heap (see the kernels)."""
     from personalllm.methods.parts import retrieval_kernels as kernels
 
@@ -177,13 +177,13 @@ def _exact(queries: F32, own: F64, keys: F32, k: int) -> I32:
         wide: F64 | None = None
         for first in range(0, n, _QUERIES):
             part = slice(first, min(n, first + _QUERIES))
-            asked, margin = queries[part], _margins(own[part] * longest, keys.shape[1])
-            near = np.matmul(asked, block.T, out=_view(products, len(asked), len(block)))
-            kernels.offer_near(near, margin, asked, block, start, heaps[part], crowded[part], _ROOM)
+            query_vectors, margin = queries[part], _margins(norms[part] * longest, keys.shape[1])
+            near = np.matmul(query_vectors, block.T, out=_view(products, len(query_vectors), len(block)))
+            kernels.offer_near(near, margin, query_vectors, block, start, heaps[part], crowded[part], _ROOM)
             which = np.flatnonzero(crowded[part])
             if len(which):
                 wide = block.astype(np.float64).T if wide is None else wide
-                values = _settled(asked[which], own[part][which], block, wide, longest)
+                values = _settled(query_vectors[which], norms[part][which], block, wide, longest)
                 kernels.offer_exact(values, which, start, heaps[part])
     heaps.sort(axis=1)
     return (0xFFFFFFFF - (heaps[:, ::-1] & 0xFFFFFFFF)).astype(np.int32)
@@ -194,12 +194,12 @@ def _view(buffer: F32, n: int, m: int) -> F32:
     return buffer.reshape(-1)[: n * m].reshape(n, m)
 
 
-def _settled(queries: F32, own: F64, keys: F32, wide: F64, longest: float) -> F32:
+def _settled(queries: F32, norms: F64, keys: F32, wide: F64, longest: float) -> F32:
     """Return the values of a block, from float64 products; `wide` are the keys in float64, transposed."""
     from personalllm.methods.parts.retrieval_kernels import settle
 
     values = np.empty((len(queries), len(keys)), dtype=np.float32)
-    slack = own * longest * (queries.shape[1] + 8) * 2.0**-51
+    slack = norms * longest * (queries.shape[1] + 8) * 2.0**-51
     products = np.matmul(queries.astype(np.float64), wide)
     settle(products, slack, np.ascontiguousarray(queries), keys, values)
     return values
@@ -246,16 +246,16 @@ def _lengths(name: str, rows: F32, first: int = 0) -> F64:
     return result
 
 
-def nearest_interactions(asked: F32, prompt_vectors: F32, place: I64, offsets: I64, users: I32, k: int) -> I64:
+def nearest_interactions(query_vectors: F32, prompt_vectors: F32, index: I64, offsets: I64, users: I32, k: int) -> I64:
     """Return, for each query, the pool rows of its similar users whose prompts are nearest, nearest first.
 
     A prompt counts once, as the most similar of the users answered it; ties between prompts go to the lower distinct
     prompt. As in `nearest`, an answer depends on its query alone. Works in blocks of 4 million products (16 MB).
 
     Args:
-        asked: float32 (n, dim), vectors of the queries' prompts.
+        query_vectors: float32 (n, dim), vectors of the queries' prompts.
         prompt_vectors: float32 (n_distinct, dim), vectors of the pool's distinct prompts.
-        place: int64 (n_rows,), the distinct prompt of each pool row.
+        index: int64 (n_rows,), the distinct prompt of each pool row.
         offsets: int64 (n_pool_users + 1,), where the rows of each pool user lie.
         users: int32 (n, n_similar), pool users, most similar first; -1 stands for nobody.
         k: How many, >= 0.
@@ -268,40 +268,46 @@ def nearest_interactions(asked: F32, prompt_vectors: F32, place: I64, offsets: I
     """
     from personalllm.methods.parts.retrieval_kernels import offer_rows
 
-    asked, prompt_vectors = np.ascontiguousarray(_rows("asked", asked)), _rows("prompt_vectors", prompt_vectors)
-    _same_width(asked, prompt_vectors)
+    query_vectors, prompt_vectors = (
+        np.ascontiguousarray(_rows("query_vectors", query_vectors)),
+        _rows("prompt_vectors", prompt_vectors),
+    )
+    _same_width(query_vectors, prompt_vectors)
     if k < 0:
         raise ParameterError("k", "0 or more", k)
-    if len(users) != len(asked):
-        raise ParameterError("users", f"one row for each of the {len(asked)} queries", len(users))
-    users, found = np.ascontiguousarray(users), np.full((len(asked), k), -1, dtype=np.int64)
-    own, longest = _lengths("asked", asked), _lengths("prompt_vectors", prompt_vectors).max(initial=0.0)
+    if len(users) != len(query_vectors):
+        raise ParameterError("users", f"one row for each of the {len(query_vectors)} queries", len(users))
+    users, matches = np.ascontiguousarray(users), np.full((len(query_vectors), k), -1, dtype=np.int64)
+    norms, longest = (
+        _lengths("query_vectors", query_vectors),
+        _lengths("prompt_vectors", prompt_vectors).max(initial=0.0),
+    )
     step = max(1, min(_QUERIES, _CELLS // max(1, len(prompt_vectors))))
-    for start in range(0, len(asked) if k else 0, step):
+    for start in range(0, len(query_vectors) if k else 0, step):
         part = slice(start, start + step)
-        vectors, local = _used(prompt_vectors, place, offsets, users[part])
-        margin = _margins(own[part] * longest, asked.shape[1])
-        near = np.matmul(asked[part], vectors.T)
-        offer_rows(near, margin, asked[part], vectors, local, offsets, users[part], found[part])
-    return found
+        vectors, local = _used(prompt_vectors, index, offsets, users[part])
+        margin = _margins(norms[part] * longest, query_vectors.shape[1])
+        near = np.matmul(query_vectors[part], vectors.T)
+        offer_rows(near, margin, query_vectors[part], vectors, local, offsets, users[part], matches[part])
+    return matches
 
 
-def _used(vectors: F32, place: I64, offsets: I64, users: I32) -> tuple[F32, I64]:
+def _used(vectors: F32, index: I64, offsets: I64, users: I32) -> tuple[F32, I64]:
     """Return the vectors that rows of these users refer to, in their order, and the new place of every row."""
     who = np.unique(users[users >= 0])
     needed = np.zeros(len(vectors), dtype=np.bool_)
-    needed[place[concatenated_ranges(offsets[who], offsets[who + 1])]] = True
+    needed[index[concatenated_ranges(offsets[who], offsets[who + 1])]] = True
     if 2 * np.count_nonzero(needed) > len(vectors):
-        return np.ascontiguousarray(vectors), place
-    return vectors[needed], (np.cumsum(needed) - 1)[place]
+        return np.ascontiguousarray(vectors), index
+    return vectors[needed], (np.cumsum(needed) - 1)[index]
 
 
-def owners(prompts: I32, place: I64, offsets: I64) -> tuple[I32, I64]:
+def owners(prompts: I32, index: I64, offsets: I64) -> tuple[I32, I64]:
     """Return the pool users who answered any of the given distinct prompts.
 
     Args:
         prompts: int32 (n, n_prompts), for each query some distinct prompts, such as `nearest` returns.
-        place: int64 (n_rows,), the distinct prompt of each pool row.
+        index: int64 (n_rows,), the distinct prompt of each pool row.
         offsets: int64 (n_pool_users + 1,), where the rows of each pool user lie.
 
     Returns:
@@ -310,12 +316,12 @@ def owners(prompts: I32, place: I64, offsets: I64) -> tuple[I32, I64]:
     >>> owners(np.array([[0, 2], [1, 1]]), np.array([2, 0, 1, 1]), np.array([0, 2, 3, 4]))[0].tolist()
     [0, 1, 2]
     """
-    n_users, n_prompts = max(1, len(offsets) - 1), int(max(place.max(initial=-1), prompts.max(initial=-1))) + 1
-    wanted = np.zeros(n_prompts, dtype=np.bool_)
-    wanted[prompts] = True
-    answered = np.flatnonzero(wanted[place])
-    rows = answered[np.argsort(place[answered], kind="stable")]
-    ends = np.cumsum(np.bincount(place[answered], minlength=n_prompts))
+    n_users, n_prompts = max(1, len(offsets) - 1), int(max(index.max(initial=-1), prompts.max(initial=-1))) + 1
+    is_wanted = np.zeros(n_prompts, dtype=np.bool_)
+    is_wanted[prompts] = True
+    answered = np.flatnonzero(is_wanted[index])
+    rows = answered[np.argsort(index[answered], kind="stable")]
+    ends = np.cumsum(np.bincount(index[answered], minlength=n_prompts))
     starts, stops = np.concatenate([[0], ends])[prompts], ends[prompts]
     who = np.searchsorted(offsets, rows, side="right")[concatenated_ranges(starts.ravel(), stops.ravel())] - 1
     query = np.repeat(np.arange(len(prompts)), (stops - starts).sum(axis=1))
@@ -324,7 +330,7 @@ def owners(prompts: I32, place: I64, offsets: I64) -> tuple[I32, I64]:
 
 
 def rank_by_best_match(
-    own: F32, own_offsets: I64, vectors: F32, place: I64, offsets: I64, candidates: tuple[I32, I64], k: int
+    target_vectors: F32, own_offsets: I64, vectors: F32, index: I64, offsets: I64, candidates: tuple[I32, I64], k: int
 ) -> I32:
     """Return, for each query, the k candidates that match who asks best, best first; ties go to the lower user.
 
@@ -333,10 +339,10 @@ def rank_by_best_match(
     products (16 MB), or of one query's own rows by all distinct vectors where these are more.
 
     Args:
-        own: float32 (n_own, dim), unit rows, interactions of the user who asks, one query after the other.
+        target_vectors: float32 (n_own, dim), unit rows, interactions of the user who asks, one query after the other.
         own_offsets: int64 (n + 1,), where those of each query lie.
         vectors: float32 (n_distinct, dim), unit rows, distinct vectors of pool interactions.
-        place: int64 (n_rows,), the vector of each pool row.
+        index: int64 (n_rows,), the vector of each pool row.
         offsets: int64 (n_pool_users + 1,), where the rows of each pool user lie.
         candidates: What `owners` returns: distinct pool users, and where those of each query lie.
         k: How many, >= 0.
@@ -350,22 +356,25 @@ def rank_by_best_match(
     """
     from personalllm.methods.parts.retrieval_kernels import best_matches
 
-    own, vectors = np.ascontiguousarray(_rows("own", own)), _rows("vectors", vectors)
-    _same_width(own, vectors)
+    target_vectors, vectors = np.ascontiguousarray(_rows("target_vectors", target_vectors)), _rows("vectors", vectors)
+    _same_width(target_vectors, vectors)
     users, bounds = candidates
     n = len(own_offsets) - 1
     if k < 0:
         raise ParameterError("k", "0 or more", k)
     if len(bounds) != n + 1:
         raise ParameterError("candidates", f"those of {n} queries", f"those of {len(bounds) - 1}")
-    found = np.full((n, k), -1, dtype=np.int32)
-    margin = _lengths("own", own).max(initial=0.0) * _lengths("vectors", vectors).max(initial=0.0)
-    margin = float(_margins(np.array(margin), own.shape[1]))
+    matches = np.full((n, k), -1, dtype=np.int32)
+    margin = _lengths("target_vectors", target_vectors).max(initial=0.0) * _lengths("vectors", vectors).max(initial=0.0)
+    margin = float(_margins(np.array(margin), target_vectors.shape[1]))
     most, start = _CELLS // max(1, len(vectors)), 0
     while start < n and k:
         stop = max(start + 1, int(np.searchsorted(own_offsets, own_offsets[start] + most, side="right")) - 1)
-        mine, asked = own[own_offsets[start] : own_offsets[stop]], users[bounds[start] : bounds[stop]]
-        some, local = _used(vectors, place, offsets, asked)
+        own_vectors, own_candidates = (
+            target_vectors[own_offsets[start] : own_offsets[stop]],
+            users[bounds[start] : bounds[stop]],
+        )
+        some, local = _used(vectors, index, offsets, own_candidates)
         limits: Any = [
             own_offsets[start:stop],
             own_offsets[start + 1 : stop + 1],
@@ -373,7 +382,7 @@ def rank_by_best_match(
             bounds[start + 1 : stop + 1],
         ]
         shift = np.array([own_offsets[start]] * 2 + [bounds[start]] * 2)
-        products, limits = np.matmul(mine, some.T), np.column_stack(limits) - shift
-        best_matches(products, margin, limits, mine, some, local, offsets, asked, found[start:stop])
+        products, limits = np.matmul(own_vectors, some.T), np.column_stack(limits) - shift
+        best_matches(products, margin, limits, own_vectors, some, local, offsets, own_candidates, matches[start:stop])
         start = stop
-    return found
+    return matches

@@ -66,29 +66,29 @@ def search(index: Any, queries: F32, keys: F32, k: int, exact: Exact) -> I32:
     return _ordered(queries, keys, index.search(queries, k)[1], exact)
 
 
-def _spread(n: int, wanted: int) -> Any:
-    """Return at most `wanted` of n rows at equal distances."""
-    return np.unique(np.linspace(0, n - 1, min(n, wanted)).astype(np.int64))
+def _spread(n: int, n_sample: int) -> Any:
+    """Return at most `n_sample` of n rows at equal distances."""
+    return np.unique(np.linspace(0, n - 1, min(n, n_sample)).astype(np.int64))
 
 
-def recall(found: Any, truth: I32) -> float:
+def recall(candidates: Any, truth: I32) -> float:
     """Return the share of the true neighbours that were found."""
-    hits = (found[:, :, None] == truth[:, None, :]).any(axis=1)
+    hits = (candidates[:, :, None] == truth[:, None, :]).any(axis=1)
     return float(hits.mean())
 
 
-def _ordered(queries: F32, keys: F32, found: Any, exact: Exact) -> I32:
+def _ordered(queries: F32, keys: F32, candidates: Any, exact: Exact) -> I32:
     """Order rows by exact value; queries for which the lists held too few rows are searched exactly."""
     from personalllm.methods.parts.retrieval_kernels import reorder
 
-    result = np.zeros(found.shape, dtype=np.int32)
-    few = (found < 0).any(axis=1)
+    result = np.zeros(candidates.shape, dtype=np.int32)
+    few = (candidates < 0).any(axis=1)
     full = np.flatnonzero(~few)
-    picked = found[full]
+    picked = candidates[full]
     for start in range(0, len(full), _SAMPLE):
         rows = picked[start : start + _SAMPLE]
-        distinct, place = np.unique(rows, return_inverse=True)
-        reorder(queries[full[start : start + _SAMPLE]], keys[distinct], distinct, place.reshape(rows.shape), rows)
+        distinct, position = np.unique(rows, return_inverse=True)
+        reorder(queries[full[start : start + _SAMPLE]], keys[distinct], distinct, position.reshape(rows.shape), rows)
     result[full] = picked
-    result[few] = exact(queries[few], keys, found.shape[1])
+    result[few] = exact(queries[few], keys, candidates.shape[1])
     return result

@@ -8,14 +8,13 @@ import numpy as np
 from scipy.special import gammaln
 
 from personalllm.core.types import F64
+from personalllm.methods.parts.logistic import log_sigmoid, sigmoid
 
-__all__ = ["MixturePrior", "simplex_posterior"]
+__all__ = ["MixturePrior", "climb_simplex", "simplex_posterior"]
 
 
-_STEPS = 40
 _HALVINGS = 12
 _INSIDE = 0.95
-_CLOSE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -70,51 +69,67 @@ def simplex_posterior(margins: F64, there: F64, prior: MixturePrior) -> tuple[F6
     return mean, second - mean[:, :, None] * mean[:, None, :]
 
 
+def climb_simplex(x: F64, there: F64, prior: F64, w: F64, max_steps: int = 60) -> F64:
+    r"""Return each user's maximum over the simplex of $\sum_i \log\sigma(w \cdot x_i) + \sum_k c_k \log w_k$.
+
+    The objective is concave, and the second term keeps the maximum off the border. Newton steps under the constraint
+    that the weights sum to 1: the step solves H s = g - lambda 1 with lambda such that s sums to 0.
+
+    Args:
+        x: float64 (n_users, n, n_parts).
+        there: float64 (n_users, n): 1 or 0 for rows that are there.
+        prior: c, float64 (n_parts,), > 0.
+        w: Where to start, float64 (n_users, n_parts), > 0, rows sum to 1.
+        max_steps: Most Newton steps.
+    """
+    n = len(w)
+    now = _value(x, there, prior, w)
+    for _ in range(max_steps):
+        gradient, hessian = _system(x, there, prior, w)
+        solved = np.linalg.solve(hessian, np.stack([gradient, np.ones_like(w)], axis=2))
+        step = solved[:, :, 0] - solved[:, :, 1] * (solved[:, :, 0].sum(axis=1) / solved[:, :, 1].sum(axis=1))[:, None]
+        # the log is not defined beyond the border: go at most 95 % of the way to it
+        room = np.where(step < 0, w / np.maximum(-step, 1e-300), np.inf).min(axis=1)
+        size = np.minimum(1.0, _INSIDE * room)
+        gain = np.zeros(n)
+        for _ in range(_HALVINGS):
+            new = w + size[:, None] * step
+            gain = _value(x, there, prior, new) - now
+            if not (gain < 0).any():
+                break
+            size = np.where(gain < 0, 0.5 * size, size)
+        new = np.where((gain >= 0)[:, None], new, w)
+        now = np.where(gain >= 0, now + gain, now)
+        w = new
+        if np.all(gain <= 1e-8 * (1.0 + np.abs(now))):
+            break
+    return np.asarray(w / w.sum(axis=1, keepdims=True))
+
+
+def _value(x: F64, there: F64, prior: F64, w: F64) -> F64:
+    logits = (x @ w[:, :, None])[:, :, 0]
+    return np.asarray((there * log_sigmoid(logits)).sum(axis=1) + (prior * np.log(w)).sum(axis=1))
+
+
+def _system(x: F64, there: F64, prior: F64, w: F64) -> tuple[F64, F64]:
+    """Return the gradient, (n_users, n_parts), and minus the Hessian, (n_users, n_parts, n_parts)."""
+    transposed, diagonal = x.transpose(0, 2, 1), np.arange(w.shape[1])
+    p = sigmoid((x @ w[:, :, None])[:, :, 0])
+    gradient = (transposed @ (there * (1.0 - p))[:, :, None])[:, :, 0] + prior / w
+    hessian = transposed @ ((there * p * (1.0 - p))[:, :, None] * x)
+    hessian[:, diagonal, diagonal] += prior / w**2
+    return gradient, hessian
+
+
 def _mixed(margins: F64, there: F64, prior: MixturePrior) -> tuple[F64, F64, F64]:
     """Return maximum, covariance and log evidence for users who mix."""
-    mean, strength = prior.mean, prior.strength
-    w = np.broadcast_to(mean, (len(margins), len(mean))).copy()
-    pull = strength * mean
-    value = _value(margins, there, pull, w)
-    for _ in range(_STEPS):
-        gradient, inverse = _system(margins, there, pull, w)
-        ones, against = inverse.sum(axis=2), np.einsum("ukl,ul->uk", inverse, gradient)
-        step = ones * (against.sum(axis=1) / ones.sum(axis=1))[:, None] - against
-        fall = -(gradient * step).sum(axis=1)
-        if fall.max(initial=0.0) < _CLOSE:
-            break
-        room = np.where(step < 0, -w / np.minimum(step, -np.finfo(np.float64).tiny), np.inf).min(axis=1)
-        size = np.minimum(1.0, _INSIDE * room)
-        for _ in range(_HALVINGS):
-            trial = w + size[:, None] * step
-            new = _value(margins, there, pull, trial)
-            worse = new > value - 1e-4 * size * fall + 1e-12 * np.abs(value)
-            if not worse.any():
-                break
-            size = np.where(worse, 0.5 * size, size)
-        better = new <= value
-        w = np.where(better[:, None], trial, w)
-        value = np.where(better, new, value)
-    _, inverse = _system(margins, there, pull, w)
+    mean, pull = prior.mean, prior.strength * prior.mean
+    w = climb_simplex(margins, there, pull, np.broadcast_to(mean, (len(margins), len(mean))))
+    inverse = np.linalg.inv(_system(margins, there, pull, w)[1])
     ones = inverse.sum(axis=2)
     total = ones.sum(axis=1)
+    # the covariance along the simplex: the inverse Hessian less its part across the constraint
     along = inverse - ones[:, :, None] * ones[:, None, :] / total[:, None, None]
     volume = 0.5 * (np.linalg.slogdet(inverse)[1] - np.log(total) + (len(mean) - 1) * np.log(2 * np.pi))
-    evidence = -_value(margins, there, pull, w) - prior.log_normaliser + volume
-    return w / w.sum(axis=1, keepdims=True), along, evidence
-
-
-def _value(margins: F64, there: F64, pull: F64, w: F64) -> F64:
-    logits = np.einsum("unk,uk->un", margins, w)
-    return np.asarray((there * np.logaddexp(0.0, -logits)).sum(axis=1) - np.log(w) @ pull)
-
-
-def _system(margins: F64, there: F64, pull: F64, w: F64) -> tuple[F64, F64]:
-    """Return the gradient, (n_users, n_parts), and the inverse of the Hessian."""
-    wrong = 0.5 * (1.0 - np.tanh(0.5 * np.einsum("unk,uk->un", margins, w)))
-    gradient = -np.einsum("un,unk->uk", there * wrong, margins) - pull / w
-    weighted = margins * (there * wrong * (1 - wrong))[..., None]
-    hessian = weighted.transpose(0, 2, 1) @ margins
-    diagonal = np.arange(len(pull))
-    hessian[:, diagonal, diagonal] += pull / w**2
-    return gradient, np.linalg.inv(hessian)
+    evidence = _value(margins, there, pull, w) - prior.log_normaliser + volume
+    return w, along, evidence

@@ -100,7 +100,7 @@ class TextFeatureMap(FeatureMap):
 
 def _added(embedder: TextEmbedder, corpus: Corpus, keys: I64, texts: Sequence[str], vectors: F32) -> F64:
     """Return the measures and the cosine with the prompt, float64 (n, 9)."""
-    prompts, place = np.unique(keys // max(1, corpus.n_responses), return_inverse=True)
+    prompts, index = np.unique(keys // max(1, corpus.n_responses), return_inverse=True)
     asked = embedder.embed([corpus.prompts[row] for row in prompts.tolist()])
-    near = (vectors * asked[place.ravel()]).sum(axis=1, dtype=np.float64)
+    near = (vectors * asked[index.ravel()]).sum(axis=1, dtype=np.float64)
     return np.column_stack([measure(texts), near])

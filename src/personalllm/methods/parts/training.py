@@ -24,9 +24,9 @@ Tensor: TypeAlias = Any
 JUDGED = (0, 4, 16, 64)
 """Numbers of comparisons after which the training is judged."""
 
-_KNOWN = (0, 1, 2, 4, 8, 16, 32, 64)
+_SUPPORT = (0, 1, 2, 4, 8, 16, 32, 64)
 _USERS_PER_STEP = 64
-_ASKED_PER_STEP = 16
+_TARGETS_PER_STEP = 16
 _JUDGES = 256
 _FEWEST_JUDGED = 30
 _STEPS_PER_LOOK = 50
@@ -35,11 +35,11 @@ _SLOWER = 0.3
 _SLOWEST = 0.05
 _LAST_STEPS = 200
 _SHORT = 10
-_AVERAGING = 0.98
-_EPSILON = 1e-6
+_AVERAGING = 0.98  # of the weights (Polyak), over about the last 50 steps
+_EPSILON = 1e-6  # of AdamW; its default of 1e-8 lets weights with tiny gradients jump
 _LEAST_GAIN = 1e-5
 _FACTORS = (0.05, 1.5)
-_DRAWN_TO_ONE = 4.0
+_DRAWN_TO_ONE = 4.0  # precision of the prior of a factor about 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,20 +47,20 @@ class Task:
     """An `Episode` as tensors."""
 
     user: Tensor
-    known: Tensor
-    is_known: Tensor
-    asked: Tensor
-    is_asked: Tensor
+    support: Tensor
+    support_mask: Tensor
+    target: Tensor
+    target_mask: Tensor
 
     @classmethod
     def of(cls, torch: Any, episode: Episode) -> Self:
         """Return an episode as tensors."""
         return cls(
             torch.from_numpy(episode.user),
-            torch.from_numpy(episode.known),
-            torch.from_numpy(episode.is_known),
-            torch.from_numpy(episode.asked),
-            torch.from_numpy(episode.is_asked),
+            torch.from_numpy(episode.support),
+            torch.from_numpy(episode.support_mask),
+            torch.from_numpy(episode.target),
+            torch.from_numpy(episode.target_mask),
         )
 
 
@@ -71,57 +71,57 @@ class Split:
     Attributes:
         train: Comparisons of the prompts and users that are not set aside.
         users: int64 (n,): users with a comparison in `train`.
-        known: Comparisons of all users, of the prompts that are not set aside.
-        asked: Comparisons of all users, of the prompts that are.
+        support: Comparisons of all users, of the prompts that are not set aside.
+        target: Comparisons of all users, of the prompts that are.
         judges: int64 (n_judges,): users who are asked; those who are not trained on come first.
     """
 
     train: Comparisons
     users: I64
-    known: Comparisons
-    asked: Comparisons
+    support: Comparisons
+    target: Comparisons
     judges: I64
 
     @classmethod
     def of(cls, pairs: Comparisons, rng: np.random.Generator) -> Self:
         """Set prompts and users aside at random."""
         prompts = np.unique(pairs.prompt)
-        asked = np.isin(pairs.prompt, rng.permutation(prompts)[: len(prompts) // 7])
+        target = np.isin(pairs.prompt, rng.permutation(prompts)[: len(prompts) // 7])
         order = rng.permutation(pairs.n_users)
         held = order[: min(_JUDGES, pairs.n_users // 8)]
-        train = pairs.where(~asked & ~np.isin(pairs.user, held))
-        judges = order[pairs.where(asked).counts[order] > 0][:_JUDGES]
-        return cls(train, np.flatnonzero(train.counts), pairs.where(~asked), pairs.where(asked), judges)
+        train = pairs.where(~target & ~np.isin(pairs.user, held))
+        judges = order[pairs.where(target).counts[order] > 0][:_JUDGES]
+        return cls(train, np.flatnonzero(train.counts), pairs.where(~target), pairs.where(target), judges)
 
     @property
     def is_enough(self) -> bool:
         """Whether there is enough to judge by."""
-        return len(self.users) > 0 and int(self.asked.counts[self.judges].sum()) >= _FEWEST_JUDGED
+        return len(self.users) > 0 and int(self.target.counts[self.judges].sum()) >= _FEWEST_JUDGED
 
     def margins(self, method: NeuralMethod, torch: Any, weights: Mapping[str, F32 | Tensor]) -> list[F64]:
         """Return the log-odds of what the judges chose, (n,), after each number of comparisons."""
         given = {name: torch.as_tensor(value) for name, value in weights.items()}
-        found = []
+        margins_by_shots = []
         with torch.no_grad():
             for exam in self.exams:
                 task = Task.of(torch, exam)
-                state = method.infer(torch, given, task.known, task.is_known)
-                u = method.utility(torch, given, state, task.asked)
-                found.append((u[..., 0] - u[..., 1])[task.is_asked].double().numpy())
-        return found
+                state = method.infer(torch, given, task.support, task.support_mask)
+                u = method.utility(torch, given, state, task.target)
+                margins_by_shots.append((u[..., 0] - u[..., 1])[task.target_mask].double().numpy())
+        return margins_by_shots
 
-    def judged(self, method: NeuralMethod, torch: Any, weights: Mapping[str, F32 | Tensor]) -> float:
+    def validation_loss(self, method: NeuralMethod, torch: Any, weights: Mapping[str, F32 | Tensor]) -> float:
         """Return the log-loss of what the judges are asked, the mean over numbers of comparisons."""
         return float(np.mean([np.logaddexp(0, -m).mean() for m in self.margins(method, torch, weights)]))
 
     @cached_property
     def exams(self) -> list[Episode]:
         """Return what the judges are asked after each number of comparisons."""
-        asked, is_asked = self.asked.first(self.judges, _ASKED_PER_STEP)
+        target, target_mask = self.target.first(self.judges, _TARGETS_PER_STEP)
         episodes = []
         for k in JUDGED:
-            known, is_known = self.known.first(self.judges, k)
-            episodes.append(Episode(self.judges, known, is_known, asked, is_asked))
+            support, support_mask = self.support.first(self.judges, k)
+            episodes.append(Episode(self.judges, support, support_mask, target, target_mask))
         return episodes
 
 
@@ -146,9 +146,9 @@ class _Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate
         for _ in range(n_steps):
-            n_known = _KNOWN[int(self.rng.integers(len(_KNOWN)))]
+            n_support = _SUPPORT[int(self.rng.integers(len(_SUPPORT)))]
             drawn = self.rng.choice(users, min(_USERS_PER_STEP, len(users)), replace=False)
-            episode = Task.of(self.torch, pairs.drawn(drawn, n_known, _ASKED_PER_STEP, self.rng))
+            episode = Task.of(self.torch, pairs.drawn(drawn, n_support, _TARGETS_PER_STEP, self.rng))
             self.optimiser.zero_grad()
             self.method.loss(self.torch, self.weights, episode, self.step / self.method.max_steps).backward()
             self.torch.nn.utils.clip_grad_norm_(list(self.weights.values()), 1.0)
@@ -159,9 +159,9 @@ class _Run:
                 for name, w in self.weights.items():
                     self.mean[name].lerp_(w, share)
 
-    def judged(self, split: Split) -> float:
+    def validation_loss(self, split: Split) -> float:
         """Return the log-loss of what the judges are asked, by the averaged weights."""
-        return split.judged(self.method, self.torch, self.mean)
+        return split.validation_loss(self.method, self.torch, self.mean)
 
     def arrays(self) -> dict[str, F32]:
         """Return the averaged weights."""
@@ -184,22 +184,22 @@ def trained(method: NeuralMethod, torch: Any, pairs: Comparisons) -> tuple[dict[
     """
     rng = generator(method.seed, method.id, "train")
     split = Split.of(pairs, rng)
-    everyone = np.flatnonzero(pairs.counts)
+    everybody = np.flatnonzero(pairs.counts)
     if not split.is_enough:
-        split = Split(pairs, everyone, pairs, pairs, np.empty(0, dtype=np.int64))
+        split = Split(pairs, everybody, pairs, pairs, np.empty(0, dtype=np.int64))
     start, unchanged = method.start(split, rng), np.ones(len(JUDGED))
-    if len(everyone) == 0:
+    if len(everybody) == 0:
         return start, unchanged
     run = _Run(method, torch, start, rng)
     if len(split.judges) == 0:
-        run.steps(pairs, everyone, max(1, method.max_steps // _SHORT))
+        run.steps(pairs, everybody, max(1, method.max_steps // _SHORT))
         return run.arrays(), unchanged * len(pairs) / (len(pairs) + _FEWEST_JUDGED)
-    best, lowest, waited = start, run.judged(split), 0
+    best, lowest, waited = start, run.validation_loss(split), 0
     while run.step < method.max_steps:
         run.steps(split.train, split.users, min(_STEPS_PER_LOOK, method.max_steps - run.step))
-        judged = run.judged(split)
-        if judged < lowest - _LEAST_GAIN:
-            best, lowest, waited = run.arrays(), judged, 0
+        validation_loss = run.validation_loss(split)
+        if validation_loss < lowest - _LEAST_GAIN:
+            best, lowest, waited = run.arrays(), validation_loss, 0
         else:
             waited += 1
         if waited == _PATIENCE:
@@ -211,7 +211,7 @@ def trained(method: NeuralMethod, torch: Any, pairs: Comparisons) -> tuple[dict[
     factors = [_calibrated(margins) for margins in split.margins(method, torch, best)]
     run.back_to(best)
     run.rate = method.learning_rate * _SLOWER**2
-    run.steps(pairs, everyone, min(_LAST_STEPS, run.step))
+    run.steps(pairs, everybody, min(_LAST_STEPS, run.step))
     return run.arrays(), np.array(factors)
 
 

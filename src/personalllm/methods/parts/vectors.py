@@ -34,9 +34,9 @@ def _distinct(keys: I64, size: int) -> tuple[I64, I64]:
     seen = np.zeros(size, dtype=bool)
     seen[keys] = True
     distinct = np.flatnonzero(seen)
-    place = np.zeros(size, dtype=np.int64)
-    place[distinct] = np.arange(len(distinct))
-    return distinct, place[keys]
+    index = np.zeros(size, dtype=np.int64)
+    index[distinct] = np.arange(len(distinct))
+    return distinct, index[keys]
 
 
 def embed_prompts(embedder: TextEmbedder, corpus: Corpus, rows: Rows) -> tuple[F32, I64]:
@@ -45,8 +45,8 @@ def embed_prompts(embedder: TextEmbedder, corpus: Corpus, rows: Rows) -> tuple[F
     Returns:
         Vectors, float32 (n_distinct, dim), and int64 (n,): the vector of each row.
     """
-    distinct, place = _distinct(rows.astype(np.int64), corpus.n_prompts)
-    return embedder.embed([corpus.prompts[row] for row in distinct.tolist()]), place
+    distinct, index = _distinct(rows.astype(np.int64), corpus.n_prompts)
+    return embedder.embed([corpus.prompts[row] for row in distinct.tolist()]), index
 
 
 def embed_responses(
@@ -58,7 +58,7 @@ def embed_responses(
         Vectors, float32 (n_distinct, dim), and int64 (n,): the vector of each entry.
     """
     width = corpus.n_responses
-    distinct, place = _distinct(prompts.astype(np.int64) * width + responses, corpus.n_prompts * width)
+    distinct, index = _distinct(prompts.astype(np.int64) * width + responses, corpus.n_prompts * width)
     texts: list[str] = []
     current, prompt, row = -1, "", []
     for key in distinct.tolist():
@@ -66,7 +66,7 @@ def embed_responses(
             current = key // width
             prompt, row = corpus.prompts[current], list(corpus.responses[current])
         texts.append(f"{prompt}\n\n{row[key % width]}" if with_prompt else row[key % width])
-    return embedder.embed(texts), place
+    return embedder.embed(texts), index
 
 
 def _sides(histories: Histories, embedding: UserEmbedding) -> tuple[npt.NDArray[np.uint8], F32]:
@@ -84,12 +84,12 @@ class PairVectors:
 
     Attributes:
         units: float32 (n_distinct, dim), the vectors of the distinct interactions, at unit length.
-        place: int64 (n,): the vector of each row of the histories.
+        index: int64 (n,): the vector of each row of the histories.
         mean: float32 (dim,), the mean over all rows before they got unit length; zero if there are none.
     """
 
     units: F32
-    place: I64
+    index: I64
     mean: F32
 
     @classmethod
@@ -100,11 +100,11 @@ class PairVectors:
         keys = histories.prompt.astype(np.int64)
         for side in range(n_sides):
             keys = keys * width + columns[:, side]
-        distinct, first, place = np.unique(keys, return_index=True, return_inverse=True)
+        distinct, first, index = np.unique(keys, return_index=True, return_inverse=True)
         prompts = np.repeat(histories.prompt[first], n_sides)
         texts, where = embed_responses(embedder, histories.corpus, prompts, columns[first].ravel(), with_prompt=True)
         sides = where.reshape(len(distinct), n_sides)
-        uses = np.bincount(place, minlength=len(distinct)).astype(np.float64)
+        uses = np.bincount(index, minlength=len(distinct)).astype(np.float64)
         units = np.empty((len(distinct), embedder.dim), dtype=np.float32)
         total = np.zeros(embedder.dim)
         for start in range(0, len(distinct), _PAIR_BLOCK):
@@ -112,21 +112,21 @@ class PairVectors:
             vectors = np.asarray(sum(sign * texts[sides[block, side]] for side, sign in enumerate(signs)))
             total += uses[block] @ vectors
             units[block] = unit_rows(vectors)
-        return cls(units, place, (total / max(1, len(histories))).astype(np.float32))
+        return cls(units, index, (total / max(1, len(histories))).astype(np.float32))
 
 
 def first_pairs(histories: Histories, n: int | None) -> Histories:
     """Return the histories with the first n interactions of each user; all of them if n is None."""
     if n is None:
         return histories
-    kept = np.arange(len(histories)) - histories.offsets[histories.user] < n
+    mask = np.arange(len(histories)) - histories.offsets[histories.user] < n
     return Histories(
         histories.corpus,
         histories.n_users,
-        histories.user[kept],
-        histories.prompt[kept],
-        histories.chosen[kept],
-        histories.rejected[kept],
+        histories.user[mask],
+        histories.prompt[mask],
+        histories.chosen[mask],
+        histories.rejected[mask],
     )
 
 
@@ -157,7 +157,7 @@ class UserSums:
         n = len(histories)
         columns, signs = _sides(histories, embedding)
         n_sides = len(signs)
-        vectors, place = embed_responses(
+        vectors, index = embed_responses(
             embedder,
             histories.corpus,
             np.repeat(histories.prompt, n_sides),
@@ -168,7 +168,7 @@ class UserSums:
         if n == 0:
             return cls(np.zeros((histories.n_users, embedder.dim), dtype=np.float32), counts)
         rows = csr_array(
-            (np.tile(signs, n), place, n_sides * histories.offsets), shape=(histories.n_users, len(vectors))
+            (np.tile(signs, n), index, n_sides * histories.offsets), shape=(histories.n_users, len(vectors))
         )
         return cls(np.asarray(rows @ vectors, dtype=np.float32), counts)
 
@@ -205,18 +205,20 @@ def score_candidates(embedder: TextEmbedder, vectors: F32, queries: Queries) -> 
     """
     corpus, width = queries.corpus, queries.corpus.n_responses
     result = np.zeros((len(queries), width), dtype=np.float32)
-    asked, place = _distinct(queries.prompt.astype(np.int64), corpus.n_prompts)
-    candidates, _ = embed_responses(embedder, corpus, np.repeat(asked, width), np.tile(np.arange(width), len(asked)))
+    query_prompts, index = _distinct(queries.prompt.astype(np.int64), corpus.n_prompts)
+    candidates, _ = embed_responses(
+        embedder, corpus, np.repeat(query_prompts, width), np.tile(np.arange(width), len(query_prompts))
+    )
     users = unit_rows(vectors).astype(np.float64)
     asking = queries.user if len(vectors) > 1 else np.zeros(len(queries), dtype=np.int32)
-    order = np.argsort(place, kind="stable")
-    bounds = np.searchsorted(place[order], np.arange(len(asked) + 1))
-    dense = 4 * len(queries) >= len(vectors) * len(asked)
+    order = np.argsort(index, kind="stable")
+    bounds = np.searchsorted(index[order], np.arange(len(query_prompts) + 1))
+    dense = 4 * len(queries) >= len(vectors) * len(query_prompts)
     step = _PROMPT_BLOCK if dense else 1  # a wide product is wasted where few users share a prompt
-    for start in range(0, len(asked), step):
-        stop = min(start + step, len(asked))
+    for start in range(0, len(query_prompts), step):
+        stop = min(start + step, len(query_prompts))
         rows = order[bounds[start] : bounds[stop]]
         present, who = np.unique(asking[rows], return_inverse=True)
         block = users[present] @ candidates[start * width : stop * width].astype(np.float64).T
-        result[rows] = block.reshape(len(present), stop - start, width)[who, place[rows] - start]
+        result[rows] = block.reshape(len(present), stop - start, width)[who, index[rows] - start]
     return result
