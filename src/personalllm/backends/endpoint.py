@@ -5,40 +5,22 @@ The key is read from the environment when a request is made. It is never stored,
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import json
 import os
 import re
-import ssl
 import time
-from collections.abc import Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
+from personalllm.backends.transport import back_off, http_client
 from personalllm.core.errors import MissingExtra, OfflineError, ParameterError, PersonalLLMError, RunError, UserError
 from personalllm.core.storage import offline
 
-if TYPE_CHECKING:
-    import httpx
-
-__all__ = [
-    "DEFAULT_KEY",
-    "ODD",
-    "BrokenReply",
-    "Endpoint",
-    "back_off",
-    "filtered",
-    "http_client",
-    "openai_sdk",
-    "run_coroutine",
-]
-
-T = TypeVar("T")
+__all__ = ["DEFAULT_KEY", "ODD", "BrokenReply", "Endpoint", "filtered", "openai_sdk"]
 
 DEFAULT_KEY = "OPENAI_API_KEY"
 ODD = (AttributeError, LookupError, OverflowError, TypeError, ValueError)
@@ -295,38 +277,9 @@ class Endpoint:
         return key or "none"
 
 
-def http_client(timeout: float | None, *, trust_env: bool = True) -> httpx.Client:
-    """Return a new HTTP client that follows no redirect: the key must not travel to another host.
-
-    Args:
-        timeout: Maximum seconds without a sign of life; None for no limit.
-        trust_env: Whether the proxies and certificates of the environment are used.
-    """
-    import httpx
-
-    return httpx.Client(verify=_certificates(trust_env), timeout=timeout, trust_env=trust_env, follow_redirects=False)
-
-
-@lru_cache(2)
-def _certificates(trust_env: bool) -> ssl.SSLContext:  # noqa: FBT001
-    """Return the certificates to check servers with; reading them takes longer than a request to this machine."""
-    import httpx
-
-    return httpx.create_ssl_context(trust_env=trust_env)
-
-
 def _may_pass(status: int) -> bool:
     """Tell whether another try may succeed; 501 says that the server will never do this."""
     return (status >= 500 and status != 501) or status in _TRANSIENT
-
-
-def back_off(attempt: int) -> float:
-    """Return the seconds to wait after try number `attempt` (from 0): 0.5 s, doubled each time, at most 8 s.
-
-    >>> [back_off(attempt) for attempt in (0, 1, 10)]
-    [0.5, 1.0, 8.0]
-    """
-    return float(min(8.0, 0.5 * 2.0 ** min(attempt, 10)))
 
 
 def openai_sdk() -> Any:
@@ -342,16 +295,6 @@ def openai_sdk() -> Any:
             raise
         raise MissingExtra("openai", "openai") from None
     return openai
-
-
-def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, also from inside a running event loop (a notebook)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, coroutine).result()
 
 
 def filtered(error: Exception) -> bool:

@@ -91,9 +91,9 @@ def build_llm(
             `vllm:MODEL` for vLLM in this process, or `module:factory` for your own (called without arguments).
         base_url: Address of the server for `openai:MODEL`; `$OPENAI_BASE_URL` if None.
         stream: Whether a server's replies are received piece by piece.
-        context_length: Most tokens of prompt and reply together; asked of a server or of vLLM, 4096 for a local model,
-            if None.
-        concurrency: Most requests under way at once: of a server (8 if None), or the local model's workers.
+        context_length: Maximum tokens of prompt and reply together; if None, as the server or vLLM reports, 4096
+            for a local model.
+        concurrency: Maximum requests under way at once: of a server (8 if None), or the local model's workers.
         revision: What fixes the weights of a server or of vLLM, for the identity.
         options: Time limits, rate limits and the key of a server; without effect on other models.
         cache: Whether replies are kept in, and taken from, the folder `replies` of the cache. Set it to False for a
@@ -105,14 +105,29 @@ def build_llm(
         UserError: If no address was given for a server, or a server's settings for another model.
         PluginError: If a plugin or your own does not load, or makes no chat model.
     """
-    from personalllm.backends.llm import CachedChatModel, LocalChatModel, VLLMChatModel
+    from personalllm.backends.llm import (
+        CachedChatModel,
+        LocalChatModel,
+        OpenAIChatModel,
+        ServerOptions,
+        VLLMChatModel,
+    )
     from personalllm.backends.registry import CHAT_MODELS
 
     check_chat_model_name(name)
     model: ChatModel
     if name.startswith(_SERVED):
-        sizes = {"context_length": context_length, "concurrency": concurrency}
-        model = _served_llm(name, base_url, options, stream=stream, revision=revision, **sizes)
+        options = options or ServerOptions()
+        tokenizer = options.tokenizer or os.environ.get("PERSONALLLM_TOKENIZER") or None
+        model = OpenAIChatModel(
+            name.removeprefix(_SERVED),
+            base_url=_address(name, base_url),
+            context_length=context_length,
+            stream=stream,
+            concurrency=8 if concurrency is None else concurrency,
+            revision=revision,
+            options=replace(options, tokenizer=tokenizer),
+        )
         return CachedChatModel(model) if cache else model
     here = name.startswith(_OFFLINE_ENGINE)
     given = {"base_url": base_url, "stream": stream}
@@ -133,7 +148,7 @@ def build_llm(
 
 
 def check_chat_model_name(name: str) -> None:
-    """Raise unless a name may stand for a chat model; nothing is loaded, and `module:factory` is not imported.
+    """Raise unless a name can be that of a chat model; nothing is loaded, and `module:factory` is not imported.
 
     Raises:
         UserError: If it names a model of another kind.
@@ -160,31 +175,6 @@ def _refuse(settings: Sequence[str], name: str, kind: str) -> None:
     """Raise if settings were given that a model would ignore."""
     if settings:
         raise UserError(f"{', '.join(settings)} only apply to {kind}; {name!r} is none.", "Leave them out.")
-
-
-def _served_llm(
-    name: str,
-    base_url: str | None,
-    options: ServerOptions | None,
-    *,
-    stream: bool,
-    context_length: int | None,
-    concurrency: int | None,
-    revision: str | None,
-) -> ChatModel:
-    from personalllm.backends.llm import OpenAIChatModel, ServerOptions
-
-    options = options or ServerOptions()
-    tokenizer = options.tokenizer or os.environ.get("PERSONALLLM_TOKENIZER") or None
-    return OpenAIChatModel(
-        name.removeprefix(_SERVED),
-        base_url=_address(name, base_url),
-        context_length=context_length,
-        stream=stream,
-        concurrency=8 if concurrency is None else concurrency,
-        revision=revision,
-        options=replace(options, tokenizer=tokenizer),
-    )
 
 
 def _address(name: str, base_url: str | None) -> str:

@@ -38,7 +38,7 @@ class MiniLMEmbedder:
 
     Args:
         path: Folder with `model.onnx` and `tokenizer.json`; the verified files of the cache if None.
-        max_tokens: Most tokens of a text, the two special ones included; in [2, 512].
+        max_tokens: Maximum tokens of a text, the two special ones included; in [2, 512].
         threads: Texts embedded at the same time; the CPUs of this process if None.
 
     Raises:

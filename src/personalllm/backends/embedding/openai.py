@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.backends.endpoint import ODD, BrokenReply, Endpoint, back_off, openai_sdk, run_coroutine
+from personalllm.backends.endpoint import ODD, BrokenReply, Endpoint, openai_sdk
+from personalllm.backends.transport import back_off, run_coroutine
 from personalllm.core.errors import ParameterError, RunError
 from personalllm.core.storage import digest
 from personalllm.core.types import F32
@@ -27,12 +28,12 @@ class OpenAIEmbedder:
     Args:
         model: The model's name on the server.
         base_url: Address of the API, e.g. `http://127.0.0.1:8000/v1`.
-        dim: Length of a vector; learnt from the server with one short text if None.
+        dim: Length of a vector; learned from the server with one short text if None.
         revision: What fixes the weights; takes the place of the address in the identity.
-        batch: Most texts in one request, >= 1.
+        batch: Maximum texts in one request, >= 1.
         max_chars: Only the first `max_chars` characters of a text are sent, >= 1; part of the identity. All of it if
             None, and the server refuses what is too long.
-        timeout: Most seconds without a sign of life.
+        timeout: Maximum seconds without a sign of life.
         retries: Further tries after a failure that may pass.
 
     Raises:

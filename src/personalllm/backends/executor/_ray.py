@@ -66,7 +66,7 @@ def connect(address: str | None) -> Any:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError if nobody listens at `HOST:PORT`: Ray itself would wait for many minutes."""
+    """Raise OSError if nothing listens at `HOST:PORT`: Ray itself would wait for many minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), _SECONDS_TO_ANSWER).close()

@@ -58,7 +58,7 @@ def attempt(function: Callable[[Any], Any], unit: Any) -> Outcome:
         return Succeeded(function(unit))
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - raised again where the result is asked for
+    except Exception as error:  # noqa: BLE001 - raised again where the result is read
         return Failed(error, traceback.format_exc())
 
 

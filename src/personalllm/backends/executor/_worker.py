@@ -1,4 +1,4 @@
-"""A process that runs the work units it is sent, one at a time, until nobody is left to send any."""
+"""A process that runs work units one at a time, until its parent ends."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class SerialExecutor:
     """
 
     def map(self, function: Callable[[T], R], units: Sequence[T]) -> Iterator[R]:
-        """Yield `function(unit)` for each unit, in order; a unit runs when its result is asked for.
+        """Yield `function(unit)` for each unit, in order; a unit runs when its result is read.
 
         An exception of a unit carries a note with the unit's number and name.
         """

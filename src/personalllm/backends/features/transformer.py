@@ -36,7 +36,7 @@ class TransformersClassifier:
             regression.
         revision: Commit, branch or tag on the hub.
         max_tokens: Longer texts are cut, >= 2.
-        batch_size: Most texts at a time, >= 1.
+        batch_size: Maximum texts at a time, >= 1.
         device: Where torch computes, e.g. `"cpu"` or `"cuda"`.
 
     Raises:

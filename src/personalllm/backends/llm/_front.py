@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 
-from personalllm.backends.endpoint import http_client
+from personalllm.backends.transport import http_client
 
 __all__ = ["Front"]
 

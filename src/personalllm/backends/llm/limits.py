@@ -1,4 +1,4 @@
-"""How fast a server may be asked: requests and tokens in a minute."""
+"""Limit the rate of requests to a server: requests and tokens per minute."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class RateLimiter:
 
     A request that begins moves the next one away by `60 / requests_per_minute` and by `tokens * 60 / tokens_per_minute`
     seconds, whichever is more. So any 60 seconds begin at most `requests_per_minute` requests (rounded up), and at most
-    `tokens_per_minute` tokens plus those of one request. Nothing is saved up while nobody asks: a pause is not followed
-    by a burst; only a timer that rings late, by up to a twentieth of a second, is made up for. First come, first
-    served; only the first in the line has a timer, so nobody waits in a busy loop.
+    `tokens_per_minute` tokens plus those of one request. No pause is followed by a burst; only a timer that rings late,
+    by up to a twentieth of a second, is made up for. First come, first served; only the first in the queue has a timer,
+    so no request waits in a busy loop.
 
-    The line belongs to no event loop and may be used from several threads.
+    The queue belongs to no event loop and may be used from several threads.
 
     Args:
         requests_per_minute: > 0, or None for no limit.
@@ -64,7 +64,7 @@ class RateLimiter:
 
     @classmethod
     def shared(cls, key: Hashable, requests_per_minute: float | None, tokens_per_minute: float | None) -> RateLimiter:
-        """Return the limiter of this process for a key and limits: whoever asks the same model stands in one line."""
+        """Return the limiter of this process for a key and limits: all requests to the same model share one queue."""
         full = (key, requests_per_minute, tokens_per_minute)
         with _SHARED_LOCK:
             limiter = _SHARED.get(full)
@@ -77,7 +77,7 @@ class RateLimiter:
 
         Args:
             tokens: How many tokens the request may use at most, prompt and reply together.
-            waiting_since: When it was asked for first, by the clock; now if None. Who has waited and wakes a little
+            waiting_since: When it was first requested, by the clock; now if None. Who has waited and wakes a little
                 late moves the next one away from when it could have begun.
         """
         with self._lock:
@@ -90,12 +90,12 @@ class RateLimiter:
             self._wake_first()
 
     def hold(self, seconds: float) -> None:
-        """Let no request begin for some seconds: a server has said that it is asked too fast."""
+        """Let no request begin for some seconds, because a server has reported too many requests."""
         with self._lock:
             self._held = max(self._held, self._clock() + seconds)
 
     async def wait(self, tokens: float) -> None:
-        """Stand in the line and return when a request of so many tokens may begin; it counts as begun."""
+        """Wait in the queue and return when a request of so many tokens may begin; it counts as begun."""
         turn = asyncio.Event()
         entry, since = (asyncio.get_running_loop(), turn), self._clock()
         with self._lock:

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from personalllm.backends.endpoint import http_client
 from personalllm.backends.llm._base import BatchChatModel, Done, Failed, turns
 from personalllm.backends.models import model_path
+from personalllm.backends.transport import http_client
 from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError, RunError
 from personalllm.core.storage import digest, file_sha256
 from personalllm.core.types import ChatReply, ChatRequest, Message

@@ -12,15 +12,14 @@ from personalllm.backends.endpoint import (
     DEFAULT_KEY,
     BrokenReply,
     Endpoint,
-    back_off,
     filtered,
     openai_sdk,
-    run_coroutine,
 )
 from personalllm.backends.llm._base import BatchChatModel, Done, Failed, turns
 from personalllm.backends.llm._served import ELSEWHERE, complete, llama_tokens, served_length, streamed, vllm_tokens
 from personalllm.backends.llm.limits import RateLimiter
 from personalllm.backends.llm.tokenizer import ChatTokenizer
+from personalllm.backends.transport import back_off, run_coroutine
 from personalllm.core.errors import ParameterError, PersonalLLMError, RunError, UserError
 from personalllm.core.storage import canonical_json, digest
 from personalllm.core.types import ChatReply, ChatRequest, Message

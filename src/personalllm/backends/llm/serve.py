@@ -27,7 +27,7 @@ class ChatServer:
         name: Name of a registered model file (`personalllm models list`); clients ask for the model by it.
         path: A GGUF file to use instead of the registered one.
         port: Port to listen on, in [0, 65535]; 0 takes a free one.
-        context_length: Most tokens of prompt and reply together.
+        context_length: Maximum tokens of prompt and reply together.
         threads: Threads of the computation, >= 1; they change the speed, not a greedy text.
         embeddings: Serve embeddings instead of chats.
 

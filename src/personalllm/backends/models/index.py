@@ -23,6 +23,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from urllib.request import pathname2url, url2pathname
 
 from personalllm.backends.models.registry import Wheel
+from personalllm.backends.transport import back_off
 from personalllm.core.errors import OfflineError, UserError
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ def _download(client: httpx.Client, url: str, target: Path, wheel: Wheel, progre
                 raise
         else:
             return
-        time.sleep(0.5 * 2**attempt)
+        time.sleep(back_off(attempt))
 
 
 def _receive(client: httpx.Client, url: str, target: Path, wheel: Wheel, progress: Callable[[int], None]) -> None:

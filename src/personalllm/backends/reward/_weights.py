@@ -49,7 +49,7 @@ class Files:
 
     Attributes:
         folder: Where they are.
-        source: The name on the hub or the folder that was asked for.
+        source: The name on the hub or the folder, as requested.
         revision: Commit on the hub; empty for a folder of the user's.
     """
 

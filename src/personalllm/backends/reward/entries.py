@@ -80,7 +80,7 @@ class RewardEntry:
         template: How its authors put a text to it.
         head: What turns the hidden states into a score; found from the files if None.
         sign: Factor of the score.
-        dtype: Numbers that the weights are kept in unless something else is asked for.
+        dtype: Numbers that the weights are kept in unless another type is requested.
         max_tokens: Longer texts are cut; the model's own limit if None.
         parameters: Weights, in billions; 0 if not known.
         licence: As far as known; the model card decides.

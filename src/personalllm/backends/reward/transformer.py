@@ -50,7 +50,7 @@ class TransformersReward:
 
     Attributes:
         entry: A name of `REWARD_MODELS`, a folder, `owner/model` on the hub, or a `RewardEntry`.
-        batch_tokens: Most tokens of a batch, padding included, >= 1; a longer text goes alone.
+        batch_tokens: Maximum tokens of a batch, padding included, >= 1; a longer text goes alone.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`; that of the entry if None.
         device: Where torch computes; CUDA if there is one, else the CPU, if None.
         style: `"authors"`: template and sign of the model's authors; `"released"`: those of the code that scored the
@@ -102,7 +102,7 @@ class TransformersReward:
 
     @cached_property
     def model(self) -> RewardEntry:
-        """The entry, as it is in the style asked for."""
+        """The entry, as it is in the requested style."""
         entry = find_reward(self.entry)
         if self.style == "authors" or entry.released is None:
             return entry
@@ -262,8 +262,8 @@ class TransformersReward:
         """
         rows = self._encode(prompts, responses)
         cut = sum(row.length > len(row.ids) for row in rows)
-        if cut and not vars(self).get("_told"):
-            vars(self)["_told"] = True
+        if cut and not vars(self).get("_logged"):
+            vars(self)["_logged"] = True
             _log.warning(
                 "%s: %d of %d texts are longer than %d tokens and were cut on the %s; later ones are not reported.",
                 self.model.name, cut, len(rows), self._encoder.max_tokens, self.truncation,
@@ -293,7 +293,7 @@ class TransformersReward:
 
         Raises:
             AxisMismatch: If the two lists differ in length.
-            ParameterError: If padding on the left is asked of a model that is only run as a whole.
+            ParameterError: If padding on the left is requested of a model that is only run as a whole.
         """
         if side == "left" and self._network.whole:
             raise ParameterError("side", "right: this architecture is only run as a whole", side)
@@ -306,7 +306,7 @@ class TransformersReward:
 
     def _scores(self, rows: Sequence[Encoded], batch_tokens: int, side: Side, fill: int | None) -> F32:
         out = np.empty((len(rows), 1), np.float32)
-        with _threads(self.threads), _memory_told(self.model.name):
+        with _threads(self.threads), _memory_reported(self.model.name):
             for part in batches([len(row.ids) for row in rows], batch_tokens):
                 out[part, 0] = self._batch([rows[i] for i in part], side, fill)
         return out * np.float32(self.model.sign)
@@ -345,7 +345,7 @@ def _threads(n: int) -> Iterator[None]:
 
 
 @contextmanager
-def _memory_told(name: str) -> Iterator[None]:
+def _memory_reported(name: str) -> Iterator[None]:
     """Say what to do if the device has no memory left."""
     try:
         yield
