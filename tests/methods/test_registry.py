@@ -43,8 +43,9 @@ def test_lists_the_built_in_methods():
 
 
 def test_the_room_exports_what_it_says():
-    assert room.__all__ == sorted(room.__all__)
-    assert all(hasattr(room, name) for name in room.__all__)
+    classes = {method_class(name).__name__ for name in IDS}
+    assert classes <= set(room.__all__) == set(dir(room))
+    assert all(getattr(room, name) is not None for name in room.__all__)
 
 
 @pytest.mark.parametrize("name", IDS)
@@ -62,7 +63,7 @@ def test_listing_imports_no_method():
     code = (
         "import sys; from personalllm.methods import list_methods; list_methods(); "
         "print([m for m in sys.modules if m in ('scipy', 'faiss', 'torch') or m.startswith('personalllm.methods.') "
-        "and m.rpartition('.')[2] not in ('base', 'registry')])"
+        "and m.rpartition('.')[2] not in ('base', 'registry', 'saved', 'state', 'user')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -154,24 +155,25 @@ def test_unbound_backends_and_missing_tracks_say_so(make_queries):
         _ = method.embedder
     with pytest.raises(UserError, match="no chat model"):
         _ = method.llm
-    with pytest.raises(NotImplementedError, match="does not generate"):
+    with pytest.raises(NotImplementedError, match="does not ask a chat model"):
         method.messages(make_queries([0], [0], 1))
-    with pytest.raises(NotImplementedError, match="does not rank"):
+    with pytest.raises(NotImplementedError, match="does not score responses"):
         get_method("zero-shot").utilities(make_queries([0], [0], 1))
 
 
 @pytest.mark.parametrize("name", IDS)
-def test_tracks(name):
-    generates = {"icl", "lookup-icl", "meta-icl", "self-icl", "zero-shot"}
-    expected = dict.fromkeys(generates, ("generate",)) | {"rm-mixture": ("predict",)}
-    assert method_class(name).tracks() == expected.get(name, ("rank", "predict"))
-    assert Method.tracks() == ()
+def test_each_method_scores_responses_or_asks_a_chat_model(name):
+    cls, asks = method_class(name), {"icl", "lookup-icl", "meta-icl", "self-icl", "zero-shot"}
+    assert (cls.implements("utilities"), cls.implements("messages")) == (name not in asks, name in asks)
+    assert cls.implements("utilities", "messages")
+    assert cls.implements("next_query") == (name == "pref")
+    assert not Method.implements("utilities", "messages", "adapt", "fit", "no_such_hook")
 
 
 @pytest.mark.parametrize("name", [name for name in IDS if method_class(name).log_odds])
-def test_what_is_not_learnt_yet_says_which_step_is_missing(name):
+def test_what_is_not_learned_yet_says_which_step_is_missing(name):
     method = get_method(name)
-    with pytest.raises(UserError, match=r"has not learnt.*fit\(pool\)|has no reward signals. Call bind\(signals"):
+    with pytest.raises(UserError, match=r"has not learned.*fit\(pool\)|has no reward signals. Pass signals="):
         method.utilities(Queries(Corpus(["p"], [["a", "b"]]), 1, [0], [0]))
     assert not hasattr(method, "features_")
     with pytest.raises(AttributeError, match="no attribute 'colour'"):

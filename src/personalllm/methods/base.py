@@ -8,6 +8,7 @@ It sees texts, interactions and the injected backends; weights and scores are ou
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -118,6 +119,9 @@ class Method:
             the query.
         log_odds: Whether differences of utilities are log-odds, so that P(a is preferred to b) = sigmoid(utility of a -
             utility of b); without it the predict track leaves log-loss and calibration blank.
+        objective: What is maximised or minimised, in one sentence (for the card).
+        fitted_per_user: What is fitted for a new user, in one sentence.
+        cost: What that costs, in one sentence.
         extra: Optional extra of this package that it needs, e.g. `"torch"`; `all` leaves it out where that is absent.
     """
 
@@ -128,6 +132,9 @@ class Method:
     history: ClassVar[HistoryRule] = "random"
     log_odds: ClassVar[bool] = False
     extra: ClassVar[str] = ""
+    objective: ClassVar[str] = ""
+    fitted_per_user: ClassVar[str] = ""
+    cost: ClassVar[str] = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -355,6 +362,14 @@ class Method:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ParameterError(name, "an integer >= 1", value)
+
+    def check_number(self, *names: str, above_zero: bool = True) -> None:
+        """Raise `ParameterError` unless the named parameters are finite numbers > 0, or >= 0 (for `__post_init__`)."""
+        for name in names:
+            value = getattr(self, name)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+            if not number or (above_zero and value == 0):
+                raise ParameterError(name, f"a finite number {'>' if above_zero else '>='} 0", value)
 
     def check_one_of(self, name: str, allowed: Sequence[str]) -> None:
         """Raise `ParameterError` unless the named parameter is one of the allowed texts (for `__post_init__`)."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from personalllm.core.errors import ParameterError
 from personalllm.core.types import F32, Histories, Queries
 from personalllm.methods.base import Method, Need, fitting
 from personalllm.methods.parts.vectors import UserSums, score_candidates
@@ -34,10 +32,7 @@ class EmbeddingRanker(Method):
     shrinkage: float = 0.0
 
     def __post_init__(self) -> None:
-        value: object = self.shrinkage
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and 0 <= self.shrinkage < math.inf):
-            raise ParameterError("shrinkage", "a finite number >= 0", self.shrinkage)
+        self.check_number("shrinkage", above_zero=False)
 
     @classmethod
     def example_params(cls) -> dict[str, Any]:

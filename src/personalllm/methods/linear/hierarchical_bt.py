@@ -9,7 +9,7 @@ import numpy as np
 
 from personalllm.core.types import F32, F64, Queries
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.linear_method import LinearMethod, check_above_zero, moderated_scores
+from personalllm.methods.parts.linear_method import LinearMethod, moderated_scores
 from personalllm.methods.parts.logistic import Laplace, best_ridge, newton_map, newton_pooled
 from personalllm.methods.parts.low_rank import some_users
 
@@ -93,7 +93,7 @@ class HierarchicalBT(LinearMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_above_zero(self, "pseudo_users")
+        self.check_number("pseudo_users")
         self.check_positive("steps")
 
     @classmethod

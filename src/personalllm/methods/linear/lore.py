@@ -9,7 +9,7 @@ import numpy as np
 
 from personalllm.core.types import F32
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.linear_method import LinearMethod, check_above_zero
+from personalllm.methods.parts.linear_method import LinearMethod
 from personalllm.methods.parts.low_rank import (
     as_one_user,
     fit_basis,
@@ -63,7 +63,7 @@ class LoRe(LinearMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("n_basis", "rounds")
-        check_above_zero(self, "prior_strength", "ridge")
+        self.check_number("prior_strength", "ridge")
 
     @classmethod
     def example_params(cls) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from personalllm.core.types import F32, F64, I64, Corpus, Histories, Queries
 from personalllm.methods.base import Method, Need, fitting
 from personalllm.methods.parts.factors import Factors, fit_factors, held_out, held_out_loss, population
 from personalllm.methods.parts.features import FeatureMap, Pairs, text_blocks, used_responses
-from personalllm.methods.parts.linear_method import check_above_zero, moderated_scores
+from personalllm.methods.parts.linear_method import moderated_scores
 from personalllm.methods.parts.logistic import newton_map
 
 __all__ = ["MatrixFactorisation"]
@@ -71,7 +71,7 @@ class MatrixFactorisation(Method):
 
     def __post_init__(self) -> None:
         self.check_positive("n_factors", "n_features")
-        check_above_zero(self, "deviation_penalty")
+        self.check_number("deviation_penalty")
 
     @classmethod
     def example_params(cls) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from personalllm.core.types import F32, Queries
 from personalllm.methods.base import Method
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.linear_method import LinearMethod, check_above_zero, score_queries
+from personalllm.methods.parts.linear_method import LinearMethod, score_queries
 from personalllm.methods.parts.logistic import newton_pooled
 
 __all__ = ["PooledBT"]
@@ -39,7 +39,7 @@ class PooledBT(LinearMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_above_zero(self, "ridge")
+        self.check_number("ridge")
 
     @classmethod
     def example_params(cls) -> dict[str, Any]:

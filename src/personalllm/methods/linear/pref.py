@@ -9,7 +9,7 @@ import numpy as np
 
 from personalllm.core.types import F32, F64, I32, U8, Queries
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.linear_method import LinearMethod, check_above_zero
+from personalllm.methods.parts.linear_method import LinearMethod
 from personalllm.methods.parts.logistic import newton_map, sigmoid
 from personalllm.methods.parts.low_rank import fit_basis, in_basis, some_users, start_weights
 
@@ -52,7 +52,7 @@ class PReF(LinearMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("n_basis", "rounds")
-        check_above_zero(self, "ridge", "basis_ridge")
+        self.check_number("ridge", "basis_ridge")
 
     @classmethod
     def example_params(cls) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from personalllm.core.types import F32
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.linear_method import LinearMethod, check_above_zero
+from personalllm.methods.parts.linear_method import LinearMethod
 from personalllm.methods.parts.logistic import best_ridge, newton_map
 
 __all__ = ["UserBT"]
@@ -39,7 +39,7 @@ class UserBT(LinearMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ridge is not None:
-            check_above_zero(self, "ridge")
+            self.check_number("ridge")
 
     @classmethod
     def example_params(cls) -> dict[str, Any]:

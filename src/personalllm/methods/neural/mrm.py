@@ -59,8 +59,7 @@ class MRM(NeuralMethod):
         self.check_positive("n_bases", "n_steps")
         if not 0 < self.hard_share < 1:
             raise ParameterError("hard_share", "in (0, 1)", self.hard_share)
-        if not self.smoothing > 0:
-            raise ParameterError("smoothing", "> 0", self.smoothing)
+        self.check_number("smoothing")
 
     def start(self, split: Split, rng: np.random.Generator) -> dict[str, F32]:
         """Return random linear base rewards and networks that are zero at first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -68,9 +67,7 @@ class SPL(NeuralMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("n_latent")
-        for name in ("kl_weight", "guidance"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ParameterError(name, "a finite number >= 0", getattr(self, name))
+        self.check_number("kl_weight", "guidance", above_zero=False)
         flows: object = self.n_flows
         if not isinstance(flows, int) or isinstance(flows, bool) or flows < 0:
             raise ParameterError("n_flows", "an integer >= 0", flows)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from personalllm.core.errors import ParameterError
 from personalllm.core.types import F32
 from personalllm.methods.parts import latent
 from personalllm.methods.parts.neural import NeuralMethod, Split, Task, Tensor, Weights, dense, within
@@ -55,8 +53,7 @@ class VPL(NeuralMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("n_latent")
-        if not 0 <= self.kl_weight < math.inf:
-            raise ParameterError("kl_weight", "a finite number >= 0", self.kl_weight)
+        self.check_number("kl_weight", above_zero=False)
 
     def start(self, split: Split, rng: np.random.Generator) -> dict[str, F32]:
         """Return random networks whose utilities are zero at first."""

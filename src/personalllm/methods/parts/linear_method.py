@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.core.errors import ParameterError
 from personalllm.core.types import F32, F64, I64, Histories, Queries
 from personalllm.methods.base import Method, Need, fitting
 from personalllm.methods.parts.features import FeatureMap, Pairs
 
-__all__ = ["LinearMethod", "check_above_zero", "moderated_margins", "moderated_scores", "score_queries"]
+__all__ = ["LinearMethod", "moderated_margins", "moderated_scores", "score_queries"]
 
 _QUERY_BLOCK = 8_192
 _NUMBERS = 8_000_000
@@ -80,15 +78,6 @@ def moderated_margins(mean: F64, covariance: npt.NDArray[np.floating[Any]], pair
     return result
 
 
-def check_above_zero(method: Method, *names: str) -> None:
-    """Raise `ParameterError` unless the named parameters are finite numbers > 0 (for `__post_init__`)."""
-    for name in names:
-        value = getattr(method, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (number and 0 < value < math.inf):
-            raise ParameterError(name, "a finite number > 0", value)
-
-
 @dataclass
 class LinearMethod(Method):
     """Base of the learners whose utility is linear in the features of a response: u = w . x.
@@ -98,18 +87,10 @@ class LinearMethod(Method):
 
     Args:
         n_features: Principal components of the embedding, >= 1.
-
-    Class attributes:
-        objective: What is maximised or minimised, in one sentence (for the card).
-        fitted_per_user: What is fitted for a new user, in one sentence.
-        cost: What that costs, in one sentence.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"embedder"})
     log_odds: ClassVar[bool] = True
-    objective: ClassVar[str] = ""
-    fitted_per_user: ClassVar[str] = ""
-    cost: ClassVar[str] = ""
 
     n_features: int = 64
 

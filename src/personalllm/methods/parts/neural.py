@@ -124,20 +124,11 @@ class NeuralMethod(Method):
     Args:
         n_features: Principal components of the embedding, >= 1.
         max_steps: Most steps of training, >= 1.
-
-    Class attributes:
-        objective: What is maximised or minimised, in one sentence (for the card).
-        fitted_per_user: What is fitted for a new user, in one sentence.
-        cost: What that costs, in one sentence.
-        extra: The optional dependency that it cannot run without.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"embedder"})
     log_odds: ClassVar[bool] = True
     extra: ClassVar[str] = "torch"
-    objective: ClassVar[str] = ""
-    fitted_per_user: ClassVar[str] = ""
-    cost: ClassVar[str] = ""
     learning_rate: ClassVar[float] = 3e-3
     weight_decay: ClassVar[float] = 0.01
 
