@@ -13,7 +13,8 @@ from personalllm.build.recipe import Source
 from personalllm.core.errors import DataError, UserError
 from personalllm.data.cells import BadCell, Row
 from personalllm.data.files import Format, check_shards, file_part
-from personalllm.data.rows import BadRow, read_entries
+from personalllm.data.rows import read_entries
+from personalllm.data.text_rows import BadRow
 
 __all__ = ["RawPrompt", "read_source", "source_files"]
 

@@ -192,8 +192,6 @@ class Benchmark:
         >>> bench.reward_models, bench.response(0, 1), float(bench.scores[0, 1, 0])
         (('b', 'z'), 'Yes.', 4.0)
         """
-        import pyarrow as pa
-
         texts = {"prompt_id": prompt_ids, "prompt": prompts, "subset": subsets, "split": splits}
         with np.errstate(over="ignore"):
             table = np.asarray(scores, dtype=np.float32)
@@ -209,12 +207,7 @@ class Benchmark:
             )
         by_row = _rows_of_models(response_models, len(table))
         _check_lengths(texts, responses, by_row, table)
-        columns: dict[str, Any] = {key: list(values) for key, values in texts.items()}
-        for i in range(table.shape[1]):
-            columns[f"response_{i + 1}"] = [row[i] for row in responses]
-            columns[f"response_{i + 1}_model"] = [row[i] for row in by_row]
-            for b, reward_model in enumerate(reward_models):
-                columns[f"response_{i + 1}_{reward_model}"] = pa.array(np.ascontiguousarray(table[:, i, b]))
+        columns = _wide_columns(texts, responses, by_row, reward_models, table)
         log = ProblemLog()
         scan = Scan([Part(Path(name), "memory", table=columns)], log)
         benchmark = benchmark_from_scan(name, scan, metadata or {})
@@ -304,6 +297,25 @@ def _rows_of_models(models: Sequence[str] | Sequence[Sequence[str]], n_prompts: 
     if len(names) == len(models):
         return [names] * n_prompts
     return [row for row in models if not isinstance(row, str)]
+
+
+def _wide_columns(
+    texts: Mapping[str, Sequence[str]],
+    responses: Sequence[Sequence[str]],
+    models: Sequence[Sequence[str]],
+    reward_models: Sequence[str],
+    table: F32,
+) -> dict[str, Any]:
+    """Return the columns of the released wide schema."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {key: list(values) for key, values in texts.items()}
+    for i in range(table.shape[1]):
+        columns[f"response_{i + 1}"] = [row[i] for row in responses]
+        columns[f"response_{i + 1}_model"] = [row[i] for row in models]
+        for b, reward_model in enumerate(reward_models):
+            columns[f"response_{i + 1}_{reward_model}"] = pa.array(np.ascontiguousarray(table[:, i, b]))
+    return columns
 
 
 def _check_lengths(

@@ -241,7 +241,7 @@ def _plain(row: Row) -> Iterator[_Comparison]:
 def _annotated(row: Row) -> Iterator[_Comparison]:
     """Yield each annotator's comparison of an item of PandaLM."""
     instruction = row.text("instruction", numbers=True)
-    context = row.text("input", numbers=True) if row.values.get("input") else ""
+    context = "" if "input" not in row or row.cell("input") is None else row.text("input", numbers=True)
     prompt = "\n\n".join(part for part in (instruction, context) if part.strip())
     responses = (row.response("response1"), row.response("response2"))
     for annotator, verdict in judgements(row):

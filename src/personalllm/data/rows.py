@@ -5,10 +5,7 @@ This is the only reader of rows: benchmarks take whole blocks of columns, everyt
 
 from __future__ import annotations
 
-import csv
 import gzip
-import io
-import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,19 +13,18 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from personalllm.core.errors import DataError, ParameterError
 from personalllm.core.types import JSON
 from personalllm.data.cells import Row
 from personalllm.data.files import Part, find_parts
 from personalllm.data.memory import table_part
+from personalllm.data.text_rows import COPY_AGAIN, BadRow, Unreadable, csv_header, text_rows
 
 __all__ = [
-    "BadRow",
     "Block",
     "Column",
-    "Unreadable",
     "match_names",
     "parts_of",
     "read_blocks",
@@ -40,48 +36,6 @@ __all__ = [
 Column: TypeAlias = Any  # a pyarrow array, or a list of the Python values that a text format holds
 _BLOCK_ROWS = 512
 _CUT = "the file is cut off or damaged"
-_COPY_AGAIN = "Copy or download the file again and compare its size with the original."
-_LINES = "Write one JSON object on each line, or one array of objects."
-_DELIMITERS = ",;\t|"
-
-
-class Unreadable(DataError):
-    """A file cannot be read to its end, or not at all.
-
-    Args:
-        kind: Kind of the problem, see `Problem.kind`.
-        message: What is wrong, without the name of the file.
-        remedy: How to fix it.
-    """
-
-    def __init__(self, kind: str, message: str, remedy: str) -> None:
-        super().__init__(message, remedy)
-        self.kind = kind
-
-    def __reduce__(self) -> tuple[type[Unreadable], tuple[str, str, str]]:
-        return type(self), (self.kind, self.message, self.remedy)
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that cannot be used.
-
-    Attributes:
-        source: The file, or the name of the table in memory.
-        place: Where the row is, e.g. `"line 3"`.
-        kind: Kind of the problem, see `Problem.kind`.
-        reason: What is wrong.
-        remedy: How to fix it.
-    """
-
-    source: str
-    place: str
-    kind: str
-    reason: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.source}, {self.place}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,11 +216,7 @@ def read_names(part: Part) -> list[str]:
         if part.format in ("parquet", "arrow"):
             with _open_arrow(part) as (schema, _):
                 return list(schema.names)
-        with _open_text(part.path) as stream:
-            if part.format == "csv":
-                reader = csv.reader(stream, delimiter=_delimiter(stream), strict=True)
-                return next(reader, [])
-        return _json_names(part)
+        return csv_header(part.path) if part.format == "csv" else _json_names(part)
 
 
 def _json_names(part: Part) -> list[str]:
@@ -285,34 +235,18 @@ def _json_names(part: Part) -> list[str]:
     return list(names)
 
 
-def read_blocks(
-    part: Part, wanted: Callable[[str], bool] | None = None, renames: Mapping[str, str] | None = None
-) -> Iterator[Block]:
+def read_blocks(part: Part, wanted: Callable[[str], bool] = lambda _: True) -> Iterator[Block]:
     """Yield the rows of a part in order, in blocks of at most 512.
 
     Args:
         part: The file or table.
-        wanted: True for names of columns to read, as the source calls them; None reads all. Ignored for JSON.
-        renames: The columns of the source that get another name.
+        wanted: True for names of columns to read, as the source calls them. Ignored for text formats.
 
     Raises:
         Unreadable: If the file is cut off, damaged or not of its format.
     """
     with _reading(part):
-        if part.format == "memory" or part.format in ("parquet", "arrow"):
-            blocks = _column_blocks(part, wanted or (lambda _: True))
-        else:
-            blocks = _text_blocks(part)
-        for block in blocks:
-            yield _renamed(block, renames) if renames else block
-
-
-def _renamed(block: Block, renames: Mapping[str, str]) -> Block:
-    if isinstance(block.values, Mapping):
-        values: Any = {renames.get(name, name): column for name, column in block.values.items()}
-    else:
-        values = [{renames.get(name, name): value for name, value in row.items()} for row in block.values]
-    return Block(block.unit, block.numbers, values, block.bad)
+        yield from _text_blocks(part) if part.format in ("json", "csv") else _column_blocks(part, wanted)
 
 
 def _column_blocks(part: Part, wanted: Callable[[str], bool]) -> Iterator[Block]:
@@ -377,145 +311,27 @@ def _reading(part: Part) -> Iterator[None]:
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise Unreadable("truncated", f"{_CUT} ({error})", _COPY_AGAIN) from error
+        raise Unreadable("truncated", f"{_CUT} ({error})", COPY_AGAIN) from error
     except UnicodeDecodeError as error:
         raise Unreadable("encoding", f"the file is not UTF-8 ({error})", "Save it as UTF-8.") from error
     except (pa.ArrowException, OSError) as error:
         text = str(error).strip().rstrip(".").split("\n")[0]
-        raise Unreadable("truncated", f"{_CUT}, or not {part.format} ({text})", _COPY_AGAIN) from error
-
-
-@contextmanager
-def _open_text(path: Path) -> Iterator[IO[str]]:
-    """Open a text file, unpacked if its first bytes are those of gzip, whatever its name says."""
-    with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        binary: Any = io.BufferedReader(gzip.GzipFile(fileobj=raw, mode="rb")) if packed else raw
-        head = binary.peek(4)[:4]
-        if head == b"PAR1" or head[:2] == b"PK":
-            what = "Parquet" if head == b"PAR1" else "a ZIP archive, such as an Excel file"
-            raise Unreadable("truncated", f"the file is {what}", f"Name it so, or save it as {path.suffix[1:]}.")
-        encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        # A wrong byte becomes a lone surrogate, so that it is reported with its row and not before the first one.
-        with io.TextIOWrapper(binary, encoding=encoding, errors="surrogateescape", newline="") as stream:
-            yield stream
+        raise Unreadable("truncated", f"{_CUT}, or not {part.format} ({text})", COPY_AGAIN) from error
 
 
 def _text_blocks(part: Part) -> Iterator[Block]:
-    source = str(part.path)
-    with _open_text(part.path) as stream:
-        if part.format == "csv":
-            unit, entries = "line", _csv_rows(stream, source)
+    unit = "line"
+    numbers: list[int] = []
+    rows: list[JSON] = []
+    for unit, number, row in text_rows(part):
+        if isinstance(row, BadRow):
+            yield Block(unit, numbers, rows, row)
         else:
-            is_array = _first_character(stream) == "["
-            unit = "item" if is_array else "line"
-            entries = _json_items(stream, source) if is_array else _json_lines(stream, source)
-        numbers: list[int] = []
-        rows: list[JSON] = []
-        for number, entry in entries:
-            if isinstance(entry, BadRow):
-                yield Block(unit, numbers, rows, entry)
-            else:
-                numbers.append(number)
-                rows.append(entry)
-                if len(rows) < _BLOCK_ROWS:
-                    continue
-                yield Block(unit, numbers, rows)
-            numbers, rows = [], []
-        if rows:
+            numbers.append(number)
+            rows.append(row)
+            if len(rows) < _BLOCK_ROWS:
+                continue
             yield Block(unit, numbers, rows)
-
-
-def _delimiter(stream: IO[str]) -> str:
-    """Return the delimiter that the first line holds most often outside quotes, and go back to the start."""
-    line = stream.readline()
-    stream.seek(0)
-    bare = "".join(line.split('"')[::2])
-    return max(_DELIMITERS, key=bare.count)
-
-
-def _csv_rows(stream: IO[str], source: str) -> Iterator[tuple[int, JSON | BadRow]]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(stream, delimiter=_delimiter(stream), strict=True)
-    header = next(reader, [])
-    if reason := _wrong_bytes("".join(header)):
-        raise Unreadable("encoding", f"the header is {reason}", "Save it as UTF-8.")
-    before = reader.line_num
-    for cells in _whole_rows(reader):
-        # A cell may hold line breaks: the row is where it begins.
-        number, before = before + 1, reader.line_num
-        if not cells:
-            continue
-        reason, kind, remedy = _wrong_bytes("".join(cells)), "encoding", "Save it as UTF-8."
-        if len(cells) != len(header):
-            reason = f"{len(cells)} fields where the header has {len(header)}; it is cut off or wrongly quoted"
-            kind, remedy = "truncated", f"Quote texts with delimiters or line breaks. {_COPY_AGAIN}"
-        row = dict(zip(header, cells, strict=False))
-        yield number, BadRow(source, f"line {number}", kind, reason, remedy) if reason else row
-
-
-def _whole_rows(reader: Any) -> Iterator[list[str]]:
-    try:
-        yield from reader
-    except csv.Error as error:
-        message = f"line {reader.line_num}: {_CUT}, or wrongly quoted ({error})"
-        raise Unreadable("truncated", message, _COPY_AGAIN) from error
-
-
-def _first_character(stream: IO[str]) -> str:
-    head = stream.read(64).lstrip()
-    stream.seek(0)
-    return head[:1]
-
-
-def _json_items(stream: IO[str], source: str) -> Iterator[tuple[int, JSON | BadRow]]:
-    text = stream.read()
-    if reason := _wrong_bytes(text):
-        raise Unreadable("encoding", f"the file is {reason}", "Save it as UTF-8.")
-    try:
-        items = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Unreadable("not-json", f"the file is cut off, or not JSON ({error})", _LINES) from error
-    for number, value in enumerate(items, 1):
-        yield number, _json_object(value, source, f"item {number}")
-
-
-def _json_lines(stream: IO[str], source: str) -> Iterator[tuple[int, JSON | BadRow]]:
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
-        place = f"line {number}"
-        reason = _wrong_bytes(line)
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            if not line.endswith("\n"):
-                yield number, BadRow(source, place, "truncated", f"cut off, not JSON ({error})", _COPY_AGAIN)
-            elif not reason:
-                yield number, BadRow(source, place, "not-json", f"not JSON ({error})", _LINES)
-        else:
-            if not reason:
-                yield number, _json_object(value, source, place)
-        if reason:
-            yield number, BadRow(source, place, "encoding", reason, "Save it as UTF-8.")
-
-
-def _json_object(value: Any, source: str, place: str) -> JSON | BadRow:
-    if isinstance(value, dict):
-        return value
-    return BadRow(source, place, "not-json", f"a JSON {type(value).__name__}, not an object", _LINES)
-
-
-def _wrong_bytes(text: str) -> str:
-    """Return what is wrong with the bytes that a text was decoded from; empty if nothing is."""
-    if text.isascii():
-        return ""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        try:
-            text.encode("utf-8", "surrogateescape").decode()
-        except UnicodeDecodeError as error:
-            return f"not UTF-8 ({error.reason} at byte {error.start})"
-    return ""
+        numbers, rows = [], []
+    if rows:
+        yield Block(unit, numbers, rows)
