@@ -62,7 +62,7 @@ DEEP = b'{"prompt": ' + b"[" * 200_000 + b"\n"
         ("jsonl", "f.jsonl", plain("one", subset=" "), r"line 1: the name of its subset is empty"),
         ("csv", "f.csv", "prompt,süb\na,b\n".encode("latin-1"), r"f.csv: the header is not UTF-8 .* at byte 7"),
         ("jsonl", "f.jsonl", b"", r"Source 'jsonl f.jsonl' holds no row in 1 file\. Look whether the files"),
-        ("jsonl", "f.jsonl", gzip.compress(b""), r"holds no row in 1 file"),
+        ("jsonl", "f.jsonl", gzip.compress(b"", mtime=0), r"holds no row in 1 file"),
         ("csv", "f.csv", b"prompt,subset\n", r"holds no row in 1 file"),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_group_column_replaces_the_prompt(tmp_path, suffix):
         ("pairs.jsonl.gz", b"no gzip", "cut off, not JSON"),
         (
             "pairs.jsonl.gz",
-            gzip.compress(json.dumps(ROWS[0]).encode() * 50)[:-9],
+            gzip.compress(json.dumps(ROWS[0]).encode() * 50, mtime=0)[:-9],
             "cut off or damaged",
         ),
         ("pairs.parquet", b"PAR1", "cut off or damaged, or not parquet"),

@@ -52,9 +52,9 @@ def cells(source: Any, **options: Any) -> list[tuple[str, str]]:
 FILES: list[tuple[str, bytes]] = [
     ("a.jsonl", LINES.encode()),
     ("a.jsonl", LINES.encode("utf-8-sig")),
-    ("a.jsonl", gzip.compress(LINES.encode())),
+    ("a.jsonl", gzip.compress(LINES.encode(), mtime=0)),
     ("a.jsonl.gz", LINES.encode()),
-    ("a.jsonl.gz", gzip.compress(LINES.encode("utf-8-sig"))),
+    ("a.jsonl.gz", gzip.compress(LINES.encode("utf-8-sig"), mtime=0)),
     ("a.json", json.dumps(ROWS, indent=1).encode()),
     ("a.json", LINES.encode()),
     ("a.jsonl", LINES.encode("utf-16")),
@@ -63,7 +63,7 @@ FILES: list[tuple[str, bytes]] = [
     ("a.csv", CSV.encode("utf-16")),
     ("a.csv", 'prompt;note\nÇa va?;a, b\n"Two\nlines";"c; d"\n'.encode()),
     ("a.tsv", 'note\tprompt\na, b\tÇa va?\nc; d\t"Two\nlines"\n'.encode()),
-    ("a.csv.gz", gzip.compress(b'"prompt"|"note"\n\xc3\x87a va?|a, b\n\n"Two\nlines"|c; d\n')),
+    ("a.csv.gz", gzip.compress(b'"prompt"|"note"\n\xc3\x87a va?|a, b\n\n"Two\nlines"|c; d\n', mtime=0)),
 ]
 
 
@@ -178,9 +178,8 @@ def test_fractions_of_pandas_are_whole_numbers() -> None:
 
 
 def test_chat_messages_are_read_as_texts() -> None:
-    user, reply, other = (
-        {"role": r, "content": c} for r, c in (("user", "Hi"), ("assistant", "A"), ("assistant", "B"))
-    )
+    user = {"role": "user", "content": "Hi"}
+    reply, other = ({"role": "assistant", "content": text} for text in "AB")
     explicit = [{"user": "u", "prompt": [user], "chosen": [reply], "rejected": [other]}]
     implicit = [{"user": "u", "chosen": [user, reply], "rejected": [user, other]}]
     plain = [{"user": "u", "prompt": "Hi", "chosen": "A", "rejected": "B"}]

@@ -1,4 +1,4 @@
-"""First step: read the sources, leave out what cannot be used, draw with the seed."""
+"""Draw the prompts of a benchmark: read the sources, filter them, sample with the seed."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Prompt:
 
 
 @dataclass(slots=True)
-class _Found:
-    """A usable prompt on its way through the filters; `source` is its place in the recipe."""
+class _Candidate:
+    """A usable prompt on its way through the filters; `source` is its index in the recipe."""
 
     prompt: Prompt
     source: int
@@ -56,88 +56,93 @@ def _refusal(text: str, rule: PromptSource) -> str:
     return "damaged" if damage(text) else ""
 
 
-def _read(recipe: Recipe, files: Sequence[Sequence[Path]], counts: Counts, progress: Progress) -> list[_Found]:
+def _read(recipe: Recipe, files: Sequence[Sequence[Path]], counts: Counts, progress: Progress) -> list[_Candidate]:
     """Return the usable prompts, each once; of equal ones the first source's, there the alphabetically first subset."""
-    found: dict[str, _Found] = {}
+    candidates: dict[str, _Candidate] = {}
     sources = recipe.prompts.sources
-    for at, (source, paths) in enumerate(zip(sources, files, strict=True)):
-        progress("reading sources", at, len(sources))
+    for index, (source, paths) in enumerate(zip(sources, files, strict=True)):
+        progress("reading sources", index, len(sources))
         for raw in read_source(source, paths):
-            counts.add(at, "read")
+            counts.add(index, "read")
             refusal = _refusal(raw.text, recipe.prompts)
             if refusal:
-                counts.leave_out(at, refusal, raw)
+                counts.leave_out(index, refusal, raw)
                 continue
             key = hashlib.sha256(raw.text.encode()).hexdigest()[:12]
-            held = found.get(key)
-            if held is None:
-                found[key] = _Found(Prompt(key, raw.text, raw.subset), at, raw)
+            first = candidates.get(key)
+            if first is None:
+                candidates[key] = _Candidate(Prompt(key, raw.text, raw.subset), index, raw)
                 continue
-            if held.prompt.prompt != raw.text:
-                raise RunError(f"Two prompts have the same id {key}: {held.prompt.prompt!r} and {raw.text!r}.")
-            counts.leave_out(at, "duplicate", raw)
-            if held.source == at and raw.subset < held.prompt.subset:
-                held.prompt = Prompt(key, raw.text, raw.subset)
+            # 48 bits of a hash: two of a million prompts share an id with a probability of .002.
+            if first.prompt.prompt != raw.text:
+                raise RunError(f"Two prompts have the same id {key}: {first.prompt.prompt!r} and {raw.text!r}.")
+            counts.leave_out(index, "duplicate", raw)
+            # The order of the rows must not matter, so the subset of equal rows is the alphabetically first.
+            if first.source == index and raw.subset < first.prompt.subset:
+                first.prompt = Prompt(key, raw.text, raw.subset)
     progress("reading sources", len(sources), len(sources))
-    return sorted(found.values(), key=lambda f: (f.source, f.prompt.prompt_id))
+    return sorted(candidates.values(), key=lambda c: (c.source, c.prompt.prompt_id))
 
 
-def _in_language(found: list[_Found], rule: PromptSource, counts: Counts, progress: Progress) -> list[_Found]:
+def _in_language(
+    candidates: list[_Candidate], rule: PromptSource, counts: Counts, progress: Progress
+) -> list[_Candidate]:
     if not rule.languages:
-        return found
+        return candidates
     detect = language_detector()
-    kept = []
-    for done, one in enumerate(found, 1):
-        language, confidence = detect(one.prompt.prompt)
+    remaining = []
+    for done, candidate in enumerate(candidates, 1):
+        language, confidence = detect(candidate.prompt.prompt)
         if language and language not in rule.languages and confidence >= rule.language_confidence:
-            counts.leave_out(one.source, "other_language", one.raw)
+            counts.leave_out(candidate.source, "other_language", candidate.raw)
         else:
-            kept.append(one)
-        if done % 256 == 0 or done == len(found):
-            progress("checking languages", done, len(found))
-    return kept
+            remaining.append(candidate)
+        if done % 256 == 0 or done == len(candidates):
+            progress("checking languages", done, len(candidates))
+    return remaining
 
 
 def _distinct(
-    found: list[_Found], rule: PromptSource, embedder: TextEmbedder | None, counts: Counts, progress: Progress
-) -> list[_Found]:
+    candidates: list[_Candidate], rule: PromptSource, embedder: TextEmbedder | None, counts: Counts, progress: Progress
+) -> list[_Candidate]:
     if rule.near_duplicates is None:
-        return found
-    texts = [one.prompt.prompt for one in found]
+        return candidates
+    texts = [candidate.prompt.prompt for candidate in candidates]
     dropped = near_duplicates(
         texts, rule.near_duplicates, embedder, lambda done, total: progress("comparing prompts", done, total)
     )
-    for one, drop in zip(found, dropped, strict=True):
+    for candidate, drop in zip(candidates, dropped, strict=True):
         if drop:
-            counts.leave_out(one.source, "near_duplicate", one.raw)
-    return [one for one, drop in zip(found, dropped, strict=True) if not drop]
+            counts.leave_out(candidate.source, "near_duplicate", candidate.raw)
+    return [candidate for candidate, drop in zip(candidates, dropped, strict=True) if not drop]
 
 
-def _limited(found: list[_Found], recipe: Recipe, counts: Counts) -> list[_Found]:
-    kept: list[_Found] = []
-    for at, source in enumerate(recipe.prompts.sources):
-        members = [one for one in found if one.source == at]
+def _limited(candidates: list[_Candidate], recipe: Recipe, counts: Counts) -> list[_Candidate]:
+    remaining: list[_Candidate] = []
+    for index, source in enumerate(recipe.prompts.sources):
+        members = [candidate for candidate in candidates if candidate.source == index]
         if source.limit and len(members) > source.limit:
-            rows = generator(recipe.seed, "limit", at).permutation(len(members))
+            rows = generator(recipe.seed, "limit", index).permutation(len(members))
             for row in sorted(rows[source.limit :].tolist()):
-                counts.leave_out(at, "over_limit", members[row].raw)
+                counts.leave_out(index, "over_limit", members[row].raw)
             members = [members[row] for row in sorted(rows[: source.limit].tolist())]
-        kept += members
-    return kept
+        remaining += members
+    return remaining
 
 
-def _draw(found: Sequence[_Found], recipe: Recipe) -> list[_Found]:
-    """Return the wanted prompts in a seeded order in which every subset is spread evenly."""
-    groups: dict[str, list[_Found]] = defaultdict(list)
-    for one in sorted(found, key=lambda f: f.prompt.prompt_id):
-        groups[one.prompt.subset].append(one)
-    ranked: list[tuple[float, _Found]] = []
+def _draw(candidates: Sequence[_Candidate], recipe: Recipe) -> list[_Candidate]:
+    """Return as many prompts as the recipe asks for, in a seeded order that spreads every subset evenly."""
+    groups: dict[str, list[_Candidate]] = defaultdict(list)
+    for candidate in sorted(candidates, key=lambda c: c.prompt.prompt_id):
+        groups[candidate.prompt.subset].append(candidate)
+    ranked: list[tuple[float, _Candidate]] = []
     for subset, members in sorted(groups.items()):
         rng = generator(recipe.seed, "prompts", subset)
-        places = (rng.permutation(len(members)) + rng.random()) / len(members)
-        ranked += zip(places.tolist(), members, strict=True)
+        # Member i of n is at (rank + shift) / n of the order, so any leading part holds its share of every subset.
+        positions = (rng.permutation(len(members)) + rng.random()) / len(members)
+        ranked += zip(positions.tolist(), members, strict=True)
     ranked.sort(key=lambda pair: (pair[0], pair[1].prompt.prompt_id))
-    return [one for _, one in ranked][: recipe.prompts.wanted]
+    return [candidate for _, candidate in ranked][: recipe.prompts.wanted]
 
 
 def _nothing(title: str, done: int, total: int) -> None:
@@ -159,7 +164,7 @@ def draw_prompts(
     Args:
         recipe: What to draw.
         folder: Folder of the recipe, to which its file patterns are relative.
-        out: Working folder of the build; what stands there is read back if it is up to date.
+        out: Working folder of the build; prompts there are read back if they are up to date.
         embedder: For near-duplicates by embedding.
         progress: Called with (what is done, done, total).
 
@@ -190,7 +195,7 @@ def _key(recipe: Recipe, named: list[list[JSON]], embedder: TextEmbedder | None)
 
 
 def _drawing(recipe: Recipe) -> str:
-    """Return a digest of what the recipe says about the draw."""
+    """Return a digest of the settings of the draw."""
     return digest({"seed": recipe.seed, "prompts": recipe.drawing}, 32)
 
 
@@ -216,24 +221,24 @@ def _draw_from(
     progress: Progress,
 ) -> list[Prompt]:
     rule = recipe.prompts
-    found = _read(recipe, files, counts, progress)
-    found = _in_language(found, rule, counts, progress)
-    found = _distinct(found, rule, embedder, counts, progress)
-    found = _limited(found, recipe, counts)
-    if len(found) < rule.wanted:
+    candidates = _read(recipe, files, counts, progress)
+    candidates = _in_language(candidates, rule, counts, progress)
+    candidates = _distinct(candidates, rule, embedder, counts, progress)
+    candidates = _limited(candidates, recipe, counts)
+    if len(candidates) < rule.wanted:
         raise _TooFew(
-            f"The sources hold {len(found)} usable prompts, the recipe asks for {rule.wanted}"
+            f"The sources hold {len(candidates)} usable prompts, the recipe asks for {rule.wanted}"
             f"{_what_was_dropped(counts.tables())}.",
             "Add prompts, or lower train, test or spare.",
         )
-    chosen = _draw(found, recipe)
-    drawn = {one.prompt.prompt_id for one in chosen}
-    for one in found:
-        if one.prompt.prompt_id in drawn:
-            counts.add(one.source, "drawn")
+    chosen = _draw(candidates, recipe)
+    drawn = {candidate.prompt.prompt_id for candidate in chosen}
+    for candidate in candidates:
+        if candidate.prompt.prompt_id in drawn:
+            counts.add(candidate.source, "drawn")
         else:
-            counts.leave_out(one.source, "not_drawn", one.raw)
-    return [one.prompt for one in chosen]
+            counts.leave_out(candidate.source, "not_drawn", candidate.raw)
+    return [candidate.prompt for candidate in chosen]
 
 
 class _TooFew(UserError):
@@ -242,8 +247,8 @@ class _TooFew(UserError):
 
 def _what_was_dropped(counts: Iterable[SourceCounts]) -> str:
     totals: Counter[str] = Counter()
-    for one in counts:
-        totals.update({name: n for name, n in asdict(one).items() if name != "name"})
+    for source in counts:
+        totals.update({name: n for name, n in asdict(source).items() if name != "name"})
     dropped = [f"{n:,} {name.replace('_', ' ')}" for name, n in totals.items() if n and name != "read"]
     return f" ({totals['read']:,} read; {', '.join(dropped)})" if dropped else ""
 
@@ -258,7 +263,7 @@ def gather_prompts(
 ) -> list[Prompt]:
     """Draw the recipe's prompts and write them to `out/prompts.jsonl`, the counts to `out/prompts.json`.
 
-    Each row that is left out stands in `out/left_out.jsonl` with its file, its line, the reason and the beginning of
+    Each row that is left out is listed in `out/left_out.jsonl` with its file, its line, the reason and the beginning of
     its text; also where the sources hold too few prompts.
 
     If neither the recipe's draw nor a source file changed since the last time, the files are read back.
@@ -291,24 +296,16 @@ def gather_prompts(
         raise UserError(error.message, f"{error.remedy} What was left out, row by row: {left_out}") from None
     counts.write_left_out(left_out, folder)
     with atomic_path(target) as temporary:
-        lines = (json.dumps({"prompt_id": p.prompt_id, "prompt": p.prompt, "subset": p.subset}) for p in chosen)
+        lines = (json.dumps(asdict(prompt)) for prompt in chosen)
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         sha256 = file_sha256(temporary)
     sources = [
         asdict(count) | {"reader": source.reader, "licence": source.licence, "files": paths}
         for count, source, paths in zip(counts.tables(), recipe.prompts.sources, named, strict=True)
     ]
-    write_json(
-        out / "prompts.json",
-        {
-            "key": key,
-            "drawing": _drawing(recipe),
-            "sha256": sha256,
-            "filters": _filters(recipe, _vectors(recipe, embedder)),
-            "sources": sources,
-            "packages": package_versions(_packages(recipe)),
-        },
-    )
+    record = {"key": key, "drawing": _drawing(recipe), "sha256": sha256, "sources": sources}
+    record |= {"filters": _filters(recipe, _vectors(recipe, embedder)), "packages": package_versions(_packages(recipe))}
+    write_json(out / "prompts.json", record)
     return chosen
 
 
@@ -318,16 +315,16 @@ def _shown(path: Path, folder: Path) -> str:
 
 def _filters(recipe: Recipe, vectors: str | None) -> JSON:
     rule = recipe.prompts
-    found: dict[str, Any] = {"characters": [rule.min_characters, rule.max_characters]}
+    filters: dict[str, Any] = {"characters": [rule.min_characters, rule.max_characters]}
     if rule.languages:
-        found["languages"] = {"kept": list(rule.languages), "confidence": rule.language_confidence}
-    if rule.near_duplicates is not None:
-        found["near_duplicates"] = {"method": rule.near_duplicates.method, "threshold": rule.near_duplicates.threshold}
-        if rule.near_duplicates.method == "minhash":
-            found["near_duplicates"]["permutations"] = rule.near_duplicates.permutations
-        else:
-            found["near_duplicates"] |= {"embedder": rule.near_duplicates.embedder, "identity": vectors}
-    return found
+        filters["languages"] = {"kept": list(rule.languages), "confidence": rule.language_confidence}
+    near = rule.near_duplicates
+    if near is not None:
+        detail: JSON = {"permutations": near.permutations}
+        if near.method != "minhash":
+            detail = {"embedder": near.embedder, "identity": vectors}
+        filters["near_duplicates"] = {"method": near.method, "threshold": near.threshold, **detail}
+    return filters
 
 
 def _packages(recipe: Recipe) -> list[str]:
@@ -364,7 +361,7 @@ def read_prompts(out: Path, recipe: Recipe | None = None) -> list[Prompt]:
 
 
 def read_record(out: Path) -> JSON:
-    """Read what `gather_prompts` noted beside the prompts: counts, files, filters; empty if there is nothing."""
+    """Read the record that `gather_prompts` wrote: counts, files, filters; empty if there is none."""
     path = out / "prompts.json"
     if not path.is_file():
         return {}

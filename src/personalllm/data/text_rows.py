@@ -1,4 +1,4 @@
-"""Read the rows of text files: CSV with any delimiter, JSON lines and JSON arrays, also gzipped, with or without BOM."""
+"""Read the rows of text files: CSV with any delimiter, JSON lines and JSON arrays, also gzipped."""
 
 from __future__ import annotations
 
