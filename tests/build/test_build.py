@@ -218,10 +218,10 @@ def test_bad_recipes(folder, change, message):
         gather_prompts(Recipe.read(folder / "recipe.toml"), folder, folder / "out")
 
 
-@pytest.mark.parametrize("line", ["{", '{"subset": "x"}', "[]", '{"prompt": 3, "subset": "x"}'])
+@pytest.mark.parametrize("line", ["{", '{"subset": "x"}', "[1]", '{"prompt": 3, "subset": "x"}'])
 def test_a_bad_prompt_line_is_named(folder, line):
     (folder / "q.jsonl").write_text(line + "\n")
-    with pytest.raises(UserError, match=r"q\.jsonl, line 1"):
+    with pytest.raises(UserError, match=r"q\.jsonl, (line|item) 1"):
         gather_prompts(Recipe.read(folder / "recipe.toml"), folder, folder / "out")
 
 

@@ -323,4 +323,4 @@ def test_a_user_error_ends_with_status_2_and_its_remedy(folder, monkeypatch, cap
     assert ended.value.code == 2
     errors = capsys.readouterr().err
     assert re.search(r"error: 1 row cannot be read as jsonl:\n  - .*p.jsonl, line 1: not JSON", errors)
-    assert "Mend or remove them" in errors
+    assert "Fix or remove them" in errors

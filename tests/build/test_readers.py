@@ -157,7 +157,12 @@ OTHER = [
     ("alpacaeval", "f.json", b"[1", r"f.json: the file is cut off, or not JSON"),
     ("alpacaeval", "f.json", b"[1]", r"f.json, item 1: a JSON int, not an object"),
     ("alpacaeval", "f.json", b'["\xff"]', r"f.json: the file is not UTF-8"),
-    ("jsonl", "f.jsonl.gz", gzip.compress(lines(GOOD) * 2000, mtime=0)[:-30], r"f.jsonl.gz: the file is cut off or damaged"),
+    (
+        "jsonl",
+        "f.jsonl.gz",
+        gzip.compress(lines(GOOD) * 2000, mtime=0)[:-30],
+        r"f.jsonl.gz: the file is cut off or damaged",
+    ),
     ("parquet", "f.parquet", b"", r"f.parquet: the file is cut off or damaged, or not parquet"),
 ]
 

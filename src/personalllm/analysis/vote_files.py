@@ -122,7 +122,7 @@ def _add_row(ballot: _Ballot, row: Row) -> None:
                 "Keep one vote of each voter for each prompt.",
             )
         if voter:
-            ballot.voters[key] = row.place
+            ballot.voters[key] = row.location
     if not option and not weight:
         raise row.bad("neither an option nor a vote", "Remove the row.")
     ballot.add(prompt, option, weight, row.optional("text"))

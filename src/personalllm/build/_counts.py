@@ -72,7 +72,7 @@ class Counts:
         self.add(source, why)
         text = " ".join(raw.text[: 2 * _SHOWN].split())
         short = text if len(text) <= _SHOWN and len(raw.text) <= 2 * _SHOWN else f"{text[:_SHOWN].rstrip()} ..."
-        self._left_out.append((raw.path, raw.place, why, short))
+        self._left_out.append((raw.path, raw.location, why, short))
 
     def tables(self) -> list[SourceCounts]:
         """Return the counts of each source."""

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words: the place, what was found there, and what may have been meant."""
+"""Describe what is wrong with a recipe: where, what is there, and what may have been intended."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ _PATTERNS = {
 }
 _SECRET = ("api_key_env", "base_url")
 
-Place = tuple[int | str, ...]
+Location = tuple[int | str, ...]
 
 
 def hint(name: str, known: Iterable[str]) -> str:
@@ -86,24 +86,26 @@ def explain(error: ValidationError, data: Mapping[str, Any], recipe: type[BaseMo
     """Return a sentence or two for each thing that is wrong.
 
     Args:
-        error: What the recipe's class found.
-        data: What the file holds.
+        error: The errors of the recipe's class.
+        data: The content of the file.
         recipe: The recipe's class, for the names of its keys.
     """
-    found: dict[str, None] = {}
+    sentences: dict[str, None] = {}
     errors = error.errors(include_url=False)
-    places = [one["loc"] for one in errors]
-    for one in errors:
-        if one["type"] == "too_short" and any(one["loc"] == place[: len(one["loc"])] != place for place in places):
+    locations = [detail["loc"] for detail in errors]
+    for detail in errors:
+        if detail["type"] == "too_short" and any(
+            detail["loc"] == other[: len(detail["loc"])] != other for other in locations
+        ):
             continue  # what is wrong inside is not counted
-        loc = tuple(part for part in one["loc"] if part != "[key]")
-        where = _place(loc, data)
-        words = _sentence(one["type"], loc, one, recipe)
-        found[f"{where}: {words}" if where else words] = None
-    return list(found)
+        loc = tuple(part for part in detail["loc"] if part != "[key]")
+        where = _where(loc, data)
+        words = _sentence(detail["type"], loc, detail, recipe)
+        sentences[f"{where}: {words}" if where else words] = None
+    return list(sentences)
 
 
-def _place(loc: Place, data: Mapping[str, Any]) -> str:
+def _where(loc: Location, data: Mapping[str, Any]) -> str:
     """Return where something stands: `source 1`, `response model 2 ('kind')`, `prompts`, or nothing for the top."""
     if loc[:2] == ("prompts", "source") and len(loc) > 2 and isinstance(loc[2], int):
         return f"source {loc[2] + 1}"
@@ -117,15 +119,19 @@ def _place(loc: Place, data: Mapping[str, Any]) -> str:
     return "prompts" if loc[:1] == ("prompts",) and (len(loc) > 1 or "prompts" in data) else ""
 
 
-def _sentence(kind: str, loc: Place, one: Any, recipe: type[BaseModel]) -> str:
-    key, given = _key(loc), one.get("input")
+def _sentence(kind: str, loc: Location, detail: Any, recipe: type[BaseModel]) -> str:
+    key, given = _key(loc), detail.get("input")
     special: dict[str, Callable[[], str]] = {
         "missing": lambda: f"the key {key!r} is missing",
         "extra_forbidden": lambda: _unknown_key(key, loc, recipe),
         "literal_error": lambda: _not_one_of(key, loc, given, recipe),
-        "value_error": lambda: str(one["ctx"]["error"]),
-        "too_short": lambda: f"{key!r} needs {one['ctx']['min_length']} or more, got {one['ctx']['actual_length']}",
-        "too_long": lambda: f"{key!r} takes at most {one['ctx']['max_length']}, got {one['ctx']['actual_length']}",
+        "value_error": lambda: str(detail["ctx"]["error"]),
+        "too_short": lambda: (
+            f"{key!r} needs {detail['ctx']['min_length']} or more, got {detail['ctx']['actual_length']}"
+        ),
+        "too_long": lambda: (
+            f"{key!r} takes at most {detail['ctx']['max_length']}, got {detail['ctx']['actual_length']}"
+        ),
         "string_too_short": lambda: f"{key!r} must not be empty",
     }
     if loc[:1] == ("reward_ensemble",) and kind != "missing":
@@ -135,16 +141,16 @@ def _sentence(kind: str, loc: Place, one: Any, recipe: type[BaseModel]) -> str:
     shown = "" if key in _SECRET else f", got {given!r}"
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        return f"{key!r} must be {words.format(format(one['ctx'][bound], 'g'))}{shown}"
+        return f"{key!r} must be {words.format(format(detail['ctx'][bound], 'g'))}{shown}"
     if kind in _KINDS:
         what = "a number such as 0.8, or a table" if key == "near_duplicates" else _KINDS[kind]
         return f"{key!r} must be {what}{shown}"
     if kind == "string_pattern_mismatch" and key in _PATTERNS:
         return f"{key!r} must be {_PATTERNS[key]}{shown}"
-    return f"{key!r}: {one['msg'][:1].lower()}{one['msg'][1:]}"
+    return f"{key!r}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
 
 
-def _key(loc: Place) -> str:
+def _key(loc: Location) -> str:
     """Return the last name in a place; an index in a list belongs to the list's name."""
     names = [part for part in loc if isinstance(part, str)]
     return names[-1] if names else "the recipe"
@@ -166,14 +172,14 @@ def _inner(model: type[BaseModel], field: str) -> type[BaseModel]:
     """Return the class of the tables below a field."""
     waiting: list[Any] = [model.model_fields[field].annotation]
     while waiting:
-        found = waiting.pop()
-        if isinstance(found, type) and issubclass(found, BaseModel):
-            return found
-        waiting += get_args(found)
+        sentences = waiting.pop()
+        if isinstance(sentences, type) and issubclass(sentences, BaseModel):
+            return sentences
+        waiting += get_args(sentences)
     raise TypeError(f"{field} holds no table")
 
 
-def _unknown_key(key: str, loc: Place, recipe: type[BaseModel]) -> str:
+def _unknown_key(key: str, loc: Location, recipe: type[BaseModel]) -> str:
     sections = _sections(recipe)
     here = {
         ("prompts",): "[prompts]",
@@ -187,7 +193,7 @@ def _unknown_key(key: str, loc: Place, recipe: type[BaseModel]) -> str:
     return f"there is no key {key!r}. {hint(key, sections[here])}"
 
 
-def _not_one_of(key: str, loc: Place, given: object, recipe: type[BaseModel]) -> str:
+def _not_one_of(key: str, loc: Location, given: object, recipe: type[BaseModel]) -> str:
     prompts = _inner(recipe, "prompts")
     source = _inner(prompts, "source")
     if "columns" in loc:

@@ -24,7 +24,7 @@ class ModelAnswers:
         aside: Why the model was set aside; empty if it was not.
         example: What the last failure said; empty if there was none.
         unreachable: Whether nobody listened at its address.
-        remedy: How the last failure is mended; empty if there was none.
+        remedy: How to fix the last failure; empty if there was none.
         cut: Usable responses that `max_tokens` cut.
     """
 
@@ -99,9 +99,9 @@ class RespondReport:
         n = self.failed + self.given_up + self.usable
         failing = [model for model in self.models if model.failed]
         if all(model.unreachable for model in failing):
-            said = " ".join(dict.fromkeys(model.example for model in failing))
+            examples = " ".join(dict.fromkeys(model.example for model in failing))
             return RunError(
-                f"{said} {self.failed} of {n} responses are missing.",
+                f"{examples} {self.failed} of {n} responses are missing.",
                 f"{failing[0].remedy} Then run the same command again: only these are asked for.",
             )
         which = "; ".join(f"{m}. {m.example}".rstrip(". ") for m in self.models if m.failed)

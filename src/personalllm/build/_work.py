@@ -173,7 +173,7 @@ class Work:
         did in this run, or when very many requests fail in a row.
 
         Raises:
-            UserError: If a setting is wrong and the model has never answered: mend it before anything else.
+            UserError: If a setting is wrong and the model has never answered: it must be fixed first.
         """
         if isinstance(error, UserError) and not self._tries:
             raise error

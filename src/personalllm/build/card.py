@@ -155,12 +155,12 @@ def _characters(benchmark: Benchmark) -> dict[str, str]:
     """Return percentiles of the lengths of each response model's responses."""
     lengths = np.array([len(text) for text in benchmark.responses.to_pylist()], np.int64)
     writers = np.asarray(benchmark.response_model_index).reshape(-1)
-    found = {}
+    percentiles = {}
     for i, name in enumerate(benchmark.response_models):
-        mine = lengths[writers == i]
-        if len(mine):
-            found[name] = " / ".join(f"{value:,.0f}" for value in np.percentile(mine, (10, 50, 90)))
-    return found
+        of_model = lengths[writers == i]
+        if len(of_model):
+            percentiles[name] = " / ".join(f"{value:,.0f}" for value in np.percentile(of_model, (10, 50, 90)))
+    return percentiles
 
 
 def _reward_models(benchmark: Benchmark, provenance: Mapping[str, Any]) -> list[str]:

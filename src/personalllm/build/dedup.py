@@ -24,7 +24,7 @@ __all__ = ["jaccard", "near_duplicates"]
 _GRAM = 5
 _BLOCK = 1024
 _NOT_WORD = re.compile(r"[\W_]+")
-_MOST_MISSED = 1e-3
+_MISSED = 1e-3  # share of the pairs at the threshold that may share no band
 
 Progress = Callable[[int, int], None]
 
@@ -99,9 +99,10 @@ def _bands(threshold: float, permutations: int) -> tuple[int, int]:
     >>> _bands(0.8, 128)
     (25, 5)
     """
+    # Long bands first: they propose the fewest candidates, and a pair is missed with the probability bounded here.
     for rows in range(permutations, 1, -1):
         bands = permutations // rows
-        if (1 - threshold**rows) ** bands <= _MOST_MISSED:
+        if (1 - threshold**rows) ** bands <= _MISSED:
             return bands, rows
     return permutations, 1
 
@@ -129,6 +130,7 @@ def _by_minhash(texts: Sequence[str], rule: NearDuplicates, progress: Progress |
     least = _least_equal(rule.threshold, rule.permutations)
     for i, (grams, signature) in enumerate(_signatures(texts, rule.permutations)):
         hashes[i] = signature.hashvalues
+        # Signatures agree in a binomial number of hashes; six deviations below the mean, one pair in 1e9 is lost.
         candidates = np.array(index.query(signature), dtype=np.intp)
         equal = np.count_nonzero(hashes[candidates] == hashes[i], axis=1)
         for j in candidates[equal >= least].tolist():
@@ -147,17 +149,19 @@ def _by_embedding(
     texts: Sequence[str], threshold: float, embedder: TextEmbedder, progress: Progress | None
 ) -> npt.NDArray[np.bool_]:
     dropped = np.zeros(len(texts), dtype=bool)
-    kept: list[F32] = []
+    blocks: list[F32] = []
     for start in range(0, len(texts), _BLOCK):
         vectors = embedder.embed(texts[start : start + _BLOCK])
         near = np.zeros(len(vectors), dtype=bool)
-        for earlier in kept:
-            near |= (vectors @ earlier.T >= threshold).any(axis=1)
+        for block in blocks:
+            near |= (vectors @ block.T >= threshold).any(axis=1)
+        # Inside a block a text counts as near only to earlier texts that stay, as across blocks, so the size of a block
+        # has no effect; hence the loop, which reads what it has decided.
         within = np.tril(vectors @ vectors.T >= threshold, k=-1)
         for i in range(len(vectors)):
             near[i] = near[i] or bool((within[i] & ~near).any())
         dropped[start : start + len(vectors)] = near
-        kept.append(vectors[~near])
+        blocks.append(vectors[~near])
         if progress:
             progress(start + len(vectors), len(texts))
     return dropped

@@ -134,8 +134,8 @@ class Estimate:
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if known else None
+    measured = [value for value in values if value is not None]
+    return sum(measured) if measured else None
 
 
 def estimate(
@@ -161,8 +161,8 @@ def estimate(
         _of_model(model, [p for p in prompts if p.prompt_id not in lost.get(model.name, ())], have.get(model.name, {}))
         for model in recipe.response_model
     )
-    wanted = min(len(prompts), recipe.prompts.train + recipe.prompts.test)
-    return Estimate(len(prompts), models, wanted * len(models), rates or Rates(), scored)
+    n_prompts = min(len(prompts), recipe.prompts.train + recipe.prompts.test)
+    return Estimate(len(prompts), models, n_prompts * len(models), rates or Rates(), scored)
 
 
 def _of_model(model: ResponseModel, prompts: Sequence[Prompt], have: Mapping[str, Response]) -> ModelEstimate:
@@ -237,8 +237,8 @@ def note_rate(out: Path, step: str, done: int, seconds: float) -> None:
 
 def _noted(out: Path) -> dict[str, tuple[int, float]]:
     try:
-        found = json.loads((out / "rates.json").read_text(encoding="utf-8"))
-        return {step: (int(row["done"]), float(row["seconds"])) for step, row in found.items()}
+        rows = json.loads((out / "rates.json").read_text(encoding="utf-8"))
+        return {step: (int(row["done"]), float(row["seconds"])) for step, row in rows.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 

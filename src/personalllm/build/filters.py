@@ -79,9 +79,9 @@ def language_detector() -> Callable[[str], tuple[str, float]]:
     def detect(text: str) -> tuple[str, float]:
         if not any(character.isalpha() for character in text):
             return "", 0.0
-        found: list[Any] = detector.detect(" ".join(text.split()), model="lite", k=1)
-        if not found:
+        languages: list[Any] = detector.detect(" ".join(text.split()), model="lite", k=1)
+        if not languages:
             return "", 0.0
-        return str(found[0]["lang"]), min(float(found[0]["score"]), 1.0)
+        return str(languages[0]["lang"]), min(float(languages[0]["score"]), 1.0)
 
     return detect

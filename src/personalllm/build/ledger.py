@@ -43,14 +43,14 @@ class Usage:
     dollars: float | None = None
 
     def __add__(self, other: Usage) -> Usage:
-        known = self.dollars is not None and other.dollars is not None
+        priced = self.dollars is not None and other.dollars is not None
         return Usage(
             self.replies + other.replies,
             self.reused + other.reused,
             self.prompt_tokens + other.prompt_tokens,
             self.cached_tokens + other.cached_tokens,
             self.new_tokens + other.new_tokens,
-            (self.dollars or 0.0) + (other.dollars or 0.0) if known else None,
+            (self.dollars or 0.0) + (other.dollars or 0.0) if priced else None,
         )
 
     def priced(self, model: ResponseModel | None) -> Usage:
@@ -94,12 +94,12 @@ class Ledger:
 def read_ledger(recipe: Recipe, out: Path) -> Ledger:
     """Add up what all journals in a build's folder say, priced by the recipe."""
     models = {model.name: model for model in recipe.response_model}
-    found = {name: Usage() for name in models}
+    totals = {name: Usage() for name in models}
     for path in sorted((out / "responses").glob("*.jsonl")):
         name = path.stem.rpartition("-")[0]
         for usage in _lines(path):
-            found[name] = found.get(name, Usage()) + usage
-    return Ledger({name: usage.priced(models.get(name)) for name, usage in found.items()})
+            totals[name] = totals.get(name, Usage()) + usage
+    return Ledger({name: usage.priced(models.get(name)) for name, usage in totals.items()})
 
 
 def write_ledger(ledger: Ledger, out: Path) -> None:

@@ -34,12 +34,12 @@ def _response_models(
     recipe: Recipe,
     chat_models: Mapping[str, ChatModel],
     responses: Mapping[str, Mapping[str, Response]],
-    kept: Sequence[Prompt],
+    used: Sequence[Prompt],
 ) -> list[JSON]:
     models = []
     for model in recipe.response_model:
         chat = chat_models[model.chat_model]
-        drawn = [responses[model.name][p.prompt_id] for p in kept]
+        drawn = [responses[model.name][p.prompt_id] for p in used]
         models.append(
             model.deciding
             | {
@@ -54,7 +54,7 @@ def _response_models(
 
 
 def _drops(
-    recipe: Recipe, prompts: Sequence[Prompt], responses: Mapping[str, Mapping[str, Response]], kept: Sequence[Prompt]
+    recipe: Recipe, prompts: Sequence[Prompt], responses: Mapping[str, Mapping[str, Response]], used: Sequence[Prompt]
 ) -> JSON:
     """Say what became of the drawn prompts: kept, answered but not needed, or without a usable response of somebody."""
     n_complete = len(complete_prompts(prompts, responses))
@@ -65,8 +65,8 @@ def _drops(
     }
     return {
         "drawn": len(prompts),
-        "kept": len(kept),
-        "spare": n_complete - len(kept),
+        "kept": len(used),
+        "spare": n_complete - len(used),
         "without_a_response": len(prompts) - n_complete,
         "without_a_response_of": missing,
     }
@@ -74,14 +74,14 @@ def _drops(
 
 def _packages(recipe: Recipe, ensemble: RewardEnsemble) -> list[str]:
     """Name the packages that took part; a reward ensemble names its own in `packages`."""
-    found = [*_PACKAGES, *getattr(ensemble, "packages", ())]
+    packages = [*_PACKAGES, *getattr(ensemble, "packages", ())]
     for model in recipe.response_model:
         kind, colon, _ = model.chat_model.partition(":")
         if not colon:
-            found.append("xllamacpp")
+            packages.append("xllamacpp")
         elif kind in ("openai", "vllm"):
-            found.append(kind)
-    return found
+            packages.append(kind)
+    return packages
 
 
 def _provenance(
@@ -91,7 +91,7 @@ def _provenance(
     ensemble: RewardEnsemble,
     out: Path,
 ) -> JSON:
-    found: dict[str, Any] = {
+    provenance: dict[str, Any] = {
         "recipe": recipe.fingerprint,
         "seed": recipe.seed,
         "response_models": models,
@@ -100,13 +100,13 @@ def _provenance(
     }
     record = read_record(out)
     if record and record.get("sha256") == file_sha256(out / "prompts.jsonl"):
-        found["sources"] = record["sources"]
-        found["filters"] = record["filters"]
-        found["packages"] |= record["packages"]
+        provenance["sources"] = record["sources"]
+        provenance["filters"] = record["filters"]
+        provenance["packages"] |= record["packages"]
     rewards = getattr(ensemble, "provenance", None)
     if rewards:
-        found["reward_models"] = rewards
-    return found
+        provenance["reward_models"] = rewards
+    return provenance
 
 
 def pack(
@@ -127,34 +127,34 @@ def pack(
     Raises:
         UserError: If too few prompts are complete.
     """
-    wanted = recipe.prompts.train + recipe.prompts.test
+    n_prompts = recipe.prompts.train + recipe.prompts.test
     complete = complete_prompts(prompts, responses)
-    kept = complete[:wanted]
-    if len(kept) < wanted:
+    used = complete[:n_prompts]
+    if len(used) < n_prompts:
         raise UserError(
-            f"{len(kept)} prompts have a usable response of every response model, {wanted} are needed"
+            f"{len(used)} prompts have a usable response of every response model, {n_prompts} are needed"
             f"{_who_is_missing(recipe, prompts, responses)}.",
             "Run the step `build respond` to its end; then raise `spare` or `attempts`, or lower train or test.",
         )
-    texts = [[responses[m.name][p.prompt_id].text for m in recipe.response_model] for p in kept]
-    models = _response_models(recipe, chat_models, responses, kept)
+    texts = [[responses[m.name][p.prompt_id].text for m in recipe.response_model] for p in used]
+    models = _response_models(recipe, chat_models, responses, used)
     benchmark = Benchmark.from_arrays(
         name=recipe.name,
-        prompt_ids=[p.prompt_id for p in kept],
-        prompts=[p.prompt for p in kept],
-        subsets=[p.subset for p in kept],
-        splits=_splits(recipe, len(kept)),
+        prompt_ids=[p.prompt_id for p in used],
+        prompts=[p.prompt for p in used],
+        subsets=[p.subset for p in used],
+        splits=_splits(recipe, len(used)),
         responses=texts,
         response_models=[m.name for m in recipe.response_model],
         reward_models=ensemble.reward_models,
-        scores=score(kept, texts, ensemble, out),
+        scores=score(used, texts, ensemble, out),
         metadata={
             "name": recipe.name,
             "reward_ensemble": recipe.model_dump(mode="json")["reward_ensemble"],
             "reward_ensemble_identity": ensemble.identity,
             "reference_response_model": recipe.reference_response_model,
             "licence": recipe.licence,
-            "provenance": _provenance(recipe, models, _drops(recipe, prompts, responses, kept), ensemble, out),
+            "provenance": _provenance(recipe, models, _drops(recipe, prompts, responses, used), ensemble, out),
             "built_with": f"personalllm {version('personalllm')}",
         },
     )

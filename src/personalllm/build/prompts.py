@@ -210,7 +210,7 @@ def _is_current(out: Path, key: str) -> bool:
 
 
 def _files(recipe: Recipe, folder: Path) -> list[list[Path]]:
-    return [source_files(s, folder, recipe.prompts.place(at)) for at, s in enumerate(recipe.prompts.sources)]
+    return [source_files(s, folder, recipe.prompts.location(at)) for at, s in enumerate(recipe.prompts.sources)]
 
 
 def _draw_from(
@@ -303,7 +303,7 @@ def gather_prompts(
         asdict(count) | {"reader": source.reader, "licence": source.licence, "files": paths}
         for count, source, paths in zip(counts.tables(), recipe.prompts.sources, named, strict=True)
     ]
-    record = {"key": key, "drawing": _drawing(recipe), "sha256": sha256, "sources": sources}
+    record: JSON = {"key": key, "drawing": _drawing(recipe), "sha256": sha256, "sources": sources}
     record |= {"filters": _filters(recipe, _vectors(recipe, embedder)), "packages": package_versions(_packages(recipe))}
     write_json(out / "prompts.json", record)
     return chosen

@@ -15,10 +15,10 @@ def package_versions(names: Iterable[str]) -> dict[str, str]:
     >>> sorted(package_versions(["numpy", "no-such-package"]))
     ['numpy', 'python']
     """
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

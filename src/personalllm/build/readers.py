@@ -32,13 +32,13 @@ class RawPrompt:
         text: The prompt; may be empty.
         subset: Its subset.
         path: Its file.
-        place: Where it is there, e.g. `"line 3"`.
+        location: Where it is there, e.g. `"line 3"`.
     """
 
     text: str
     subset: str
     path: Path = field(default=Path(), compare=False)
-    place: str = field(default="", compare=False)
+    location: str = field(default="", compare=False)
 
 
 def source_files(source: Source, folder: Path, key: str = "`files`") -> list[Path]:
@@ -120,7 +120,7 @@ def read_source(source: Source, paths: Sequence[Path]) -> Iterator[RawPrompt]:
 def _renames(source: Source) -> dict[str, str]:
     """Return what the files call the columns that are read."""
     fixed_subset = bool(source.subset and not source.only)
-    return {ours: theirs for ours, theirs in source.columns.items() if not (fixed_subset and ours == "subset")}
+    return {column: heading for column, heading in source.columns.items() if not (fixed_subset and column == "subset")}
 
 
 def _prompt(source: Source, path: Path, row: Row) -> RawPrompt | BadCell:
@@ -133,7 +133,7 @@ def _prompt(source: Source, path: Path, row: Row) -> RawPrompt | BadCell:
         return row.bad("the name of its subset is empty")
     if not subset.isprintable():
         return row.bad(f"{subset!r}, the name of its subset, holds a character that cannot be printed")
-    return RawPrompt(text.strip(), subset, path, row.place)
+    return RawPrompt(text.strip(), subset, path, row.location)
 
 
 class _BadRows:
@@ -160,8 +160,8 @@ class _BadRows:
                 raise end
             return
         lines = [f"{line} (and {n:,} more rows of the file)" if n else line for line, n in self._listed.values()]
-        rest = self.count - sum(1 + n for _, n in self._listed.values())
-        lines += [f"and {rest:,} more"] if rest else []
+        n_unlisted = self.count - sum(1 + n for _, n in self._listed.values())
+        lines += [f"and {n_unlisted:,} more"] if n_unlisted else []
         lines += [] if end is None else [end.message]
         plural = "row" if self.count == 1 else "rows"
         raise DataError(

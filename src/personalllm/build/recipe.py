@@ -158,7 +158,7 @@ class PromptSource(_Frozen):
         plain = (Source(reader="jsonl", files=self.files, name=_shown(self.files[0])),) if self.files else ()
         return (*plain, *self.source)
 
-    def place(self, at: int) -> str:
+    def location(self, at: int) -> str:
         """Return which key names the files of a source, by its place in `sources`.
 
         >>> PromptSource(files=("a",), source=({"reader": "csv", "files": ("b",)},), train=1, test=1).place(1)
@@ -313,7 +313,7 @@ class Recipe(_Frozen):
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}.", "Give the path of a TOML file.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not TOML: {error}.", "Mend the line that the message names.") from error
+            raise UserError(f"{path} is not TOML: {error}.", "Fix the line that the message names.") from error
         except ValidationError as error:
             faults = [line if line[-1] in ".?" else f"{line}." for line in explain(error, data, cls)]
             text = f" {faults[0]}" if len(faults) == 1 else "".join(f"\n  - {fault}" for fault in faults)

@@ -84,8 +84,8 @@ def journal_path(recipe: Recipe, model: ResponseModel, chat: ChatModel, out: Pat
 
 def _line(response: Response) -> bytes:
     held = asdict(response)
-    kept = {name: value for name, value in held.items() if name != "fault" and value != _OPTIONAL.get(name, held)}
-    return json.dumps(kept, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    stored = {name: value for name, value in held.items() if name != "fault" and value != _OPTIONAL.get(name, held)}
+    return json.dumps(stored, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
 def _read_journal(path: Path) -> Iterator[Response]:
@@ -120,22 +120,22 @@ def _mend_journal(path: Path) -> None:
 
 def read_responses(recipe: Recipe, chat_models: Mapping[str, ChatModel], out: Path) -> dict[str, dict[str, Response]]:
     """Return the usable responses so far: `{response model: {prompt_id: response}}`."""
-    found: dict[str, dict[str, Response]] = {}
+    responses: dict[str, dict[str, Response]] = {}
     for model in recipe.response_model:
         path = journal_path(recipe, model, chat_models[model.chat_model], out)
-        found[model.name] = {response.prompt_id: response for response in _read_journal(path) if not response.fault}
-    return found
+        responses[model.name] = {response.prompt_id: response for response in _read_journal(path) if not response.fault}
+    return responses
 
 
 def read_given_up(recipe: Recipe, chat_models: Mapping[str, ChatModel], out: Path) -> dict[str, frozenset[str]]:
     """Return the prompts that are not asked again though they have no usable response: `{response model: ids}`."""
-    found: dict[str, frozenset[str]] = {}
+    unanswered: dict[str, frozenset[str]] = {}
     for model in recipe.response_model:
         path = journal_path(recipe, model, chat_models[model.chat_model], out)
         last = {response.prompt_id: response for response in _read_journal(path)}
         given_up = (r for r in last.values() if r.fault and r.attempt + 1 >= recipe.attempts)
-        found[model.name] = frozenset(response.prompt_id for response in given_up)
-    return found
+        unanswered[model.name] = frozenset(response.prompt_id for response in given_up)
+    return unanswered
 
 
 def _drawn(draw: Draw, reply: ChatReply, source: str) -> Response:

@@ -57,7 +57,7 @@ class ScoreBlock:
 
 def complete_prompts(prompts: Sequence[Prompt], responses: Mapping[str, Mapping[str, Response]]) -> list[Prompt]:
     """Return the prompts to which every response model has a usable response, in their order."""
-    return [p for p in prompts if all(p.prompt_id in found for found in responses.values())]
+    return [p for p in prompts if all(p.prompt_id in of_model for of_model in responses.values())]
 
 
 def score_block(ensemble: RewardEnsemble, block: ScoreBlock) -> F32:
@@ -71,10 +71,10 @@ def score_block(ensemble: RewardEnsemble, block: ScoreBlock) -> F32:
     """
     pairs = block.pairs
     shape = (len(block.prompts), len(block.texts[0]), len(ensemble.reward_models))
-    found = ensemble.score([prompt for prompt, _ in pairs], [text for _, text in pairs])
-    if found.shape != (len(pairs), shape[2]):
-        raise RunError(f"The reward models returned shape {found.shape}, expected {(len(pairs), shape[2])}.")
-    values = found.astype(np.float32, copy=False).reshape(shape)
+    raw = ensemble.score([prompt for prompt, _ in pairs], [text for _, text in pairs])
+    if raw.shape != (len(pairs), shape[2]):
+        raise RunError(f"The reward models returned shape {raw.shape}, expected {(len(pairs), shape[2])}.")
+    values = raw.astype(np.float32, copy=False).reshape(shape)
     if not np.isfinite(values).all():
         row, column, model = np.argwhere(~np.isfinite(values))[0].tolist()
         raise RunError(

@@ -125,18 +125,18 @@ class RespondRows:
         return table.append_column("attempt", pa.array(attempts, pa.int32()))
 
 
-def _texts(table: pa.Table, wanted: Sequence[str], new: Sequence[str]) -> list[list[str]]:
+def _texts(table: pa.Table, names: Sequence[str], new: Sequence[str]) -> list[list[str]]:
     """Return the columns of texts, checked."""
-    missing = [name for name in wanted if name not in table.column_names]
+    missing = [name for name in names if name not in table.column_names]
     if missing:
         raise DataError(
             f"The table has no column {missing[0]!r}; it has {', '.join(table.column_names)}.", "Rename the column."
         )
-    taken = [name for name in new if name in table.column_names]
-    if taken:
-        raise DataError(f"The table has a column {taken[0]!r} already.", "Remove or rename it.")
-    columns: list[list[Any]] = [table.column(name).to_pylist() for name in wanted]
-    for name, texts in zip(wanted, columns, strict=True):
+    clashes = [name for name in new if name in table.column_names]
+    if clashes:
+        raise DataError(f"The table has a column {clashes[0]!r} already.", "Remove or rename it.")
+    columns: list[list[Any]] = [table.column(name).to_pylist() for name in names]
+    for name, texts in zip(names, columns, strict=True):
         bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
         if bad is not None:
             raise DataError(f"{name} of row {bad} is {texts[bad]!r}, not a text.", "Every row needs its texts.")

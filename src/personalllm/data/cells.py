@@ -40,20 +40,20 @@ class Row:
 
     Attributes:
         source: The file, or the name of the table in memory.
-        place: Where the row is, e.g. `"line 3"`.
+        location: Where the row is, e.g. `"line 3"`.
         values: Its cells by our names of the columns.
         present: The columns that the source has, by its own names.
     """
 
     source: str
-    place: str
+    location: str
     values: JSON
     present: Sequence[str] = ()
 
     @property
     def where(self) -> str:
         """Source and place, as they start a message."""
-        return f"{self.source}, {self.place}"
+        return f"{self.source}, {self.location}"
 
     def __contains__(self, column: str) -> bool:
         return column in self.values
@@ -126,7 +126,7 @@ class Row:
             return self.text(column, numbers=True)
         if value[-1]["role"] != "assistant":
             raise self.bad(f"the messages of {column!r} do not end with the assistant's")
-        return Row(self.source, self.place, {column: value[-1]["content"]}).text(column)
+        return Row(self.source, self.location, {column: value[-1]["content"]}).text(column)
 
     def name(self, column: str) -> str:
         """Return a cell as the name of somebody or something: a text that is not blank, or a whole number.

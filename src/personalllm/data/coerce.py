@@ -80,8 +80,8 @@ def to_texts(column: Column, *, integers: bool = False) -> Texts:
     values = pc.fill_null(values, "")
     blank = pc.or_(pc.equal(pc.binary_length(values), 0), pc.utf8_is_space(values))
     empty = np.flatnonzero(blank.to_numpy(zero_copy_only=False))
-    known = {*wrong, *undecodable}
-    return Texts(values, wrong, undecodable, [int(row) for row in empty if int(row) not in known])
+    reported = {*wrong, *undecodable}
+    return Texts(values, wrong, undecodable, [int(row) for row in empty if int(row) not in reported])
 
 
 def _is_text(kind: Any) -> bool:
@@ -144,8 +144,8 @@ def to_scores(column: Column, *, parse: bool = False) -> Scores:
         numbers, wrong, missing = _numbers_of_arrow(column)
     with np.errstate(over="ignore"):
         values = numbers.astype(np.float32)
-    known = {*wrong, *missing}
-    not_finite = [int(row) for row in np.flatnonzero(~np.isfinite(values)) if int(row) not in known]
+    reported = {*wrong, *missing}
+    not_finite = [int(row) for row in np.flatnonzero(~np.isfinite(values)) if int(row) not in reported]
     return Scores(values, wrong, missing, not_finite)
 
 

@@ -31,8 +31,8 @@ def licence_id(text: str) -> str:
     """
     if not text.strip():
         return "unknown"
-    wanted = re.sub(r"[\s_]+", "-", text.strip().lower().rstrip("."))
-    return wanted if wanted in _LICENCES else "other"
+    licence = re.sub(r"[\s_]+", "-", text.strip().lower().rstrip("."))
+    return licence if licence in _LICENCES else "other"
 
 
 def dataset_card(benchmark: Benchmark, files: Mapping[str, Sequence[str]], repository: str) -> str:

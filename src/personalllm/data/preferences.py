@@ -224,7 +224,7 @@ def _texts(row: Row, column: str) -> list[str]:
     value = row.cell(column) if column in row else None
     if not isinstance(value, list) or is_messages(value):
         return [] if value is None else [row.response(column)]
-    return [Row(row.source, row.place, {column: text}).response(column) for text in value]
+    return [Row(row.source, row.location, {column: text}).response(column) for text in value]
 
 
 def _plain(row: Row) -> Iterator[_Comparison]:

@@ -24,7 +24,7 @@ class Problem:
         column: Name of the column; empty if the problem concerns the whole file.
         row: First row concerned, counted from 0 without a header; None if no single row is to blame.
         message: What is wrong, with the number of rows and the first few of them.
-        remedy: How to mend it.
+        remedy: How to fix it.
         severity: `"error"` stops `load`, `"warning"` does not.
         kind: Short stable name of the problem, e.g. `"score-not-finite"`.
         count: Number of rows concerned (1 if it is about no row).
@@ -97,7 +97,7 @@ class ProblemLog:
         """Return the problems, errors first, at most twelve columns of each kind; the last one counts the others."""
         named: dict[str, int] = {}
         left_out: dict[str, list[Problem]] = {}
-        found: list[Problem] = []
+        problems: list[Problem] = []
         for (kind, file, column), entry in self._entries.items():
             problem = Problem(
                 file=file,
@@ -110,13 +110,13 @@ class ProblemLog:
                 count=max(1, entry.count),
             )
             named[kind] = named.get(kind, 0) + 1
-            (found if named[kind] <= _COLUMNS_NAMED else left_out.setdefault(kind, [])).append(problem)
-        for kind, others in left_out.items():
-            first = others[0]
-            message = f"the same problem ({kind}) in {len(others)} more columns, from {first.column!r} on"
-            count = sum(problem.count for problem in others)
-            found.append(Problem(first.file, "", None, message, first.remedy, first.severity, kind, count))
-        return sorted(found, key=lambda problem: problem.severity != "error")
+            (problems if named[kind] <= _COLUMNS_NAMED else left_out.setdefault(kind, [])).append(problem)
+        for kind, omitted in left_out.items():
+            first = omitted[0]
+            message = f"the same problem ({kind}) in {len(omitted)} more columns, from {first.column!r} on"
+            count = sum(problem.count for problem in omitted)
+            problems.append(Problem(first.file, "", None, message, first.remedy, first.severity, kind, count))
+        return sorted(problems, key=lambda problem: problem.severity != "error")
 
 
 def _rows_phrase(entry: _Entry) -> str:

@@ -226,26 +226,26 @@ class _Hub:
         return str(done.oid), str(done.oid) != head, tuple(there)
 
     def _failure(self, error: BaseException, status: int) -> PersonalLLMError:
-        said = self._words(error)
+        reason = self._words(error)
         where = f"{self._repository} on {self._endpoint}"
         if status == 401:
             return UserError(
-                f"{self._endpoint} refused the token: {said}", "Put a valid one with write access into HF_TOKEN."
+                f"{self._endpoint} refused the token: {reason}", "Put a valid one with write access into HF_TOKEN."
             )
         if status == 403:
             return UserError(
-                f"The token may not write {where}: {said}",
+                f"The token may not write {where}: {reason}",
                 "Use a token with write access to that owner, or another name.",
             )
         if status == 404:
-            return UserError(f"{where} was not found: {said}", "Check the name of the owner and of the branch.")
+            return UserError(f"{where} was not found: {reason}", "Check the name of the owner and of the branch.")
         if status in (409, 412):
             return RunError(
-                f"{where} was changed by somebody else during the upload: {said} Nothing of this push was kept.",
+                f"{where} was changed by somebody else during the upload: {reason} Nothing of this push was kept.",
                 "Run the same command again.",
             )
         return RunError(
-            f"The upload to {where} failed: {said} The dataset is as it was.",
+            f"The upload to {where} failed: {reason} The dataset is as it was.",
             "Run the same command again; what has arrived is not sent twice.",
         )
 

@@ -128,18 +128,18 @@ def read_entries(
 
     Arguments and errors are those of `read_rows`.
     """
-    wanted = frozenset(names)
-    if columns and not columns.keys() <= wanted:
-        raise ParameterError("columns", f"of {', '.join(sorted(wanted))}", sorted(columns.keys() - wanted))
+    requested = frozenset(names)
+    if columns and not columns.keys() <= requested:
+        raise ParameterError("columns", f"of {', '.join(sorted(requested))}", sorted(columns.keys() - requested))
     for part in parts:
         try:
-            yield from _part_entries(part, wanted, columns or {}, extra or frozenset[str]().__contains__)
+            yield from _part_entries(part, requested, columns or {}, extra or frozenset[str]().__contains__)
         except Unreadable as error:
             raise DataError(f"{part.path}: {error.message}.", error.remedy) from error
 
 
 def _part_entries(
-    part: Part, wanted: frozenset[str], columns: Mapping[str, str], extra: Callable[[str], bool]
+    part: Part, requested: frozenset[str], columns: Mapping[str, str], extra: Callable[[str], bool]
 ) -> Iterator[Row | BadRow]:
     source = str(part.path)
     if part.format == "json":
@@ -147,59 +147,59 @@ def _part_entries(
         blocks = read_blocks(part)
         first = next((block for block in blocks if len(block) or block.bad), None)
         present: Sequence[str] = list(dict.fromkeys(chain(*first.rows()))) if first is not None else ()
-        renames = match_names(present, wanted, columns) if present else {}
+        renames = match_names(present, requested, columns) if present else {}
         blocks = chain(() if first is None else (first,), blocks)
     else:
         present = read_names(part)
-        renames = match_names(present, wanted, columns)
-        blocks = read_blocks(part, lambda name: renames.get(name, name) in wanted or extra(name))
+        renames = match_names(present, requested, columns)
+        blocks = read_blocks(part, lambda name: renames.get(name, name) in requested or extra(name))
     with _reading(part):
         for block in blocks:
             for number, values in zip(block.numbers, block.rows(), strict=True):
-                ours = {renames.get(name, name): value for name, value in values.items()} if renames else values
+                cells = {renames.get(name, name): value for name, value in values.items()} if renames else values
                 names = tuple(values) if part.format == "json" else present
-                yield Row(source, f"{block.unit} {number}", ours, names)
+                yield Row(source, f"{block.unit} {number}", cells, names)
             if block.bad is not None:
                 yield block.bad
 
 
-def match_names(present: Sequence[str], wanted: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:
+def match_names(present: Sequence[str], requested: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:
     """Return the columns of a source that have another name than ours, each with our name.
 
     Args:
         present: Names of the source.
-        wanted: Our names.
+        requested: Our names.
         columns: What the source calls some of ours.
 
     Raises:
-        Unreadable: If the source lacks a column of `columns`, or a wanted column is there twice.
+        Unreadable: If the source lacks a column of `columns`, or a requested column is there twice.
 
     >>> match_names(["Prompt", "who", "extra"], ["prompt", "user"], {"user": "who"})
     {'who': 'user', 'Prompt': 'prompt'}
     """
     renames = {}
-    for ours, theirs in columns.items():
-        if theirs not in present:
-            near = get_close_matches(theirs, present, n=2, cutoff=0.6)
-            meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    for column, heading in columns.items():
+        if heading not in present:
+            near = get_close_matches(heading, present, n=2, cutoff=0.6)
+            hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
             held = ", ".join(map(repr, present)) or "none"
             raise Unreadable(
-                "column-missing", f"there is no column {theirs!r} (for {ours!r})", f"It has {held}.{meant}"
+                "column-missing", f"there is no column {heading!r} (for {column!r})", f"It has {held}.{hint}"
             )
-        renames[theirs] = ours
+        renames[heading] = column
     by_key: dict[str, list[str]] = {}
-    for theirs in present:
-        by_key.setdefault("_".join(theirs.casefold().split()), []).append(theirs)
-    for ours in wanted:
-        alike = by_key.get(ours.casefold(), [])
-        if ours in columns or ours in present or len(alike) != 1 or alike[0] in renames:
+    for heading in present:
+        by_key.setdefault("_".join(heading.casefold().split()), []).append(heading)
+    for column in requested:
+        matches = by_key.get(column.casefold(), [])
+        if column in columns or column in present or len(matches) != 1 or matches[0] in renames:
             continue
-        renames[alike[0]] = ours
-    sources = {renames.get(theirs, theirs): present.count(theirs) for theirs in present}
-    twice = sorted(ours for ours in wanted if sources.get(ours, 0) > 1)
+        renames[matches[0]] = column
+    sources = {renames.get(heading, heading): present.count(heading) for heading in present}
+    twice = sorted(column for column in requested if sources.get(column, 0) > 1)
     if twice:
         raise Unreadable("column-twice", f"the header names {', '.join(twice)} twice", "Rename one of the columns.")
-    return {theirs: ours for theirs, ours in renames.items() if theirs != ours}
+    return {heading: column for heading, column in renames.items() if heading != column}
 
 
 def read_names(part: Part) -> list[str]:
@@ -231,30 +231,30 @@ def _json_names(part: Part) -> list[str]:
         if not names:
             raise
     if bad is not None and not names:
-        raise Unreadable(bad.kind, f"{bad.place}: {bad.reason}", bad.remedy)
+        raise Unreadable(bad.kind, f"{bad.location}: {bad.reason}", bad.remedy)
     return list(names)
 
 
-def read_blocks(part: Part, wanted: Callable[[str], bool] = lambda _: True) -> Iterator[Block]:
+def read_blocks(part: Part, requested: Callable[[str], bool] = lambda _: True) -> Iterator[Block]:
     """Yield the rows of a part in order, in blocks of at most 512.
 
     Args:
         part: The file or table.
-        wanted: True for names of columns to read, as the source calls them. Ignored for text formats.
+        requested: True for names of columns to read, as the source calls them. Ignored for text formats.
 
     Raises:
         Unreadable: If the file is cut off, damaged or not of its format.
     """
     with _reading(part):
-        yield from _text_blocks(part) if part.format in ("json", "csv") else _column_blocks(part, wanted)
+        yield from _text_blocks(part) if part.format in ("json", "csv") else _column_blocks(part, requested)
 
 
-def _column_blocks(part: Part, wanted: Callable[[str], bool]) -> Iterator[Block]:
+def _column_blocks(part: Part, requested: Callable[[str], bool]) -> Iterator[Block]:
     start = 0
-    for columns in _memory_columns(part) if part.format == "memory" else _arrow_columns(part, wanted):
+    for columns in _memory_columns(part) if part.format == "memory" else _arrow_columns(part, requested):
         values = columns
         if isinstance(columns, Mapping):
-            values = {name: column for name, column in columns.items() if wanted(name)}
+            values = {name: column for name, column in columns.items() if requested(name)}
             n_rows = len(next(iter(columns.values()), ()))
         else:
             n_rows = len(columns)
@@ -274,9 +274,9 @@ def _memory_columns(part: Part) -> Iterator[Any]:
         yield table[piece] if isinstance(table, Sequence) else {name: table[name][piece] for name in table}
 
 
-def _arrow_columns(part: Part, wanted: Callable[[str], bool]) -> Iterator[Mapping[str, Column]]:
+def _arrow_columns(part: Part, requested: Callable[[str], bool]) -> Iterator[Mapping[str, Column]]:
     with _open_arrow(part) as (schema, file):
-        names = [name for name in dict.fromkeys(schema.names) if wanted(name) and schema.names.count(name) == 1]
+        names = [name for name in dict.fromkeys(schema.names) if requested(name) and schema.names.count(name) == 1]
         if part.format == "parquet":
             batches = file.iter_batches(batch_size=_BLOCK_ROWS, columns=names or schema.names[:1])
         else:

@@ -100,10 +100,10 @@ class Scan:
                 return
             renames = match_names(present, (*TEXT_COLUMNS, "split"), self.columns)
             schema = self._schema(part, [renames.get(name, name) for name in present])
-            theirs = {ours: name for name, ours in renames.items()}
-            wanted = {theirs.get(name, name) for name in schema.columns}
-            for block in read_blocks(part, wanted.__contains__):
-                batch = self._check(part, schema, block, row, theirs) if len(block) else None
+            headings = {column: name for name, column in renames.items()}
+            needed = {headings.get(name, name) for name in schema.columns}
+            for block in read_blocks(part, needed.__contains__):
+                batch = self._check(part, schema, block, row, headings) if len(block) else None
                 row += len(block)
                 self.n_rows += len(block)
                 if batch is not None:
@@ -138,7 +138,7 @@ class Scan:
             return Schema(schema.n_responses, schema.reward_models, schema.columns, schema.has_split, complete=False)
         return schema
 
-    def _check(self, part: Part, schema: Schema, block: Block, start: int, theirs: Mapping[str, str]) -> Batch | None:
+    def _check(self, part: Part, schema: Schema, block: Block, start: int, headings: Mapping[str, str]) -> Batch | None:
         """Check the rows of a block, the first of which is row `start`; None if a column is missing."""
         import pyarrow as pa
 
@@ -147,11 +147,11 @@ class Scan:
         scores: dict[str, F32] = {}
         for name in schema.columns:
             if _is_score(name, schema):
-                scores[name] = self._scores(part, name, block.column(theirs.get(name, name)), start)
+                scores[name] = self._scores(part, name, block.column(headings.get(name, name)), start)
             elif name != "split":
-                texts[name] = self._texts(part, name, block.column(theirs.get(name, name)), start)
+                texts[name] = self._texts(part, name, block.column(headings.get(name, name)), start)
         splits = self._row_splits(
-            part, block.column(theirs.get("split", "split")) if schema.has_split else None, n_rows, start
+            part, block.column(headings.get("split", "split")) if schema.has_split else None, n_rows, start
         )
         if "prompt_id" in texts:
             ids = texts["prompt_id"].to_pylist()

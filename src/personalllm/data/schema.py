@@ -69,20 +69,20 @@ def detect_schema(file: object, columns: Sequence[str], log: ProblemLog) -> Sche
     reward_models = tuple(
         sorted(n for n, at in seen.items() if 2 * len([i for i in at if i <= n_responses]) >= max(n_responses, 1))
     )
-    wanted = column_names(n_responses, reward_models)
+    expected = column_names(n_responses, reward_models)
     present = set(columns)
-    missing = [name for name in wanted if name not in present]
+    missing = [name for name in expected if name not in present]
     for name in missing:
         _report_missing(file, name, reward_models, log)
     _report_counts(file, n_responses, reward_models, log)
-    _report_extra(file, [name for name in columns if name not in wanted and name != "split"], log)
+    _report_extra(file, [name for name in columns if name not in expected and name != "split"], log)
     _report_duplicates(file, columns, log)
     if not missing:
         _report_order(file, n_responses, suffixes, reward_models, log)
     return Schema(
         n_responses=n_responses,
         reward_models=reward_models,
-        columns=tuple(name for name in [*wanted, "split"] if name in present),
+        columns=tuple(name for name in [*expected, "split"] if name in present),
         has_split="split" in present,
         complete=not missing and 2 <= n_responses <= MAX_RESPONSES and bool(reward_models),
     )

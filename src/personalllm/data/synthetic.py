@@ -133,10 +133,10 @@ def make_synthetic(n_prompts: int = 10_402, seed: int = 0) -> Benchmark:
 
 def as_published(standard: F32, train: npt.NDArray[np.integer[Any]]) -> F32:
     """Give standardised scores exactly the published mean and standard deviation over the train rows."""
-    known = standard[train].astype(np.float64)
-    mean, sd = known.mean(axis=(0, 1)), known.std(axis=(0, 1))
-    wanted = np.array([PUBLISHED[name] for name in REWARD_MODELS])
-    raw = (standard - mean) / sd * wanted[:, 1] + wanted[:, 0]
+    train_scores = standard[train].astype(np.float64)
+    mean, sd = train_scores.mean(axis=(0, 1)), train_scores.std(axis=(0, 1))
+    published = np.array([PUBLISHED[name] for name in REWARD_MODELS])
+    raw = (standard - mean) / sd * published[:, 1] + published[:, 0]
     as_released: F32 = raw.astype(np.float32)
     return as_released
 

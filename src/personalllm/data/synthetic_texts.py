@@ -62,7 +62,7 @@ def make_synthetic_over(
         splits=benchmark.row_splits(),
         responses=[texts[start : start + N_RESPONSES] for start in range(0, len(texts), N_RESPONSES)],
         response_models=[
-            [benchmark.response_models[place] for place in row] for row in benchmark.response_model_index.tolist()
+            [benchmark.response_models[model] for model in row] for row in benchmark.response_model_index.tolist()
         ],
         reward_models=REWARD_MODELS,
         scores=as_published(scores, train),
@@ -96,8 +96,8 @@ def _scores(texts: list[str], embedder: TextEmbedder, seed: int, explained: floa
         "family": mixed[..., 1 : 1 + noise["family"].shape[2]].astype(np.float32),
         "own": mixed[..., -len(REWARD_MODELS) :].astype(np.float32),
     }
-    nobody = (0.0,) * N_RESPONSES
-    scores, _ = synthetic_scores(replace(CALIBRATED, model_length=nobody, model_quality=nobody), noise | factors)
+    no_effect = (0.0,) * N_RESPONSES
+    scores, _ = synthetic_scores(replace(CALIBRATED, model_length=no_effect, model_quality=no_effect), noise | factors)
     return scores
 
 

@@ -46,20 +46,20 @@ class BadRow:
 
     Attributes:
         source: The file, or the name of the table in memory.
-        place: Where the row is, e.g. `"line 3"`.
+        location: Where the row is, e.g. `"line 3"`.
         kind: Kind of the problem, see `Problem.kind`.
         reason: What is wrong.
         remedy: How to fix it.
     """
 
     source: str
-    place: str
+    location: str
     kind: str
     reason: str
     remedy: str = ""
 
     def __str__(self) -> str:
-        return f"{self.source}, {self.place}: {self.reason}"
+        return f"{self.source}, {self.location}: {self.reason}"
 
 
 def csv_header(path: Path) -> list[str]:
@@ -161,26 +161,26 @@ def _json_lines(stream: IO[str], source: str) -> Iterator[tuple[int, JSON | BadR
     for number, line in enumerate(stream, 1):
         if not line.strip():
             continue
-        place = f"line {number}"
+        location = f"line {number}"
         reason = _wrong_bytes(line)
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
             if not line.endswith("\n"):
-                yield number, BadRow(source, place, "truncated", f"cut off, not JSON ({error})", COPY_AGAIN)
+                yield number, BadRow(source, location, "truncated", f"cut off, not JSON ({error})", COPY_AGAIN)
             elif not reason:
-                yield number, BadRow(source, place, "not-json", f"not JSON ({error})", _LINES)
+                yield number, BadRow(source, location, "not-json", f"not JSON ({error})", _LINES)
         else:
             if not reason:
-                yield number, _json_object(value, source, place)
+                yield number, _json_object(value, source, location)
         if reason:
-            yield number, BadRow(source, place, "encoding", reason, "Save it as UTF-8.")
+            yield number, BadRow(source, location, "encoding", reason, "Save it as UTF-8.")
 
 
-def _json_object(value: Any, source: str, place: str) -> JSON | BadRow:
+def _json_object(value: Any, source: str, location: str) -> JSON | BadRow:
     if isinstance(value, dict):
         return value
-    return BadRow(source, place, "not-json", f"a JSON {type(value).__name__}, not an object", _LINES)
+    return BadRow(source, location, "not-json", f"a JSON {type(value).__name__}, not an object", _LINES)
 
 
 def _wrong_bytes(text: str) -> str:

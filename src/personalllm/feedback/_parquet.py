@@ -49,8 +49,8 @@ def _encoded(texts: Any, index: npt.NDArray[np.int64]) -> Any:
     """Return a dictionary array whose dictionary holds only the texts that are used."""
     import pyarrow as pa
 
-    used, place = np.unique(index, return_inverse=True)
-    return pa.DictionaryArray.from_arrays(pa.array(place.ravel().astype(np.int32)), texts.take(pa.array(used)))
+    used, inverse = np.unique(index, return_inverse=True)
+    return pa.DictionaryArray.from_arrays(pa.array(inverse.ravel().astype(np.int32)), texts.take(pa.array(used)))
 
 
 def check_benchmark(benchmark: Benchmark, n_prompts: int, n_responses: int) -> None:
@@ -106,9 +106,9 @@ def read_columns(path: Path, columns: Mapping[str, type[Any]]) -> tuple[dict[str
         raise DataError(f"There is no file {path}.", "Check the path.") from error
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}.", "Write the pool again.") from error
-    found = {}
+    arrays = {}
     for name, dtype in columns.items():
         if table[name].null_count:
             raise DataError(f"{path}: the column {name} has {table[name].null_count} missing values.")
-        found[name] = table[name].to_numpy().astype(dtype)
-    return found, metadata
+        arrays[name] = table[name].to_numpy().astype(dtype)
+    return arrays, metadata

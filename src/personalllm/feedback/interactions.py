@@ -56,8 +56,8 @@ def sample_prompts(n_users: int, rows: npt.ArrayLike, k: int, seed: int) -> I32:
     out = np.empty((count, k), np.int32)
     draw = _draw_sparse if k * k <= _DENSE_FACTOR * len(source) else _draw_dense
     for block, users in user_blocks(count, _USERS_PER_BLOCK):
-        place = draw(users.stop - users.start, len(source), k, (seed, "prompts", block))
-        out[users] = source[place]
+        rank = draw(users.stop - users.start, len(source), k, (seed, "prompts", block))
+        out[users] = source[rank]
     return out
 
 
@@ -67,8 +67,8 @@ def _draw_sparse(n_users: int, n: int, k: int, key: tuple[str | int, ...]) -> In
     chosen = np.empty((n_users, k), np.int64)
     for j, last in enumerate(range(n - k, n)):
         candidate = (uniform[:, j] * (last + 1)).astype(np.int64)
-        taken = (chosen[:, :j] == candidate[:, None]).any(axis=1)
-        chosen[:, j] = np.where(taken, last, candidate)
+        repeated = (chosen[:, :j] == candidate[:, None]).any(axis=1)
+        chosen[:, j] = np.where(repeated, last, candidate)
     order = generator(*key, "order").random((n_users, k)).argsort(axis=1)
     return np.take_along_axis(chosen, order, axis=1)
 
@@ -183,8 +183,8 @@ def _pairs(rule: FeedbackRule, values: F32, scores: F32, uniform: dict[str, F64]
         best, worst = values.argmax(axis=1), values.argmin(axis=1)
         return best, np.where(worst == best, n_responses - 1, worst)
     if rule.pairs == "ranks":
-        place = places(np.ascontiguousarray(values.T))
-        high, low = (place == position for position in check_positions(rule.ranks, n_responses))
+        rank = places(np.ascontiguousarray(values.T))
+        high, low = (rank == position for position in check_positions(rule.ranks, n_responses))
         return high.argmax(axis=0), low.argmax(axis=0)
     if rule.pairs == "random":
         first = (uniform["first"] * n_responses).astype(np.int64)

@@ -124,10 +124,10 @@ class RatingRule:
             raise ParameterError("n_stars", f"an integer in [2, {_MOST_STARS}]", self.n_stars)
         cuts = tuple(float(cut) for cut in self.thresholds)
         object.__setattr__(self, "thresholds", cuts)
-        wanted = self.n_stars - 1 if self.scale == "thresholds" else 0
+        n_values = self.n_stars - 1 if self.scale == "thresholds" else 0
         ascending = all(a < b for a, b in pairwise(cuts)) and all(map(math.isfinite, cuts))
-        if len(cuts) != wanted or not ascending:
-            raise ParameterError("thresholds", f"{wanted} finite ascending utilities for this scale", self.thresholds)
+        if len(cuts) != n_values or not ascending:
+            raise ParameterError("thresholds", f"{n_values} finite ascending utilities for this scale", self.thresholds)
         if type(self.responses_per_prompt) is not int or self.responses_per_prompt < 1:
             raise ParameterError("responses_per_prompt", "an integer >= 1", self.responses_per_prompt)
         _check_number("noise", self.noise)

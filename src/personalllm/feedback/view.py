@@ -87,8 +87,8 @@ class CorpusView:
         self._columns: U8 = columns
         self.seed = seed
         places = np.arange(len(order), dtype=np.int64)[:, None] * order.shape[1] + order
-        shown = benchmark.responses.take(places.ravel())
-        self.corpus = Corpus(_Texts(benchmark.prompts), _Rows(shown, order.shape[1]))
+        ordered = benchmark.responses.take(places.ravel())
+        self.corpus = Corpus(_Texts(benchmark.prompts), _Rows(ordered, order.shape[1]))
 
     @property
     def n_prompts(self) -> int:
@@ -124,9 +124,9 @@ class CorpusView:
         """
         return self._look_up(self.order, prompt, "column", column)
 
-    def _look_up(self, table: U8, prompt: npt.ArrayLike, name: str, place: npt.ArrayLike) -> U8:
+    def _look_up(self, table: U8, prompt: npt.ArrayLike, name: str, position: npt.ArrayLike) -> U8:
         rows = indices("prompt", prompt, self.n_prompts)
-        return np.asarray(table[rows, indices(name, place, self.n_responses)])
+        return np.asarray(table[rows, indices(name, position, self.n_responses)])
 
     def check_size(self, n_prompts: int, n_responses: int) -> None:
         """Check that interactions refer to all prompts and responses of this view.

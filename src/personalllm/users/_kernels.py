@@ -17,11 +17,13 @@ import numpy as np
 
 __all__ = ["TILE", "choose_buffered", "choose_fused"]
 
-TILE = 64
+TILE = 64  # prompts: 8 x 10 scores of them are 20 KB, which leaves room in a first-level cache of 32 KB
 
 _LOWEST, _HIGHEST = np.float32(-np.inf), np.float32(np.inf)
 _f32, _i32, _u8 = np.float32, np.int32, np.uint8
-_MINUS_ZERO = np.float32(-0.0)
+_MINUS_ZERO = np.float32(
+    -0.0
+)  # the neutral element of addition: 0.0 + -0.0 is 0.0, so the first product keeps its sign
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -47,6 +49,7 @@ def choose_fused(tiles, starts, weights, responses, reward_models, best, worst):
             best_row = best[user, starts[tile] : starts[tile] + width]
             worst_row = worst[user, starts[tile] : starts[tile] + width]
             for p in range(width):
+                # Positions are float32 as the utilities are, so that comparing and selecting use vectors of one width.
                 high, low, high_at, low_at = _LOWEST, _HIGHEST, _f32(0), _f32(0)
                 for r in range(len(responses)):
                     value = w[0] * s[r * len(reward_models) * TILE + p]
@@ -75,6 +78,7 @@ def choose_buffered(tiles, starts, weights, n_responses, best, worst):  # type: 
             for r in range(n_responses):
                 value[:] = _MINUS_ZERO
                 b = 0
+                # Four reward models a pass read and write the buffer a quarter as often; the order of the sum stays.
                 while b + 4 <= n_rms:
                     s = tiles[tile, (r * n_rms + b) * TILE : (r * n_rms + b + 4) * TILE]
                     w0, w1, w2, w3 = w[b], w[b + 1], w[b + 2], w[b + 3]

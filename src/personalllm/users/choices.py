@@ -29,8 +29,8 @@ Method = Literal["numpy", "buffered", "fused"]
 _USERS_PER_BLOCK, _MOST_USERS_PER_BLOCK = 64, 1_024
 _PAIRS_PER_BLOCK = 600_000
 _PROMPTS_PER_TILE = 256
-_SMALL_WORK = 50_000_000
-_MOST_UNROLLED = 96
+_SMALL_WORK = 50_000_000  # multiplications below which compiling (about a second) would cost more than it saves
+_MOST_UNROLLED = 96  # responses x reward models; larger shapes take the kernel that is not unrolled
 
 
 def choices(population: Population, scores: Scores, *, threads: int | None = None) -> tuple[U8, U8]:
@@ -73,6 +73,7 @@ def _choices(population: Population, values: F32, method: Method, threads: int |
     if not best.size:
         return best, worst
     build = {"numpy": _numpy_work, "buffered": _buffered_work, "fused": _fused_work}[method]
+    # About 600,000 (user, prompt) pairs a block: enough work for a thread, and bounded memory.
     size = min(max(_PAIRS_PER_BLOCK // len(values), _USERS_PER_BLOCK), _MOST_USERS_PER_BLOCK)
     run_blocks(build(weights, values, best, worst), len(weights), size, threads)
     return best, worst
@@ -84,11 +85,12 @@ def _numpy_work(weights: F32, values: F32, best: U8, worst: U8) -> Callable[[sli
     def work(users: slice) -> None:
         w = np.ascontiguousarray(weights[users].T)[:, :, None]
         for tile in blocks(table.shape[2], _PROMPTS_PER_TILE):
-            high = dot(w, table[0, :, None, tile])
+            high = dot(w, table[0, :, None, tile])  # `dot` adds in the order of the reward models, as the kernels do
             low = high.copy()
             best_tile, worst_tile = np.zeros(high.shape, np.uint8), np.zeros(high.shape, np.uint8)
             for r in range(1, len(table)):
                 value = dot(w, table[r, :, None, tile])
+                # Strict comparisons: of equal utilities the first response stays.
                 np.copyto(best_tile, np.uint8(r), where=value > high)
                 np.copyto(worst_tile, np.uint8(r), where=value < low)
                 np.maximum(high, value, out=high)
@@ -196,19 +198,19 @@ def ranks(
     [[[1, 0, 2]], [[0, 2, 1]]]
     """
     values = checked_scores(population, scores)
-    wanted = check_positions(positions, values.shape[1])
+    indices = check_positions(positions, values.shape[1])
     weights = checked_weights(population)
     table = np.ascontiguousarray(values.transpose(1, 2, 0))
-    out = np.empty((len(weights), len(values), len(wanted)), np.uint8)
+    out = np.empty((len(weights), len(values), len(indices)), np.uint8)
 
     def work(users: slice) -> None:
         w = np.ascontiguousarray(weights[users].T)[:, :, None]
         for tile in blocks(table.shape[2], _PROMPTS_PER_TILE):
-            place = places(np.stack([dot(w, scores_of[:, None, tile]) for scores_of in table]))
-            for q, position in enumerate(wanted):
-                at = np.zeros(place.shape[1:], np.uint8)
-                for r in range(len(place)):
-                    np.copyto(at, np.uint8(r), where=place[r] == position)
+            rank = places(np.stack([dot(w, scores_of[:, None, tile]) for scores_of in table]))
+            for q, position in enumerate(indices):
+                at = np.zeros(rank.shape[1:], np.uint8)
+                for r in range(len(rank)):
+                    np.copyto(at, np.uint8(r), where=rank[r] == position)
                 out[users, tile, q] = at
 
     if out.size:
@@ -222,13 +224,13 @@ def places(values: F32) -> U8:
     Args:
         values: Utilities, float32 (n_responses, ...).
     """
-    place = np.zeros(values.shape, np.uint8)
+    rank = np.zeros(values.shape, np.uint8)
     for r in range(len(values)):
         for later in range(r + 1, len(values)):
-            ahead = values[r] >= values[later]
-            place[later] += ahead
-            place[r] += ~ahead
-    return place
+            ahead = values[r] >= values[later]  # >=: equal utilities keep the order of the columns
+            rank[later] += ahead
+            rank[r] += ~ahead
+    return rank
 
 
 def check_positions(positions: Sequence[int], n_responses: int) -> list[int]:

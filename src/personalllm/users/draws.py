@@ -64,7 +64,10 @@ def _log_space_dirichlet(alpha: F64, seed: int, purpose: str, block: int) -> F64
     """
     gamma = generator(seed, purpose, "gamma", block).standard_gamma(alpha + 1)
     uniform = 1.0 - generator(seed, purpose, "uniform", block).random(alpha.shape)
+    # At alpha = .001 half of the draws of Gamma(alpha) underflow to 0, and 0 / 0 would follow: hence the logarithms.
+    # 1 - random() is in (0, 1], so the logarithm is finite.
     logs = np.log(gamma) + np.log(uniform) / alpha
+    # Subtracting the maximum makes one weight exp(0) = 1 before the division, so the sum is never 0.
     weights = np.exp(logs - logs.max(axis=1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
@@ -72,6 +75,7 @@ def _log_space_dirichlet(alpha: F64, seed: int, purpose: str, block: int) -> F64
 def dirichlet_rows(n_users: int, alpha: F64, seed: int) -> F64:
     """Return float64 (n_users, n_reward_models): rows from Dirichlet(alpha)."""
     rows = np.empty((n_users, len(alpha)))
+    # Each block has a stream of its own, so the first users are the same however many follow.
     for block, users in user_blocks(n_users):
         concentration = np.broadcast_to(alpha, (users.stop - users.start, len(alpha)))
         rows[users] = _log_space_dirichlet(concentration, seed, "population", block)
@@ -98,19 +102,20 @@ def drop_near_duplicates(weights: F64, tolerance: float) -> npt.NDArray[np.int64
     """
     from scipy.spatial.distance import cdist
 
+    # Blocks bound the memory: distances of 256 users to 1,024 earlier ones at a time, not of all to all.
     size = 256
-    kept = np.empty(len(weights), np.int64)
+    distinct = np.empty(len(weights), np.int64)
     n_kept = 0
     for _, users in user_blocks(len(weights), size):
         alive = np.ones(users.stop - users.start, dtype=bool)
         for start in range(0, n_kept, 4 * size):
-            earlier = weights[kept[start : min(start + 4 * size, n_kept)]]
+            earlier = weights[distinct[start : min(start + 4 * size, n_kept)]]
             alive &= (cdist(weights[users], earlier, "cityblock") / 2 > tolerance).all(axis=1)
         near = cdist(weights[users], weights[users], "cityblock") / 2 <= tolerance
         for row in np.flatnonzero(alive):
             if alive[row]:
                 alive[row + 1 :] &= ~near[row, row + 1 :]
-        found = np.flatnonzero(alive) + users.start
-        kept[n_kept : n_kept + len(found)] = found
-        n_kept += len(found)
-    return kept[:n_kept]
+        passing = np.flatnonzero(alive) + users.start
+        distinct[n_kept : n_kept + len(passing)] = passing
+        n_kept += len(passing)
+    return distinct[:n_kept]

@@ -298,9 +298,9 @@ class Population:
         """
         if not 0 <= tolerance <= 1:
             raise ParameterError("tolerance", "in [0, 1]", tolerance)
-        kept = drop_near_duplicates(self.weights, tolerance)
+        distinct = drop_near_duplicates(self.weights, tolerance)
         return Population(
-            weights=self.weights[kept],
+            weights=self.weights[distinct],
             reward_models=self.reward_models,
             _origin={"kind": "without-near-duplicates", "of": self.spec(), "tolerance": float(tolerance)},
         )
