@@ -17,6 +17,7 @@ def test_the_front_door():
         "Benchmark",
         "Method",
         "Population",
+        "Preferences",
         "Protocol",
         "Results",
         "Standardiser",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from personalllm import backends, methods
-    from personalllm.data import Benchmark, Standardiser, load
+    from personalllm.data import Benchmark, Preferences, Standardiser, load
     from personalllm.evaluation import Protocol, Results, evaluate, read_results
     from personalllm.methods import Method, load_method
     from personalllm.users import Population, choices
@@ -27,6 +27,7 @@ __all__ = [
     "Benchmark",
     "Method",
     "Population",
+    "Preferences",
     "Protocol",
     "Results",
     "Standardiser",
@@ -44,6 +45,7 @@ _ROOMS = {
     "Benchmark": "personalllm.data",
     "Method": "personalllm.methods",
     "Population": "personalllm.users",
+    "Preferences": "personalllm.data",
     "Protocol": "personalllm.evaluation",
     "Results": "personalllm.evaluation",
     "Standardiser": "personalllm.data",

@@ -200,11 +200,7 @@ class Benchmark:
                 f"scores have shape {table.shape}.",
                 f"Give (n_prompts, n_responses, n_reward_models) with {len(reward_models)} reward models.",
             )
-        unusable = [rm for rm in reward_models if not rm.strip() or rm == "model" or "\n" in rm]
-        if unusable or len(set(reward_models)) != len(reward_models):
-            raise ParameterError(
-                "reward_models", "distinct names of one line, none of them 'model'", tuple(reward_models)
-            )
+        _check_reward_models(reward_models)
         by_row = _rows_of_models(response_models, len(table))
         _check_lengths(texts, responses, by_row, table)
         columns = _wide_columns(texts, responses, by_row, reward_models, table)
@@ -290,6 +286,13 @@ def _join(scan: Scan) -> _Joined | None:
         texts[key] = pa.concat_arrays(chunks)
         chunks.clear()
     return _Joined(texts, splits, models, np.concatenate(scores))
+
+
+def _check_reward_models(names: Sequence[str]) -> None:
+    """Check that names can stand in the columns `response_1_NAME` of the released wide schema."""
+    unusable = [name for name in names if not name.strip() or name == "model" or "\n" in name]
+    if unusable or len(set(names)) != len(names):
+        raise ParameterError("reward_models", "distinct names of one line, none of them 'model'", tuple(names))
 
 
 def _rows_of_models(models: Sequence[str] | Sequence[Sequence[str]], n_prompts: int) -> list[Sequence[str]]:
