@@ -1,0 +1,197 @@
+"""Define the parts of a protocol, and the registry of the tracks, which have parts of their own.
+
+This file is below `protocol.py`, so that the protocol knows no track by name: a track is loaded when a protocol is
+made, never when a module is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from personalllm.core.registry import Registry
+from personalllm.core.types import JSON
+
+__all__ = [
+    "FeedbackSpec",
+    "FoldSpec",
+    "Frozen",
+    "HistorySpec",
+    "Options",
+    "PoolSpec",
+    "PopulationSpec",
+    "Sizes",
+    "list_of",
+    "load_track",
+    "track_options",
+    "tracks",
+]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+tracks = Registry(
+    "track",
+    {
+        "rank": "personalllm.evaluation.tracks.rank:RankTrack",
+        "generate": "personalllm.evaluation.tracks.generate:GenerateTrack",
+        "predict": "personalllm.evaluation.tracks.predict:PredictTrack",
+    },
+)
+"""Tracks by name; outsiders add theirs through entry points of the group `personalllm.track`."""
+
+
+def load_track(name: str) -> Any:
+    """Return the class of a track, a subclass of `contract.Track`.
+
+    Raises:
+        UnknownName: If there is no such track; lists the nearest.
+        PluginError: If it does not load.
+    """
+    return tracks.load(name)
+
+
+def track_options() -> dict[str, type[Options]]:
+    """Return the options of all tracks: part -> class; loads the tracks."""
+    classes = [_options(name) for name in tracks]
+    return {options.part: options for options in classes if options is not None}
+
+
+@cache
+def _options(name: str) -> type[Options] | None:
+    loaded: type[Options] | None = load_track(name).options
+    return loaded
+
+
+def list_of(value: Any) -> Any:
+    """Return a single value, or text with commas, as a list; anything else as it is.
+
+    >>> list_of("unseen"), list_of("0,4"), list_of(8), list_of((1, 2))
+    (['unseen'], [0, 4], [8], (1, 2))
+    """
+    if isinstance(value, str):
+        items = [item.strip() for item in value.split(",")] if value.strip() else []
+        return [int(item) if item.isdecimal() else item for item in items]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Numbers of prompts that bound the settings of a protocol.
+
+    Attributes:
+        history: Prompts of the history split; for people, their distinct prompts.
+        queries: Prompts of the split of the queries; for people, their distinct prompts.
+        users: People; 0 for simulated users, whose number is a setting.
+    """
+
+    history: int
+    queries: int
+    users: int = 0
+
+
+class Frozen(BaseModel):
+    """A part that cannot be changed once made, and has no other fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Options(Frozen):
+    """The settings that only one track has.
+
+    Class attributes:
+        part: Their name in a protocol, before the dot of a setting: `prediction` in `prediction.shots`.
+        short: Short forms of settings, which are keyword arguments and options of the command line too: name -> field.
+    """
+
+    part: ClassVar[str]
+    short: ClassVar[Mapping[str, str]] = {}
+
+    @classmethod
+    def complete(cls, given: JSON, sizes: Sizes) -> JSON:  # noqa: ARG003
+        """Return the settings of a protocol with the defaults that depend on the size of the data.
+
+        Args:
+            given: All settings as they were given, nested parts as dicts (each part is there, maybe empty); may be
+                changed in place. People's protocols have the part `folds`.
+            sizes: Of the data.
+        """
+        return given
+
+    def check(self, protocol: Any, sizes: Sizes) -> None:
+        """Raise `ParameterError` if the protocol cannot be run on data of these sizes."""
+
+
+class PopulationSpec(Frozen):
+    """Which target users are evaluated (paper, section 2).
+
+    Attributes:
+        kind: `dirichlet` draws weights from Dirichlet(alpha); `published` is the paper's population to the last bit;
+            `one-per-reward-model` has one user for each RM; `uniform` is the single user of equal weights.
+        alpha: Concentration, or one value for each RM; > 0.
+        n_users: Number of users, >= 1 (set by the kind itself for the last two).
+        seed: Seed of the draw.
+    """
+
+    kind: Literal["dirichlet", "published", "one-per-reward-model", "uniform"] = "dirichlet"
+    alpha: Positive | tuple[Positive, ...] = 0.05
+    n_users: int = Field(default=1000, ge=1)
+    seed: int = 0
+
+
+class FoldSpec(Frozen):
+    """How people are divided into those of the pool and those who are evaluated; in the place of a population.
+
+    Attributes:
+        user_folds: Parts of the people; each part in turn is the unseen users, >= 2. No more than there are people.
+        prompt_folds: Parts of the prompts, >= 3: one is unseen, one is judged by others only, the rest is history.
+        resample: What the intervals resample: `users`; `prompts`, with the people held fixed, so that intervals say
+            nothing about other people; `auto` takes users from 20 people on.
+    """
+
+    user_folds: int = Field(default=5, ge=2)
+    prompt_folds: int = Field(default=4, ge=3)
+    resample: Literal["auto", "users", "prompts"] = "auto"
+
+
+class PoolSpec(Frozen):
+    """The other users, whose histories `fit` gets: drawn like the targets with another seed (paper, section 4).
+
+    Attributes:
+        n_users: Number of users, >= 0.
+        pairs_per_user: Random train prompts with feedback of each, >= 1.
+        seed: Seed of the users, their prompts and their feedback.
+    """
+
+    n_users: int = Field(default=10_000, ge=0)
+    pairs_per_user: int = Field(default=50, ge=1)
+    seed: int = 0
+
+
+class HistorySpec(Frozen):
+    """What is known of each target user (paper, section 4).
+
+    Attributes:
+        pairs: Random train prompts with feedback, for methods whose `history` is "random"; >= 0.
+        nearest: Train prompts nearest to the query, for methods whose `history` is "nearest"; >= 0.
+        counterfactual: `none` is the user's own feedback. To see how much of a gain the feedback of this very user
+            brings, with the same prompts: `other-user` gives what another user would have said, `flipped` swaps
+            chosen and rejected, `shuffled` draws a random ordered pair of responses. The pool stays as it is.
+    """
+
+    pairs: int = Field(default=5, ge=0)
+    nearest: int = Field(default=5, ge=0)
+    counterfactual: Literal["none", "other-user", "flipped", "shuffled"] = "none"
+
+
+class FeedbackSpec(Frozen):
+    """How a user turns utilities into a preference pair; the arguments of `personalllm.feedback.FeedbackRule`."""
+
+    pairs: Literal["best-vs-worst", "random", "ranks", "contested"] = "best-vs-worst"
+    ranks: tuple[int, int] = (0, -1)
+    temperature: float = Field(default=0.0, ge=0)
+    flip: float = Field(default=0.0, ge=0, le=1)
+    tie_margin: float = Field(default=0.0, ge=0)
