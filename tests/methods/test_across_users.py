@@ -7,7 +7,7 @@ from personalllm.core.types import Histories
 from personalllm.methods import get_method
 from personalllm.methods.parts import vectors
 from personalllm.methods.parts.prompting import shown_example
-from personalllm.methods.parts.vectors import PairVectors, first_pairs
+from personalllm.methods.parts.vectors import PairVectors
 from personalllm.testing import EchoChatModel, HashEmbedder
 
 EMBEDDER = HashEmbedder(32)
@@ -162,15 +162,23 @@ def test_only_the_first_pairs_are_embedded_and_all_are_shown(name, make_historie
         assert {e.prompt for e in shown(conversation)} == {corpus.prompts[p] for p in pool.prompt}
 
 
-def test_first_pairs(make_histories):
+def test_the_first_interactions_of_each_user(make_histories):
     histories = make_histories([3, 0, 1, 5], "h")
-    assert first_pairs(histories, None) is histories
-    cut = first_pairs(histories, 2)
+    assert histories.first(None) is histories
+    cut = histories.first(2)
     assert cut.user.tolist() == [0, 0, 2, 3, 3]
     assert cut.n_users == 4
     assert cut.prompt.tolist() == histories.prompt[[0, 1, 3, 4, 5]].tolist()
     assert cut.chosen.tolist() == histories.chosen[[0, 1, 3, 4, 5]].tolist()
     assert cut.rejected.tolist() == histories.rejected[[0, 1, 3, 4, 5]].tolist()
+
+
+def test_the_histories_of_some_users(make_histories):
+    histories = make_histories([3, 0, 1, 5], "h")
+    some = histories.of_users(1, 3)
+    assert (some.n_users, some.user.tolist()) == (2, [1])
+    assert some.prompt.tolist() == histories.prompt[3:4].tolist()
+    assert histories.of_users(0, 4).chosen.tolist() == histories.chosen.tolist()
 
 
 @pytest.mark.parametrize("embedding", EMBEDDINGS)

@@ -239,6 +239,21 @@ class Histories:
         """int64 (n_users + 1,): the rows of user u are `offsets[u]:offsets[u + 1]`."""
         return np.searchsorted(self.user, np.arange(self.n_users + 1)).astype(np.int64)
 
+    def of_users(self, start: int, stop: int) -> Histories:
+        """Return the histories of users `start` to `stop`, who are numbered from 0."""
+        first, last = np.searchsorted(self.user, (start, stop))
+        rows = slice(int(first), int(last))
+        user = self.user[rows] - np.int32(start)
+        return Histories(self.corpus, stop - start, user, self.prompt[rows], self.chosen[rows], self.rejected[rows])
+
+    def first(self, n: int | None) -> Histories:
+        """Return the first n interactions of each user; all of them if n is None."""
+        if n is None:
+            return self
+        rows = np.arange(len(self)) - self.offsets[self.user] < n
+        columns = (column[rows] for column in (self.user, self.prompt, self.chosen, self.rejected))
+        return Histories(self.corpus, self.n_users, *columns)
+
     @classmethod
     def empty(cls, corpus: Corpus, n_users: int) -> Histories:
         """Return the histories of users who have not interacted yet."""

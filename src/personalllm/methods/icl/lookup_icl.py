@@ -11,7 +11,7 @@ from personalllm.core.types import F32, Conversation, Histories, Queries
 from personalllm.methods.base import Need, fitting
 from personalllm.methods.parts.across import AcrossUsers
 from personalllm.methods.parts.retrieval import concatenated_ranges, nearest, owners, rank_by_best_match, unit_rows
-from personalllm.methods.parts.vectors import PairVectors, first_pairs
+from personalllm.methods.parts.vectors import PairVectors
 
 __all__ = ["LookupICL"]
 
@@ -63,7 +63,7 @@ class LookupICL(AcrossUsers):
     def fit(self, pool: Histories) -> Self:
         """Embed the prompts and the interactions of the pool."""
         super().fit(pool)
-        compared = first_pairs(pool, self.embedding_pairs)
+        compared = pool.first(self.embedding_pairs)
         self.pairs_ = PairVectors.of(self.embedder, compared, self.embedding)
         self.pair_offsets_ = compared.offsets
         return self

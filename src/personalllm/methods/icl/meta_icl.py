@@ -11,7 +11,7 @@ from personalllm.core.types import Conversation, Histories, Queries
 from personalllm.methods.base import Need, fitting
 from personalllm.methods.parts.across import AcrossUsers
 from personalllm.methods.parts.retrieval import nearest, unit_rows
-from personalllm.methods.parts.vectors import UserSums, first_pairs
+from personalllm.methods.parts.vectors import UserSums
 
 __all__ = ["MetaICL"]
 
@@ -48,7 +48,7 @@ class MetaICL(AcrossUsers):
     def fit(self, pool: Histories) -> Self:
         """Compute the vectors of the pool's users and embed its prompts."""
         super().fit(pool)
-        sums = self._sums(first_pairs(pool, self.embedding_pairs))
+        sums = self._sums(pool.first(self.embedding_pairs))
         self.pool_mean_ = sums.mean_over_pairs()
         self.pool_users_ = np.flatnonzero(sums.counts).astype(np.int32)
         self.pool_vectors_ = unit_rows(sums.means(self.pool_mean_)[self.pool_users_])

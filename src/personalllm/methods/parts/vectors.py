@@ -18,7 +18,6 @@ __all__ = [
     "UserSums",
     "embed_prompts",
     "embed_responses",
-    "first_pairs",
     "score_candidates",
 ]
 
@@ -113,21 +112,6 @@ class PairVectors:
             total += uses[block] @ vectors
             units[block] = unit_rows(vectors)
         return cls(units, index, (total / max(1, len(histories))).astype(np.float32))
-
-
-def first_pairs(histories: Histories, n: int | None) -> Histories:
-    """Return the histories with the first n interactions of each user; all of them if n is None."""
-    if n is None:
-        return histories
-    mask = np.arange(len(histories)) - histories.offsets[histories.user] < n
-    return Histories(
-        histories.corpus,
-        histories.n_users,
-        histories.user[mask],
-        histories.prompt[mask],
-        histories.chosen[mask],
-        histories.rejected[mask],
-    )
 
 
 @dataclass(frozen=True, eq=False)
