@@ -1,164 +1,256 @@
-"""Metrics of a policy, and their intervals by resampling users.
+"""Define every metric: its name, its unit, and how it follows from the sums of users.
 
-A policy gives each user `m` responses. Means are taken over a user's queries first, then over users, so that the user
-is the unit of every interval.
+A metric without `value` is the mean over users of each user's own mean, which a sign-flip test can compare.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from personalllm.core.errors import AxisMismatch
-from personalllm.core.seeding import generator
-from personalllm.core.types import F32, F64
-from personalllm.evaluation.results import METRICS, Estimate
+from personalllm.core.errors import UnknownName
+from personalllm.core.types import F64
+from personalllm.evaluation.contract import Metric, Resamples
+from personalllm.evaluation.measures import MEAN_GRAIN, N_BINS, rounded
 
-__all__ = ["Draws", "differences", "draw_metrics", "estimate", "per_user_means", "wins"]
+__all__ = ["CHOICE_METRICS", "MIN_GROUP", "PAIR_METRICS", "metric_by_id", "ratio"]
 
-Draws: TypeAlias = dict[str, F64]
+MIN_GROUP = 5
+"""A reward model counts for `minority` if it is the strongest one of at least so many users."""
 
-_BLOCK = 2_000_000
-_COLUMNS = (*METRICS[:-1], "population_best_utility", "oracle_utility")
-
-
-def wins(utility: F32, other: F32) -> F32:
-    """Return 1 where `utility` is higher, 0.5 where both are equal, 0 where it is lower.
-
-    Args:
-        utility: float32, any shape, in standard deviations of the RMs.
-        other: float32, the same shape.
-
-    Returns:
-        float32, the same shape; `wins(a, b) + wins(b, a) == 1`.
-
-    >>> wins(np.float32([2, 1, 0]), np.float32([1, 1, 1])).tolist()
-    [1.0, 0.5, 0.0]
-    """
-    won: F32 = np.greater(utility, other).astype(np.float32)
-    return won + np.float32(0.5) * np.equal(utility, other).astype(np.float32)
+_BINS = [f"bin{b:02d}" for b in range(N_BINS)]
 
 
-def per_user_means(utility: F32, *, best: F32, population_best: F32, reference: F32) -> dict[str, F32]:
-    """Return what each user got from a policy, on average over the user's queries.
-
-    Args:
-        utility: float32 (n_users, n_queries) of the policy's responses.
-        best: The same of the user's best stored response.
-        population_best: The same of the best policy that gives everybody the same response.
-        reference: The same of the reference response model's response.
-
-    Returns:
-        float32 (n_users,) for each of `mean_utility`, `win_rate_reference`, `win_rate_best`, `regret` = mean of
-        (best - utility), `oracle_utility`, `population_best_utility`, `reference_utility`.
+def metric_by_id(metrics: Iterable[Metric], name: str) -> Metric:
+    """Return the metric of an id.
 
     Raises:
-        AxisMismatch: If the shapes differ.
+        UnknownName: If there is none; lists the nearest.
     """
-    if not utility.shape == best.shape == population_best.shape == reference.shape:
-        raise AxisMismatch(
-            f"Utilities of different queries: {utility.shape}, {best.shape}, {population_best.shape}, "
-            f"{reference.shape}."
-        )
-    columns: dict[str, npt.NDArray[np.floating]] = {
-        "mean_utility": utility,
-        "win_rate_reference": wins(utility, reference),
-        "win_rate_best": wins(utility, best),
-        "regret": best.astype(np.float64) - utility,
-        "oracle_utility": best,
-        "population_best_utility": population_best,
-        "reference_utility": reference,
-    }
-    return {name: column.mean(axis=1, dtype=np.float64).astype(np.float32) for name, column in columns.items()}
+    metrics = tuple(metrics)
+    for metric in metrics:
+        if metric.id == name:
+            return metric
+    raise UnknownName("metric", name, (metric.id for metric in metrics))
 
 
-def _exact_mean(column: npt.NDArray[np.floating]) -> float:
-    """Return the correctly rounded mean, which the order of the users cannot change."""
-    return math.fsum(column.tolist()) / len(column)
+def ratio(total: F64, n: F64) -> F64:
+    """Return total / n, float64 (n,); NaN where n is 0 or unknown."""
+    quotient: F64 = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
+    return quotient
 
 
-def _point(per_user: Mapping[str, F32]) -> dict[str, float]:
-    """Return the metrics over all users."""
-    values = {name: _exact_mean(per_user[name]) for name in _COLUMNS}
-    floor = values.pop("population_best_utility")
-    room = values.pop("oracle_utility") - floor
-    values["gain"] = (values["mean_utility"] - floor) / room if room > 0 else math.nan
-    return values
+def _column(name: str) -> Callable[[Mapping[str, F64]], F64]:
+    """Return a column that holds each user's mean already."""
+    return lambda columns: columns[name]
 
 
-def draw_metrics(per_user: Mapping[str, F32], *, draws: int, seed: int) -> Draws:
-    """Return the metrics of resampled users; equal seeds give the same users, so that differences are paired.
+def _mean(name: str) -> Callable[[Mapping[str, F64]], F64]:
+    """Return each user's total over the number of their test pairs."""
+    return lambda columns: ratio(columns[name], columns["n"])
 
-    Args:
-        per_user: As from `per_user_means`.
-        draws: Number of resamples.
-        seed: Seed of the resamples.
 
-    Returns:
-        float64 (draws,) for each of `METRICS`; gain is NaN where a resample leaves no room above the floor.
+def _gain(resamples: Resamples) -> F64:
+    """Return the share of the room above the best common choice that is gained; NaN where there is no room.
+
+    A ratio of means over users: a mean of the users' own ratios would be governed by those with next to no room.
     """
-    columns = np.stack([per_user[name].astype(np.float64) for name in _COLUMNS])
-    n_users = columns.shape[1]
-    rng = generator(seed, "bootstrap", n_users)
-    means = np.empty((len(_COLUMNS), draws))
-    step = max(1, _BLOCK // n_users)
-    for start in range(0, draws, step):
-        stop = min(draws, start + step)
-        users = rng.integers(0, n_users, (stop - start, n_users), dtype=np.int32)
-        for row, column in enumerate(columns):
-            means[row, start:stop] = column[users].mean(axis=1)
-    result = dict(zip(_COLUMNS, means, strict=True))
-    floor = result.pop("population_best_utility")
-    room = result.pop("oracle_utility") - floor
-    result["gain"] = np.divide(result["mean_utility"] - floor, room, out=np.full(draws, np.nan), where=room > 0)
-    return result
+    floor = resamples.totals["population_best_utility"]
+    return ratio(resamples.totals["utility"] - floor, resamples.totals["oracle_utility"] - floor)
 
 
-def _interval(draws: F64) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the draws that are defined."""
-    defined = draws[~np.isnan(draws)]
-    if not len(defined):
-        return math.nan, math.nan
-    low, high = np.quantile(defined, (0.025, 0.975))
-    return float(low), float(high)
+def _ece(resamples: Resamples) -> F64:
+    """Return the expected calibration error: |confidence - accuracy| of each bin, weighted by its pairs."""
+    n, confidence, correct = (
+        np.stack([resamples.totals[f"{b}_{name}"] for b in _BINS]) for name in ("n", "confidence", "correct")
+    )
+    return ratio(np.abs(confidence - correct).sum(axis=0), n.sum(axis=0))
 
 
-def estimate(per_user: Mapping[str, F32], draws: Draws) -> dict[str, Estimate]:
-    """Return the metrics with their 95 % user-bootstrap intervals.
+def _length_controlled(resamples: Resamples) -> F64:
+    """Return the mean of the accuracies where the longer and where the shorter response is the preferred one."""
+    longer, shorter = (
+        ratio(resamples.totals[f"{side}_correct"], resamples.totals[f"{side}_n"]) for side in ("longer", "shorter")
+    )
+    return (longer + shorter) / 2
 
-    `gain` = (mean utility - population-best) / (oracle - population-best), a ratio of means; NaN if the oracle is
-    no better than the population-best policy.
 
-    Args:
-        per_user: As from `per_user_means`.
-        draws: As from `draw_metrics`.
+def _worst_decile(resamples: Resamples) -> F64:
+    """Return the mean accuracy of the worst tenth of users, rounded up to whole users.
+
+    In a resample a user may count several times, so the tenth is filled by weight. The worst quarter nearly always
+    holds it; all users are sorted in only where it does not.
     """
-    return {
-        name: Estimate(value, *(_interval(draws[name]) if not math.isnan(value) else (math.nan, math.nan)))
-        for name, value in _point(per_user).items()
-    }
+    n = resamples.columns["n"]
+    users = np.flatnonzero(n > 0)
+    if not len(users):
+        return np.full(len(resamples.weights), np.nan)
+    accuracy = rounded(resamples.columns["correct"][users] / n[users], MEAN_GRAIN)
+    weights = resamples.weights[:, users]
+    size = np.ceil(weights.sum(axis=1) / 10)
+    order = np.argsort(accuracy, kind="stable")
+    width = min(len(order), max(16, len(order) // 4))
+    while True:
+        within = np.minimum(weights[:, order[:width]].cumsum(axis=1), size[:, None])
+        if width == len(order) or (within[:, -1] >= size).all():
+            return ratio(np.diff(within, axis=1, prepend=0.0) @ accuracy[order[:width]], size)
+        width = len(order)
 
 
-def differences(
-    per_user: Mapping[str, F32], draws: Draws, other_per_user: Mapping[str, F32], other_draws: Draws
-) -> dict[str, Estimate]:
-    """Return the metrics of one policy minus those of another, paired by user.
+def _minority(resamples: Resamples) -> F64:
+    """Return the lowest mean accuracy of the groups of users with the same strongest reward model."""
+    n, group = resamples.columns["n"], resamples.columns["group"]
+    lowest = np.full(len(resamples.weights), np.nan)
+    for index in np.unique(group[(group >= 0) & (n > 0)]):
+        users = np.flatnonzero((group == index) & (n > 0))
+        if len(users) >= MIN_GROUP:
+            accuracy = rounded(resamples.columns["correct"][users] / n[users], MEAN_GRAIN)
+            weights = resamples.weights[:, users]
+            # a group that a resample left empty says nothing, hence fmin
+            lowest = np.fmin(lowest, ratio(weights @ accuracy, weights.sum(axis=1)))
+    return lowest
 
-    Args:
-        per_user: As from `per_user_means`.
-        draws: As from `draw_metrics`.
-        other_per_user: The same of the other policy, for the same users in the same order.
-        other_draws: The same of the other policy, with the same seed.
 
-    Raises:
-        AxisMismatch: If the users or the resamples differ in number.
-    """
-    name = METRICS[0]
-    if per_user[name].shape != other_per_user[name].shape or draws[name].shape != other_draws[name].shape:
-        raise AxisMismatch("A paired difference needs the same users and resamples on both sides.")
-    mine, other = _point(per_user), _point(other_per_user)
-    return {key: Estimate(mine[key] - other[key], *_interval(draws[key] - other_draws[key])) for key in METRICS}
+CHOICE_METRICS = (
+    Metric(
+        id="utility",
+        heading="Mean utility",
+        unit="sd",
+        higher_is_better=True,
+        reads=("utility",),
+        per_user=_column("utility"),
+        note="sd of the scores",
+    ),
+    Metric(
+        id="win_rate_reference",
+        heading="Win rate",
+        unit="share",
+        higher_is_better=True,
+        reads=("win_rate_reference",),
+        per_user=_column("win_rate_reference"),
+        note="vs the reference model",
+    ),
+    Metric(
+        id="win_rate_best",
+        heading="Win rate",
+        unit="share",
+        higher_is_better=True,
+        reads=("win_rate_best",),
+        per_user=_column("win_rate_best"),
+        note="vs user\u2019s best stored",
+    ),
+    Metric(
+        id="regret",
+        heading="Regret",
+        unit="sd",
+        higher_is_better=False,
+        reads=("regret",),
+        per_user=_column("regret"),
+        note="lower is better",
+    ),
+    Metric(
+        id="gain",
+        heading="Gain",
+        unit="ratio",
+        higher_is_better=True,
+        reads=("utility", "population_best_utility", "oracle_utility"),
+        value=_gain,
+        grain=MEAN_GRAIN,
+        note="1 = oracle",
+    ),
+)
+"""Metrics of the tracks that give each user a response, in the order of their tables."""
+
+PAIR_METRICS = (
+    Metric(
+        id="accuracy",
+        heading="Accuracy",
+        unit="share",
+        higher_is_better=True,
+        reads=("correct", "n"),
+        per_user=_mean("correct"),
+        pooled="correct",
+    ),
+    Metric(
+        id="log_loss",
+        heading="Log-loss",
+        unit="nats",
+        higher_is_better=False,
+        reads=("log_loss", "n"),
+        per_user=_mean("log_loss"),
+        pooled="log_loss",
+        log_odds=True,
+        note="0.693 = coin",
+    ),
+    Metric(
+        id="ece",
+        heading="ECE",
+        unit="ratio",
+        higher_is_better=False,
+        reads=tuple(f"{b}_{name}" for b in _BINS for name in ("n", "confidence", "correct")),
+        value=_ece,
+        log_odds=True,
+        shifted=True,
+        note="lower is better",
+    ),
+    Metric(
+        id="brier",
+        heading="Brier",
+        unit="ratio",
+        higher_is_better=False,
+        reads=("brier", "n"),
+        per_user=_mean("brier"),
+        log_odds=True,
+        note="0.25 = coin",
+    ),
+    Metric(
+        id="regret",
+        heading="Regret",
+        unit="sd",
+        higher_is_better=False,
+        reads=("regret", "n"),
+        per_user=_mean("regret"),
+        note="lower is better",
+    ),
+    Metric(
+        id="tau",
+        heading="Kendall tau",
+        unit="ratio",
+        higher_is_better=True,
+        reads=("tau", "n"),
+        per_user=_mean("tau"),
+    ),
+    Metric(
+        id="length_controlled",
+        heading="Length-controlled",
+        unit="share",
+        higher_is_better=True,
+        reads=("longer_n", "longer_correct", "shorter_n", "shorter_correct"),
+        value=_length_controlled,
+        note="accuracy",
+    ),
+    Metric(
+        id="worst_decile",
+        heading="Worst decile",
+        unit="share",
+        higher_is_better=True,
+        reads=("correct", "n"),
+        value=_worst_decile,
+        shifted=True,
+        users_only=True,
+        note="accuracy",
+    ),
+    Metric(
+        id="minority",
+        heading="Minority",
+        unit="share",
+        higher_is_better=True,
+        reads=("correct", "n", "group"),
+        value=_minority,
+        shifted=True,
+        users_only=True,
+        note="accuracy",
+    ),
+)
+"""Metrics of the tracks that predict preferences, in the order of their tables."""

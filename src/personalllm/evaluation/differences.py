@@ -1,0 +1,123 @@
+"""Compare methods on the same users and pairs: paired differences, and what several at once may claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from personalllm.core.errors import UserError
+from personalllm.core.stats import holm, sign_flip_p
+from personalllm.core.types import F64
+from personalllm.evaluation.contract import Estimate, Metric, Sums
+from personalllm.evaluation.estimates import ALL, difference, user_means
+
+__all__ = ["LEVEL", "Difference", "check_paired", "paired_differences"]
+
+LEVEL = 0.05
+"""Family-wise error at which a method is called better."""
+
+_PATTERNS = 9_999
+_PATTERNS_PER_COMPARISON = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two methods on the same users and pairs.
+
+    Attributes:
+        a: Label of the first.
+        b: Label of the second.
+        difference: The metric of `a` minus that of `b`, with its 95 % interval over users.
+        p_value: Two-sided, of the sign-flip test over users; NaN where the metric is not a mean over users.
+        p_holm: The same, corrected for all comparisons that were made together.
+        better: Label of the better one if they differ significantly at a family-wise level of 5 %, else None.
+    """
+
+    a: str
+    b: str
+    difference: Estimate
+    p_value: float
+    p_holm: float
+    better: str | None
+
+
+def check_paired(sums: Mapping[str, Sums]) -> None:
+    """Raise unless all methods were evaluated on the same users and pairs; they may stand in different runs.
+
+    Args:
+        sums: Label -> sums.
+
+    Raises:
+        UserError: If two of them differ; names both.
+    """
+    labels = list(sums)
+    for label in labels[1:]:
+        first, other = sums[labels[0]], sums[label]
+        if (first.pairing, first.n_clusters) != (other.pairing, other.n_clusters):
+            sizes = f"{first.n_clusters} and {other.n_clusters} {first.axis}"
+            what = "other prompts, pairs or scores" if first.n_clusters == other.n_clusters else sizes
+            raise UserError(
+                f"{labels[0]!r} and {label!r} were not evaluated on the same users and queries: {what}.",
+                "Compare runs whose protocols differ in nothing that decides users, prompts, scores or the reference "
+                "model.",
+            )
+
+
+def paired_differences(
+    sums: Mapping[str, Sums],
+    pairs: Sequence[tuple[str, str]],
+    metric: Metric,
+    stratum: str = ALL,
+    *,
+    draws: int,
+    seed: int,
+    patterns: int = _PATTERNS_PER_COMPARISON,
+) -> tuple[Difference, ...]:
+    """Return a difference for each pair of methods, Holm-corrected for their number.
+
+    Args:
+        sums: Label -> sums under one condition.
+        pairs: Labels; which of the first is subtracted from which.
+        metric: What is compared.
+        stratum: Of which pairs or users.
+        draws: Resamples of the users behind each interval.
+        seed: Seed of the resamples and of the sign patterns.
+        patterns: Sign patterns for each comparison, where 9,999 for all of them are fewer: the smallest p that the
+            patterns can give, times the number of comparisons, must stay below the level.
+
+    Raises:
+        UserError: If users or pairs differ.
+        ParameterError: If the sums have no such stratum of the metric.
+    """
+    if not pairs:
+        return ()
+    check_paired({label: sums[label] for pair in pairs for label in pair})
+    gaps = [difference(sums[a], sums[b], metric, stratum, draws=draws, seed=seed) for a, b in pairs]
+    p_values = np.full(len(pairs), np.nan)
+    own = _user_differences(sums, pairs, metric, stratum)
+    if own is not None and len(own):
+        p_values = sign_flip_p(own, draws=max(_PATTERNS, patterns * len(pairs)), seed=seed)
+    corrected = p_values if np.isnan(p_values).any() else holm(p_values)
+    compared = []
+    for (a, b), gap, p, p_holm in zip(pairs, gaps, p_values.tolist(), corrected.tolist(), strict=True):
+        ahead = a if (gap.value > 0) == metric.higher_is_better else b
+        compared.append(Difference(a, b, gap, p, p_holm, ahead if p_holm <= LEVEL else None))
+    return tuple(compared)
+
+
+def _user_differences(
+    sums: Mapping[str, Sums], pairs: Sequence[tuple[str, str]], metric: Metric, stratum: str
+) -> F64 | None:
+    """Return float64 (n_users, n_pairs): differences of the users of a stratum; None if the metric has no such."""
+    first = sums[pairs[0][0]]
+    if metric.per_user is None or not (stratum == ALL or stratum in first.groups):
+        return None
+    users = np.ones(first.n_clusters, np.bool_)
+    if "n" in first.columns:
+        users = first.columns["n"] > 0
+    if stratum != ALL:
+        users = users & (first.columns["group"] == first.groups.index(stratum))
+    means = {label: user_means(sums[label], metric) for pair in pairs for label in pair}
+    return np.stack([(means[a] - means[b])[users] for a, b in pairs], axis=1)

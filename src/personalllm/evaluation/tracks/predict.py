@@ -1,0 +1,302 @@
+"""The predict track: how well is a user's next preference predicted after k of them?"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from personalllm.core.errors import UserError
+from personalllm.core.seeding import derive_seed
+from personalllm.core.types import F32, I8, JSON, Histories, Queries
+from personalllm.evaluation.baselines.predicting import TITLES, pair_baselines, people_baselines, rejected_share
+from personalllm.evaluation.calls import checked, fitted, own_copy, running
+from personalllm.evaluation.contract import (
+    Backends,
+    Baseline,
+    Condition,
+    NamedMethod,
+    Outcome,
+    Sums,
+    Table,
+    Track,
+    Unit,
+)
+from personalllm.evaluation.measures import PairAnswers, margins, pair_sums, pairing_digest
+from personalllm.evaluation.metrics import PAIR_METRICS
+from personalllm.evaluation.sources.options import PredictOptions
+from personalllm.evaluation.sources.pairs import Pairs, TestPairs
+from personalllm.evaluation.sources.people import Fold, People
+from personalllm.methods.base import Method
+
+__all__ = ["PeopleTrack", "PredictTrack"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    label: str
+    method: Method
+
+
+class PredictTrack(Track):
+    """Predict which of two responses a user prefers.
+
+    A method is fitted once on the pool. For each number of shots a copy of it adapts to the first comparisons of the
+    target users and answers the prompts of their test pairs. A unit is a shard of users under one kind of history, with
+    all numbers of shots and both kinds of prompts, since one copy answers both.
+    """
+
+    id = "predict"
+    title = "Predict preferences"
+    options = PredictOptions
+    metrics = PAIR_METRICS
+    headline = "accuracy"
+    names = TITLES
+
+    def __init__(self, protocol: Any, source: Any, backends: Backends) -> None:
+        self.pairs = Pairs(source, protocol.options)
+        super().__init__(protocol, source, dataclasses.replace(backends, signals=self.pairs.signals))
+
+    @classmethod
+    def of(cls, protocol: Any, source: Any, backends: Backends) -> Track:
+        """Return the track for simulated users or for people."""
+        return (PeopleTrack if isinstance(source, People) else cls)(protocol, source, backends)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Users, prompts, history and shots."""
+        return self.pairs.conditions
+
+    def check(self, method: NamedMethod) -> None:
+        """Raise before the work begins if a method lacks a backend or needs a history of another kind."""
+        if method.method.history != "random":
+            raise UserError(
+                f"{method.label!r} gets the prompts nearest to each query; the predict track has nested histories.",
+                "Leave it out.",
+            )
+        super().check(method)
+
+    def baselines(self) -> Sequence[Baseline]:
+        """Return baselines, then oracles."""
+        return pair_baselines(self.pairs, self.backends.embedder)
+
+    def units(self, key: str) -> Sequence[Unit]:
+        """Cut a method's work into shards of users of a group under one kind of history."""
+        size = self.protocol.users_per_shard
+        units: list[Unit] = []
+        for group in self.pairs.groups.values():
+            for history, shots in group.conditions.items():
+                indices = self._indices(group.kind, history)
+                for start in range(0, group.n_users, size):
+                    stop = min(group.n_users, start + size)
+                    n_pairs = sum(len(tests.of_users(start, stop)) for tests in group.tests.values())
+                    # the seed does not depend on the shots: what is random in a method is the same along its curve
+                    seed = derive_seed(self.protocol.seed, "unit", key, group.kind, history, start)
+                    units.append(Unit(key, len(units), start, stop, seed, n_pairs * len(shots), indices))
+        return units
+
+    def baseline_units(self, key: str) -> Sequence[Unit]:
+        """Cut a baseline's work into the groups of users, under the fewest shots."""
+        units = []
+        for group in self.pairs.groups.values():
+            if group.shots:
+                indices = self._indices(group.kind, "true", group.shots[0])
+                n_pairs = sum(len(tests) for tests in group.tests.values())
+                units.append(Unit(key, len(units), 0, group.n_users, 0, n_pairs, indices))
+        return units
+
+    def _indices(self, users: str, history: str, shots: int | None = None) -> tuple[int, ...]:
+        """Return the positions of the conditions of users and a kind of history."""
+        return tuple(
+            index
+            for index, condition in enumerate(self.conditions)
+            if (condition.users, condition.history) == (users, history) and shots in (None, condition.shots)
+        )
+
+    def prepare(self, method: NamedMethod) -> _Fitted:
+        """Fit a method on the pool."""
+        # "algorithm" is a seed label: another word would change what is random in every method
+        seed = derive_seed(self.protocol.seed, "algorithm", method.key)
+        return _Fitted(method.label, fitted(self.source.pool, self.backends, method, seed))
+
+    def work(self, prepared: _Fitted, unit: Unit) -> Outcome:
+        """Let copies of a fitted method adapt to a shard of users, for each number of shots, and predict."""
+        import pyarrow as pa
+
+        tables, seconds = [], {"adapt": 0.0, "adapt_users": 0.0}
+        most = max(condition.shots for condition in self.conditions)
+        for shots, of_shots in groupby(unit.conditions, key=lambda index: self.conditions[index].shots):
+            indices = list(of_shots)
+            condition = self.conditions[indices[0]]
+            method = own_copy(self.source.pool, self.backends, prepared.method, prepared.label, unit.seed)
+            history = self.pairs.groups[condition.users].histories[condition.history]
+            shown = history.of_users(unit.start, unit.stop).first(shots)
+            began = time.perf_counter()
+            _adapt(prepared.label, method, shown)
+            if shots == most:
+                seconds["adapt"] += time.perf_counter() - began
+                seconds["adapt_users"] += unit.stop - unit.start
+            tables += self._answered(prepared.label, method, unit, indices)
+        return Outcome(pa.concat_tables(tables), seconds)
+
+    def _answered(self, label: str, method: Method, unit: Unit, indices: Sequence[int]) -> Iterator[Table]:
+        """Yield the samples of conditions that differ in the kind of prompts alone, answered in one call."""
+        conditions = [self.conditions[index] for index in indices]
+        group = self.pairs.groups[conditions[0].users]
+        tests = [group.tests[condition.prompts].of_users(unit.start, unit.stop) for condition in conditions]
+        joined = TestPairs(
+            *(
+                np.concatenate([getattr(pairs, field.name) for pairs in tests])
+                for field in dataclasses.fields(TestPairs)
+            )
+        )
+        preference = _utilities(label, method, self.pairs.queries(joined, unit.start, unit.stop))
+        ends = np.cumsum([len(pairs) for pairs in tests])[:-1]
+        for index, pairs, rows in zip(indices, tests, np.split(preference, ends), strict=True):
+            yield self.pairs.samples(index, pairs, self.pairs.by_response(pairs, rows))
+
+    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sequence[Sums]:
+        """Add up the test pairs of each user."""
+        group = self.pairs.groups[condition.users]
+        share, longer = self._facts[condition.users, condition.prompts]
+        column = {name: samples[name].to_numpy() for name in samples.column_names}
+        answers = PairAnswers(
+            n_clusters=group.n_users,
+            cluster=column["user"],
+            margin=column["margin"],
+            regret=column["regret"],
+            tau=column["tau"],
+            share=share,
+            longer=longer,
+            log_odds=log_odds,
+        )
+        strongest = group.population.weights.argmax(axis=1).astype(np.float32)
+        return (
+            Sums(
+                pair_sums(answers) | {"group": strongest},
+                "users",
+                pairing_digest(*(column[name] for name in ("user", "prompt", "chosen", "rejected"))),
+                tuple(f"rm:{name}" for name in self.source.benchmark.reward_models),
+            ),
+        )
+
+    @cached_property
+    def _facts(self) -> dict[tuple[str, str], tuple[F32, I8]]:
+        """Of each kind of users and prompts: how contested the test pairs are, and on which side the longer one is."""
+        facts = {}
+        for group in self.pairs.groups.values():
+            for prompts, tests in group.tests.items():
+                row, lengths = np.arange(len(tests)), self.pairs.response_lengths[tests.prompt]
+                longer = np.sign(lengths[row, tests.chosen] - lengths[row, tests.rejected]).astype(np.int8)
+                facts[group.kind, prompts] = (rejected_share(self.pairs, tests), longer)
+        return facts
+
+    def describe(self) -> JSON:
+        """Return what was drawn, as JSON for the manifest."""
+        return self.pairs.describe()
+
+
+class PeopleTrack(PredictTrack):
+    """Predict which of two responses a person prefers.
+
+    Nothing is fitted on a prompt whose comparisons are predicted as `unseen`, whichever pair or person; `seen` prompts
+    were judged by the people of the pool. A unit is a fold: its fit dominates the cost.
+    """
+
+    source: People
+
+    def __init__(self, protocol: Any, source: People, backends: Backends) -> None:
+        Track.__init__(self, protocol, source, backends)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Users, prompts, history and shots."""
+        return self.source.conditions
+
+    def baselines(self) -> Sequence[Baseline]:
+        """Return baselines; people's utilities are unknown, so there is no oracle."""
+        return people_baselines(self.source)
+
+    def units(self, key: str) -> Sequence[Unit]:
+        """Return a unit for each fold."""
+        return [self._unit(key, fold, self.source.conditions_of(fold)) for fold in self.source.folds]
+
+    def baseline_units(self, key: str) -> Sequence[Unit]:
+        """Return a unit for each fold, with each kind of history under one number of shots."""
+        units = []
+        for fold in self.source.folds:
+            fewest: dict[str, int] = {}
+            for history, shots in self.source.histories(fold):
+                fewest.setdefault(history, shots)
+            conditions = [c for c in self.source.conditions_of(fold) if c.shots == fewest[c.history]]
+            units.append(self._unit(key, fold, conditions))
+        return units
+
+    def _unit(self, key: str, fold: Fold, conditions: Sequence[Condition]) -> Unit:
+        seed = derive_seed(self.protocol.seed, "people fit", key, fold.index)
+        indices = tuple(self.conditions.index(condition) for condition in conditions)
+        return Unit(key, fold.index, fold.index, fold.index + 1, seed, 1, indices)
+
+    def prepare(self, method: NamedMethod) -> Any:
+        """Return the method: it is fitted in every unit."""
+        return method
+
+    def work(self, prepared: NamedMethod, unit: Unit) -> Outcome:
+        """Fit a method on a fold's pool; for each history let a copy of it adapt and predict."""
+        import pyarrow as pa
+
+        source, fold, label = self.source, self.source.folds[unit.start], prepared.label
+        pool, tests, everything = source.pool(fold), source.tests(fold), source.people.histories
+        began = time.perf_counter()
+        method = fitted(pool, self.backends, prepared, unit.seed)
+        seconds = {"fit": time.perf_counter() - began}
+        tables = []
+        index_of = {self.conditions[index]: index for index in unit.conditions}
+        for history, shots in source.histories(fold):
+            # unlike with simulated users the seed depends on the shots
+            copied = own_copy(pool, self.backends, method, label, derive_seed(unit.seed, history, shots))
+            _adapt(label, copied, source.history(fold, shots, history))
+            for prompts, rows in tests.items():
+                preference = _utilities(label, copied, source.queries(fold, rows))
+                margin = margins(preference, everything.chosen[rows], everything.rejected[rows])
+                index = index_of[Condition(fold.kind, prompts, history, shots)]
+                tables.append(source.samples(index, rows, margin))
+        return Outcome(pa.concat_tables(tables), seconds)
+
+    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sequence[Sums]:
+        """Add up the comparisons of each person, or of each prompt where there are few people."""
+        people, axis = self.source.people, self.source.axis
+        column = {name: samples[name].to_numpy() for name in samples.column_names}
+        answers = PairAnswers(
+            n_clusters=people.n_users if axis == "users" else people.n_topics,
+            cluster=column["user" if axis == "users" else "prompt"],
+            margin=column["margin"],
+            longer=column["longer"],
+            log_odds=log_odds,
+        )
+        return (Sums(pair_sums(answers), axis, pairing_digest(column["user"], column["row"])),)
+
+    def describe(self) -> JSON:
+        """Return what was drawn, as JSON for the manifest."""
+        return self.source.describe()
+
+
+def _adapt(label: str, method: Method, histories: Histories) -> None:
+    with running(label, "adapt"):
+        method.adapt(histories)
+
+
+def _utilities(label: str, method: Method, queries: Queries) -> F32:
+    """Return a method's utilities, float32 (n_queries, n_responses); it is not called if all pairs were ties."""
+    shape = (len(queries), queries.corpus.n_responses)
+    if not len(queries):
+        return np.empty(shape, np.float32)
+    with running(label, "utilities"):
+        utilities = method.utilities(queries)
+    return checked(label, utilities, shape)
