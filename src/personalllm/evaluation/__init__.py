@@ -1,102 +1,78 @@
-"""Run methods under a frozen protocol: three tracks, metrics with intervals, runs that resume.
+"""Evaluate methods under a frozen protocol: tracks, metrics with intervals, runs that resume.
 
-`evaluate` runs the rank and the generate track, `read_results` reads such a run back; `predict` and `load_prediction`
-are for the predict track, `predict_people` puts its learners to people's preferences. `Protocol.for_benchmark` says
-what is to be run. Methods get texts and histories only; the scores stay on this side.
+`evaluate` runs any track, on simulated users or on people; `load_results` reads runs back; `sweep` varies settings.
+`Protocol.for_data` says what is run. Methods get texts and histories only; the scores stay on this side.
 """
 
-from personalllm.core.stats import holm, sign_flip_p
-from personalllm.evaluation.comparisons import SurvivingShare, compare_per_user, surviving_share
-from personalllm.evaluation.contest import Contest, SweepCell, SweepRow
-from personalllm.evaluation.metrics import wins
-from personalllm.evaluation.prediction.comparisons import PairedDifference
-from personalllm.evaluation.prediction.metrics import PREDICTION_METRICS, Cell
-from personalllm.evaluation.prediction.people import load_people, predict_people
-from personalllm.evaluation.prediction.people_task import PeopleProtocol
-from personalllm.evaluation.prediction.reading import load_prediction
-from personalllm.evaluation.prediction.results import LearnerResult, PredictResults
-from personalllm.evaluation.prediction.run import predict
-from personalllm.evaluation.prediction.sweep import (
-    PredictContest,
-    PredictSweepResults,
-    PredictSweepRow,
-    run_prediction_sweep,
-    sweep_prediction,
+from personalllm.evaluation.contract import (
+    Backends,
+    Condition,
+    Estimate,
+    Metric,
+    NamedMethod,
+    Outcome,
+    Sums,
+    Track,
+    Unit,
 )
-from personalllm.evaluation.prediction.transfer import Transfer
-from personalllm.evaluation.presets import PRESETS, Preset, get_preset, list_presets
-from personalllm.evaluation.progress import Progress, ProgressEvent
-from personalllm.evaluation.protocol import METRICS_VERSION, Protocol
-from personalllm.evaluation.reading import compare, read_results
-from personalllm.evaluation.references import PREDICTORS, REFERENCES
-from personalllm.evaluation.resolve import parse_method, resolve
-from personalllm.evaluation.results import METRICS, Estimate, MethodResult, Results, Sample
-from personalllm.evaluation.run import evaluate
-from personalllm.evaluation.specs import (
+from personalllm.evaluation.differences import Difference
+from personalllm.evaluation.parts import (
     FeedbackSpec,
-    GenerationSpec,
+    FoldSpec,
     HistorySpec,
+    Options,
     PoolSpec,
     PopulationSpec,
-    PredictionSpec,
+    load_track,
+    tracks,
 )
-from personalllm.evaluation.sweep import SweepResults, parse_axis, plan_sweep, run_sweep, sweep
+from personalllm.evaluation.presets import PRESETS, Preset, get_preset, list_presets
+from personalllm.evaluation.progress import Progress, ProgressEvent
+from personalllm.evaluation.protocol import METRICS_VERSION, RUN_FORMAT, Protocol
+from personalllm.evaluation.reading import load_results, load_run
+from personalllm.evaluation.resolve import parse_method, resolve
+from personalllm.evaluation.results import MethodResult, Results
+from personalllm.evaluation.run import evaluate
+from personalllm.evaluation.sweep import Sweep, parse_axis, plan_sweep, run_sweep, sweep
 
 __all__ = [
-    "METRICS",
     "METRICS_VERSION",
-    "PREDICTION_METRICS",
-    "PREDICTORS",
     "PRESETS",
-    "REFERENCES",
-    "Cell",
-    "Contest",
+    "RUN_FORMAT",
+    "Backends",
+    "Condition",
+    "Difference",
     "Estimate",
     "FeedbackSpec",
-    "GenerationSpec",
+    "FoldSpec",
     "HistorySpec",
-    "LearnerResult",
     "MethodResult",
-    "PairedDifference",
-    "PeopleProtocol",
+    "Metric",
+    "NamedMethod",
+    "Options",
+    "Outcome",
     "PoolSpec",
     "PopulationSpec",
-    "PredictContest",
-    "PredictResults",
-    "PredictSweepResults",
-    "PredictSweepRow",
-    "PredictionSpec",
     "Preset",
     "Progress",
     "ProgressEvent",
     "Protocol",
     "Results",
-    "Sample",
-    "SurvivingShare",
-    "SweepCell",
-    "SweepResults",
-    "SweepRow",
-    "Transfer",
-    "compare",
-    "compare_per_user",
+    "Sums",
+    "Sweep",
+    "Track",
+    "Unit",
     "evaluate",
     "get_preset",
-    "holm",
     "list_presets",
-    "load_people",
-    "load_prediction",
+    "load_results",
+    "load_run",
+    "load_track",
     "parse_axis",
     "parse_method",
     "plan_sweep",
-    "predict",
-    "predict_people",
-    "read_results",
     "resolve",
-    "run_prediction_sweep",
     "run_sweep",
-    "sign_flip_p",
-    "surviving_share",
     "sweep",
-    "sweep_prediction",
-    "wins",
+    "tracks",
 ]

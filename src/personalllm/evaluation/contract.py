@@ -91,7 +91,7 @@ class Unit:
         start: First row; rows are users, requests or fits, as the track has it.
         stop: Row after the last.
         seed: Derived from the protocol, the method and the rows, so that order and parallelism change nothing.
-        weight: Size of the work, for progress: users, requests, test pairs or fits.
+        weight: Size of the work, for progress: queries, requests, test pairs or fits.
         conditions: Positions in `Track.conditions` that the unit's samples belong to.
     """
 
@@ -193,7 +193,7 @@ class Metric:
     Attributes:
         id: Key in tables and options.
         heading: A few words for tables.
-        unit: `sd` (standard deviations of the RMs), `share`, `nats`, or `count`.
+        unit: `sd` (standard deviations of the RMs), `share` (shown in percent), `nats`, or `ratio` (a plain number).
         higher_is_better: Whether more is better.
         reads: Columns of `Sums` that it needs; where one is missing, the metric is NaN.
         per_user: float64 (n_clusters,) from the columns: each cluster's own mean, NaN where it is not defined.
@@ -209,7 +209,7 @@ class Metric:
 
     id: str
     heading: str
-    unit: Literal["sd", "share", "nats", "count"]
+    unit: Literal["sd", "share", "nats", "ratio"]
     higher_is_better: bool
     reads: tuple[str, ...]
     per_user: Callable[[Mapping[str, F64]], F64] | None = None
@@ -397,8 +397,12 @@ class Track(ABC):
             The sums that intervals resample; after them, if intervals need both, those over the other axis.
         """
 
+    def check_history(self, method: NamedMethod) -> None:  # noqa: B027
+        """Raise `UserError` if the protocol cannot give a method its kind of history; needs no backend."""
+
     def check(self, method: NamedMethod) -> None:
         """Raise `UserError` before the work begins if a method lacks a backend or cannot get its kind of history."""
+        self.check_history(method)
         self.backends.bind(method.method.clone())
 
     def baselines(self) -> Sequence[Baseline]:

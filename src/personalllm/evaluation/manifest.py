@@ -1,52 +1,45 @@
-"""What a run says of itself: protocol, versions, seeds, presets, the order of its methods."""
+"""Describe a run: protocol, versions, seeds, presets, the order of its methods."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 from personalllm.core.errors import DataError, UserError
 from personalllm.core.storage import write_json
 from personalllm.core.types import JSON
-from personalllm.data import Benchmark
+from personalllm.evaluation.contract import Track
+from personalllm.evaluation.parts import load_track
 from personalllm.evaluation.presets import get_preset
-from personalllm.evaluation.protocol import Protocol
+from personalllm.evaluation.protocol import RUN_FORMAT, Protocol
 from personalllm.evaluation.resolve import resolve
 from personalllm.evaluation.store import DiskStore, Store, read_json
-from personalllm.evaluation.tracks import Backends
 
 __all__ = ["write_manifest", "write_order"]
 
 _PACKAGES = ("personalllm", "numpy", "pyarrow", "scipy")
 
 
-def write_manifest(store: Store, protocol: Protocol, benchmark: Benchmark, task: JSON, backends: Backends) -> JSON:
+def write_manifest(store: Store, track: Track) -> JSON:
     """Describe the run; the versions of every session are kept, oldest first.
 
     Args:
         store: Where the run is kept.
-        protocol: Bound to its backends.
-        benchmark: What is evaluated.
-        task: What the protocol drew, as JSON.
-        backends: What the edge handed over.
+        track: Its protocol is bound to its backends.
     """
+    protocol, backends = track.protocol, track.backends
     named = {"embedder": backends.embedder, "llm": backends.llm}
-    rewards = backends.rewards
     manifest: JSON = {
+        "format": RUN_FORMAT,
         "protocol": protocol.spec(),
         "fingerprint": protocol.fingerprint,
-        "benchmark": {
-            "name": benchmark.name,
-            "fingerprint": benchmark.fingerprint,
-            "n_prompts": benchmark.n_prompts,
-            "n_responses": benchmark.n_responses,
-            "reward_models": list(benchmark.reward_models),
-            "response_models": list(benchmark.response_models),
-        },
-        "task": task,
+        "conditions": [condition.spec() for condition in track.conditions],
+        "source": track.source.about(),
+        "drawn": track.describe(),
         "backends": {name: backend.name for name, backend in named.items() if backend is not None},
-        "reward_ensemble": list(rewards.reward_models) if rewards is not None else None,
+        "reward_ensemble": list(backends.rewards.reward_models) if backends.rewards is not None else None,
         "versions": [_versions()],
         "presets": _presets(protocol),
     }
@@ -60,8 +53,8 @@ def write_manifest(store: Store, protocol: Protocol, benchmark: Benchmark, task:
     return manifest
 
 
-def write_order(store: Store, keys: list[str]) -> None:
-    """Note the order in which methods were asked for; those of earlier calls stay, after the new ones.
+def write_order(store: Store, keys: Sequence[str]) -> None:
+    """Note the order in which methods were given; those of earlier calls stay, after the new ones.
 
     Noted before the work too: of two versions of a method the first in this order is the newer one.
     """
@@ -74,12 +67,13 @@ def write_order(store: Store, keys: list[str]) -> None:
             earlier = list(read_json(path).get("order", []))
         except DataError:
             earlier = []
-    write_json(path, {"order": [*keys, *(key for key in earlier if key not in keys)]})
+    order = [*keys, *(key for key in earlier if key not in keys)]
+    write_json(path, {"format": RUN_FORMAT, "fingerprint": store.fingerprint, "order": order})
 
 
 def _versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return found | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return versions | {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
 
 
 def _keep_earlier(path: Path, manifest: JSON) -> None:
@@ -97,11 +91,11 @@ def _keep_earlier(path: Path, manifest: JSON) -> None:
 
 
 def _presets(protocol: Protocol) -> list[JSON]:
-    """Say which preset the protocol was made from, what it changes, and which methods the preset names."""
+    """Return the preset that the protocol was made from, what it changes, and which methods the preset names."""
     if protocol.preset is None:
         return []
     preset = get_preset(protocol.preset)
-    entries, _ = resolve(preset.methods, preset.protocol["track"])
+    entries, _ = resolve(preset.methods, load_track(preset.protocol["track"]))
     changes = [[name, *values] for name, values in preset.changes(protocol).items()]
     return [{"id": preset.id, "changes": changes, "methods": [entry.label for entry in entries]}]
 

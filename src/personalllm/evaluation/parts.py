@@ -105,10 +105,12 @@ class Options(Frozen):
     Class attributes:
         part: Their name in a protocol, before the dot of a setting: `prediction` in `prediction.shots`.
         short: Short forms of settings, which are keyword arguments and options of the command line too: name -> field.
+        derived: Parts of the protocol that follow from these options and are not set by hand.
     """
 
     part: ClassVar[str]
     short: ClassVar[Mapping[str, str]] = {}
+    derived: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def complete(cls, given: JSON, sizes: Sizes) -> JSON:  # noqa: ARG003

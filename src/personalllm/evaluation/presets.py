@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from personalllm.core.errors import UnknownName, UserError
 from personalllm.core.types import JSON
+from personalllm.evaluation.parts import load_track
 from personalllm.evaluation.protocol import Protocol
-from personalllm.evaluation.settings import NOT_SET, PARTS, flatten, merge, shown
+from personalllm.evaluation.settings import NOT_SET, flatten, merge, shown
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
@@ -63,13 +64,12 @@ def _predict(population: JSON, pool: JSON, feedback: str, prediction: JSON, stan
     """
     shots = prediction["shots"]
     return {
-        **{name: value for name, value in _SECTION_4.items() if name != "reference_response_model"},
+        **{name: value for name, value in _SECTION_4.items() if name not in ("reference_response_model", "generation")},
         "track": "predict",
         "population": {"kind": "dirichlet", "seed": 0, **population},
         "pool": {"seed": 0, **pool},
         "history": {"pairs": max(shots), "nearest": 0, "counterfactual": "none"},
         "feedback": {**_SECTION_4["feedback"], "pairs": feedback},
-        "generation": None,
         "standardiser": standardiser,
         "prediction": {"counterfactuals": (), "outcome": "utility", "reward_signals": False, **prediction},
         "prompts_per_user": None,
@@ -118,23 +118,24 @@ class Preset:
             **overrides: As for `Protocol.for_benchmark`.
 
         Raises:
-            UserError: If the benchmark is too small for a value of the preset; names the override that mends it. If
+            UserError: If the benchmark is too small for a value of the preset; names the override that helps. If
                 the preset is of the predict track and another one is asked for, or the other way round.
             ParameterError: If an override is unknown or out of range.
         """
-        asked, own = overrides.get("track", self.protocol["track"]), self.protocol["track"]
-        if asked != own and "predict" in (asked, own):
+        if not hasattr(benchmark, "splits"):
+            raise UserError(f"The preset {self.id} sets simulated users, not people.", "Leave the preset out.")
+        track, own = overrides.get("track", self.protocol["track"]), self.protocol["track"]
+        derived = [options.derived for name in (track, own) if (options := load_track(name).options)]
+        if track != own and any(derived):
             raise UserError(
-                f"The preset {self.id} is of the {own} track, whose settings mean nothing in the {asked} track.",
-                f"Leave the track out, or take the defaults of the {asked} track without a preset.",
+                f"The preset {self.id} is of the {own} track, whose settings mean nothing in the {track} track.",
+                f"Leave the track out, or take the defaults of the {track} track without a preset.",
             )
         settings = merge(self.protocol, overrides)
         reference = self.protocol.get("reference_response_model")
         if reference and "reference_response_model" not in overrides and reference not in benchmark.response_models:
             del settings["reference_response_model"]
         given = merge({}, overrides)
-        for part in PARTS:
-            settings[part] = settings.get(part, {})
         self._check_size(benchmark, settings, flatten(given))
         return Protocol.for_benchmark(benchmark, preset=self.id, **settings)
 
@@ -157,19 +158,15 @@ class Preset:
 
         The benchmark and the backends are no part of a preset.
         """
-        own = flatten(_comparable(protocol))
+        # without a reference model of the preset's own, no metric of its track has one
+        left_out = {*NOT_SET, *({"reference_response_model"} - set(self.protocol))}
+        own = flatten({name: value for name, value in protocol.spec().items() if name not in left_out})
         preset = flatten(json.loads(json.dumps(dict(self.protocol))))
         return {
             name: (preset.get(name), own.get(name))
             for name in [*preset, *(extra for extra in own if extra not in preset)]
             if preset.get(name) != own.get(name)
         }
-
-
-def _comparable(protocol: Protocol) -> JSON:
-    """Return what a preset fixes: the reference response model only where a metric has one."""
-    left_out = {*NOT_SET, *(("reference_response_model",) if protocol.track == "predict" else ())}
-    return {name: value for name, value in protocol.spec().items() if name not in left_out}
 
 
 def _fitting(value: Any, rows: int) -> Any:

@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it."""
+"""Define the events that a run reports to its caller."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ class ProgressEvent:
     """One step of a run.
 
     Attributes:
-        method: Label.
-        stage: `start` (what was found on disk is in `done`), `prepare` (fitting begins), `step` (a unit more is done),
-            `finish`, or `damaged` (a file was cut off or altered and is made again; `message` names it).
-        done: Rows done: users in the rank track, queries in the generate track.
-        total: Rows in all.
-        message: A sentence for `damaged`.
+        method: Label; empty for `note`.
+        stage: `start` (`done` is what was read from disk), `prepare` (fitting begins), `step` (a unit more is done),
+            `finish`, `damaged` (a file was cut off or altered and is computed again; `message` names it), or `note`
+            (`message` says something of the whole run).
+        done: Weight of the units done: users, requests, test pairs or fits, as the track has it.
+        total: Weight of all units.
+        message: A sentence for `damaged` and `note`.
     """
 
     method: str
-    stage: Literal["start", "prepare", "step", "finish", "damaged"]
+    stage: Literal["start", "prepare", "step", "finish", "damaged", "note"]
     done: int = 0
     total: int = 0
     message: str = ""

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
 from pydantic import (
-    BaseModel,
     Field,
+    SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
@@ -19,52 +19,66 @@ from pydantic import (
 from personalllm.core.errors import DataError, ParameterError, UnknownName, UserError
 from personalllm.core.storage import digest
 from personalllm.core.types import JSON
-from personalllm.evaluation.prediction.sizes import check_prediction, fit_prediction
-from personalllm.evaluation.settings import PARTS, SHORT, expand, merge
-from personalllm.evaluation.specs import (
+from personalllm.evaluation.parts import (
     FeedbackSpec,
+    FoldSpec,
     Frozen,
-    GenerationSpec,
     HistorySpec,
+    Options,
     PoolSpec,
     PopulationSpec,
-    PredictionSpec,
+    Sizes,
+    load_track,
+    track_options,
+    tracks,
 )
+from personalllm.evaluation.settings import expand, merge, parts, short_forms
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
 
-__all__ = ["METRICS_VERSION", "NAMES_ONLY", "Protocol", "TrackName"]
-
-TrackName: TypeAlias = Literal["rank", "generate", "predict"]
+__all__ = ["METRICS_VERSION", "NAMES_ONLY", "RUN_FORMAT", "Protocol"]
 
 METRICS_VERSION: Literal[1] = 1
 """Raised whenever the same protocol could give another number; part of every fingerprint."""
 
+RUN_FORMAT = 2
+"""Version of the files of a run; part of every fingerprint, so that no run is continued in another format."""
+
 NAMES_ONLY = ("benchmark", "preset")
-"""Fields for people, which the fingerprint leaves out."""
+"""Fields for readers, which the fingerprint leaves out."""
+
+_SIMULATED = (
+    *("split", "history_split", "population", "pool", "history", "feedback", "prompts_per_user", "limit"),
+    *("standardiser", "reference_response_model", "users_per_shard"),
+)
+"""Fields that mean nothing for people."""
+
+Data: TypeAlias = Any
+"""A `data.Benchmark`, or the preferences of people."""
 
 
 class Protocol(Frozen):
-    """All that could change a number, and nothing that could not; make it with `Protocol.for_benchmark`.
+    """All that could change a number, and nothing that could not; make it with `Protocol.for_data`.
 
     Two runs are comparable if and only if their protocols have the same `fingerprint`.
 
     Attributes:
         metrics_version: Version of the metrics and of this schema.
-        track: `rank` chooses among the stored responses, `generate` writes new ones that the RMs score, `predict` says
-            which of two responses a user prefers.
-        benchmark: Name of the benchmark, for people; not part of the fingerprint.
+        track: Name of the track: `rank` chooses among the stored responses, `generate` writes new ones that the RMs
+            score, `predict` says which of two responses a user prefers.
+        benchmark: Name of the benchmark or of the people's preferences; not part of the fingerprint.
         benchmark_fingerprint: SHA-256 of its content.
         preset: Id of the preset that it was made from, whatever was changed since; not part of the fingerprint.
         split: Split of the queries.
         history_split: Split of all histories; differs from `split`, so that no answer can leak.
         population: The target users.
+        folds: How people are divided; None for simulated users. With people, the fields of simulated users
+            (population, pool, history, feedback, splits, standardiser, reference) mean nothing and are left out.
         pool: The other users.
         history: What is known of a target user.
         feedback: How preference pairs arise.
-        generation: How the chat model is run; given in the generate track, and only there.
-        prediction: What is predicted, after how many comparisons; given in the predict track, and only there.
+        options: Settings that only this track has; in JSON under the name of their part, e.g. `prediction`.
         prompts_per_user: Prompts asked by each user; None = every prompt of the split (rank track only).
         limit: Only the first users of the population; None = all, and a limit that leaves nobody out becomes None.
         standardiser: `train` (fitted on the history split), `published` (the paper's constants) or `none` (raw
@@ -79,22 +93,22 @@ class Protocol(Frozen):
     """
 
     metrics_version: Literal[1] = METRICS_VERSION
-    track: TrackName
+    track: str
     benchmark: str
     benchmark_fingerprint: str
     preset: str | None = None
     split: str = "test"
     history_split: str = "train"
     population: PopulationSpec = PopulationSpec()
+    folds: FoldSpec | None = None
     pool: PoolSpec = PoolSpec()
     history: HistorySpec = HistorySpec()
     feedback: FeedbackSpec = FeedbackSpec()
-    generation: GenerationSpec | None = None
-    prediction: PredictionSpec | None = None
+    options: SerializeAsAny[Options] | None = None
     prompts_per_user: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)
     standardiser: Literal["train", "published", "none"] = "train"
-    reference_response_model: str
+    reference_response_model: str | None = None
     users_per_shard: int = Field(default=200, ge=1)
     seed: int = 0
     bootstrap_draws: int = Field(default=2000, ge=100)
@@ -109,20 +123,24 @@ class Protocol(Frozen):
         return None if limit is None or (population and limit >= population.n_users) else limit
 
     @model_serializer(mode="wrap")
-    def _without_what_came_later(self, handler: SerializerFunctionWrapHandler) -> JSON:
-        """Leave `prediction` out where it is not given, so that older protocols keep their fingerprints."""
-        values: JSON = handler(self)
-        if values.get("prediction") is None:
-            values.pop("prediction", None)
+    def _serialized(self, handler: SerializerFunctionWrapHandler) -> JSON:
+        """Put the options under the name of their part, and leave out what means nothing for these users."""
+        values: JSON = {}
+        for name, value in handler(self).items():
+            if name == "options":
+                values |= {self.options.part: value} if self.options else {}
+            elif not (name in _SIMULATED if self.folds else name == "folds"):
+                values[name] = value
         return values
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of the SHA-256 of the canonical JSON, the names of benchmark and preset left out.
+        """16 hexadecimal digits of the SHA-256 of the canonical JSON, the names of data and preset left out.
 
-        The names are for people: the benchmark's own fingerprint is what counts, and the values of the preset.
+        The names are for readers: the fingerprint of the data is what counts, and the values of the preset.
         """
-        return digest({name: value for name, value in self.spec().items() if name not in NAMES_ONLY})
+        content = {name: value for name, value in self.spec().items() if name not in NAMES_ONLY}
+        return digest(content | {"run_format": RUN_FORMAT})
 
     def spec(self) -> JSON:
         """Return the protocol as replayable JSON."""
@@ -133,10 +151,22 @@ class Protocol(Frozen):
         """Build a protocol from its JSON.
 
         Raises:
-            ParameterError: If a field is unknown, missing or out of range.
+            ParameterError: If a field is unknown, missing or out of range, or the options are another track's.
+            UnknownName: If there is no such track.
         """
+        values = dict(spec)
+        own = load_track(values["track"]).options if "track" in values else None
+        for part in track_options():
+            if values.get(part) is not None and (own is None or part != own.part):
+                raise _not_of_track(part, values["track"], values[part])
+            given = values.pop(part, None)
+            if own is not None and part == own.part:
+                try:
+                    values["options"] = own.model_validate(given or {})
+                except ValidationError as error:
+                    raise _parameter_error(error, part) from None
         try:
-            return cls.model_validate(dict(spec))
+            return cls.model_validate(values)
         except ValidationError as error:
             raise _parameter_error(error) from None
 
@@ -157,112 +187,179 @@ class Protocol(Frozen):
         return self.model_copy(update=given)
 
     @classmethod
-    def for_benchmark(cls, benchmark: Benchmark, /, *, track: TrackName = "rank", **overrides: Any) -> Self:
+    def for_data(cls, data: Data, /, *, track: str | None = None, **overrides: Any) -> Self:
+        """Return the protocol for a benchmark or for people's preferences, with defaults that fit the size.
+
+        Args:
+            data: What to evaluate on.
+            track: `rank`, `generate`, `predict` or a plug-in's; None: `rank` on a benchmark, `predict` on people.
+            **overrides: As for `for_benchmark` and `for_people`.
+
+        Raises:
+            ParameterError: If a value is unknown or out of range; names it, the range and what was given.
+            DataError: If a benchmark has no rows in a split that the protocol needs.
+        """
+        if _is_people(data):
+            return cls.for_people(data, track=track or "predict", **overrides)
+        return cls.for_benchmark(data, track=track or "rank", **overrides)
+
+    @classmethod
+    def for_benchmark(cls, benchmark: Benchmark, /, *, track: str = "rank", **overrides: Any) -> Self:
         """Return the protocol of a benchmark, with defaults that fit its size.
 
         Args:
             benchmark: What to evaluate on.
-            track: `rank`, `generate` or `predict`.
+            track: Name of the track.
             **overrides: Any field; a nested one as an object or a mapping of the values to change. Short forms:
-                `n_users`, `alpha`, `pairs`, `nearest`, `counterfactual`, `pool_users`, `pool_pairs`, `max_tokens`,
-                `temperature`, `shots`, `test_pairs`, `seen_users`; and `seed`, which seeds the users and the pool too.
+                `n_users`, `alpha`, `pairs`, `nearest`, `counterfactual`, `pool_users`, `pool_pairs`, those of the
+                track (`max_tokens`, `temperature`, `shots`, `test_pairs`, `seen_users`); and `seed`, which seeds the
+                users and the pool too.
 
         Raises:
             ParameterError: If a value is unknown or out of range; names it, the range and what was given.
             DataError: If the benchmark has no rows in a split that the protocol needs.
         """
         values, nested = expand(overrides)
-        values |= {"track": track, "benchmark": benchmark.name, "benchmark_fingerprint": benchmark.fingerprint}
-        known = _rows(benchmark, str(values.get("history_split", "train")))
-        asked = _rows(benchmark, str(values.get("split", "test")))
-        if track == "predict":
-            fit_prediction(nested, known, asked)
-        nested["history"] = {"pairs": min(5, known), "nearest": min(5, known)} | nested["history"]
-        nested["pool"] = {"pairs_per_user": min(50, known)} | nested["pool"]
-        if track == "generate":
-            values.setdefault("prompts_per_user", 1)
-        for part, owner in (("generation", "generate"), ("prediction", "predict")):
-            if track != owner and nested[part]:
-                told = f"left out in the {track} track (it is of the {owner} track: --track {owner})"
-                raise ParameterError(part, told, nested[part])
-        for part in PARTS:
-            values[part] = nested[part]
-        for part, owner in (("generation", "generate"), ("prediction", "predict")):
-            if track != owner:
-                del values[part]
-        sized = {"one-per-reward-model": len(benchmark.reward_models), "uniform": 1}
-        kind = nested["population"].get("kind")
-        if kind in sized:
-            nested["population"]["n_users"] = sized[kind]
-        values.setdefault("reference_response_model", _default_reference(benchmark))
-        protocol = cls.from_spec(values)
-        protocol.check(benchmark, known=known, asked=asked)
+        if nested.pop("folds"):
+            raise ParameterError("folds", "left out on a benchmark (they divide people)", overrides.get("folds"))
+        sizes = Sizes(
+            _rows(benchmark, str(values.get("history_split", "train"))),
+            _rows(benchmark, str(values.get("split", "test"))),
+        )
+        given = _complete(track, values | _named(benchmark, track), nested, sizes)
+        known = sizes.history
+        given["history"] = {"pairs": min(5, known), "nearest": min(5, known)} | given["history"]
+        given["pool"] = {"pairs_per_user": min(50, known)} | given["pool"]
+        fixed = {"one-per-reward-model": len(benchmark.reward_models), "uniform": 1}
+        kind = given["population"].get("kind")
+        if kind in fixed:
+            given["population"]["n_users"] = fixed[kind]
+        if given.get("reference_response_model") is None:
+            given["reference_response_model"] = _default_reference(benchmark)
+        protocol = cls.from_spec(given)
+        protocol.check(benchmark)
         return protocol
 
-    def changed(self, benchmark: Benchmark, /, **overrides: Any) -> Self:
-        """Return the protocol with some fields changed, checked against the benchmark it was made for.
+    @classmethod
+    def for_people(cls, people: Data, /, *, track: str = "predict", **overrides: Any) -> Self:
+        """Return the protocol of people's preferences.
 
         Args:
-            benchmark: The benchmark.
-            **overrides: As for `for_benchmark`.
+            people: Their preferences.
+            track: A track that people can be evaluated in.
+            **overrides: `seed`, `bootstrap_draws`, `preset`, `user_folds`, `prompt_folds`, `folds`, and the options of
+                the track, e.g. `shots` and `test_pairs`.
+
+        Raises:
+            ParameterError: If a value is unknown, out of range, or means nothing for people.
+        """
+        values, nested = expand(overrides)
+        simulated = [name for name in _SIMULATED if values.get(name) is not None or _was_given(name, overrides, nested)]
+        if simulated:
+            name = simulated[0]
+            raise ParameterError(
+                name, "left out with people (it sets simulated users)", overrides.get(name, nested.get(name))
+            )
+        given = _complete(
+            track, values | _named(people, track), nested, Sizes(people.n_topics, people.n_topics, people.n_users)
+        )
+        protocol = cls.from_spec({name: value for name, value in given.items() if name not in _SIMULATED})
+        protocol.check(people)
+        return protocol
+
+    def changed(self, data: Data, /, **overrides: Any) -> Self:
+        """Return the protocol with some fields changed, checked against the data it was made for.
+
+        Args:
+            data: The benchmark, or the people's preferences.
+            **overrides: As for `for_data`.
 
         Raises:
             ParameterError: If a value is unknown or out of range; names it, the range and what was given.
-            UserError: If the protocol was made for another benchmark.
+            UserError: If the protocol was made for other data.
         """
-        self.check(benchmark)
+        self.check(data)
         own = {"metrics_version", "benchmark", "benchmark_fingerprint"}
         spec = {name: value for name, value in self.spec().items() if name not in own}
-        return self.for_benchmark(benchmark, **merge(spec, overrides))
+        return self.for_data(data, **merge(spec, overrides))
 
-    def check(self, benchmark: Benchmark, *, known: int | None = None, asked: int | None = None) -> None:
-        """Raise unless the protocol can be run on a benchmark.
+    def check(self, data: Data) -> None:
+        """Raise unless the protocol can be run on data.
 
         Raises:
-            ParameterError: If more prompts are asked for than there are, or both splits are the same.
-            UserError: If the protocol was made for another benchmark.
+            ParameterError: If more prompts are requested than there are, or both splits are the same.
+            UserError: If the protocol was made for other data.
             UnknownName: If the reference response model wrote no response.
         """
-        known = _rows(benchmark, self.history_split) if known is None else known
-        asked = _rows(benchmark, self.split) if asked is None else asked
+        if self.benchmark_fingerprint != data.fingerprint:
+            raise UserError(
+                f"The protocol was made for {self.benchmark!r} with fingerprint {self.benchmark_fingerprint[:16]}, but "
+                f"{data.name!r} has {data.fingerprint[:16]}.",
+                "Load the data that the protocol names, or make a protocol with Protocol.for_data().",
+            )
+        options = load_track(self.track).options
+        if type(self.options) is not (type(None) if options is None else options):
+            raise ParameterError("options", f"those of the {self.track} track", self.options)
+        if self.folds is not None:
+            if self.options is not None:
+                self.options.check(self, Sizes(data.n_topics, data.n_topics, data.n_users))
+            return
+        self._check_benchmark(data)
+
+    def _check_benchmark(self, benchmark: Benchmark) -> None:
         if self.split == self.history_split:
             raise ParameterError("split", f"another split than the histories ({self.history_split!r})", self.split)
-        self._check_parts(known, asked)
+        sizes = Sizes(_rows(benchmark, self.history_split), _rows(benchmark, self.split))
+        if self.options is not None:
+            self.options.check(self, sizes)
         for name, value, upper in (
-            ("pairs", self.history.pairs, known),
-            ("nearest", self.history.nearest, known),
-            ("pool_pairs", self.pool.pairs_per_user, known),
-            ("prompts_per_user", self.prompts_per_user or 0, asked),
+            ("pairs", self.history.pairs, sizes.history),
+            ("nearest", self.history.nearest, sizes.history),
+            ("pool_pairs", self.pool.pairs_per_user, sizes.history),
+            ("prompts_per_user", self.prompts_per_user or 0, sizes.queries),
         ):
             if value > upper:
                 raise ParameterError(name, f"at most the number of prompts of its split ({upper})", value)
         if self.history.counterfactual == "other-user" and self.population.n_users < 2:
-            raise ParameterError("history.counterfactual", "another one where there is but one user", "other-user")
-        if self.track == "generate" and self.prompts_per_user is None:
-            raise ParameterError("prompts_per_user", "an integer >= 1 in the generate track", None)
-        if self.benchmark_fingerprint != benchmark.fingerprint:
-            raise UserError(
-                f"The protocol was made for the benchmark {self.benchmark!r} with fingerprint "
-                f"{self.benchmark_fingerprint[:16]}, but {benchmark.name!r} has {benchmark.fingerprint[:16]}.",
-                "Load the benchmark that the protocol names, or make a protocol with Protocol.for_benchmark().",
-            )
+            raise ParameterError("history.counterfactual", "another one where there is only one user", "other-user")
         if self.reference_response_model not in benchmark.response_models:
-            raise UnknownName("response model", self.reference_response_model, benchmark.response_models)
+            raise UnknownName("response model", str(self.reference_response_model), benchmark.response_models)
 
-    def _check_parts(self, known: int, asked: int) -> None:
-        """Raise unless the parts that belong to one track are given there, and only there."""
-        for part, owner in (("generation", "generate"), ("prediction", "predict")):
-            if (self.track == owner) != (getattr(self, part) is not None):
-                raise ParameterError(part, f"given in the {owner} track, and only there", getattr(self, part))
-        if self.prediction is None:
-            return
-        check_prediction(self.prediction, self.history, self.pool, known=known, asked=asked)
-        if self.prompts_per_user is not None:
-            raise ParameterError(
-                "prompts_per_user", "left out in the predict track, see prediction.test_pairs", self.prompts_per_user
-            )
-        if "other-user" in self.prediction.counterfactuals and self.population.n_users < 2:
-            raise ParameterError("prediction.counterfactuals", "without other-user for one user", "other-user")
+
+def _is_people(data: Data) -> bool:
+    """Tell whether data are people's preferences; this room does not import their class here, which is slow."""
+    return hasattr(data, "histories") and not hasattr(data, "reward_models")
+
+
+def _named(data: Data, track: str) -> JSON:
+    return {"track": track, "benchmark": data.name, "benchmark_fingerprint": data.fingerprint}
+
+
+def _was_given(name: str, overrides: Mapping[str, Any], nested: Mapping[str, Any]) -> bool:
+    """Tell whether a part was set by hand: `seed` alone seeds population and pool and is no such setting."""
+    return (bool(nested.get(name)) and set(nested[name]) != {"seed"}) or bool(overrides.get(name))
+
+
+def _complete(track: str, values: JSON, nested: dict[str, dict[str, Any]], sizes: Sizes) -> JSON:
+    """Return settings with the defaults of their track that depend on the sizes.
+
+    Raises:
+        ParameterError: If options of another track are given.
+    """
+    own = load_track(track).options
+    for part in track_options():
+        if own is None or part != own.part:
+            if nested[part]:
+                raise _not_of_track(part, track, nested[part])
+            del nested[part]
+    given = {**values, **nested}
+    return given if own is None else own.complete(given, sizes)
+
+
+def _not_of_track(part: str, track: str, value: Any) -> ParameterError:
+    owners = [name for name in tracks if (options := load_track(name).options) is not None and options.part == part]
+    hint = f" (it is of the {owners[0]} track: --track {owners[0]})" if owners else ""
+    return ParameterError(part, f"left out in the {track} track{hint}", value)
 
 
 def _rows(benchmark: Benchmark, split: str) -> int:
@@ -291,23 +388,29 @@ def _default_reference(benchmark: Benchmark) -> str:
     return benchmark.response_models[int(np.argmax(np.where(counts > 0, totals / np.maximum(counts, 1), -np.inf)))]
 
 
-def _known(name: str) -> str:
+def _fields_beside(name: str) -> str:
     """Return the fields that stand beside one: those of its part, or the protocol's own and the short forms."""
     part, dot, _ = name.partition(".")
     if not dot:
-        return ", ".join(sorted({*Protocol.model_fields, *SHORT}))
-    later: dict[str, type[BaseModel]] = {"generation": GenerationSpec, "prediction": PredictionSpec}
-    spec = later.get(part) or type(Protocol.model_fields[part].default)
+        own = set(Protocol.model_fields) - {"options"}
+        return ", ".join(sorted({*own, *parts(), *short_forms()}))
+    classes = track_options() | {"folds": FoldSpec}
+    spec = classes.get(part) or type(Protocol.model_fields[part].default)
     return ", ".join(f"{part}.{field}" for field in spec.model_fields)
 
 
-def _parameter_error(error: ValidationError) -> ParameterError:
-    """Turn the first complaint of pydantic into ours."""
+def _parameter_error(error: ValidationError, part: str = "") -> ParameterError:
+    """Turn the first complaint of pydantic into ours.
+
+    Args:
+        error: Of pydantic.
+        part: Part of the protocol that was validated; empty for the protocol itself.
+    """
     first = error.errors(include_url=False)[0]
-    fields = [str(part) for part in first["loc"] if str(part).isidentifier() or isinstance(part, int)]
+    fields = [str(at) for at in (part, *first["loc"]) if str(at).isidentifier() or isinstance(at, int)]
     name = ".".join(fields) or "protocol"
     if first["type"] == "extra_forbidden":
-        return ParameterError(name, f"a field of the protocol ({_known(name)})", first["input"])
+        return ParameterError(name, f"a field of the protocol ({_fields_beside(name)})", first["input"])
     if first["type"] == "missing":
         return ParameterError(name, "given", None)
     allowed = first["msg"].removeprefix("Input should be ")

@@ -1,148 +1,141 @@
-"""From a store to results, without the benchmark and without the backends."""
+"""Read runs back: one reader for every track, for one run or a folder of runs."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from personalllm.core.errors import DataError, UnknownName, UserError
+from personalllm.core.errors import DataError, UserError
 from personalllm.core.types import JSON
-from personalllm.evaluation.generate import to_samples
-from personalllm.evaluation.metrics import Draws, differences, draw_metrics
-from personalllm.evaluation.results import METRICS, Estimate, MethodResult, Results, Sample
-from personalllm.evaluation.store import DiskStore, Store, from_json, read_done, read_json
+from personalllm.evaluation.contract import Condition
+from personalllm.evaluation.parts import load_track
+from personalllm.evaluation.protocol import RUN_FORMAT
+from personalllm.evaluation.results import MethodResult, Results
+from personalllm.evaluation.store import DiskStore, MethodRecord, Store, read_json
 
-__all__ = ["assemble", "compare", "read_results"]
+__all__ = ["assemble", "load_results", "load_run"]
+
+T = TypeVar("T")
+
+_KINDS = ("method", "baseline", "oracle")
 
 
-def assemble(store: Store, manifest: JSON, keys: list[str]) -> Results:
-    """Return the results of complete methods.
+def load_results(path: str | Path) -> Results | tuple[Results, ...]:
+    """Read back a run, or every run in a folder; neither the data nor the backends are needed.
 
     Args:
-        store: Where they are kept.
-        manifest: Of the run.
-        keys: Their keys, in the order wanted; of several with the same label only the first counts.
+        path: The run directory, or the folder that was given as `out`.
+
+    Returns:
+        The results of a run, or, of a folder with several runs, those of each, by name of their folder.
 
     Raises:
-        DataError: If a file is absent, cut off or altered; names it.
+        UserError: If there is no run, or one of another version of this package.
+        DataError: If a file of a run is cut off, altered or of another run; names it.
     """
-    results, sources = [], {}
+    folders = _runs(Path(path))
+    results = tuple(_load(folder) for folder in folders)
+    return results[0] if len(results) == 1 else results
+
+
+def load_run(path: str | Path) -> Results:
+    """Read one run back.
+
+    Args:
+        path: The run directory, or the folder of runs if there is only one run in it.
+
+    Raises:
+        UserError: If there is no run, or several.
+        DataError: If a file of the run is cut off, altered or of another run; names it.
+    """
+    folders = _runs(Path(path))
+    if len(folders) > 1:
+        names = ", ".join(folder.name for folder in folders)
+        raise UserError(f"{path} holds {len(folders)} runs: {names}.", f"Name one of them, e.g. {folders[0]}.")
+    return _load(folders[0])
+
+
+def assemble(store: Store, manifest: JSON, keys: Sequence[str]) -> Results:
+    """Return the results of a run.
+
+    Args:
+        store: Where the run is kept.
+        manifest: From `manifest.write_manifest`.
+        keys: Of methods and baselines, in order; of two versions of a method the first counts.
+
+    Raises:
+        DataError: If one of them is missing or damaged; names it.
+    """
+    methods: dict[str, MethodResult] = {}
+    sources = {}
+    track = load_track(manifest["protocol"]["track"])
+    conditions = tuple(Condition.from_spec(spec) for spec in manifest["conditions"])
     for key in keys:
-        done = read_done(store.directory / key) if isinstance(store, DiskStore) else store.read_done(key)
-        if done is None:
-            raise DataError(f"The run has no {key!r}.", "Run the same evaluation again: it mends the run.")
-        summary, per_user = done
-        if summary["label"] in sources:
-            continue
-        result = MethodResult(
-            id=summary["label"],
-            title=summary["title"],
-            spec=summary["spec"],
-            track=summary["track"],
-            kind=summary["kind"],
-            n_users=summary["n_users"],
-            n_queries=summary["n_queries"],
-            seconds=store.seconds(key),
-            metrics={
-                name: Estimate(*(from_json(summary["metrics"][name][end]) for end in ("value", "low", "high")))
-                for name in METRICS
-            },
-            versus_reference={},
-            per_user=per_user,
-            counts=summary["counts"],
-        )
-        results.append(result)
-        sources[result.id] = partial(_samples, store, key)
-    protocol = manifest["protocol"]
-    directory = store.directory if isinstance(store, DiskStore) else None
-    found = Results(
-        protocol=protocol,
+        record = store.load_method(key) if isinstance(store, DiskStore) else store.read_method(key)
+        if record is None:
+            raise DataError(f"The run has no {key!r}.", "Run the same evaluation again: it recomputes what is missing.")
+        label = record.about["label"]
+        if label not in methods:
+            methods[label] = _method(record, conditions, store.seconds(key))
+            sources[label] = partial(store.read_samples, key)
+    return Results(
+        protocol=manifest["protocol"],
         fingerprint=manifest["fingerprint"],
-        benchmark_name=protocol["benchmark"],
-        methods=tuple(results),
-        directory=directory,
+        track=track.id,
+        methods=tuple(sorted(methods.values(), key=lambda method: _KINDS.index(method.kind))),
+        metrics=track.metrics,
+        main_metric=track.headline,
+        conditions=conditions,
+        directory=store.directory if isinstance(store, DiskStore) else None,
         manifest=manifest,
         sources=sources,
     )
-    return compare(found, default_versus(found))
 
 
-def _samples(store: Store, key: str) -> list[Sample]:
-    return to_samples(store.read_parts(key))
+def _method(record: MethodRecord, conditions: Sequence[Condition], seconds: Mapping[str, float]) -> MethodResult:
+    sums = {condition: of_axes[0] for condition, of_axes in record.sums.items()}
+    estimates = dict(record.estimates)
+    if record.about["kind"] != "method":
+        sums, estimates = (_shared(values, conditions) for values in (sums, estimates))
+    return MethodResult(sums=sums, estimates=estimates, seconds=seconds, **record.about)
 
 
-def default_versus(results: Results) -> str:
-    """Return `random` if it is among the methods, else the first method, else the population-best policy."""
-    labels = [result.id for result in results.methods if result.kind == "method"]
-    if "random" in labels:
-        return "random"
-    return labels[0] if labels else "population-best"
+def _shared(values: Mapping[Condition, T], conditions: Sequence[Condition]) -> dict[Condition, T]:
+    """Return the values of a baseline under every number of shots: it does not depend on them."""
+    by_line = {dataclasses.replace(condition, shots=0): value for condition, value in values.items()}
+    lines = {condition: dataclasses.replace(condition, shots=0) for condition in conditions}
+    return {condition: by_line[line] for condition, line in lines.items() if line in by_line}
 
 
-def compare(results: Results, versus: str) -> Results:
-    """Return the results with every `versus_reference` as a paired difference from one method.
-
-    Args:
-        results: From `evaluate` or `read_results`.
-        versus: Label of a method or a reference policy in the results.
-
-    Raises:
-        UnknownName: If there is none of that label; lists the nearest.
-    """
-    labels = [result.id for result in results.methods]
-    if versus not in labels:
-        raise UnknownName("method in these results", versus, labels)
-    seed, n = results.protocol["seed"], results.protocol["bootstrap_draws"]
-    draws: list[Draws] = [draw_metrics(result.per_user, draws=n, seed=seed) for result in results.methods]
-    other = labels.index(versus)
-    compared = tuple(
-        dataclasses.replace(
-            result,
-            versus_reference=differences(result.per_user, mine, results[versus].per_user, draws[other]),
-        )
-        for result, mine in zip(results.methods, draws, strict=True)
-    )
-    return dataclasses.replace(results, methods=compared, versus=versus)
+def _runs(folder: Path) -> list[Path]:
+    """Return the run directories."""
+    if (folder / "manifest.json").is_file():
+        return [folder]
+    runs = sorted(path.parent for path in folder.glob("*/manifest.json"))
+    if not runs:
+        raise UserError(f"There is no run in {folder}.", f"Make one with: personalllm evaluate random --out {folder}")
+    return runs
 
 
-def read_results(directory: str | Path, *, versus: str | None = None) -> Results:
-    """Read a run back, every complete method in it; of an edited one, the version that was asked for last.
-
-    Args:
-        directory: The run directory, or the folder of runs if there is just one run in it.
-        versus: Label of the method to compare with; None: as `evaluate` chooses it.
-
-    Raises:
-        UserError: If there is no run, or several, or one of the predict track.
-        DataError: If a file of the run is cut off or altered; names it.
-    """
-    folder = _find_run(Path(directory))
+def _load(folder: Path) -> Results:
     manifest = read_json(folder / "manifest.json")
-    if not {"protocol", "fingerprint"} <= set(manifest):
+    if manifest.get("format") != RUN_FORMAT:
+        raise UserError(
+            f"The run in {folder} has files of format {manifest.get('format', 1)}; this version reads format "
+            f"{RUN_FORMAT}.",
+            "Run the same evaluation again, or read it with the version of personalllm in its manifest.json.",
+        )
+    if not {"protocol", "fingerprint", "conditions"} <= set(manifest):
         raise DataError(f"{folder / 'manifest.json'} describes no run.", "Run the same evaluation again.")
-    if manifest["protocol"].get("track") == "predict":
-        raise UserError(f"The run in {folder} is of the predict track.", "Read it with load_prediction().")
     order: list[str] = []
     if (folder / "leaderboard.json").exists():
         order = [str(key) for key in read_json(folder / "leaderboard.json").get("order", [])]
-    written = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/metrics.json")}
+    written = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/record.json")}
     complete = sorted(written, key=lambda key: (-written[key], key))
+    if not complete:
+        raise UserError(f"No method of the run in {folder} is complete.", "Run the same evaluation again.")
     keys = [key for key in order if key in complete] + [key for key in complete if key not in order]
-    results = assemble(DiskStore(folder, str(manifest["fingerprint"])), manifest, keys)
-    ranked = sorted(results.methods, key=lambda result: result.kind == "reference")
-    results = dataclasses.replace(results, methods=tuple(ranked))
-    return compare(results, versus) if versus else results
-
-
-def _find_run(folder: Path) -> Path:
-    """Return the run directory."""
-    if (folder / "manifest.json").is_file():
-        return folder
-    runs = sorted(path.parent for path in folder.glob("*/manifest.json"))
-    if len(runs) == 1:
-        return runs[0]
-    if runs:
-        names = ", ".join(run.name for run in runs)
-        raise UserError(f"{folder} holds {len(runs)} runs: {names}.", f"Name one of them, e.g. {runs[0]}.")
-    raise UserError(f"There is no run in {folder}.", f"Make one with: personalllm evaluate random --out {folder}")
+    return assemble(DiskStore(folder, str(manifest["fingerprint"])), manifest, keys)

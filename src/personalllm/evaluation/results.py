@@ -83,7 +83,7 @@ class Results:
         conditions: Everything that was measured.
         directory: The run directory; None if the run was kept in memory.
         manifest: Versions, fingerprints and sizes of the run.
-        sources: Label -> what reads its samples.
+        sources: Label -> reader of its samples.
     """
 
     protocol: JSON

@@ -1,10 +1,10 @@
-"""Run methods under a protocol; read runs back."""
+"""Evaluate methods: one runner for every track, on simulated users and on people."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,165 +12,260 @@ from typing import Any
 from personalllm.core.errors import UserError
 from personalllm.core.protocols import ChatModel, Executor, RewardEnsemble, TextEmbedder
 from personalllm.core.storage import digest
-from personalllm.core.types import F32, JSON
+from personalllm.core.types import JSON
 from personalllm.data import Benchmark
-from personalllm.evaluation.generate import GenerateTrack
+from personalllm.evaluation.contract import Backends, Baseline, NamedMethod, Outcome, Table, Track, Unit
+from personalllm.evaluation.estimates import estimate
 from personalllm.evaluation.manifest import write_manifest, write_order
-from personalllm.evaluation.metrics import draw_metrics, estimate, per_user_means
+from personalllm.evaluation.parts import load_track
+from personalllm.evaluation.presets import get_preset
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.reading import assemble
-from personalllm.evaluation.references import Policy, StoredPolicies
-from personalllm.evaluation.resolve import Entry, check_references, resolve, slug
+from personalllm.evaluation.resolve import resolve, slug
 from personalllm.evaluation.results import Results
-from personalllm.evaluation.store import DiskStore, Store, Unit, to_json
-from personalllm.evaluation.task import Task
-from personalllm.evaluation.tracks import Backends, RankTrack, Track, make_units
-from personalllm.evaluation.watched import Watched, unwatched
+from personalllm.evaluation.sources.people import People
+from personalllm.evaluation.sources.simulated import Simulated
+from personalllm.evaluation.store import DiskStore, MethodRecord, Store
 from personalllm.methods.base import Method
 
-__all__ = ["evaluate"]
+__all__ = ["as_protocol", "evaluate", "make_track", "open_track"]
+
+_NEEDS = {"llm": "a chat model", "rewards": "a reward ensemble"}
 
 
 def evaluate(
     methods: Sequence[Method | str],
-    protocol: Protocol,
-    benchmark: Benchmark,
+    data: Any,
+    track: str | None = None,
+    protocol: Protocol | str | Mapping[str, Any] | None = None,
     *,
     embedder: TextEmbedder | None = None,
     llm: ChatModel | None = None,
     rewards: RewardEnsemble | None = None,
+    executor: Executor | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
-    executor: Executor | None = None,
 ) -> Results:
-    """Evaluate methods under a protocol, beside the reference policies, and resume what an earlier call began.
+    """Evaluate methods beside baselines and oracles, and resume what an earlier call began.
 
     Everything that is complete in the run directory `out/<protocol fingerprint>` is read back, a part that is cut off
-    or altered is made again; the numbers are the same, bit for bit, whether a run was interrupted or not.
+    or altered is computed again; the numbers are the same, bit for bit, whether a run was interrupted or not.
 
     Args:
         methods: Objects, registered names, names with parameters (`icl[n_shots=3]`), `module:Class`, or `all`.
-        protocol: From `Protocol.for_benchmark`; the identities of the backends that can change a number are filled in
-            here.
-        benchmark: The benchmark that the protocol was made for.
+        data: A benchmark, whose users are simulated, or the preferences of people.
+        track: `rank`, `generate`, `predict` or a plug-in's; None: that of the protocol, else `rank`, for people
+            `predict`.
+        protocol: From `Protocol.for_data`; or the name of a preset; or settings, as `Protocol.for_data` takes them;
+            None: the defaults. The identities of the backends that can change a number are filled in here.
         embedder: For the methods that need one.
         llm: For the generate track, and the methods that need one.
         rewards: For the generate track; its RMs must be the benchmark's.
+        executor: Who does the units of work (what it is handed must be picklable); None: this process. The generate
+            track does all its work in this process.
         out: Folder of runs; None keeps the run in memory.
         progress: Called after each step.
-        executor: Who does the rank track's shards of users (what it is handed must be picklable); None: this process.
 
     Returns:
-        The methods in the order given, then the reference policies.
+        The methods in the order given, then the baselines, then the oracles of the track.
 
     Raises:
-        UserError: If a backend is missing, a method is not of the track or breaks its contract, or `model:NAME`
-            is not the protocol's reference response model.
-        RunError: If a method's own code fails; names the method and the method.
+        UserError: If a backend is missing, a method is not of the track or breaks its contract, or a baseline is named
+            that this run does not have.
+        RunError: If a method's own code fails; names the method and the step.
         AxisMismatch: If the reward ensemble's RMs are not the benchmark's.
-        DataError: If the benchmark has no split or no reference response that the protocol needs.
+        DataError: If the data lack a split or a reference response that the protocol needs.
     """
-    if protocol.track == "predict":
-        raise UserError("evaluate() is not for the predict track.", "Use personalllm.evaluation.predict().")
-    entries, references = resolve(methods, protocol.track)
-    check_references(references, protocol.reference_response_model)
-    writes = protocol.track == "generate" or any("llm" in entry.method.needs for entry in entries)
-    bound = protocol.bind(
-        embedder=embedder.identity if embedder else None,
-        llm=llm.identity if llm and writes else None,
-        rewards=rewards.identity if rewards and protocol.track == "generate" else None,
-    )
-    task = Task(bound, benchmark)
     backends = Backends(embedder, llm, rewards)
-    _check_needs(entries, task, backends)
-    policies = StoredPolicies.of(task)
-    track: Track = GenerateTrack(task, backends, policies) if bound.track == "generate" else RankTrack(task, backends)
+    chosen = as_protocol(protocol, data, track)
+    kind = load_track(chosen.track)
+    entries, names = resolve(methods, kind, signals=getattr(chosen.options, "reward_signals", False))
+    made = make_track(chosen, data, backends, writes=any("llm" in entry.method.needs for entry in entries))
+    for entry in entries:
+        made.check(entry)
+    baselines = made.baselines()
+    _check_names(names, made, baselines)
+    bound = made.protocol
     store = Store(bound.fingerprint) if out is None else DiskStore(Path(out) / bound.fingerprint, bound.fingerprint)
-    manifest = write_manifest(store, bound, benchmark, task.describe(), backends)
-    run = _Run(store, progress or unwatched, task, track, policies, executor if bound.track == "rank" else None)
+    manifest = write_manifest(store, made)
+    if executor is not None and not made.elsewhere and progress is not None:
+        message = f"The {kind.id} track does all its work in this process; the executor is not used."
+        progress(ProgressEvent("", "note", message=message))
+    run = _Run(store, made, progress or _silent, executor if made.elsewhere else None)
     write_order(store, [entry.key for entry in entries])
-    keys = [run.method(entry) for entry in entries] + [run.reference(policy) for policy in policies]
+    keys = [run.method(entry) for entry in entries] + [run.baseline(baseline) for baseline in baselines]
     write_order(store, keys)
     return assemble(store, manifest, keys)
 
 
-def _check_needs(entries: Sequence[Entry], task: Task, backends: Backends) -> None:
-    """Raise before the work begins if a method lacks a backend."""
-    for entry in entries:
-        backends.bind(entry.method.clone())
-        task.check_history(entry.method.history, backends.embedder)
+def as_protocol(protocol: Protocol | str | Mapping[str, Any] | None, data: Any, track: str | None = None) -> Protocol:
+    """Return the protocol of a run.
+
+    Args:
+        protocol: A protocol, the name of a preset, settings, or None for the defaults.
+        data: A benchmark or the preferences of people.
+        track: Name of the track; None: that of the protocol.
+
+    Raises:
+        UserError: If the protocol is of another track, or was made for other data.
+        ParameterError: If a setting is unknown or out of range.
+    """
+    chosen: Mapping[str, Any] = {} if track is None else {"track": track}
+    if isinstance(protocol, Protocol):
+        if track not in (None, protocol.track):
+            raise UserError(
+                f"The protocol is of the {protocol.track} track, but track={track!r} was given.",
+                "Leave the track out, or make a protocol with Protocol.for_data(..., track=...).",
+            )
+        protocol.check(data)
+        return protocol
+    if isinstance(protocol, str):
+        return get_preset(protocol).protocol_for(data, **chosen)
+    return Protocol.for_data(data, **{**(protocol or {}), **chosen})
+
+
+def make_track(protocol: Protocol, data: Any, backends: Backends, *, writes: bool = False) -> Track:
+    """Return the track of a protocol on data, with the backends bound to both.
+
+    Args:
+        protocol: Not yet bound.
+        data: A benchmark or the preferences of people.
+        backends: As given to `evaluate`.
+        writes: Whether a method needs the chat model.
+
+    Raises:
+        UserError: If a backend that the track needs is missing.
+    """
+    kind = load_track(protocol.track)
+    for need in sorted(kind.needs):
+        if getattr(backends, need) is None:
+            raise UserError(
+                f"The {kind.id} track needs {_NEEDS[need]}.",
+                f"Pass {need}=... to evaluate(), or use the command line, which does it for you.",
+            )
+    llm, rewards = backends.llm, backends.rewards
+    bound = protocol.bind(
+        embedder=backends.embedder.identity if backends.embedder else None,
+        llm=llm.identity if llm and (writes or "llm" in kind.needs) else None,
+        rewards=rewards.identity if rewards and "rewards" in kind.needs else None,
+    )
+    return open_track(bound, data, backends)
+
+
+def open_track(protocol: Protocol, data: Any, backends: Backends) -> Track:
+    """Return the track of a protocol as it is; what needs a backend that is not given fails later."""
+    source = Simulated(protocol, data) if isinstance(data, Benchmark) else People(data, protocol)
+    made: Track = load_track(protocol.track).of(protocol, source, backends)
+    return made
+
+
+def _check_names(names: Sequence[str], track: Track, baselines: Sequence[Baseline]) -> None:
+    """Raise unless every baseline that was named is one that the run computes."""
+    computed = [baseline.id for baseline in baselines]
+    for name in names:
+        if name not in computed and name not in track.names:
+            model = name.removeprefix("model:")
+            raise UserError(
+                f"{name!r} is not a baseline of this run, which has {', '.join(computed)}.",
+                f"Pass --reference-model {model} (in Python: reference_response_model={model!r}).",
+            )
+
+
+def _silent(_event: ProgressEvent) -> None:
+    """Report nothing."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Run(Watched):
-    task: Task
+class _Run:
+    store: Store
     track: Track
-    policies: StoredPolicies
+    progress: Progress
     executor: Executor | None
 
-    def method(self, entry: Entry) -> str:
+    def method(self, entry: NamedMethod) -> str:
         """Do what is missing of a method; return its key."""
-        total, label = self.track.n_rows, entry.label
-        if self.complete(entry.key, label):
-            self.progress(ProgressEvent(label, "start", total, total))
-            self.progress(ProgressEvent(label, "finish", total, total))
-            return entry.key
-        units = make_units(self.track, entry.key, self.task.protocol.seed)
-        tables = [self.read(unit, label) for unit in units]
-        done = sum(unit.stop - unit.start for unit, table in zip(units, tables, strict=True) if table is not None)
-        self.progress(ProgressEvent(label, "start", done, total))
-        began = time.perf_counter()
-        missing = [unit for unit, table in zip(units, tables, strict=True) if table is None]
-        for unit, table in zip(missing, self._computed(entry, missing, done), strict=True):
-            tables[unit.index] = table
-            self.store.write_part(unit, table)
-            now = time.perf_counter()
-            self.store.add_seconds(entry.key, now - began)
-            began = now
-            done += unit.stop - unit.start
-            self.progress(ProgressEvent(label, "step", done, total))
-        title = entry.method.title or entry.method.id
-        summary = {"label": label, "title": title, "spec": entry.spec(), "kind": "method"}
-        summary |= {"paper": entry.method.paper, "counts": self.track.counts(tables)}
-        self._finish(entry.key, summary, self.track.utilities(tables))
-        self.progress(ProgressEvent(label, "finish", total, total))
+        method = entry.method
+        about = {"label": entry.label, "title": method.title or method.id, "kind": "method", "paper": method.paper}
+        about |= {"spec": entry.spec, "log_odds": method.log_odds}
+        self._complete(entry.key, about, self.track.units(entry.key), partial(self._computed, entry))
         return entry.key
 
-    def _computed(self, entry: Entry, units: list[Unit], done: int) -> Iterator[Any]:
-        """Yield the tables of the units that are missing, as they are computed."""
-        if not units:
-            return
-        self.progress(ProgressEvent(entry.label, "prepare", done, self.track.n_rows))
-        work = partial(self.track.compute, self.track.prepare(entry))
-        yield from map(work, units) if self.executor is None else self.executor.map(work, units)
-
-    def reference(self, policy: Policy) -> str:
-        """Note a reference policy; return its key."""
-        spec: JSON = {"id": policy.id, "params": {}}
-        key = f"{slug(policy.id)}-{digest({'reference': spec}, 12)}"
-        if self.complete(key, policy.id):
-            return key
-        for unit in make_units(self.track, key, self.task.protocol.seed):
-            table = self.track.stored(policy, unit)
-            if table is not None:
-                self.store.write_part(unit, table)
-        summary = {"label": policy.id, "title": policy.title, "spec": spec, "kind": "reference"}
-        self._finish(key, summary | {"paper": "", "counts": {}}, policy.utility)
+    def baseline(self, baseline: Baseline) -> str:
+        """Do what is missing of a baseline or an oracle; return its key."""
+        spec = baseline.spec()
+        key = f"{slug(baseline.id)}-{digest({'baseline': spec}, 12)}"
+        about: JSON = {"label": baseline.id, "title": baseline.title, "kind": baseline.kind, "paper": ""}
+        about |= {"spec": spec, "log_odds": True}
+        self._complete(key, about, self.track.baseline_units(key), lambda units, _: map(baseline.work, units))
         return key
 
-    def _finish(self, key: str, summary: JSON, utility: F32) -> None:
-        per_user = per_user_means(
-            utility,
-            best=self.policies["oracle"].utility,
-            population_best=self.policies["population-best"].utility,
-            reference=self.policies.reference.utility,
-        )
-        protocol = self.task.protocol
-        draws = draw_metrics(per_user, draws=protocol.bootstrap_draws, seed=protocol.seed)
-        metrics = {
-            name: {"value": to_json(e.value), "low": to_json(e.low), "high": to_json(e.high)}
-            for name, e in estimate(per_user, draws).items()
-        }
-        sizes = {"n_users": utility.shape[0], "n_queries": int(utility.size), "track": protocol.track}
-        self.store.write_done(key, summary | sizes | {"metrics": metrics}, per_user)
+    def _complete(self, key: str, about: JSON, units: Sequence[Unit], compute: Any) -> None:
+        """Compute the units that are missing, then what they add up to.
+
+        Args:
+            key: Of the method or baseline.
+            about: What the record says of it.
+            units: All of its units.
+            compute: From missing units, and the weights done and in all, to their outcomes in order.
+        """
+        label, total = about["label"], sum(unit.weight for unit in units)
+        if self._read(label, partial(self.store.read_method, key)) is not None:
+            for stage in ("start", "finish"):
+                self.progress(ProgressEvent(label, stage, total, total))
+            return
+        tables = {unit.index: self._read(label, partial(self.store.read_unit, unit)) for unit in units}
+        missing = [unit for unit in units if tables[unit.index] is None]
+        done = total - sum(unit.weight for unit in missing)
+        self.progress(ProgressEvent(label, "start", done, total))
+        began = time.perf_counter()
+        for unit, outcome in zip(missing, compute(missing, (done, total)) if missing else (), strict=True):
+            tables[unit.index] = outcome.samples
+            self.store.write_unit(unit, outcome.samples)
+            now = time.perf_counter()
+            self.store.add_seconds(key, {"total": now - began, **outcome.seconds})
+            began = now
+            done += unit.weight
+            self.progress(ProgressEvent(label, "step", done, total))
+        self.store.write_method(key, self._record(about, units, tables))
+        self.progress(ProgressEvent(label, "finish", total, total))
+
+    def _computed(self, entry: NamedMethod, units: Sequence[Unit], weights: tuple[int, int]) -> Iterator[Outcome]:
+        """Yield the outcomes of the units that are missing, as they are computed."""
+        self.progress(ProgressEvent(entry.label, "prepare", *weights))
+        began = time.perf_counter()
+        work = partial(self.track.work, self.track.prepare(entry))
+        fit = {"fit": time.perf_counter() - began}
+        outcomes = map(work, units) if self.executor is None else self.executor.map(work, units)
+        for outcome in outcomes:
+            # the preparation counts once, with the first unit
+            yield replace(outcome, seconds={**fit, **outcome.seconds})
+            fit = {}
+
+    def _read(self, label: str, read: Any) -> Any:
+        """Return what the store has; report files that were damaged."""
+        before = len(self.store.damaged)
+        value = read()
+        for path in self.store.damaged[before:]:
+            message = f"{path} is cut off, altered or not of this run; it is computed again."
+            self.progress(ProgressEvent(label, "damaged", message=message))
+        return value
+
+    def _record(self, about: JSON, units: Sequence[Unit], tables: Mapping[int, Table]) -> MethodRecord:
+        """Add up the samples of each condition and estimate the metrics."""
+        import pyarrow as pa
+
+        sums, estimates, protocol = {}, {}, self.track.protocol
+        for index, condition in enumerate(self.track.conditions):
+            of = [tables[unit.index] for unit in units if index in unit.conditions]
+            if not of:
+                continue
+            samples = pa.concat_tables(of)
+            if len(self.track.conditions) > 1:
+                samples = samples.filter(pa.compute.equal(samples["condition"], index))
+            sums[condition] = self.track.sums(condition, samples, log_odds=about["log_odds"])
+            estimates[condition] = estimate(
+                sums[condition][0], self.track.metrics, draws=protocol.bootstrap_draws, seed=protocol.seed
+            )
+        counts = self.track.counts(pa.concat_tables([tables[unit.index] for unit in units]))
+        return MethodRecord({**about, "counts": counts}, sums, estimates)

@@ -10,22 +10,25 @@ from pydantic import BaseModel
 
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.core.types import JSON
+from personalllm.evaluation.parts import load_track, track_options
 
 __all__ = [
     "NOT_SET",
-    "PARTS",
-    "SHORT",
     "describe_changes",
     "expand",
     "flatten",
     "merge",
     "nest",
     "parse_setting",
+    "parts",
     "read_value",
+    "short_forms",
     "shown",
 ]
 
-SHORT: dict[str, tuple[tuple[str, str], ...]] = {
+_PARTS = ("population", "folds", "pool", "history", "feedback")
+
+_SHORT: dict[str, tuple[tuple[str, str], ...]] = {
     "n_users": (("population", "n_users"),),
     "alpha": (("population", "alpha"),),
     "pairs": (("history", "pairs"),),
@@ -33,17 +36,21 @@ SHORT: dict[str, tuple[tuple[str, str], ...]] = {
     "counterfactual": (("history", "counterfactual"),),
     "pool_users": (("pool", "n_users"),),
     "pool_pairs": (("pool", "pairs_per_user"),),
-    "max_tokens": (("generation", "max_tokens"),),
-    "temperature": (("generation", "temperature"),),
-    "shots": (("prediction", "shots"),),
-    "test_pairs": (("prediction", "test_pairs"),),
-    "seen_users": (("prediction", "n_seen_users"),),
+    "user_folds": (("folds", "user_folds"),),
+    "prompt_folds": (("folds", "prompt_folds"),),
     "seed": (("", "seed"), ("population", "seed"), ("pool", "seed")),
 }
-"""Short forms: what each of them sets."""
 
-PARTS = ("population", "pool", "history", "feedback", "generation", "prediction")
-"""Fields of a protocol that have fields of their own."""
+
+def parts() -> tuple[str, ...]:
+    """Return the settings of a protocol that have fields of their own, those of the tracks last."""
+    return (*_PARTS, *track_options())
+
+
+def short_forms() -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return the short forms of settings: name -> (part, field) of each setting that it stands for."""
+    own = {name: ((part, field),) for part, options in track_options().items() for name, field in options.short.items()}
+    return _SHORT | own
 
 
 def expand(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -53,14 +60,15 @@ def expand(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict
     {'limit': 2}
     """
     values: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    short = short_forms()
+    nested: dict[str, dict[str, Any]] = {part: {} for part in parts()}
     for name, value in overrides.items():
-        if name in PARTS:
+        if name in nested:
             nested[name].update(_fields(name, value))
-        elif name not in SHORT:
+        elif name not in short:
             values[name] = value
-    for name in SHORT.keys() & overrides.keys():
-        for part, field in SHORT[name]:
+    for name in short.keys() & overrides.keys():
+        for part, field in short[name]:
             if part:
                 nested[part].setdefault(field, overrides[name])
             else:
@@ -82,10 +90,10 @@ def _fields(part: str, value: Any) -> Mapping[str, Any]:
 
 
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> JSON:
-    """Return overrides for `Protocol.for_benchmark`: those of `base`, changed by `overrides` field by field.
+    """Return overrides for `Protocol.for_data`: those of `base`, changed by `overrides` field by field.
 
-    What of `base` belongs to another track is dropped if the track is changed; in the predict track the history follows
-    from the shots, so that of `base` is dropped too.
+    Settings of `base` that belong to another track are dropped if the track is changed, and so are those that follow
+    from the options of either track.
 
     >>> merge({"track": "generate", "max_tokens": 512}, {"track": "rank", "alpha": 0.1})
     {'track': 'rank', 'population': {'alpha': 0.1}}
@@ -93,14 +101,15 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> JSON:
     values, nested = expand(base)
     new_values, new_nested = expand(overrides)
     merged = values | new_values
-    track = merged.get("track")
-    if track != "generate":
-        nested["generation"] = {}
-    if track != "predict":
-        nested["prediction"] = {}
-    if "predict" in {track, values.get("track")}:
-        nested["history"] = {}
-    return merged | {part: nested[part] | new_nested[part] for part in PARTS if nested[part] or new_nested[part]}
+    owners = {track: load_track(track).options for track in (values.get("track"), merged.get("track")) if track}
+    own = owners.get(merged.get("track"))
+    for part in track_options():
+        if own is None or part != own.part:
+            nested[part] = {}
+    for options in owners.values():
+        for part in options.derived if options else ():
+            nested[part] = {}
+    return merged | {part: nested[part] | new_nested[part] for part in parts() if nested[part] or new_nested[part]}
 
 
 def flatten(spec: Mapping[str, Any]) -> JSON:
@@ -123,7 +132,7 @@ NOT_SET = ("metrics_version", "benchmark", "benchmark_fingerprint", "preset", "e
 
 
 def nest(settings: Mapping[str, Any]) -> JSON:
-    """Return dotted names as nested mappings, what `Protocol.for_benchmark` takes; the reverse of `flatten`.
+    """Return dotted names as nested mappings, what `Protocol.for_data` takes; the reverse of `flatten`.
 
     Raises:
         UserError: If a name has a dot behind something that has no fields, or is not a setting but follows from the
@@ -141,12 +150,14 @@ def nest(settings: Mapping[str, Any]) -> JSON:
             )
         part, dot, field = name.partition(".")
         if not dot:
-            nested[name] = {**nested.get(name, {}), **value} if name in PARTS and isinstance(value, Mapping) else value
+            nested[name] = (
+                {**nested.get(name, {}), **value} if name in parts() and isinstance(value, Mapping) else value
+            )
             continue
-        if part not in PARTS or not field.isidentifier():
+        if part not in parts() or not field.isidentifier():
             raise UserError(
                 f"There is no setting {name!r} in the protocol.",
-                f"Before the dot stands one of {', '.join(PARTS)}; after it a field, as in population.alpha.",
+                f"Before the dot stands one of {', '.join(parts())}; after it a field, as in population.alpha.",
             )
         nested[part] = {**nested.get(part, {}), field: value}
     return nested

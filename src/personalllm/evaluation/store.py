@@ -1,20 +1,25 @@
-"""Where a run keeps what it has: atomic, checked on the way back, and the same whether it was interrupted or not.
+"""Keep a run: atomic, checked on the way back, and with the same bytes whether it was interrupted or not.
 
 In `OUT/<protocol fingerprint>/`:
 
 - `manifest.json`: protocol, versions, fingerprints, seeds;
 - `leaderboard.json`: the order of the methods;
-- `<method id>-<spec digest>/samples/part-00000.parquet` ...: what each unit of work gave, each with
-  `part-00000.json`, written after it: the unit and the SHA-256 of the file;
-- `<method id>-<spec digest>/per_user.parquet`: the per-user means;
-- `<method id>-<spec digest>/metrics.json`: written last, so its presence means that the method is complete;
-- `<method id>-<spec digest>/timing.json`: wall-clock seconds, kept apart from everything that must be reproducible.
+- `<id>-<digest>/samples/part-00000.parquet` ...: the samples of each unit of work, each with `part-00000.json`, written
+  after it;
+- `<id>-<digest>/sums-users.parquet`: what the samples of each condition add up to for each user (`sums-prompts.parquet`
+  where a track adds up over prompts too);
+- `<id>-<digest>/record.json`: estimates and counts, written last, so its presence means that the method is complete;
+- `<id>-<digest>/timing.json`: wall-clock seconds, kept apart from everything that must be reproducible.
+
+Every JSON file carries the format, the protocol's fingerprint, the key and the SHA-256 of what it describes, and is
+checked against all of them when it is read.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,36 +28,261 @@ import numpy as np
 
 from personalllm.core.errors import DataError
 from personalllm.core.storage import atomic_path, digest, file_sha256, write_json
-from personalllm.core.types import F32, JSON
+from personalllm.core.types import JSON
+from personalllm.evaluation.contract import Condition, Estimate, Estimates, Sums, Table, Unit
+from personalllm.evaluation.protocol import RUN_FORMAT
 
-__all__ = ["DiskStore", "Store", "Unit", "from_json", "read_done", "read_json", "read_table", "to_json"]
+__all__ = ["DiskStore", "MethodRecord", "Store", "from_json", "read_json", "to_json", "write_table"]
 
-_MEND = "Run the same evaluation again: it mends the run."
+_REMEDY = "Run the same evaluation again: it recomputes what is missing."
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """A piece of work of one method: rows `start` to `stop`.
-
-    Rows are users in the rank track and queries in the generate track.
+@dataclass(frozen=True, eq=False)
+class MethodRecord:
+    """What is kept of a complete method.
 
     Attributes:
-        method: Key of the method.
-        index: Position among the units of the method.
-        start: First row.
-        stop: Row after the last.
-        seed: Derived from the protocol, the method and the rows, so that order and parallelism change nothing.
+        about: `label`, `title`, `kind`, `paper`, `spec`, `log_odds` and `counts`, as JSON.
+        sums: Condition -> sums; the first are those that intervals resample.
+        estimates: Condition -> `(stratum, metric)` -> estimate.
     """
 
-    method: str
-    index: int
-    start: int
-    stop: int
-    seed: int
+    about: JSON
+    sums: Mapping[Condition, Sequence[Sums]]
+    estimates: Mapping[Condition, Estimates]
 
-    def spec(self) -> JSON:
-        """Return the unit as JSON."""
-        return {name: getattr(self, name) for name in ("method", "index", "start", "stop", "seed")}
+
+class Store:
+    """Keeps a run in memory; `DiskStore` keeps it in a folder.
+
+    Args:
+        fingerprint: Of the protocol.
+
+    Attributes:
+        damaged: Files that were cut off, altered or not of this run, and were not read.
+    """
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+        self.damaged: list[Path] = []
+        self._units: dict[tuple[str, int], Table] = {}
+        self._records: dict[str, MethodRecord] = {}
+        self._seconds: dict[str, dict[str, float]] = {}
+
+    def read_unit(self, unit: Unit) -> Table | None:
+        """Return the samples of a unit; None if they are absent or damaged."""
+        return self._units.get((unit.key, unit.index))
+
+    def write_unit(self, unit: Unit, samples: Table) -> None:
+        """Keep the samples of a unit."""
+        self._units[unit.key, unit.index] = samples
+
+    def read_samples(self, key: str) -> Table:
+        """Return the samples of all units of a method, in order."""
+        import pyarrow as pa
+
+        return pa.concat_tables([self._units[name, index] for name, index in sorted(self._units) if name == key])
+
+    def read_method(self, key: str) -> MethodRecord | None:
+        """Return the record of a complete method; None if it is not complete or damaged."""
+        return self._records.get(key)
+
+    def write_method(self, key: str, record: MethodRecord) -> None:
+        """Keep the record of a complete method."""
+        self._records[key] = record
+
+    def seconds(self, key: str) -> dict[str, float]:
+        """Return the wall-clock seconds spent on a method in all sessions, by name."""
+        return dict(self._seconds.get(key, {}))
+
+    def add_seconds(self, key: str, seconds: Mapping[str, float]) -> None:
+        """Add wall-clock seconds to a method's."""
+        self._seconds[key] = _added(self.seconds(key), seconds)
+
+
+class DiskStore(Store):
+    """Keeps a run in a folder.
+
+    Args:
+        directory: The run directory.
+        fingerprint: Of the protocol.
+    """
+
+    def __init__(self, directory: Path, fingerprint: str) -> None:
+        super().__init__(fingerprint)
+        self.directory: Path = directory
+
+    def read_unit(self, unit: Unit) -> Table | None:
+        """Return a unit's samples, or None if the file is absent, damaged or another unit's."""
+        path = self._unit_path(unit)
+        if not path.exists():
+            return None
+        try:
+            return self._read_unit(path, unit.key, unit.spec())
+        except DataError:
+            self.damaged.append(path)
+            return None
+
+    def write_unit(self, unit: Unit, samples: Table) -> None:
+        """Write a unit's samples, then its note, both atomically."""
+        path = self._unit_path(unit)
+        write_table(path, samples)
+        note = self._bound(unit.key) | {"unit": unit.spec(), "sha256": file_sha256(path)}
+        write_json(path.with_suffix(".json"), note)
+
+    def read_samples(self, key: str) -> Table:
+        """Return the samples of a complete method.
+
+        Raises:
+            DataError: If a unit is damaged or missing; names it.
+        """
+        import pyarrow as pa
+
+        record = self._checked_record(key)
+        paths = sorted((self.directory / key / "samples").glob("part-*.parquet"))
+        if len(paths) != record["n_units"]:
+            raise DataError(
+                f"{self.directory / key / 'samples'} has {len(paths)} of {record['n_units']} parts.", _REMEDY
+            )
+        return pa.concat_tables([self._read_unit(path, key) for path in paths])
+
+    def read_method(self, key: str) -> MethodRecord | None:
+        """Return the record of a complete method; None if it is not complete, or a file was damaged."""
+        path = self.directory / key / "record.json"
+        if not path.exists():
+            return None
+        try:
+            return self.load_method(key)
+        except DataError:
+            self.damaged.append(path)
+            return None
+
+    def load_method(self, key: str) -> MethodRecord:
+        """Return the record of a complete method.
+
+        Raises:
+            DataError: If a file is missing, damaged or of another run or method; names it.
+        """
+        content = self._checked_record(key)
+        tables = {}
+        for axis, sha256 in content["sums_sha256"].items():
+            path = self.directory / key / f"sums-{axis}.parquet"
+            if not path.exists() or file_sha256(path) != sha256:
+                raise DataError(f"{path} is missing, cut off or was altered.", _REMEDY)
+            tables[axis] = read_table(path)
+        return _record_from_json(content, tables)
+
+    def write_method(self, key: str, record: MethodRecord) -> None:
+        """Write the sums, then the record with their digests."""
+        content, tables = _record_to_json(record)
+        hashes = {}
+        for axis, table in tables.items():
+            path = self.directory / key / f"sums-{axis}.parquet"
+            write_table(path, table)
+            hashes[axis] = file_sha256(path)
+        n_units = len(list((self.directory / key / "samples").glob("part-*.parquet")))
+        content |= self._bound(key) | {"sums_sha256": hashes, "n_units": n_units}
+        write_json(self.directory / key / "record.json", content | {"sha256": digest(content, 64)})
+
+    def seconds(self, key: str) -> dict[str, float]:
+        """Return the wall-clock seconds of all sessions, by name; nothing if the note was lost."""
+        try:
+            note = read_json(self.directory / key / "timing.json")
+            self._check_bound(self.directory / key / "timing.json", note, key)
+            return {str(name): float(value) for name, value in note.get("seconds", {}).items()}
+        except (DataError, AttributeError, TypeError, ValueError):
+            return {}
+
+    def add_seconds(self, key: str, seconds: Mapping[str, float]) -> None:
+        """Add wall-clock seconds to a method's note."""
+        total = {name: round(value, 3) for name, value in _added(self.seconds(key), seconds).items()}
+        write_json(self.directory / key / "timing.json", self._bound(key) | {"seconds": total})
+
+    def _unit_path(self, unit: Unit) -> Path:
+        return self.directory / unit.key / "samples" / f"part-{unit.index:05d}.parquet"
+
+    def _bound(self, key: str) -> JSON:
+        """Return what binds a file to this format, this run and a method."""
+        return {"format": RUN_FORMAT, "fingerprint": self.fingerprint, "key": key}
+
+    def _check_bound(self, path: Path, note: JSON, key: str) -> None:
+        for name, value in self._bound(key).items():
+            if note.get(name) != value:
+                raise DataError(f"{path} has the {name} {note.get(name)!r}, expected {value!r}.", _REMEDY)
+
+    def _read_unit(self, path: Path, key: str, unit: JSON | None = None) -> Table:
+        """Return a unit's samples if its note agrees with them, with this run and with the unit."""
+        note = read_json(path.with_suffix(".json"))
+        self._check_bound(path.with_suffix(".json"), note, key)
+        if note.get("sha256") != file_sha256(path):
+            raise DataError(f"{path} is cut off or was altered.", _REMEDY)
+        if unit is not None and note.get("unit") != unit:
+            raise DataError(f"{path} belongs to another unit of work.", _REMEDY)
+        return read_table(path)
+
+    def _checked_record(self, key: str) -> JSON:
+        path = self.directory / key / "record.json"
+        record = read_json(path)
+        if record.pop("sha256", None) != digest(record, 64):
+            raise DataError(f"{path} was altered.", _REMEDY)
+        self._check_bound(path, record, key)
+        return record
+
+
+def _added(seconds: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    return {name: seconds.get(name, 0.0) + more.get(name, 0.0) for name in (*seconds, *more)}
+
+
+def _record_to_json(record: MethodRecord) -> tuple[JSON, dict[str, Table]]:
+    """Return a record's JSON, and a table of all its sums for each axis."""
+    import pyarrow as pa
+
+    conditions: list[JSON] = []
+    rows: dict[str, list[Table]] = {}
+    for index, (condition, of_axes) in enumerate(record.sums.items()):
+        estimates = [
+            [stratum, metric, *(to_json(end) for end in (e.value, e.low, e.high))]
+            for (stratum, metric), e in record.estimates[condition].items()
+        ]
+        axes = [{"axis": sums.axis, "pairing": sums.pairing, "groups": list(sums.groups)} for sums in of_axes]
+        conditions.append({"condition": condition.spec(), "sums": axes, "estimates": estimates})
+        for sums in of_axes:
+            place = {
+                "condition": np.full(sums.n_clusters, index, np.int16),
+                sums.axis.removesuffix("s"): np.arange(sums.n_clusters, dtype=np.int32),
+            }
+            rows.setdefault(sums.axis, []).append(pa.table({**place, **sums.columns}))
+    tables = {axis: pa.concat_tables(parts, promote_options="default") for axis, parts in rows.items()}
+    return {"about": record.about, "conditions": conditions}, tables
+
+
+def _record_from_json(content: JSON, tables: Mapping[str, Table]) -> MethodRecord:
+    sums: dict[Condition, Sequence[Sums]] = {}
+    estimates: dict[Condition, Estimates] = {}
+    columns = {axis: _by_condition(table) for axis, table in tables.items()}
+    for index, entry in enumerate(content["conditions"]):
+        condition = Condition.from_spec(entry["condition"])
+        sums[condition] = tuple(
+            Sums(columns[about["axis"]][index], about["axis"], about["pairing"], tuple(about["groups"]))
+            for about in entry["sums"]
+        )
+        estimates[condition] = {
+            (stratum, metric): Estimate(*(from_json(end) for end in ends))
+            for stratum, metric, *ends in entry["estimates"]
+        }
+    return MethodRecord(content["about"], sums, estimates)
+
+
+def _by_condition(table: Table) -> dict[int, dict[str, Any]]:
+    """Return position of the condition -> columns of its sums; a column that it does not have is left out."""
+    condition = table["condition"].to_numpy()
+    starts = np.searchsorted(condition, np.unique(condition))
+    slices = zip(np.unique(condition).tolist(), starts, [*starts[1:], len(condition)], strict=True)
+    columns: dict[int, dict[str, Any]] = {}
+    for index, start, stop in slices:
+        part = table.slice(start, stop - start)
+        columns[index] = {name: part[name].to_numpy() for name in table.column_names[2:] if part[name].null_count == 0}
+    return columns
 
 
 def to_json(value: float) -> float | None:
@@ -74,176 +304,31 @@ def read_json(path: Path) -> JSON:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"Cannot read {path}: {error}.", _MEND) from None
+        raise DataError(f"Cannot read {path}: {error}.", _REMEDY) from None
     if not isinstance(value, dict):
-        raise DataError(f"{path} holds no JSON object.", _MEND)
+        raise DataError(f"{path} holds no JSON object.", _REMEDY)
     return value
 
 
-class Store:
-    """What the runners need of a store; this base class keeps everything in memory.
-
-    Args:
-        fingerprint: Of the protocol.
-    """
-
-    def __init__(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-        self.damaged: list[Path] = []
-        self._parts: dict[tuple[str, int], Any] = {}
-        self._done: dict[str, tuple[JSON, dict[str, F32]]] = {}
-        self._seconds: dict[str, float] = {}
-
-    def read_part(self, unit: Unit) -> Any | None:
-        """Return the Arrow table of a unit, or None if it is not there or not whole."""
-        return self._parts.get((unit.method, unit.index))
-
-    def write_part(self, unit: Unit, table: Any) -> None:
-        """Keep the Arrow table of a unit."""
-        self._parts[unit.method, unit.index] = table
-
-    def read_parts(self, key: str) -> list[Any]:
-        """Return the Arrow tables of all units of a method, in order."""
-        return [table for (name, _), table in sorted(self._parts.items(), key=lambda item: item[0]) if name == key]
-
-    def read_done(self, key: str) -> tuple[JSON, dict[str, F32]] | None:
-        """Return the summary and the per-user arrays of a complete method, or None."""
-        return self._done.get(key)
-
-    def write_done(self, key: str, summary: JSON, per_user: dict[str, F32]) -> None:
-        """Keep the summary and the per-user arrays of a complete method."""
-        self._done[key] = (summary, per_user)
-
-    def seconds(self, key: str) -> float:
-        """Return the wall-clock seconds spent on a method in all sessions."""
-        return self._seconds.get(key, 0.0)
-
-    def add_seconds(self, key: str, seconds: float) -> None:
-        """Add wall-clock seconds to a method's."""
-        self._seconds[key] = self.seconds(key) + seconds
-
-
-class DiskStore(Store):
-    """Keeps a run in a folder; `damaged` lists the files that were found cut off or altered, and left out.
-
-    Args:
-        directory: The run directory.
-        fingerprint: Of the protocol.
-    """
-
-    def __init__(self, directory: Path, fingerprint: str) -> None:
-        super().__init__(fingerprint)
-        self.directory: Path = directory
-
-    def part_path(self, key: str, index: int) -> Path:
-        """Return where a part is kept."""
-        return self.directory / key / "samples" / f"part-{index:05d}.parquet"
-
-    def read_part(self, unit: Unit) -> Any | None:
-        """Return a unit's table, or None if the file is absent, damaged or another unit's."""
-        path = self.part_path(unit.method, unit.index)
-        if not path.exists():
-            return None
-        try:
-            return self._read(path, unit.spec())
-        except DataError:
-            self.damaged.append(path)
-            return None
-
-    def write_part(self, unit: Unit, table: Any) -> None:
-        """Write a unit's table, then its note, both atomically."""
-        path = self.part_path(unit.method, unit.index)
-        write_table(path, table)
-        note = {"unit": unit.spec(), "protocol": self.fingerprint, "sha256": file_sha256(path)}
-        write_json(path.with_suffix(".json"), note)
-
-    def read_parts(self, key: str) -> list[Any]:
-        """Return the tables of a complete method.
-
-        Raises:
-            DataError: If a part is damaged; names it.
-        """
-        return [self._read(path) for path in sorted((self.directory / key / "samples").glob("part-*.parquet"))]
-
-    def _read(self, path: Path, unit: JSON | None = None) -> Any:
-        """Return a part's table if its note agrees with it, with this run and with the unit."""
-        note = read_json(path.with_suffix(".json"))
-        if note.get("sha256") != file_sha256(path):
-            raise DataError(f"{path} is cut off or was altered.", _MEND)
-        if note.get("protocol") != self.fingerprint or (unit is not None and note.get("unit") != unit):
-            raise DataError(f"{path} belongs to another run or another part.", _MEND)
-        return read_table(path)
-
-    def read_done(self, key: str) -> tuple[JSON, dict[str, F32]] | None:
-        """Return the summary and the per-user arrays, or None if the method is not complete or was altered."""
-        path = self.directory / key / "metrics.json"
-        if not path.exists():
-            return None
-        try:
-            return read_done(self.directory / key)
-        except DataError:
-            self.damaged.append(path)
-            return None
-
-    def write_done(self, key: str, summary: JSON, per_user: dict[str, F32]) -> None:
-        """Write the per-user arrays, then the summary with their digest."""
-        import pyarrow as pa
-
-        path = self.directory / key / "per_user.parquet"
-        users = np.arange(len(next(iter(per_user.values()))), dtype=np.int32)
-        write_table(path, pa.table({"user": users, **per_user}))
-        content = summary | {"per_user_sha256": file_sha256(path)}
-        write_json(self.directory / key / "metrics.json", content | {"digest": digest(content, 64)})
-
-    def seconds(self, key: str) -> float:
-        """Return the wall-clock seconds of all sessions; 0 if the note was lost."""
-        path = self.directory / key / "timing.json"
-        try:
-            return float(read_json(path).get("seconds", 0.0))
-        except (DataError, TypeError, ValueError):
-            return 0.0
-
-    def add_seconds(self, key: str, seconds: float) -> None:
-        """Add to the wall-clock seconds."""
-        write_json(self.directory / key / "timing.json", {"seconds": round(self.seconds(key) + seconds, 3)})
-
-
-def read_done(folder: Path) -> tuple[JSON, dict[str, F32]]:
-    """Return the summary and the per-user arrays of a complete method.
+def read_table(path: Path) -> Table:
+    """Return a Parquet file as a `pyarrow.Table`.
 
     Raises:
-        DataError: If a file is absent, cut off or altered; names it.
-    """
-    path = folder / "metrics.json"
-    summary = read_json(path)
-    if summary.pop("digest", None) != digest(summary, 64):
-        raise DataError(f"{path} was altered or cut off.", _MEND)
-    table = folder / "per_user.parquet"
-    if not table.exists() or file_sha256(table) != summary["per_user_sha256"]:
-        raise DataError(f"{table} is absent or was altered.", _MEND)
-    columns = read_table(table)
-    return summary, {name: columns[name].to_numpy() for name in columns.column_names if name != "user"}
-
-
-def read_table(path: Path) -> Any:
-    """Return the Arrow table of a Parquet file.
-
-    Raises:
-        DataError: If it is no Parquet file; names it.
+        DataError: If the file is not there or cut off; names it.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow.parquet
 
     try:
-        return pq.ParquetFile(path, memory_map=False).read()
+        return pyarrow.parquet.ParquetFile(path, memory_map=False).read()
     except (pa.ArrowException, OSError, ValueError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} is cut off or was altered: {first}.", _MEND) from None
+        raise DataError(f"{path} is cut off or was altered: {first}.", _REMEDY) from None
 
 
-def write_table(path: Path, table: Any) -> None:
-    """Write an Arrow table as Parquet, atomically."""
-    import pyarrow.parquet as pq
+def write_table(path: Path, table: Table) -> None:
+    """Write a table as Parquet, atomically and with the same bytes for the same table."""
+    import pyarrow.parquet
 
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pyarrow.parquet.write_table(table, temporary, compression="zstd")

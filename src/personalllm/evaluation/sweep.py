@@ -1,9 +1,9 @@
-"""Sweeps: every combination of lists of values, as ordinary runs, and one table of what came of them."""
+"""Run sweeps: every combination of lists of values, as ordinary runs of any track."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -11,44 +11,41 @@ from typing import Any
 
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.core.protocols import ChatModel, RewardEnsemble, TextEmbedder
-from personalllm.core.storage import digest
+from personalllm.core.storage import atomic_path, digest
 from personalllm.data import Benchmark
-from personalllm.evaluation.contest import Contest, SweepCell, SweepRow, hold_contests
+from personalllm.evaluation.contests import (
+    PREFIX,
+    Contest,
+    SweepCell,
+    SweepRow,
+    hold_contests,
+    long_table,
+    wide_table,
+)
+from personalllm.evaluation.contract import Backends, Table, Track
+from personalllm.evaluation.parts import load_track
 from personalllm.evaluation.presets import get_preset
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
-from personalllm.evaluation.resolve import Entry, parse_method, resolve, split_list
-from personalllm.evaluation.run import evaluate
+from personalllm.evaluation.resolve import named, parse_method, resolve, split_list
+from personalllm.evaluation.results import Results
+from personalllm.evaluation.run import as_protocol, evaluate, make_track, open_track
 from personalllm.evaluation.settings import describe_changes, nest, parse_setting, read_value, shown
-from personalllm.evaluation.sweep_table import sweep_table, write_sweep_table
-from personalllm.evaluation.task import Task
+from personalllm.evaluation.store import write_table
 from personalllm.methods.base import Method
 from personalllm.methods.registry import get_method
 
-__all__ = [
-    "PREFIX",
-    "SweepResults",
-    "check_cells",
-    "named_progress",
-    "parse_axis",
-    "plan_sweep",
-    "run_sweep",
-    "sweep",
-    "sweep_stem",
-]
-
-PREFIX = "protocol."
-"""An axis of this prefix is a field of the protocol; every other one is a parameter of the methods."""
+__all__ = ["Sweep", "parse_axis", "plan_sweep", "run_sweep", "sweep"]
 
 
 @dataclass(frozen=True, eq=False)
-class SweepResults:
-    """What a sweep found.
+class Sweep:
+    """The results of a sweep.
 
     Attributes:
         rows: One for each cell, in the order of the sweep.
         contests: The cells on the same users and queries, and the best of each such set.
-        files: The table's files; empty if the sweep was kept in memory.
+        files: Of the tables; empty if the sweep was kept in memory.
     """
 
     rows: tuple[SweepRow, ...]
@@ -65,14 +62,19 @@ class SweepResults:
         """The winner if all cells have the same users and queries and one beats all others; else None."""
         return self.contests[0].winner if len(self.contests) == 1 else None
 
-    def table(self) -> Any:
+    def table(self) -> Table:
         """Return a `pyarrow.Table`, one row for each cell: axes, metrics with intervals, sizes, verdict."""
-        return sweep_table(self.rows, self.axes, self.contests)
+        return wide_table(self.rows, self.axes, self.contests)
+
+    def long_table(self) -> Table:
+        """Return a long `pyarrow.Table`: the rows of `Results.table` of every cell, its values in front."""
+        return long_table(self.rows, self.axes)
 
     def __str__(self) -> str:
         """Return a line for each cell and the verdicts."""
-        metrics = [(row.cell, row.result.metrics["mean_utility"]) for row in self.rows]
-        lines = [f"{cell}: utility {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for cell, e in metrics]
+        metric = self.contests[0].metric.id
+        estimates = [(row.cell, row.estimate(metric)) for row in self.rows]
+        lines = [f"{cell}: {metric} {e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for cell, e in estimates]
         return "\n".join([*lines, *(contest.sentence() for contest in self.contests)])
 
     __repr__ = __str__
@@ -93,16 +95,21 @@ def parse_axis(text: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def plan_sweep(
-    methods: Sequence[Method | str], axes: Mapping[str, Sequence[Any]], protocol: Protocol, benchmark: Benchmark
+    methods: Sequence[Method | str],
+    axes: Mapping[str, Sequence[Any]],
+    data: Benchmark | Any,
+    track: str | None = None,
+    protocol: Protocol | str | Mapping[str, Any] | None = None,
 ) -> tuple[SweepCell, ...]:
     """Return the cells of a sweep, each checked; nothing is run and no backend is needed.
 
     Args:
-        methods: Objects, or names as `evaluate` takes them (no reference policies, not `all`).
+        methods: Objects, or names as `evaluate` takes them (no baselines, not `all`).
         axes: Name -> values; `protocol.population.alpha` and the like are fields of the protocol, all other names
             parameters of every method.
-        protocol: What is not varied.
-        benchmark: The benchmark that it was made for.
+        data: As for `evaluate`.
+        track: As for `evaluate`.
+        protocol: As for `evaluate`; what is not varied.
 
     Returns:
         The product of methods and axes, the last axis fastest.
@@ -116,12 +123,12 @@ def plan_sweep(
     for name, values in axes.items():
         if not values or len({digest(_plain(value)) for value in values}) < len(values):
             raise ParameterError(f"the axis {name!r}", "a list of different values", list(values))
+    plan = _Plan(as_protocol(protocol, data, track), data)
     cells: list[SweepCell] = []
     seen: dict[tuple[str, str], SweepCell] = {}
-    protocols: dict[str, Protocol] = {}
     for method, combination in product(methods, product(*axes.values())):
-        cell = _cell(method, dict(zip(axes, combination, strict=True)), protocol, benchmark, protocols)
-        key = (Entry.of(cell.method).key, cell.protocol.fingerprint)
+        cell = plan.cell(method, dict(zip(axes, combination, strict=True)))
+        key = (named(cell.method).key, cell.protocol.fingerprint)
         if key in seen:
             raise UserError(
                 f"The cells {str(seen[key])!r} and {str(cell)!r} are the same run.", "Leave one of the values out."
@@ -131,45 +138,36 @@ def plan_sweep(
     return tuple(cells)
 
 
-def _cell(
-    method: Method | str,
-    values: dict[str, Any],
-    protocol: Protocol,
-    benchmark: Benchmark,
-    protocols: dict[str, Protocol],
-) -> SweepCell:
-    """Build a cell; protocols that were built before are taken from `protocols`."""
-    settings = {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX)}
-    params = {name: value for name, value in values.items() if not name.startswith(PREFIX)}
-    base = method if isinstance(method, str) else Entry.of(method).label
-    name = ", ".join([base, *(f"{axis}={shown(value)}" for axis, value in values.items())])
-    try:
+class _Plan:
+    """Builds cells; a protocol that several of them have is built once."""
+
+    def __init__(self, protocol: Protocol, data: Any) -> None:
+        self.protocol, self.data = protocol, data
+        self.tracks: dict[str, Track] = {}
+
+    def cell(self, method: Method | str, values: dict[str, Any]) -> SweepCell:
+        settings = {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX)}
+        params = {name: value for name, value in values.items() if not name.startswith(PREFIX)}
+        base = method if isinstance(method, str) else named(method).label
+        name = ", ".join([base, *(f"{axis}={shown(value)}" for axis, value in values.items())])
+        try:
+            track = self.track(settings)
+            built = _with(method, params)
+            signals = getattr(track.protocol.options, "reward_signals", False)
+            (entry,), _ = resolve([built], type(track), signals=signals)
+            track.check_history(entry)
+        except UserError as error:
+            raise _refusal(name, error) from None
+        weight = sum(unit.weight for unit in track.units(entry.key))
+        return SweepCell(base, values, built, entry.label, track.protocol, weight)
+
+    def track(self, settings: dict[str, Any]) -> Track:
+        """Return the track with some settings changed, without backends."""
         key = digest(_plain(settings))
-        if key not in protocols:
-            protocols[key] = protocol.changed(benchmark, **nest(settings)) if settings else protocol
-        built = _with(method, params)
-        changed = protocols[key]
-        (entry,), _ = resolve([built], changed.track)
-        if changed.track != "predict":
-            Task(changed, benchmark).check_queries(built.history)
-    except UserError as error:
-        raise _refusal(name, error) from None
-    return SweepCell(base, values, built, entry.label, changed, *_sizes(changed, benchmark))
-
-
-def _sizes(protocol: Protocol, benchmark: Benchmark) -> tuple[int, int]:
-    """Return how many users are evaluated, and on how many queries; in the predict track, test pairs."""
-    n_users = min(protocol.limit or protocol.population.n_users, protocol.population.n_users)
-    asked = len(benchmark.splits[protocol.split])
-    spec = protocol.prediction
-    if spec is None:
-        return n_users, n_users * (protocol.prompts_per_user or asked)
-    counts = {"unseen": n_users, "seen": spec.n_seen_users}
-    known = len(benchmark.splits[protocol.history_split])
-    compared = {"unseen": max(spec.shots), "seen": protocol.pool.pairs_per_user}
-    left = {"unseen": dict.fromkeys(counts, asked), "seen": {kind: known - compared[kind] for kind in counts}}
-    pairs = sum(counts[u] * (spec.test_pairs or left[prompts][u]) for u in spec.users for prompts in spec.prompts)
-    return sum(counts[users] for users in spec.users), pairs
+        if key not in self.tracks:
+            changed = self.protocol.changed(self.data, **nest(settings)) if settings else self.protocol
+            self.tracks[key] = open_track(changed, self.data, Backends())
+        return self.tracks[key]
 
 
 def _with(method: Method | str, params: Mapping[str, Any]) -> Method:
@@ -199,110 +197,99 @@ def _plain(value: Any) -> Any:
 def sweep(
     methods: Sequence[Method | str],
     axes: Mapping[str, Sequence[Any]],
-    protocol: Protocol,
-    benchmark: Benchmark,
+    data: Any,
+    track: str | None = None,
+    protocol: Protocol | str | Mapping[str, Any] | None = None,
     *,
-    embedder: TextEmbedder | None = None,
-    llm: ChatModel | None = None,
-    rewards: RewardEnsemble | None = None,
-    out: str | Path | None = None,
-    progress: Progress | None = None,
-) -> SweepResults:
+    metric: str | None = None,
+    **options: Any,
+) -> Sweep:
     """Evaluate every combination of the axes' values: `plan_sweep`, then `run_sweep`.
 
     Args:
         methods: As for `plan_sweep`.
         axes: As for `plan_sweep`.
-        protocol: What is not varied.
-        benchmark: The benchmark that it was made for.
-        embedder: For the methods that need one.
-        llm: For the generate track, and the methods that need one.
-        rewards: For the generate track.
-        out: As for `run_sweep`.
-        progress: As for `run_sweep`.
+        data: As for `evaluate`.
+        track: As for `evaluate`.
+        protocol: As for `evaluate`; what is not varied.
+        metric: What cells are compared by; None: the main metric of the track.
+        **options: `embedder`, `llm`, `rewards`, `executor`, `out` and `progress`, as for `run_sweep`.
 
     Raises:
         UserError: As `plan_sweep` and `evaluate`; what can be known beforehand is said before anything runs.
         RunError: If a method's own code fails.
     """
-    cells = plan_sweep(methods, axes, protocol, benchmark)
-    return run_sweep(cells, benchmark, embedder=embedder, llm=llm, rewards=rewards, out=out, progress=progress)
+    return run_sweep(plan_sweep(methods, axes, data, track, protocol), data, metric=metric, **options)
 
 
 def run_sweep(
     cells: Sequence[SweepCell],
-    benchmark: Benchmark,
+    data: Any,
     *,
+    metric: str | None = None,
     embedder: TextEmbedder | None = None,
     llm: ChatModel | None = None,
     rewards: RewardEnsemble | None = None,
+    executor: Any = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
-) -> SweepResults:
-    """Evaluate planned cells; every cell is an ordinary run, so the same call again goes on where it stopped.
+) -> Sweep:
+    """Evaluate planned cells; every cell stands in an ordinary run, so the same call again goes on where it stopped.
 
-    Cells of the same users and queries are compared: the best by mean utility is tested against every other by
-    flipping the signs of the users' differences, Holm-corrected, and is the winner only if it beats them all at a
-    family-wise level of 5 %.
+    Cells of the same users and queries are compared: the best is tested against every other one by flipping the signs
+    of the users' differences, Holm-corrected, and is the winner only if it beats them all at a family-wise level of
+    5 %.
 
     Args:
         cells: From `plan_sweep`.
-        benchmark: The benchmark that they were planned for.
-        embedder: For the methods that need one.
-        llm: For the generate track, and the methods that need one.
-        rewards: For the generate track.
-        out: Folder of runs, where the table is written too (`sweep-<digest>.csv`, `.parquet`); None keeps all in
-            memory.
+        data: The data that they were planned for.
+        metric: What cells are compared by, a mean over users; None: the main metric of the track.
+        embedder: As for `evaluate`.
+        llm: As for `evaluate`.
+        rewards: As for `evaluate`.
+        executor: As for `evaluate`.
+        out: Folder of runs, where the tables are written too (`sweep-<digest>.csv`, `.parquet`, one row for each cell;
+            `sweep-<digest>-long.parquet`, all that was estimated); None keeps all in memory.
         progress: Called after each step; a label is followed by the cell's settings of the protocol.
 
     Raises:
         UserError: If a cell lacks a backend (before anything runs; names the cell), and as `evaluate`.
         RunError: If a method's own code fails.
     """
-    check_cells(cells, lambda cell: _check(cell, benchmark, embedder, llm))
+    backends = {"embedder": embedder, "llm": llm, "rewards": rewards}
+    kind = load_track(cells[0].protocol.track)
+    compared = next((m for m in kind.metrics if m.id == (metric or kind.headline) and m.per_user is not None), None)
+    if compared is None:
+        means = ", ".join(m.id for m in kind.metrics if m.per_user is not None)
+        raise ParameterError("metric", f"one of {means}", metric)
     groups: dict[str, list[SweepCell]] = {}
     for cell in cells:
         groups.setdefault(cell.protocol.fingerprint, []).append(cell)
-    found: dict[int, SweepRow] = {}
     for group in groups.values():
-        results = evaluate(
+        _check(group, data, Backends(**backends))
+    found: dict[str, Results] = {}
+    for fingerprint, group in groups.items():
+        found[fingerprint] = evaluate(
             [cell.method for cell in group],
-            group[0].protocol,
-            benchmark,
-            embedder=embedder,
-            llm=llm,
-            rewards=rewards,
+            data,
+            protocol=group[0].protocol,
+            executor=executor,
             out=out,
-            progress=progress and named_progress(progress, group[0]),
+            progress=progress and _named_progress(progress, group[0]),
+            **backends,
         )
-        for cell in group:
-            found[id(cell)] = SweepRow(cell, results[cell.label], results.fingerprint, _relation(cell.protocol))
-    rows = tuple(found[id(cell)] for cell in cells)
-    swept = SweepResults(rows, hold_contests(rows))
-    if out is None:
-        return swept
-    stem = sweep_stem((row.fingerprint, row.cell.method) for row in rows)
-    return dataclasses.replace(swept, files=write_sweep_table(Path(out), swept.table(), stem))
+    rows = tuple(SweepRow(cell, found[cell.protocol.fingerprint], _relation(cell.protocol)) for cell in cells)
+    swept = Sweep(rows, hold_contests(rows, compared))
+    return swept if out is None else dataclasses.replace(swept, files=_write_tables(swept, Path(out)))
 
 
-def check_cells(cells: Sequence[SweepCell], check: Callable[[SweepCell], None]) -> None:
-    """Check every cell before anything runs.
-
-    Raises:
-        UserError: Of the first check that does, with the cell's name.
-    """
+def _check(cells: Sequence[SweepCell], data: Any, backends: Backends) -> None:
+    """Raise if a cell of a protocol lacks a backend; names the cell."""
     for cell in cells:
         try:
-            check(cell)
+            make_track(cell.protocol, data, backends).check(named(cell.method))
         except UserError as error:
             raise _refusal(str(cell), error) from None
-
-
-def _check(cell: SweepCell, benchmark: Benchmark, embedder: TextEmbedder | None, llm: ChatModel | None) -> None:
-    if cell.protocol.track == "predict":
-        raise UserError("It is of the predict track.", "Use sweep_prediction(), or run_prediction_sweep().")
-    cell.method.clone().bind(embedder=embedder, llm=llm)
-    Task(cell.protocol, benchmark).check_history(cell.method.history, embedder)
 
 
 def _refusal(cell: str, error: UserError) -> UserError:
@@ -313,20 +300,24 @@ def _relation(protocol: Protocol) -> str:
     return describe_changes(protocol.preset, get_preset(protocol.preset).changes(protocol)) if protocol.preset else ""
 
 
-def sweep_stem(cells: Iterable[tuple[str, Method]]) -> str:
-    """Return the name of a sweep's files.
-
-    Args:
-        cells: Of each cell, the fingerprint of its run and its method.
-    """
-    return f"sweep-{digest([[fingerprint, Entry.of(method).key] for fingerprint, method in cells], 12)}"
-
-
-def named_progress(progress: Progress, cell: SweepCell) -> Progress:
+def _named_progress(progress: Progress, cell: SweepCell) -> Progress:
     """Return a progress callback whose labels say which settings of the protocol a run has."""
     settings = [f"{name}={shown(value)}" for name, value in cell.values.items() if name.startswith(PREFIX)]
 
-    def tell(event: ProgressEvent) -> None:
+    def report(event: ProgressEvent) -> None:
         progress(dataclasses.replace(event, method=" ".join([event.method, *settings])))
 
-    return tell
+    return report
+
+
+def _write_tables(swept: Sweep, folder: Path) -> tuple[Path, ...]:
+    """Write the tables, each atomically; return the files."""
+    import pyarrow.csv
+
+    stem = digest([[row.results.fingerprint, named(row.cell.method).key] for row in swept.rows], 12)
+    files = tuple(folder / f"sweep-{stem}{suffix}" for suffix in (".csv", ".parquet", "-long.parquet"))
+    with atomic_path(files[0]) as temporary:
+        pyarrow.csv.write_csv(swept.table(), temporary)
+    write_table(files[1], swept.table())
+    write_table(files[2], swept.long_table())
+    return files

@@ -73,14 +73,13 @@ class PredictTrack(Track):
         """Users, prompts, history and shots."""
         return self.pairs.conditions
 
-    def check(self, method: NamedMethod) -> None:
-        """Raise before the work begins if a method lacks a backend or needs a history of another kind."""
+    def check_history(self, method: NamedMethod) -> None:
+        """Raise if a method needs a history of another kind."""
         if method.method.history != "random":
             raise UserError(
                 f"{method.label!r} gets the prompts nearest to each query; the predict track has nested histories.",
                 "Leave it out.",
             )
-        super().check(method)
 
     def baselines(self) -> Sequence[Baseline]:
         """Return baselines, then oracles."""

@@ -1,31 +1,30 @@
-"""The task that a protocol sets: who asks what, and what is known of whom."""
+"""Simulate users of a benchmark: who they are, what they prefer, and what is known of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from personalllm.core.errors import AxisMismatch, UserError
 from personalllm.core.protocols import TextEmbedder
 from personalllm.core.seeding import derive_seed
-from personalllm.core.types import F32, I32, Histories, Queries
+from personalllm.core.types import F32, I32, JSON, Corpus, Histories, Queries
 from personalllm.data import Benchmark, ScoreTable, Standardiser
-from personalllm.evaluation.counterfactual import partners, rewritten
 from personalllm.evaluation.protocol import Protocol
+from personalllm.evaluation.sources.counterfactual import partners, rewritten
 from personalllm.feedback import CorpusView, FeedbackRule, interact, sample_prompts
 from personalllm.methods.base import HistoryRule
 from personalllm.methods.parts.retrieval import nearest
 from personalllm.users import Population, utilities
 
-__all__ = ["Task", "take_users"]
+__all__ = ["Simulated"]
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """What a protocol draws from a benchmark; all of it follows from the protocol, nothing from the method.
+class Simulated:
+    """The simulated users of a benchmark; all draws follow from the protocol, none from the method.
 
     Attributes:
         protocol: The protocol.
@@ -37,6 +36,34 @@ class Task:
 
     def __post_init__(self) -> None:
         self.protocol.check(self.benchmark)
+
+    @property
+    def name(self) -> str:
+        """Name of the benchmark."""
+        return self.benchmark.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the benchmark."""
+        return self.benchmark.fingerprint
+
+    @property
+    def corpus(self) -> Corpus:
+        """The texts that methods may read."""
+        return self.view.corpus
+
+    def about(self) -> JSON:
+        """Return name, fingerprint and sizes of the benchmark, as JSON for the manifest."""
+        benchmark = self.benchmark
+        return {
+            "kind": "benchmark",
+            "name": benchmark.name,
+            "fingerprint": benchmark.fingerprint,
+            "n_prompts": benchmark.n_prompts,
+            "n_responses": benchmark.n_responses,
+            "reward_models": list(benchmark.reward_models),
+            "response_models": list(benchmark.response_models),
+        }
 
     @cached_property
     def standardiser(self) -> Standardiser:
@@ -105,9 +132,9 @@ class Task:
         """How preference pairs arise."""
         return FeedbackRule(**self.protocol.feedback.model_dump())
 
-    @property
-    def _known(self) -> I32:
-        """Rows of which feedback may be given."""
+    @cached_property
+    def history_rows(self) -> I32:
+        """Rows of the history split, ascending; preferences are given on these."""
         return np.sort(self.benchmark.rows(self.protocol.history_split)).astype(np.int32)
 
     @cached_property
@@ -124,7 +151,7 @@ class Task:
         if spec.n_users == 0:
             return Histories.empty(self.view.corpus, 0)
         seed = derive_seed(spec.seed, "pool prompts")
-        prompts = sample_prompts(spec.n_users, self._known, spec.pairs_per_user, seed)
+        prompts = sample_prompts(spec.n_users, self.history_rows, spec.pairs_per_user, seed)
         feedback = interact(self.others, self.table, prompts, self.rule, derive_seed(spec.seed, "pool feedback"))
         return feedback.histories(self.view)
 
@@ -149,7 +176,7 @@ class Task:
             speakers = speakers.subset(partners(speakers.n_users, derive_seed(seed, "partners")))
         everyone = interact(speakers, self.table, prompts, self.rule, derive_seed(seed, "target feedback", rule))
         everyone = rewritten(kind, everyone, derive_seed(seed, "counterfactual", rule))
-        return take_users(everyone.histories(self.view), 0, self.n_users)
+        return everyone.histories(self.view).of_users(0, self.n_users)
 
     def _random(self) -> I32:
         """int32 (n_everyone, pairs): random train prompts."""
@@ -157,7 +184,7 @@ class Task:
         if pairs == 0:
             return np.empty((self.everyone.n_users, 0), np.int32)
         return sample_prompts(
-            self.everyone.n_users, self._known, pairs, derive_seed(self.protocol.seed, "target history")
+            self.everyone.n_users, self.history_rows, pairs, derive_seed(self.protocol.seed, "target history")
         )
 
     def check_history(self, rule: HistoryRule, embedder: TextEmbedder | None) -> None:
@@ -182,27 +209,32 @@ class Task:
         """int32 (n_everyone, nearest): the train prompts nearest to each user's query, nearest last."""
         seed = derive_seed(self.protocol.seed, "query prompts")
         rows = np.sort(self.benchmark.rows(self.protocol.split)).astype(np.int32)
-        asked = sample_prompts(self.everyone.n_users, rows, 1, seed)[:, 0]
-        distinct, position = np.unique(asked, return_inverse=True)
-        known = self._known
+        queries = sample_prompts(self.everyone.n_users, rows, 1, seed)[:, 0]
+        distinct, position = np.unique(queries, return_inverse=True)
         texts = self.benchmark.prompt
-        keys = embedder.embed([texts(int(row)) for row in known])
-        wanted = embedder.embed([texts(int(row)) for row in distinct])
-        found = nearest(wanted, keys, self.protocol.history.nearest)[:, ::-1]
-        return known[found][position.ravel()]
+        keys = embedder.embed([texts(int(row)) for row in self.history_rows])
+        vectors = embedder.embed([texts(int(row)) for row in distinct])
+        rows_of_nearest = nearest(vectors, keys, self.protocol.history.nearest)[:, ::-1]
+        return self.history_rows[rows_of_nearest][position.ravel()]
 
     def queries(self, start: int, stop: int) -> Queries:
         """Return the queries of users `start` to `stop`, who are numbered from 0."""
-        n, m = stop - start, self.prompts.shape[1]
-        user = np.repeat(np.arange(n, dtype=np.int32), m)
-        return Queries(self.view.corpus, n, user, self.prompts[start:stop].ravel())
+        users, prompts = self.query_rows(start, stop)
+        return Queries(self.view.corpus, stop - start, users - np.int32(start), prompts)
 
-    def utilities(self, start: int, stop: int) -> F32:
-        """Return float32 (stop - start, n_queries_per_user, n_responses): utilities of the stored responses."""
-        n, m = stop - start, self.prompts.shape[1]
-        user = np.repeat(np.arange(start, stop, dtype=np.int32), m)
-        values = utilities(self.population, self.table, user, np.ascontiguousarray(self.prompts[start:stop]).ravel())
-        return values.reshape(n, m, -1)
+    def utilities(self, users: I32, prompts: I32) -> F32:
+        """Return float32 (n, n_responses): each user's utilities of the stored responses to a prompt.
+
+        Args:
+            users: int32 (n,), rows of the population.
+            prompts: int32 (n,), rows of the benchmark.
+        """
+        return utilities(self.population, self.table, users, prompts)
+
+    def query_rows(self, start: int, stop: int) -> tuple[I32, I32]:
+        """Return user and prompt of each query of users `start` to `stop`, int32 (n,) each, by user."""
+        users = np.repeat(np.arange(start, stop, dtype=np.int32), self.prompts.shape[1])
+        return users, np.ascontiguousarray(self.prompts[start:stop]).ravel()
 
     def live_utilities(self, raw: F32, users: I32) -> F32:
         """Return float32 (n,): utilities of new responses.
@@ -214,7 +246,7 @@ class Task:
         scores = self.standardiser.apply(raw[:, None, :])
         return utilities(self.population, scores, users, np.arange(len(users), dtype=np.int32))[:, 0]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> JSON:
         """Return what the protocol drew, as JSON for the manifest."""
         return {
             "population": self.everyone.spec(),
@@ -223,17 +255,3 @@ class Task:
             "n_users": self.n_users,
             "n_queries": int(self.prompts.size),
         }
-
-
-def take_users(histories: Histories, start: int, stop: int) -> Histories:
-    """Return the histories of users `start` to `stop`, who are numbered from 0."""
-    first, last = np.searchsorted(histories.user, (start, stop))
-    rows = slice(int(first), int(last))
-    return Histories(
-        histories.corpus,
-        stop - start,
-        histories.user[rows] - start,
-        histories.prompt[rows],
-        histories.chosen[rows],
-        histories.rejected[rows],
-    )

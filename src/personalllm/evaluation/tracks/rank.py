@@ -1,0 +1,182 @@
+"""The rank track: choose the response that a user likes best among the stored ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from personalllm.core.seeding import derive_seed
+from personalllm.core.types import F32, I32, JSON, U8, Histories
+from personalllm.evaluation.baselines.ranking import TITLES, Choices, StoredChoice
+from personalllm.evaluation.calls import checked, fitted, own_copy, running
+from personalllm.evaluation.contract import (
+    Backends,
+    Baseline,
+    Condition,
+    NamedMethod,
+    Outcome,
+    Sums,
+    Table,
+    Track,
+    Unit,
+)
+from personalllm.evaluation.measures import choice_means, pairing_digest
+from personalllm.evaluation.metrics import CHOICE_METRICS
+from personalllm.evaluation.protocol import Protocol
+from personalllm.evaluation.sources.simulated import Simulated
+from personalllm.methods.base import Method
+
+__all__ = ["ChoiceTrack", "RankTrack"]
+
+_JUDGED = ("best_utility", "population_best_utility", "reference_utility")
+
+
+class ChoiceTrack(Track):
+    """What the tracks share in which each query gets one response with a utility; rows are queries, by user.
+
+    Samples have the columns `condition`, `user`, `prompt`, `utility` and those of `Choices.judged`, in the order of the
+    queries.
+    """
+
+    metrics = CHOICE_METRICS
+    headline = "utility"
+    names = TITLES
+    large_pool = True
+    source: Simulated
+    protocol: Protocol
+
+    def __init__(self, protocol: Protocol, source: Simulated, backends: Backends) -> None:
+        super().__init__(protocol, source, backends)
+        self.choices = Choices(source)
+
+    @classmethod
+    def accepts(cls, method: type[Method]) -> str:
+        """Return why methods of a class cannot take part; empty if they can."""
+        if "signals" in method.needs:
+            return "it uses the scores of the reward models"
+        return super().accepts(method)
+
+    @classmethod
+    def is_baseline(cls, name: str) -> bool:
+        """Whether a name belongs to a baseline or an oracle."""
+        return name in cls.names or name.startswith("model:")
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The only one: new users with so many random preferences, new prompts."""
+        history = self.protocol.history
+        kind = "true" if history.counterfactual == "none" else history.counterfactual
+        return (Condition("unseen", "unseen", kind, history.pairs),)
+
+    def check_history(self, method: NamedMethod) -> None:
+        """Raise if the users have too many queries for the method's kind of history."""
+        self.source.check_queries(method.method.history)
+
+    def check(self, method: NamedMethod) -> None:
+        """Raise if a backend is missing or the method's kind of history cannot be drawn."""
+        super().check(method)
+        self.source.check_history(method.method.history, self.backends.embedder)
+
+    def baselines(self) -> tuple[Baseline, ...]:
+        """Return baselines, then oracles."""
+        return tuple(StoredChoice(name, self.choices, self.stored) for name in self.choices.names)
+
+    def stored(self, name: str, unit: Unit) -> Outcome:
+        """Return the samples of a baseline or an oracle."""
+        raise NotImplementedError
+
+    def cut(self, key: str, n_rows: int, size: int) -> tuple[Unit, ...]:
+        """Cut rows, which are users or queries, into units of a size; they weigh what they have of queries."""
+        seed = self.protocol.seed
+        starts = range(0, n_rows, size)
+        weight = self.source.prompts.size // n_rows
+        ends = [min(n_rows, start + size) for start in starts]
+        return tuple(
+            Unit(key, index, start, stop, derive_seed(seed, "unit", key, start), weight * (stop - start))
+            for index, (start, stop) in enumerate(zip(starts, ends, strict=True))
+        )
+
+    def fit(self, method: NamedMethod) -> tuple[Method, Histories]:
+        """Return the fitted method and the histories of all target users."""
+        seed = derive_seed(self.protocol.seed, "algorithm", method.key)
+        trained = fitted(self.source.pool, self.backends, method, seed)
+        return trained, self.source.histories(trained.history, self.backends.embedder)
+
+    def columns(self, users: I32, prompts: I32, utility: F32, judged: dict[str, F32]) -> dict[str, Any]:
+        """Return the columns that the samples of every such track have."""
+        condition = np.zeros(len(users), np.int16)
+        return {"condition": condition, "user": users, "prompt": prompts, "utility": utility, **judged}
+
+    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> tuple[Sums, ...]:
+        """Return each user's means over their queries: every user weighs the same, whatever they are asked."""
+        values = {name: samples[name].to_numpy().reshape(self.source.n_users, -1) for name in ("utility", *_JUDGED)}
+        best, population_best, reference = (values[name] for name in _JUDGED)
+        means = choice_means(values["utility"], best=best, population_best=population_best, reference=reference)
+        pairing = pairing_digest(samples["prompt"].to_numpy(), best, population_best, reference)
+        return (Sums(means, "users", pairing),)
+
+    def counts(self, samples: Table) -> dict[str, int]:
+        """Return the number of queries."""
+        return {"queries": samples.num_rows}
+
+    def describe(self) -> JSON:
+        """Return what was drawn."""
+        return self.source.describe()
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    label: str
+    method: Method
+    histories: Histories
+
+
+class RankTrack(ChoiceTrack):
+    """Choose among the stored responses; a unit is a shard of users.
+
+    Samples have the column `response` too: the column of the benchmark that was chosen.
+    """
+
+    id = "rank"
+    title = "Choose among stored responses"
+    hook: ClassVar = "utilities"
+
+    def units(self, key: str) -> Sequence[Unit]:
+        """Cut the users into shards."""
+        return self.cut(key, self.source.n_users, self.protocol.users_per_shard)
+
+    def prepare(self, method: NamedMethod) -> _Fitted:
+        """Fit on the pool and draw the target users' histories."""
+        return _Fitted(method.label, *self.fit(method))
+
+    def work(self, prepared: _Fitted, unit: Unit) -> Outcome:
+        """Let the method choose for a shard of users; ties go to the lowest column of the corpus."""
+        source, label = self.source, prepared.label
+        method = own_copy(source.pool, self.backends, prepared.method, label, unit.seed)
+        queries = source.queries(unit.start, unit.stop)
+        histories = prepared.histories.of_users(unit.start, unit.stop)
+        with running(label, "adapt"):
+            method.adapt(histories)
+        with running(label, "utilities"):
+            utilities = method.utilities(queries)
+        preference = checked(label, utilities, (len(queries), queries.corpus.n_responses))
+        column = preference.argmax(axis=1).astype(np.uint8)
+        return self._samples(unit, source.view.to_responses(queries.prompt, column))
+
+    def stored(self, name: str, unit: Unit) -> Outcome:
+        """Return the samples of a baseline or an oracle."""
+        return self._samples(unit, name)
+
+    def _samples(self, unit: Unit, chosen: U8 | str) -> Outcome:
+        """Return the samples of a shard; the choice is given, or the name of who makes it."""
+        import pyarrow as pa
+
+        users, prompts = self.source.query_rows(unit.start, unit.stop)
+        values = self.source.utilities(users, prompts)
+        response = self.choices.choose(chosen, values, prompts) if isinstance(chosen, str) else chosen
+        utility = values[np.arange(len(users)), response]
+        columns = self.columns(users, prompts, utility, self.choices.judged(values, prompts))
+        return Outcome(pa.table(columns | {"response": response}))
