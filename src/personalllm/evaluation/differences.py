@@ -96,9 +96,9 @@ def paired_differences(
     check_paired({label: sums[label] for pair in pairs for label in pair})
     gaps = [difference(sums[a], sums[b], metric, stratum, draws=draws, seed=seed) for a, b in pairs]
     p_values = np.full(len(pairs), np.nan)
-    own = _user_differences(sums, pairs, metric, stratum)
-    if own is not None and len(own):
-        p_values = sign_flip_p(own, draws=max(_PATTERNS, patterns * len(pairs)), seed=seed)
+    gaps_of_users = _user_differences(sums, pairs, metric, stratum)
+    if gaps_of_users is not None and len(gaps_of_users):
+        p_values = sign_flip_p(gaps_of_users, draws=max(_PATTERNS, patterns * len(pairs)), seed=seed)
     corrected = p_values if np.isnan(p_values).any() else holm(p_values)
     compared = []
     for (a, b), gap, p, p_holm in zip(pairs, gaps, p_values.tolist(), corrected.tolist(), strict=True):

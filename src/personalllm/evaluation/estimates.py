@@ -264,8 +264,8 @@ def _resamples(n_clusters: int, draws: int, seed: int) -> npt.NDArray[np.uint16]
     step = max(1, _DRAWN // n_clusters)
     for start in range(0, draws, step):
         users = rng.integers(0, n_clusters, (min(step, draws - start), n_clusters), dtype=np.int32)
-        place = users + np.arange(len(users), dtype=np.int64)[:, None] * n_clusters
-        drawn = np.bincount(place.ravel(), minlength=users.size)
+        flat = users + np.arange(len(users), dtype=np.int64)[:, None] * n_clusters
+        drawn = np.bincount(flat.ravel(), minlength=users.size)
         counts[start : start + len(users)] = drawn.reshape(len(users), n_clusters)
     counts.flags.writeable = False
     return counts

@@ -119,7 +119,7 @@ def margins(preference: F32, chosen: npt.NDArray[Any], rejected: npt.NDArray[Any
 
 
 def best_of_n_regret(preference: F32, utility: F32) -> F32:
-    """Return the user's best utility minus that of the response ranked first; of a tie for first place the mean.
+    """Return the user's best utility minus that of the response ranked first; of a tie for first index the mean.
 
     The mean over ties is what a random choice among them would lose; the first of them would depend on the order of
     the columns.
@@ -269,10 +269,10 @@ def _add(answers: PairAnswers, part: I64 | None, prefixes: Sequence[str], column
     Added in float64 and cast last: sums in float32 would depend on the order of the pairs.
     """
     width = len(prefixes)
-    place = answers.cluster if part is None else answers.cluster.astype(np.int64) * width + part
+    index = answers.cluster if part is None else answers.cluster.astype(np.int64) * width + part
     sums: Columns = {}
     for name, values in columns.items():
-        total = np.bincount(place, values, minlength=answers.n_clusters * width).reshape(-1, width).astype(np.float32)
+        total = np.bincount(index, values, minlength=answers.n_clusters * width).reshape(-1, width).astype(np.float32)
         sums |= {f"{prefix}{name}": np.ascontiguousarray(total[:, b]) for b, prefix in enumerate(prefixes)}
     return sums
 

@@ -154,11 +154,11 @@ class Transfer:
     def _at(self, shots: int | None) -> Condition:
         return Condition(shots=self.shots[-1] if shots is None else shots)
 
-    def _known(self, metric: str, at: Condition) -> tuple[list[str], F64]:
+    def _comparable(self, metric: str, at: Condition) -> tuple[list[str], F64]:
         """Return the methods for which both sides know the metric, and its values, float64 (2, n)."""
         values = {label: [e.value for e in self._estimates(label, metric, at)] for label in self.methods}
-        known = {label: pair for label, pair in values.items() if all(map(math.isfinite, pair))}
-        return list(known), np.array(list(known.values())).reshape(-1, 2).T
+        defined = {label: pair for label, pair in values.items() if all(map(math.isfinite, pair))}
+        return list(defined), np.array(list(defined.values())).reshape(-1, 2).T
 
     def standings(self, metric: str = "accuracy", shots: int | None = None) -> tuple[Standing, ...]:
         """Return the methods, best among people first, then the baselines that both sides have.
@@ -168,7 +168,7 @@ class Transfer:
             shots: Comparisons adapted to; the largest number that both sides have if None.
         """
         at = self._at(shots)
-        labels, values = self._known(metric, at)
+        labels, values = self._comparable(metric, at)
         sign = -1 if self.simulated.metric(metric).higher_is_better else 1
         ranks = [_ranks(sign * side[None])[0].tolist() for side in values]
         standings = [
@@ -186,7 +186,7 @@ class Transfer:
     def agreement(self, metric: str = "accuracy", shots: int | None = None) -> Agreement:
         """Return the rank correlations of the two orders; NaN for fewer than three methods or an order of equals."""
         at = self._at(shots)
-        labels, values = self._known(metric, at)
+        labels, values = self._comparable(metric, at)
         if len(labels) < MIN_METHODS:
             return Agreement(at.shots, metric, len(labels), _UNDEFINED, _UNDEFINED)
         drawn = [np.stack([side.draws(label, metric, at) for label in labels], axis=1) for side in self._sides]
@@ -201,7 +201,7 @@ class Transfer:
     def orders(self, metric: str = "accuracy", shots: int | None = None) -> Orders:
         """Return, over all pairs of methods, where their order is clear and whether it is the same."""
         at = self._at(shots)
-        labels, _ = self._known(metric, at)
+        labels, _ = self._comparable(metric, at)
         verdicts = []
         for side in self._sides:
             compared = side.comparisons(metric, at, among=labels, every_pair=True)
@@ -254,12 +254,12 @@ class Transfer:
 def _relabelled(people: Results, simulated: Results) -> Results:
     """Return the people's results with the simulated run's label for each method of the same spec."""
     labels = {canonical_json(r.spec): r.label for r in simulated.methods if r.kind == "method"}
-    taken = set(labels.values())
+    simulated_labels = set(labels.values())
     results = []
     for result in people.methods:
         label = labels.get(canonical_json(result.spec)) if result.kind == "method" else result.label
         if label is None:
-            label = f"{result.label} (other parameters)" if result.label in taken else result.label
+            label = f"{result.label} (other parameters)" if result.label in simulated_labels else result.label
         results.append(dataclasses.replace(result, label=label))
     return dataclasses.replace(people, methods=tuple(results))
 

@@ -184,11 +184,11 @@ class BestLinear(_PairBaseline):
         features = FeatureMap.fit(self.embedder, pool if len(pool) else comparisons, _LINEAR_FEATURES)
         compared = features.pairs(self.embedder, comparisons)
         tuning = compared.of_users(np.arange(min(_TUNING_USERS, group.n_users)))
-        kept = tuning.first(max(1, 4 * len(self._prompts) // 5))
-        held_out = _after(tuning.offsets, kept.offsets)
+        training = tuning.first(max(1, 4 * len(self._prompts) // 5))
+        held_out = _after(tuning.offsets, training.offsets)
         logits_by_precision = []
         for precision in _PRECISIONS:
-            weights = newton_map(kept, 0.0, precision).mean
+            weights = newton_map(training, 0.0, precision).mean
             logits = np.einsum("nd,nd->n", tuning.differences().astype(np.float64), weights[tuning.user])
             logits_by_precision.append(logits[held_out])
         losses = [float(np.logaddexp(0.0, -logits).sum()) for logits in logits_by_precision]
@@ -330,11 +330,11 @@ def _of_values(tests: TestPairs, values: npt.NDArray[np.floating[Any]]) -> Answe
     return margin.astype(np.float32), values.astype(np.float32)
 
 
-def _after(offsets: I64, kept: I64) -> npt.NDArray[np.bool_]:
+def _after(offsets: I64, first: I64) -> npt.NDArray[np.bool_]:
     """Return which rows are not among the first ones of their user."""
     counts = np.diff(offsets)
     position = np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], counts)
-    return position >= np.repeat(np.diff(kept), counts)
+    return position >= np.repeat(np.diff(first), counts)
 
 
 def _one_coefficient(differences: F64) -> float:

@@ -213,8 +213,10 @@ class Pairs:
         else:
             drawn = self._not_compared(compared, seed)
         answers = interact(population, self.source.table, drawn, self.outcome, seed)
-        kept = ~answers.tie
-        return TestPairs(answers.user[kept], answers.prompt[kept], answers.chosen[kept], answers.rejected[kept])
+        decided = ~answers.tie
+        return TestPairs(
+            answers.user[decided], answers.prompt[decided], answers.chosen[decided], answers.rejected[decided]
+        )
 
     def _not_compared(self, compared: I32, seed: int) -> I32:
         """Draw prompts of the history split that are not among the user's own, int32 (n_users, n).
@@ -223,13 +225,13 @@ class Pairs:
         number of compared prompts before it, for all users in one sorted search: each user's ranks are moved to a
         range of their own.
         """
-        (n_users, n_compared), known = compared.shape, self.source.history_rows
-        left = len(known) - n_compared
+        (n_users, n_compared), history_rows = compared.shape, self.source.history_rows
+        left = len(history_rows) - n_compared
         rank = sample_prompts(n_users, np.arange(left), self.options.test_pairs or left, seed).astype(np.int64)
-        skipped = np.sort(np.searchsorted(known, compared), axis=1) - np.arange(n_compared)
-        base = np.arange(n_users, dtype=np.int64)[:, None] * (len(known) + 1)
+        skipped = np.sort(np.searchsorted(history_rows, compared), axis=1) - np.arange(n_compared)
+        base = np.arange(n_users, dtype=np.int64)[:, None] * (len(history_rows) + 1)
         before = np.searchsorted((skipped + base).ravel(), (rank + base).ravel(), side="right").reshape(rank.shape)
-        rows: I32 = known[rank + before - np.arange(n_users)[:, None] * n_compared]
+        rows: I32 = history_rows[rank + before - np.arange(n_users)[:, None] * n_compared]
         return rows
 
     def queries(self, tests: TestPairs, start: int, stop: int) -> Queries:

@@ -201,9 +201,9 @@ class People:
     def _histories(self, rows: I64, users: I64) -> Histories:
         """Return rows as the histories of users, numbered from 0 in the order given."""
         everything = self.people.histories
-        place = np.full(self.people.n_users, -1)
-        place[users] = np.arange(len(users))
-        owner = place[everything.user[rows]]
+        index_of = np.full(self.people.n_users, -1)
+        index_of[users] = np.arange(len(users))
+        owner = index_of[everything.user[rows]]
         rows, owner = rows[owner >= 0], owner[owner >= 0]
         order = np.argsort(owner, kind="stable")
         rows = rows[order]
@@ -218,9 +218,9 @@ class People:
         if fold.users is not None:
             others_only = (fold.prompts + 1) % self.protocol.folds.prompt_folds
             rows = self._order[targets & (row_fold == others_only)]
-            judged = np.zeros(self.people.n_topics, np.bool_)
-            judged[self.people.topic[self.pool(fold).prompt]] = True
-            tests["seen"] = rows[judged[self.topics[rows]]]
+            in_pool = np.zeros(self.people.n_topics, np.bool_)
+            in_pool[self.people.topic[self.pool(fold).prompt]] = True
+            tests["seen"] = rows[in_pool[self.topics[rows]]]
         limit = self.options.test_pairs
         return {
             kind: rows if limit is None else self._first(rows, limit)

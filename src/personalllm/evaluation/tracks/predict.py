@@ -135,9 +135,9 @@ class PredictTrack(Track):
             condition = self.conditions[indices[0]]
             method = own_copy(self.source.pool, self.backends, prepared.method, prepared.label, unit.seed)
             history = self.pairs.groups[condition.users].histories[condition.history]
-            shown = history.of_users(unit.start, unit.stop).first(shots)
+            first = history.of_users(unit.start, unit.stop).first(shots)
             began = time.perf_counter()
-            _adapt(prepared.label, method, shown)
+            _adapt(prepared.label, method, first)
             if shots == most:
                 seconds["adapt"] += time.perf_counter() - began
                 seconds["adapt_users"] += unit.stop - unit.start
