@@ -33,33 +33,25 @@ from personalllm.core.types import ChatReply, ChatRequest, Conversation, Histori
 from personalllm.data import Benchmark, Preferences, Standardiser, load, write_benchmark
 from personalllm.evaluation import (
     Estimate,
-    PairedDifference,
-    PeopleProtocol,
-    PredictResults,
     ProgressEvent,
     Protocol,
     Results,
-    compare_per_user,
+    Sweep,
     evaluate,
-    plan_sweep,
-    predict,
-    predict_people,
-    run_prediction_sweep,
-    surviving_share,
     sweep,
 )
-from personalllm.evaluation.prediction.metrics import Cell
-from personalllm.evaluation.prediction.people_task import PeopleTask
-from personalllm.evaluation.prediction.task import PredictionTask
-from personalllm.evaluation.prediction.work import Work
-from personalllm.evaluation.references import StoredPolicies
-from personalllm.evaluation.resolve import Entry
-from personalllm.evaluation.task import Task
-from personalllm.evaluation.tracks import Backends, RankTrack, make_units
+from personalllm.evaluation.contract import Backends, Condition
+from personalllm.evaluation.differences import Difference
+from personalllm.evaluation.resolve import named
+from personalllm.evaluation.run import make_track
+from personalllm.evaluation.sources.pairs import Pairs
+from personalllm.evaluation.sources.people import People
+from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.methods.base import Method
 from personalllm.methods.registry import get_method, list_methods
 from personalllm.papers.personalllm_2025.plan import make_plan
 from personalllm.papers.personalllm_2025.reproduction import reproduce
+from personalllm.papers.personalllm_2025.survival import paired_differences, sums_of, surviving_share
 from personalllm.users import Population
 
 __all__ = [
@@ -281,7 +273,7 @@ def _variants() -> Iterator[tuple[str, Method]]:
 
 def method_keys() -> Values:
     """Return the key, which seeds are derived from, of every built-in method: default and one other parameter."""
-    return {label: Entry.of(method).key for label, method in _variants()}
+    return {label: named(method).key for label, method in _variants()}
 
 
 def unit_seeds() -> Values:
@@ -289,17 +281,16 @@ def unit_seeds() -> Values:
 
     `rank`: one for each shard of 8 of the 20 users. `predict`: the distinct ones, in order (users, history, shard).
     """
-    rank = RankTrack(Task(_protocol(), _benchmark()), Backends())
-    predicting = Work(PredictionTask(_protocol(**PREDICT), _benchmark()), Backends())
-    found: Values = {}
-    for label, method in _variants():
-        key = Entry.of(method).key
-        steps = [parts[0].unit.seed for parts in predicting.steps(key)]
-        found[label] = {
-            "rank": " ".join(str(unit.seed) for unit in make_units(rank, key, 3)),
-            "predict": " ".join(map(str, dict.fromkeys(steps))),
+    protocols = {"rank": _protocol(), "predict": _protocol(**PREDICT)}
+    tracks = {name: make_track(protocol, _benchmark(), Backends()) for name, protocol in protocols.items()}
+    keys = {label: named(method).key for label, method in _variants()}
+    return {
+        label: {
+            name: " ".join(map(str, dict.fromkeys(unit.seed for unit in track.units(key))))
+            for name, track in tracks.items()
         }
-    return found
+        for label, key in keys.items()
+    }
 
 
 def track_seeds() -> Values:
@@ -317,11 +308,11 @@ def track_seeds() -> Values:
 
     bench, chat = _benchmark(), ScriptedChat()
     writing = _protocol(**GENERATE, **CHUNKS, temperature=0.7, prompts_per_user=2)
-    noted("rank", lambda: evaluate([SeedSpy()], _protocol(), bench))
-    noted("generate", lambda: evaluate([SeedSpy()], writing, bench, llm=chat, rewards=SurfaceScores()))
+    noted("rank", lambda: evaluate([SeedSpy()], bench, protocol=_protocol()))
+    noted("generate", lambda: evaluate([SeedSpy()], bench, protocol=writing, llm=chat, rewards=SurfaceScores()))
     found["replies"] = list(chat.seeds)
-    noted("predict", lambda: predict([SeedSpy()], _protocol(**PREDICT), bench))
-    noted("people", lambda: predict_people([SeedSpy()], _people(6), _people_protocol()))
+    noted("predict", lambda: evaluate([SeedSpy()], bench, protocol=_protocol(**PREDICT)))
+    noted("people", lambda: evaluate([SeedSpy()], _people(6), protocol=_people_protocol(_people(6))))
     return found
 
 
@@ -340,19 +331,19 @@ def draws() -> Values:
     `chosen` and `rejected` are columns of the corpus that methods read, whose order is pinned by `corpus`.
     """
     bench = _benchmark()
-    task = Task(_protocol(), bench)
+    task = Simulated(_protocol(), bench)
     found: Values = {
         "weights": {"users": task.everyone.weights.astype(np.float32), "pool": task.others.weights.astype(np.float32)},
         "corpus": _digest(text for row in task.view.corpus.responses for text in row),
         "standardised scores": task.table.values,
-        "utilities": task.utilities(0, 20),
-        "pool": {name: _rows(Task(_protocol(feedback=knobs), bench).pool) for name, knobs in FEEDBACK.items()},
+        "utilities": task.utilities(*task.query_rows(0, 20)).reshape(20, -1, inputs.N_RESPONSES),
+        "pool": {name: _rows(Simulated(_protocol(feedback=knobs), bench).pool) for name, knobs in FEEDBACK.items()},
         "histories": {},
-        "queries": {str(k): Task(_protocol(prompts_per_user=k), bench).prompts for k in (1, 2)},
+        "queries": {str(k): Simulated(_protocol(prompts_per_user=k), bench).prompts for k in (1, 2)},
         "default reference": Protocol.for_benchmark(bench).reference_response_model,
     }
     for kind in ("none", "other-user", "flipped", "shuffled"):
-        asked = Task(_protocol(prompts_per_user=1, counterfactual=kind), bench)
+        asked = Simulated(_protocol(prompts_per_user=1, counterfactual=kind), bench)
         found["histories"][kind] = {
             "random": _rows(asked.histories("random")),
             "nearest": _rows(asked.histories("nearest", WordEmbedder())),
@@ -363,8 +354,22 @@ def draws() -> Values:
         "two prompts": _protocol(prompts_per_user=2),
         "raw scores": _protocol(standardiser="none"),
     }.items():
-        policies = StoredPolicies.of(Task(protocol, bench))
-        found[f"baselines, {name}"] = {p.id: {"choice": p.choice, "utility": p.utility} for p in policies}
+        found[f"baselines, {name}"] = _choices(protocol)
+    return found
+
+
+def _choices(protocol: Protocol) -> Values:
+    """Return which response each baseline and oracle of the rank track gives each user, and its utility."""
+    track = make_track(protocol, _benchmark(), Backends())
+    found: Values = {}
+    for baseline in track.baselines():
+        tables = [baseline.work(unit).samples for unit in track.baseline_units(baseline.id)]
+        joined = pa.concat_tables(tables)
+        shape = track.source.prompts.shape
+        found[baseline.id] = {
+            "choice": joined["response"].to_numpy().reshape(shape),
+            "utility": joined["utility"].to_numpy().reshape(shape),
+        }
     return found
 
 
@@ -381,16 +386,17 @@ def predict_draws() -> Values:
         "every prompt": {"test_pairs": None},
     }
     for name, changes in variants.items():
-        task = PredictionTask(_protocol(**(PREDICT | changes)), bench)
+        protocol = _protocol(**(PREDICT | changes))
+        pairs = Pairs(Simulated(protocol, bench), protocol.options)
         found[name] = {
             kind: {
                 "weights": group.population.weights.astype(np.float32),
                 "histories": {history: _rows(rows) for history, rows in group.histories.items()},
                 "tests": {prompts: _rows(tests) for prompts, tests in group.tests.items()},
                 "shots": list(group.shots),
-                "strongest": task.strongest(kind),
+                "strongest": group.population.weights.argmax(axis=1).astype(np.int32),
             }
-            for kind, group in task.groups.items()
+            for kind, group in pairs.groups.items()
         }
     return found
 
@@ -398,30 +404,33 @@ def predict_draws() -> Values:
 def people_draws() -> Values:
     """Return the folds of people's preferences and, for each fit, the pool, the histories and the tests."""
     people = _people(6)
-    task = PeopleTask(people, _people_protocol())
+    source = People(people, _people_protocol(people))
     found: Values = {
         "comparisons": _rows(people.histories),
-        "prompt folds": task.prompt_fold,
-        "user folds": task.user_fold,
-        "shots": list(task.shots),
-        "lengths": task.lengths,
+        "prompt folds": source.prompt_fold,
+        "user folds": source.user_fold,
+        "shots": list(source.shots),
+        "lengths": source.lengths,
         "fits": {},
     }
-    for split in task.splits:
-        found["fits"][str(split.index)] = {
-            "targets": task.targets(split),
-            "pool": _rows(task.pool(split)),
+    for fold in source.folds:
+        found["fits"][str(fold.index)] = {
+            "targets": source.targets(fold),
+            "pool": _rows(source.pool(fold)),
             "histories": {
-                f"{kind} {shots}": _rows(task.history(split, shots, kind)) for kind, shots in task.conditions(split)
+                f"{kind} {shots}": _rows(source.history(fold, shots, kind)) for kind, shots in source.histories(fold)
             },
-            "tests": dict(task.tests(split)),
+            "tests": source.tests(fold),
         }
     return found
 
 
 # --- rank and generate ----------------------------------------------------------------------------------------------
 
-PER_USER = ("mean_utility", "win_rate_reference", "win_rate_best", "regret")
+PER_USER = ("utility", "win_rate_reference", "win_rate_best", "regret")
+NAMES = {"utility": "mean_utility"}
+"""Names of the package -> names of the golden values."""
+
 RANK_METHODS = ("random", "longest", "user-bt[n_features=6]", "pooled-ranker", "embedding-ranker[shrinkage=2.0]")
 
 
@@ -431,19 +440,23 @@ def _ranked(results: Results, *, brief: bool = True) -> Values:
     Brief is without `versus`, and of the baselines only with the utility.
     """
     found: Values = {}
+    (at,) = results.conditions
     for row in results.methods:
         short = brief and row.kind != "method"
-        per_user, metrics = (PER_USER[:1], ("mean_utility", "gain")) if short else (PER_USER, tuple(row.metrics))
-        found[row.id] = {
-            "per_user": {name: row.per_user[name] for name in per_user},
-            "estimates": {name: _numbers(row.metrics[name]) for name in metrics},
-            "n_queries": row.n_queries,
+        metrics = [metric.id for metric in results.metrics]
+        per_user, metrics = (PER_USER[:1], ["utility", "gain"]) if short else (PER_USER, metrics)
+        counts = dict(row.counts)
+        found[row.label] = {
+            "per_user": {NAMES.get(name, name): row.sums[at].columns[name] for name in per_user},
+            "estimates": {NAMES.get(name, name): _numbers(results.estimate(row.label, name)) for name in metrics},
+            "n_queries": counts.pop("queries"),
         }
         if not brief:
-            versus = row.versus_reference
-            found[row.id]["versus"] = {name: _numbers(versus[name]) for name in ("mean_utility", "gain")}
-        if row.counts:
-            found[row.id]["counts"] = dict(row.counts)
+            draws, seed = results.protocol["bootstrap_draws"], results.protocol["seed"]
+            versus = paired_differences(row, results.methods[0], draws=draws, seed=seed)
+            found[row.label]["versus"] = {NAMES.get(name, name): _numbers(versus[name]) for name in ("utility", "gain")}
+        if counts:
+            found[row.label]["counts"] = counts
     return found
 
 
@@ -471,13 +484,13 @@ def rank_run(variant: str = "plain", *, interrupted: bool = False, processes: in
 
     def run(**more: Any) -> Results:
         protocol = _protocol(**changes[variant])
-        return evaluate(methods, protocol, _benchmark(), embedder=WordEmbedder(), executor=executor, **more)
+        return evaluate(methods, _benchmark(), protocol=protocol, embedder=WordEmbedder(), executor=executor, **more)
 
     def told(results: Results) -> Values:
         found: Values = {"methods": _ranked(results, brief=variant != "plain")}
         if variant == "plain" and not processes:
-            more = compare_per_user(results["longest"], results["random"], seed=11, draws=300)
-            found["longest against random"] = {name: _numbers(estimate) for name, estimate in more.items()}
+            more = paired_differences(results["longest"], results["random"], seed=11, draws=300)
+            found["longest against random"] = {NAMES.get(name, name): _numbers(e) for name, e in more.items()}
             left = surviving_share(results["longest"], results["random"], results["worst"], seed=11, draws=300)
             parts = {"share": left.share, "gain": left.gain, "remaining": left.remaining}
             found["surviving share"] = {name: _numbers(estimate) for name, estimate in parts.items()}
@@ -490,7 +503,10 @@ def mini_run() -> Values:
     """Return the estimates of two methods and the baselines on the embedded benchmark `mini`, for 50 users."""
     mini = load("mini")
     protocol = Protocol.for_benchmark(mini, n_users=50, pool_users=20, bootstrap_draws=200)
-    return {"fingerprint": mini.fingerprint, "methods": _ranked(evaluate(["random", "longest"], protocol, mini))}
+    return {
+        "fingerprint": mini.fingerprint,
+        "methods": _ranked(evaluate(["random", "longest"], mini, protocol=protocol)),
+    }
 
 
 def generate_run(variant: str = "sampled", *, interrupted: bool = False) -> Values:
@@ -509,12 +525,13 @@ def generate_run(variant: str = "sampled", *, interrupted: bool = False) -> Valu
     def run(**more: Any) -> Results:
         protocol = _protocol(**GENERATE, **CHUNKS, **changes)
         backends: Any = {"embedder": WordEmbedder(), "llm": ScriptedChat(), "rewards": SurfaceScores()}
-        return evaluate(methods, protocol, _benchmark(), **backends, **more)
+        return evaluate(methods, _benchmark(), protocol=protocol, **backends, **more)
 
     def told(results: Results) -> Values:
         found = _ranked(results)
         for row in results.methods:
-            found[row.id]["samples"] = _samples(results.samples(row.id), whole=row.kind == "method")
+            samples = results.samples(row.label).to_pylist()
+            found[row.label]["samples"] = _samples(samples, whole=row.kind == "method")
         return {"methods": found}
 
     return _twice(run, told, interrupted=interrupted)
@@ -523,20 +540,20 @@ def generate_run(variant: str = "sampled", *, interrupted: bool = False) -> Valu
 def _samples(samples: Sequence[Any], *, whole: bool) -> Values:
     """Return the samples of a method; of a baseline, whose texts are stored ones, only texts and utilities."""
     found: Values = {
-        "texts": _digest(s.response for s in samples),
-        "utility": np.array([s.utility for s in samples], np.float32),
+        "texts": _digest(s["response"] for s in samples),
+        "utility": np.array([s["utility"] for s in samples], np.float32),
     }
     if whole:
         found |= {
-            "users": " ".join(str(s.user) for s in samples),
-            "prompts": _digest(f"{s.prompt_id} {s.prompt}" for s in samples),
-            "first text": samples[0].response,
-            "finish": " ".join(s.finish_reason for s in samples),
-            "n_examples": " ".join(str(s.n_examples) for s in samples),
-            "messages": _digest(f"{m.role}:{m.content}" for s in samples for m in s.messages),
-            "histories": _digest(text for s in samples for pair in s.history for text in pair),
-            "best_utility": np.array([s.best_utility for s in samples], np.float32),
-            "reference_utility": np.array([s.reference_utility for s in samples], np.float32),
+            "users": " ".join(str(s["user"]) for s in samples),
+            "prompts": _digest(f"{s['prompt_id']} {s['prompt_text']}" for s in samples),
+            "first text": samples[0]["response"],
+            "finish": " ".join(s["finish_reason"] for s in samples),
+            "n_examples": " ".join(str(s["n_examples"]) for s in samples),
+            "messages": _digest(f"{m['role']}:{m['content']}" for s in samples for m in s["messages"]),
+            "histories": _digest(text for s in samples for pair in s["history"] for text in pair.values()),
+            "best_utility": np.array([s["best_utility"] for s in samples], np.float32),
+            "reference_utility": np.array([s["reference_utility"] for s in samples], np.float32),
         }
     return found
 
@@ -553,39 +570,40 @@ SUMS = ("n", "correct", "log_loss", "brier", "regret", "tau", "longer_n", "longe
 FEW_SUMS, FEW_METRICS = ("n", "correct", "log_loss", "regret"), ("accuracy", "log_loss", "regret")
 
 
-def _condition(cell: Cell) -> str:
-    return f"{cell.users} users, {cell.prompts} prompts, {cell.history}, {cell.shots}"
+def _condition(condition: Condition) -> str:
+    return f"{condition.users} users, {condition.prompts} prompts, {condition.history}, {condition.shots}"
 
 
-def _predicted(results: PredictResults) -> Values:
+def _predicted(results: Results) -> Values:
     """Return what a run of the predict track, on simulated users or on people, found.
 
-    Of each learner, at the headline (unseen users and prompts, most shots): `per_user`, some of the sums; `estimates`
+    Of each method, at the headline (unseen users and prompts, most shots): `per_user`, some of the sums; `estimates`
     of all metrics that are defined; `strata`, the values of `FEW_METRICS` in each stratum of pairs or users. And for
     every condition (users, prompts, history, shots): `FEW_METRICS`, and `SUMS` of each user in one array.
     """
     at = results.headline
     found: Values = {}
-    for learner in results.learners:
+    for row in results.methods:
         of: Values = {"estimates": {}, "strata": {}, "conditions": {}}
-        of["per_user"] = {name: learner.sums[at][name] for name in FEW_SUMS if name in learner.sums[at]}
-        for (stratum, metric), estimate in learner.estimates[at].items():
+        columns = row.sums[at].columns
+        of["per_user"] = {name: columns[name] for name in FEW_SUMS if name in columns}
+        for (stratum, metric), estimate in row.estimates[at].items():
             if stratum == "all" and not np.isnan(estimate.value):
                 of["estimates"][metric] = _numbers(estimate)
             elif stratum != "all" and metric in FEW_METRICS:
                 of["strata"].setdefault(stratum, []).append(estimate.value)
-        for cell, sums in learner.sums.items():
-            # a null or an oracle is the same for every history and number of shots
-            if learner.kind != "learner" and (cell.shots, cell.history) != (at.shots, "true"):
+        for condition, sums in row.sums.items():
+            # a baseline or an oracle is the same for every history and number of shots
+            if row.kind != "method" and (condition.shots, condition.history) != (at.shots, "true"):
                 continue
-            metrics = {metric: e for (stratum, metric), e in learner.estimates[cell].items() if stratum == "all"}
-            each_user = np.stack([sums[name] for name in SUMS if name in sums])
-            of["conditions"][_condition(cell)] = [*(metrics[name].value for name in FEW_METRICS), each_user]
-        found[learner.id] = of
+            values = [row.estimates[condition]["all", metric].value for metric in FEW_METRICS]
+            each_user = np.stack([sums.columns[name] for name in SUMS if name in sums.columns])
+            of["conditions"][_condition(condition)] = [*values, each_user]
+        found[row.label] = of
     return found
 
 
-def _compared(differences: Sequence[PairedDifference]) -> Values:
+def _compared(differences: Sequence[Difference]) -> Values:
     return {
         f"{one.a} against {one.b}": {
             "difference": _numbers(one.difference),
@@ -612,41 +630,41 @@ def predict_run(variant: str = "plain", *, interrupted: bool = False) -> Values:
     if interrupted:
         methods = methods[:2]
 
-    def run(**more: Any) -> PredictResults:
-        embedder = WordEmbedder()
-        return predict(methods, _protocol(**(PREDICT | changes)), _benchmark(), embedder=embedder, **more)
+    def run(**more: Any) -> Results:
+        protocol = _protocol(**(PREDICT | changes))
+        return evaluate(methods, _benchmark(), protocol=protocol, embedder=WordEmbedder(), **more)
 
-    def told(results: PredictResults) -> Values:
+    def told(results: Results) -> Values:
         at = results.headline
-        flipped = Cell(at.users, at.prompts, "flipped", at.shots)
+        flipped = Condition(at.users, at.prompts, "flipped", at.shots)
         found: Values = {"methods": _predicted(results), "comparisons": {}, "accuracy with flipped histories": {}}
         for metric in ("accuracy", "log_loss", "ece"):
             found["comparisons"][metric] = _compared(results.comparisons(metric, at))
         some = results.comparisons("accuracy", at, stratum="rm:characters", versus="random")
         found["comparisons"]["accuracy of users who like characters"] = _compared(some)
-        for row in results.learners:
-            if row.kind == "learner":
-                change = results.change(row.id, "accuracy", at, flipped)
-                found["accuracy with flipped histories"][row.id] = _numbers(change)
+        for row in results.methods:
+            if row.kind == "method":
+                change = results.change(row.label, "accuracy", at, flipped)
+                found["accuracy with flipped histories"][row.label] = _numbers(change)
         return found
 
     return _twice(run, told, interrupted=interrupted)
 
 
-def _people_protocol(**overrides: Any) -> PeopleProtocol:
-    return PeopleProtocol(
-        **({"shots": (0, 2, 4), "user_folds": 2, "prompt_folds": 3, "seed": 3, "bootstrap_draws": 200} | overrides)
-    )
+def _people_protocol(people: Preferences) -> Protocol:
+    settings: dict[str, Any] = {"shots": (0, 2, 4), "user_folds": 2, "prompt_folds": 3}
+    return Protocol.for_people(people, **settings, seed=3, bootstrap_draws=200)
 
 
 def people_run(n_users: int, *, interrupted: bool = False) -> Values:
     """Return sums, estimates and comparisons on made-up people: 22 are resampled, of 6 the prompts are."""
+    people = _people(n_users)
 
-    def run(**more: Any) -> PredictResults:
+    def run(**more: Any) -> Results:
         methods = ["longest", "user-bt[n_features=4]"]
-        return predict_people(methods, _people(n_users), _people_protocol(), embedder=WordEmbedder(), **more)
+        return evaluate(methods, people, protocol=_people_protocol(people), embedder=WordEmbedder(), **more)
 
-    def told(results: PredictResults) -> Values:
+    def told(results: Results) -> Values:
         at = results.headline
         compared = {metric: _compared(results.comparisons(metric, at)) for metric in ("accuracy", "log_loss")}
         return {"methods": _predicted(results), "comparisons": compared}
@@ -668,55 +686,45 @@ def sweep_run(track: str) -> Values:
     axes = {"protocol.feedback.temperature": [0.0, 0.5]}
     methods = ["longest", Infinite(), "pooled-bt[n_features=4]"]
     protocol = _protocol(track="predict", shots=(2,), prediction={"users": "unseen", "prompts": "unseen"})
-    cells = plan_sweep(methods, axes, protocol, _benchmark())
-    found = run_prediction_sweep(cells, _benchmark(), embedder=WordEmbedder())
-    values: Values = {"cells": {str(row.cell): _numbers(row.estimate("accuracy")) for row in found.rows}}
+    return _swept(sweep(methods, axes, _benchmark(), protocol=protocol, embedder=WordEmbedder()), better=True)
+
+
+def _swept(found: Sweep, *, better: bool) -> Values:
+    words = {"winner": "winner", "best, no winner": "best", "alone": "best", "behind": "behind"}
+    values: Values = {"cells": {str(row.cell): _numbers(row.estimate()) for row in found.rows}}
     for number, contest in enumerate(found.contests):
-        verdicts: Values = {}
-        for row in contest.rows:
-            name = str(row.cell)
-            if row is contest.best:
-                verdicts[name] = "winner" if contest.winner else "best"
-            else:
-                verdicts[name] = "tie" if name in contest.ties else "behind"
-        values[f"contest {number}"] = {"verdicts": verdicts, "comparisons": _compared(contest.differences)}
+        comparisons = _compared(contest.differences)
+        if not better:
+            comparisons = {
+                name: {key: value for key, value in one.items() if key != "better"} for name, one in comparisons.items()
+            }
+        values[f"contest {number}"] = {
+            "verdicts": {str(row.cell): words.get(contest.verdict(row), "tie") for row in contest.rows},
+            "comparisons": comparisons,
+        }
     return values
 
 
 def _many_cells() -> Values:
     """Return the p-values of a contest of 28 cells, for which more sign patterns are drawn than for a few."""
     axes = {"shrinkage": [float(i) for i in range(28)]}
-    found = sweep(["embedding-ranker"], axes, _protocol(), _benchmark(), embedder=WordEmbedder())
+    found = sweep(["embedding-ranker"], axes, _benchmark(), protocol=_protocol(), embedder=WordEmbedder())
     (contest,) = found.contests
     return {
         "best": str(contest.best.cell),
-        "p": [one.p_value for one in contest.comparisons],
-        "p_holm": [one.p_holm for one in contest.comparisons],
+        "p": [one.p_value for one in contest.differences],
+        "p_holm": [one.p_holm for one in contest.differences],
     }
 
 
 def _rank_sweep() -> Values:
     axes = {"protocol.population.alpha": [0.3, 5.0]}
     methods = ["random", "longest", "user-bt[n_features=4]"]
-    found = sweep(methods, axes, _protocol(), _benchmark(), embedder=WordEmbedder())
-    words = {"winner": "winner", "best, no winner": "best", "alone": "best", "behind": "behind"}
-    values: Values = {"cells": {str(r.cell): _numbers(r.result.metrics["mean_utility"]) for r in found.rows}}
-    for number, contest in enumerate(found.contests):
-        values[f"contest {number}"] = {
-            "verdicts": {str(row.cell): words.get(contest.verdict(row), "tie") for row in contest.rows},
-            "comparisons": {
-                f"{contest.best.cell} against {one.row.cell}": {
-                    "difference": _numbers(one.difference),
-                    "p": one.p_value,
-                    "p_holm": one.p_holm,
-                }
-                for one in contest.comparisons
-            },
-        }
-    return values
+    found = sweep(methods, axes, _benchmark(), protocol=_protocol(), embedder=WordEmbedder())
+    return _swept(found, better=False)
 
 
-VERDICTS = {"same direction": "same", "opposite": "opposite", "cannot tell": "unclear"}
+VERDICTS = {"same direction": "same", "opposite": "opposite", "unclear": "unclear"}
 """Words of the package for what a claim of the paper comes to -> words of the golden values."""
 
 
@@ -729,15 +737,20 @@ def reproduce_run() -> Values:
     cells: Values = {}
     for row in found.rows:
         cells[row.cell.id] = {
-            "utility": row.result.per_user["mean_utility"],
-            "win rate": _numbers(row.result.metrics["win_rate_reference"]),
-            "improvement": _numbers(row.improvement["mean_utility"]) if row.improvement else None,
-            "paper": row.paper.value("mean_utility") if row.paper else None,
+            "utility": sums_of(row.result).columns["utility"],
+            "win rate": _numbers(row.estimate("win_rate_reference")),
+            "improvement": _numbers(row.improvement["utility"]) if row.improvement else None,
+            "paper": row.paper.value("utility") if row.paper else None,
         }
     return {
         "cells": cells,
         "claims": {
-            f"{one.claim.id}, {one.metric}": [VERDICTS[one.verdict], one.paper, one.paper_errors, *_numbers(one.ours)]
+            f"{one.claim.id}, {NAMES.get(one.metric, one.metric)}": [
+                VERDICTS[one.verdict],
+                one.paper,
+                one.paper_errors,
+                *_numbers(one.ours),
+            ]
             for one in found.claims
         },
         "survivals": {

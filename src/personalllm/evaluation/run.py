@@ -210,14 +210,16 @@ class _Run:
             compute: From missing units, and the weights done and in all, to their outcomes in order.
         """
         label, total = about["label"], sum(unit.weight for unit in units)
+        # of baselines, which are not asked for, only damage is reported
+        progress = self.progress if about["kind"] == "method" else _silent
         if self._read(label, partial(self.store.read_method, key)) is not None:
-            for stage in ("start", "finish"):
-                self.progress(ProgressEvent(label, stage, total, total))
+            progress(ProgressEvent(label, "start", total, total))
+            progress(ProgressEvent(label, "finish", total, total))
             return
         tables = {unit.index: self._read(label, partial(self.store.read_unit, unit)) for unit in units}
         missing = [unit for unit in units if tables[unit.index] is None]
         done = total - sum(unit.weight for unit in missing)
-        self.progress(ProgressEvent(label, "start", done, total))
+        progress(ProgressEvent(label, "start", done, total))
         began = time.perf_counter()
         for unit, outcome in zip(missing, compute(missing, (done, total)) if missing else (), strict=True):
             tables[unit.index] = outcome.samples
@@ -226,9 +228,9 @@ class _Run:
             self.store.add_seconds(key, {"total": now - began, **outcome.seconds})
             began = now
             done += unit.weight
-            self.progress(ProgressEvent(label, "step", done, total))
+            progress(ProgressEvent(label, "step", done, total))
         self.store.write_method(key, self._record(about, units, tables))
-        self.progress(ProgressEvent(label, "finish", total, total))
+        progress(ProgressEvent(label, "finish", total, total))
 
     def _computed(self, entry: NamedMethod, units: Sequence[Unit], weights: tuple[int, int]) -> Iterator[Outcome]:
         """Yield the outcomes of the units that are missing, as they are computed."""

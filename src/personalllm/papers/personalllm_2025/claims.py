@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from personalllm.core.types import F64
-from personalllm.evaluation.results import Estimate
+from personalllm.evaluation.contract import Estimate
 from personalllm.papers.personalllm_2025.printed import win_rate_error
 
 __all__ = [
@@ -30,17 +30,17 @@ __all__ = [
     "verdict",
 ]
 
-Verdict: TypeAlias = Literal["same direction", "opposite", "cannot tell"]
-ClaimMetric: TypeAlias = Literal["mean_utility", "win_rate_reference"]
+Verdict: TypeAlias = Literal["same direction", "opposite", "unclear"]
+ClaimMetric: TypeAlias = Literal["utility", "win_rate_reference"]
 
-CLAIM_METRICS: tuple[ClaimMetric, ...] = ("mean_utility", "win_rate_reference")
+CLAIM_METRICS: tuple[ClaimMetric, ...] = ("utility", "win_rate_reference")
 ALIKE_SHARE = 0.25
 """Methods are alike if they lie within this share of their mean improvement over zero-shot."""
 FEWEST_USERS = 10
 """With fewer users no verdict is given: percentile intervals of the bootstrap are then a good deal too narrow."""
 RULE = (
     "Same direction: the 95 % interval of our number lies wholly on the side that the paper claims. Opposite: wholly "
-    f"on the other side. Cannot tell: it covers 0, or there are fewer than {FEWEST_USERS} users."
+    f"on the other side. Unclear: it covers 0, or there are fewer than {FEWEST_USERS} users."
 )
 _MODES = ("winning", "losing", "winning-and-losing", "losing-as-winning")
 _EMBEDDINGS = ("winning-minus-losing", "winning", "losing")
@@ -131,12 +131,12 @@ def verdict(ours: Estimate, sign: int, n_users: int = FEWEST_USERS) -> Verdict:
     ('same direction', 'opposite', 'cannot tell')
     """
     if n_users < FEWEST_USERS:
-        return "cannot tell"
+        return "unclear"
     if ours.low > 0:
         return "same direction" if sign > 0 else "opposite"
     if ours.high < 0:
         return "same direction" if sign < 0 else "opposite"
-    return "cannot tell"
+    return "unclear"
 
 
 def _mean(cells: Sequence[str], sign: float = 1.0) -> tuple[tuple[float, str], ...]:
@@ -260,7 +260,7 @@ def judge(
 
     Args:
         claim: The claim.
-        metric: `mean_utility` or `win_rate_reference`.
+        metric: `utility` or `win_rate_reference`.
         paper: The paper's value of each cell.
         ours: Ours.
         draws: The same of resampled users, float64 (n_draws,), the same users in every cell.

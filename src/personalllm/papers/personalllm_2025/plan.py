@@ -193,9 +193,8 @@ class Plan:
 
     @property
     def max_tokens(self) -> int:
-        """Most new tokens of a reply."""
-        generation = self.protocols["none"].generation
-        return generation.max_tokens if generation else 0
+        """Maximum number of new tokens of a reply."""
+        return int(getattr(self.protocols["none"].options, "max_tokens", 0))
 
     @property
     def n_requests(self) -> int:
@@ -236,7 +235,7 @@ def make_plan(
             users; `logged` (`paper-meta-logged`): 1,000, 5 and 5, as in the runs that the paper prints.
         layout: `text` shows examples in one turn, as the paper does; `turns` as chat turns, which leaves out the cells
             that show a response as disliked.
-        **overrides: Fields of the protocol, as for `Protocol.for_benchmark`.
+        **overrides: Fields of the protocol, as for `Protocol.for_data`.
 
     Raises:
         ParameterError: If a number of shots or a field of the protocol is out of range, or one that the plan itself

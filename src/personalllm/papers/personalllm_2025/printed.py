@@ -27,7 +27,7 @@ class PaperRow:
         embedding_pairs: Pairs of each pool user that the vector is made from; 0 where there is none.
         n_similar: Similar users that examples are taken from; 0 where there are none.
         pool_users: Users of the pool; 0 where there is none.
-        mean_utility: Mean utility, in standard deviations of the RMs.
+        utility: Mean utility, in standard deviations of the RMs.
         win_rate_reference: Share of responses better than gpt-4o's, in [0, 1].
         win_rate_best: Share of responses better than the user's best stored one, in [0, 1].
         printed: The paper prints this run's numbers.
@@ -41,14 +41,14 @@ class PaperRow:
     embedding_pairs: int
     n_similar: int
     pool_users: int
-    mean_utility: float
+    utility: float
     win_rate_reference: float
     win_rate_best: float
     printed: bool
     run_again: bool
 
     def value(self, metric: str) -> float:
-        """Return `mean_utility`, `win_rate_reference` or `win_rate_best`."""
+        """Return `utility`, `win_rate_reference` or `win_rate_best`."""
         return float(getattr(self, metric))
 
 
@@ -72,7 +72,7 @@ def _row(values: dict[str, str]) -> PaperRow:
         embedding_pairs=int(values["embedding_pairs"] or 0),
         n_similar=int(values["n_similar"] or 0),
         pool_users=int(values["pool_users"] or 0),
-        mean_utility=float(values["mean_utility"]),
+        utility=float(values["mean_utility"]),
         win_rate_reference=round(float(values["win_rate_reference_percent"]) / 100, 6),
         win_rate_best=round(float(values["win_rate_best_percent"]) / 100, 6),
         printed=values["printed"] == "yes",
@@ -102,7 +102,7 @@ def find_paper_row(
         pool_users: Wanted users of the pool, where no run is printed.
         n_similar: Wanted similar users, where no run is printed.
 
-    >>> find_paper_row("icl", 3, feedback="winning").mean_utility
+    >>> find_paper_row("icl", 3, feedback="winning").utility
     -0.232245
     >>> find_paper_row("lookup-icl", 3, feedback="winning").n_similar
     15

@@ -12,24 +12,27 @@ from typing import TYPE_CHECKING
 from personalllm.core.errors import UserError
 from personalllm.core.protocols import ChatModel, RewardEnsemble, TextEmbedder
 from personalllm.data.standardise import PUBLISHED
-from personalllm.evaluation.comparisons import SurvivingShare, compare_per_user, surviving_share
-from personalllm.evaluation.metrics import draw_metrics
+from personalllm.evaluation.contract import Estimate
+from personalllm.evaluation.estimates import resample
+from personalllm.evaluation.metrics import CHOICE_METRICS, metric_by_id
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
-from personalllm.evaluation.resolve import Entry
-from personalllm.evaluation.results import Estimate, MethodResult, Results
+from personalllm.evaluation.reading import load_run
+from personalllm.evaluation.resolve import named
+from personalllm.evaluation.results import MethodResult, Results
 from personalllm.evaluation.run import evaluate
 from personalllm.evaluation.settings import shown
 from personalllm.papers.personalllm_2025.claims import CLAIM_METRICS, ClaimResult, judge, paper_claims
 from personalllm.papers.personalllm_2025.plan import ZERO_SHOT, Cell, Plan
 from personalllm.papers.personalllm_2025.printed import PAPER_USERS, PaperRow, find_paper_row
+from personalllm.papers.personalllm_2025.survival import SurvivingShare, paired_differences, sums_of, surviving_share
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
 
 __all__ = ["CellRow", "Departure", "Reproduction", "Survival", "measured_rate", "reproduce"]
 
-SHOWN = ("mean_utility", "win_rate_reference", "win_rate_best")
+SHOWN = ("utility", "win_rate_reference", "win_rate_best")
 _PAPER_TOKENS = 512
 _NO_DEPARTURE = (
     "limit",
@@ -68,11 +71,15 @@ class CellRow:
     improvement: dict[str, Estimate]
     paper: PaperRow | None
 
+    def estimate(self, metric: str) -> Estimate:
+        """Return one of our metrics."""
+        return _estimate(self.result, metric)
+
     def difference(self, metric: str) -> Estimate | None:
         """Return ours minus the paper's; the interval is that of ours, as the paper has none."""
         if self.paper is None:
             return None
-        ours, theirs = self.result.metrics[metric], self.paper.value(metric)
+        ours, theirs = self.estimate(metric), self.paper.value(metric)
         return Estimate(ours.value - theirs, ours.low - theirs, ours.high - theirs)
 
     def paper_improvement(self, metric: str) -> float | None:
@@ -98,6 +105,16 @@ class Survival:
     result: MethodResult
     share: SurvivingShare
     lost: dict[str, Estimate]
+
+    def estimate(self, metric: str) -> Estimate:
+        """Return one of the metrics that the method reached."""
+        return _estimate(self.result, metric)
+
+
+def _estimate(result: MethodResult, metric: str) -> Estimate:
+    """Return a metric of a method that was evaluated under a single condition."""
+    (estimates,) = result.estimates.values()
+    return estimates["all", metric]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,12 +204,12 @@ def reproduce(
     before = 0
     for kind, protocol in plan.protocols.items():
         cells = plan.of(kind)
-        labels = {Entry.of(cell.build(plan.max_tokens)).label: cell for cell in cells}
+        labels = {named(cell.build(plan.max_tokens)).label: cell for cell in cells}
         watch = None if progress is None else _Overall(progress, labels, before, plan.n_requests)
         results[kind] = evaluate(
             [cell.build(plan.max_tokens) for cell in cells],
-            protocol,
             benchmark,
+            protocol=protocol,
             embedder=embedder,
             llm=llm,
             rewards=rewards,
@@ -214,6 +231,9 @@ class _Overall:
     total: int
 
     def __call__(self, event: ProgressEvent) -> None:
+        if event.method not in self.cells:  # a damaged file of a baseline, or a note on the whole run
+            self.progress(event)
+            return
         cell = self.cells[event.method]
         done = self.before + event.done
         self.progress(ProgressEvent(cell.name, event.stage, done, self.total, event.message))
@@ -230,7 +250,7 @@ def _compared(plan: Plan, results: Mapping[str, Results], found: Mapping[str, Me
         CellRow(
             cell,
             found[cell.id],
-            {} if cell.id == ZERO_SHOT else compare_per_user(found[cell.id], zero, **knobs),
+            {} if cell.id == ZERO_SHOT else paired_differences(found[cell.id], zero, **knobs),
             cell.paper,
         )
         for cell in plan.of("none")
@@ -241,7 +261,7 @@ def _compared(plan: Plan, results: Mapping[str, Results], found: Mapping[str, Me
             continue
         true = found[Cell(cell.method, cell.shots, cell.variant, settings=cell.settings).id]
         share = surviving_share(true, found[cell.id], zero, **knobs)
-        survivals.append(Survival(cell, found[cell.id], share, compare_per_user(true, found[cell.id], **knobs)))
+        survivals.append(Survival(cell, found[cell.id], share, paired_differences(true, found[cell.id], **knobs)))
     return Reproduction(
         plan=plan,
         results=dict(results),
@@ -257,18 +277,17 @@ def _judged(plan: Plan, rows: tuple[CellRow, ...]) -> tuple[ClaimResult, ...]:
     protocol = plan.protocols["none"]
     cells = {row.cell.id: row for row in rows if row.paper is not None}
     claims = [claim for claim in paper_claims(plan.shots) if set(claim.cells) <= set(cells)]
-    needed = {cell for claim in claims for cell in claim.cells}
-    draws = {
-        cell: draw_metrics(cells[cell].result.per_user, draws=protocol.bootstrap_draws, seed=protocol.seed)
-        for cell in needed
-    }
+    draws, seed = protocol.bootstrap_draws, protocol.seed
     judged = []
     for claim in claims:
         for metric in CLAIM_METRICS:
             if metric in claim.metrics:
                 paper = {cell: row.paper.value(metric) for cell, row in cells.items() if row.paper is not None}
-                ours = {cell: row.result.metrics[metric].value for cell, row in cells.items()}
-                sampled = {cell: draws[cell][metric] for cell in needed}
+                ours = {cell: row.estimate(metric).value for cell, row in cells.items()}
+                chosen = metric_by_id(CHOICE_METRICS, metric)
+                sampled = {
+                    cell: resample(sums_of(cells[cell].result), chosen, draws=draws, seed=seed) for cell in claim.cells
+                }
                 judged.append(judge(claim, metric, paper, ours, sampled, plan.n_users))
     return tuple(judged)
 
@@ -280,10 +299,10 @@ def _plain(text: str | None) -> str:
 def _departures(plan: Plan, results: Results) -> tuple[Departure, ...]:
     """Return what is not the paper's, the settings that decide the levels first."""
     protocol = Protocol.from_spec(results.protocol)
-    about = results.manifest["benchmark"]
+    about = results.manifest["source"]
     models = about["reward_models"]
     theirs = sorted(PUBLISHED)
-    reference = protocol.reference_response_model
+    reference = str(protocol.reference_response_model)
     data = f"{about['name']}, {about['n_prompts']:,} prompts"
     made = (
         ("Data", "PersonalLLM, 10,402 prompts", data, True, plan.paper_data),
@@ -318,17 +337,15 @@ def measured_rate(out: str | Path) -> float | None:
     Returns:
         None if nothing is finished there; a run that cannot be read is left out.
     """
-    from personalllm.evaluation.reading import read_results
-
     seconds, tokens = 0.0, 0
     for manifest in sorted(Path(out).glob("*/manifest.json")):
-        if not any(manifest.parent.glob("*/metrics.json")):
+        if not any(manifest.parent.glob("*/record.json")):
             continue
         try:
-            finished = read_results(manifest.parent).methods
+            finished = load_run(manifest.parent).methods
         except UserError:
             continue
         for result in finished:
-            seconds += result.seconds
+            seconds += result.seconds.get("total", 0.0)
             tokens += result.counts.get("prompt_tokens", 0) + result.counts.get("completion_tokens", 0)
     return seconds / tokens if tokens and seconds else None
