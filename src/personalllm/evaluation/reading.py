@@ -99,7 +99,7 @@ def _method(record: MethodRecord, conditions: Sequence[Condition], seconds: Mapp
     sums = {condition: of_axes[0] for condition, of_axes in record.sums.items()}
     estimates = dict(record.estimates)
     if record.about["kind"] != "method":
-        sums, estimates = (_shared(values, conditions) for values in (sums, estimates))
+        sums, estimates = _shared(sums, conditions), _shared(estimates, conditions)
     return MethodResult(sums=sums, estimates=estimates, seconds=seconds, **record.about)
 
 

@@ -186,7 +186,7 @@ class _Run:
     def method(self, entry: NamedMethod) -> str:
         """Do what is missing of a method; return its key."""
         method = entry.method
-        about = {"label": entry.label, "title": method.title or method.id, "kind": "method", "paper": method.paper}
+        about: JSON = {"label": entry.label, "title": method.title or method.id, "kind": "method", "paper": method.paper}
         about |= {"spec": entry.spec, "log_odds": method.log_odds}
         self._complete(entry.key, about, self.track.units(entry.key), partial(self._computed, entry))
         return entry.key

@@ -256,7 +256,6 @@ def run_sweep(
         UserError: If a cell lacks a backend (before anything runs; names the cell), and as `evaluate`.
         RunError: If a method's own code fails.
     """
-    backends = {"embedder": embedder, "llm": llm, "rewards": rewards}
     kind = load_track(cells[0].protocol.track)
     compared = next((m for m in kind.metrics if m.id == (metric or kind.headline) and m.per_user is not None), None)
     if compared is None:
@@ -266,28 +265,32 @@ def run_sweep(
     for cell in cells:
         groups.setdefault(cell.protocol.fingerprint, []).append(cell)
     for group in groups.values():
-        _check(group, data, Backends(**backends))
-    found: dict[str, Results] = {}
+        _check(group, data, Backends(embedder, llm, rewards))
+    results: dict[str, Results] = {}
     for fingerprint, group in groups.items():
-        found[fingerprint] = evaluate(
+        results[fingerprint] = evaluate(
             [cell.method for cell in group],
             data,
             protocol=group[0].protocol,
+            embedder=embedder,
+            llm=llm,
+            rewards=rewards,
             executor=executor,
             out=out,
             progress=progress and _named_progress(progress, group[0]),
-            **backends,
         )
-    rows = tuple(SweepRow(cell, found[cell.protocol.fingerprint], _relation(cell.protocol)) for cell in cells)
+    rows = tuple(SweepRow(cell, results[cell.protocol.fingerprint], _relation(cell.protocol)) for cell in cells)
     swept = Sweep(rows, hold_contests(rows, compared))
     return swept if out is None else dataclasses.replace(swept, files=_write_tables(swept, Path(out)))
 
 
 def _check(cells: Sequence[SweepCell], data: Any, backends: Backends) -> None:
-    """Raise if a cell of a protocol lacks a backend; names the cell."""
+    """Raise if a cell, all of one protocol, lacks a backend; names the cell."""
+    track: Track | None = None
     for cell in cells:
         try:
-            make_track(cell.protocol, data, backends).check(named(cell.method))
+            track = track or make_track(cell.protocol, data, backends)
+            track.check(named(cell.method))
         except UserError as error:
             raise _refusal(str(cell), error) from None
 

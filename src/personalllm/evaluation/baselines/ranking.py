@@ -65,8 +65,8 @@ class Choices:
             prompts: int32 (n,), rows of the benchmark.
         """
         if name in _ORACLES:
-            best = utilities.argmax(axis=1) if name == "oracle" else utilities.argmin(axis=1)
-            return best.astype(np.uint8)
+            column = utilities.argmax(axis=1) if name == "oracle" else utilities.argmin(axis=1)
+            return np.asarray(column, np.uint8)
         fixed: U8 = self.fixed[name][prompts]
         return fixed
 
