@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from personalllm import backends, methods
     from personalllm.data import Benchmark, Preferences, Standardiser, load
-    from personalllm.evaluation import Protocol, Results, evaluate, read_results
+    from personalllm.evaluation import Protocol, Results, evaluate, load_results
     from personalllm.methods import Method, load_method
     from personalllm.users import Population, choices
 
@@ -38,7 +38,7 @@ __all__ = [
     "load",
     "load_method",
     "methods",
-    "read_results",
+    "load_results",
 ]
 
 _ROOMS = {
@@ -55,7 +55,7 @@ _ROOMS = {
     "load": "personalllm.data",
     "load_method": "personalllm.methods",
     "methods": "",
-    "read_results": "personalllm.evaluation",
+    "load_results": "personalllm.evaluation",
 }
 """Name -> the room that holds it; empty for a room of that name."""
 

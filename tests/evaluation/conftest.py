@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from personalllm.data import Benchmark
 from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
+
+sys.path.insert(0, str(Path(__file__).parent))
+"""Tests share helpers in modules beside this file, which pytest's importlib mode does not find by itself."""
 
 WORDS = (
     *("river,", "stone", "light", "cloud,", "garden", "music", "letter", "winter", "bread", "window,", "story"),

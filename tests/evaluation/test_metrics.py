@@ -1,143 +1,205 @@
+"""Metrics against slow computations of the same, by definition."""
+
 from __future__ import annotations
 
 import math
+import statistics
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from measured import GROUPS, N_USERS, answers_of, choices_of, groups_of, sums_of
 
-from personalllm.core.errors import AxisMismatch
-from personalllm.evaluation import METRICS, wins
-from personalllm.evaluation.metrics import differences, draw_metrics, estimate, per_user_means
+from personalllm.core.errors import UnknownName
+from personalllm.core.seeding import generator
+from personalllm.core.types import I32
+from personalllm.evaluation.contract import Resamples
+from personalllm.evaluation.estimates import estimate, resample
+from personalllm.evaluation.measures import N_BINS, PairAnswers
+from personalllm.evaluation.metrics import CHOICE_METRICS, PAIR_METRICS, metric_by_id
 
-NUMBERS = st.floats(-50, 50, width=32)
-
-
-def columns(n_users: int, n_queries: int, seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    values = rng.normal(size=(n_users, n_queries, 5)).astype(np.float32)
-    best = values.max(axis=2)
-    return {"utility": values[..., 1], "best": best, "population_best": values[..., 0], "reference": values[..., 2]}
+MEANS = ("accuracy", "log_loss", "brier", "regret", "tau")
 
 
-def means(n_users: int = 30, n_queries: int = 4, seed: int = 0) -> dict[str, np.ndarray]:
-    parts = columns(n_users, n_queries, seed)
-    return per_user_means(parts.pop("utility"), **parts)
+def slow_metrics(answers: PairAnswers, group: I32, users: list[int]) -> dict[tuple[str, str], float]:
+    """Return every metric of a multiset of users, by definition."""
+    rows: dict[int, list[int]] = {u: [] for u in range(answers.n_clusters)}
+    for i, u in enumerate(answers.cluster.tolist()):
+        rows[u].append(i)
+    p = [1 / (1 + math.exp(-float(m))) for m in answers.margin]
+    right = [1.0 if m > 0 else 0.0 if m < 0 else 0.5 for m in answers.margin]
+    assert answers.regret is not None
+    assert answers.tau is not None
+    assert answers.share is not None
+    assert answers.longer is not None
+    of_pair = {
+        "accuracy": right,
+        "log_loss": [-math.log(q) for q in p],
+        "brier": [(1 - q) ** 2 for q in p],
+        "regret": answers.regret.tolist(),
+        "tau": answers.tau.tolist(),
+    }
+    present = [u for u in users if rows[u]]
+
+    def mean_over(metric: str, chosen: list[int]) -> float:
+        return statistics.fmean(statistics.fmean(of_pair[metric][i] for i in rows[u]) for u in chosen)
+
+    values = {("all", metric): mean_over(metric, present) for metric in MEANS}
+    pairs = [i for u in present for i in rows[u]]
+    bins: dict[int, list[int]] = {}
+    for i in pairs:
+        bins.setdefault(min(int((max(p[i], 1 - p[i]) - 0.5) * 2 * N_BINS), N_BINS - 1), []).append(i)
+    gaps = [abs(sum(max(p[i], 1 - p[i]) for i in b) - sum(right[i] for i in b)) for b in bins.values()]
+    values["all", "ece"] = sum(gaps) / len(pairs)
+    sides = [[right[i] for i in pairs if answers.longer[i] == sign] for sign in (1, -1)]
+    values["all", "length_controlled"] = (statistics.fmean(sides[0]) + statistics.fmean(sides[1])) / 2
+    each = sorted(statistics.fmean(right[i] for i in rows[u]) for u in present)
+    values["all", "worst_decile"] = statistics.fmean(each[: math.ceil(len(each) / 10)])
+    for q in range(1, 5):
+        of = [i for i in pairs if min(int(answers.share[i] * 4), 3) + 1 == q]
+        for metric in ("accuracy", "log_loss"):
+            values[f"contested-{q}", metric] = statistics.fmean(of_pair[metric][i] for i in of)
+    large = {g for g in range(3) if sum(group[u] == g and bool(rows[u]) for u in range(answers.n_clusters)) >= 5}
+    for g, name in enumerate(GROUPS):
+        of_group = [u for u in present if group[u] == g]
+        for metric in MEANS:
+            values[name, metric] = mean_over(metric, of_group) if of_group else math.nan
+    values["all", "minority"] = min(values[GROUPS[g], "accuracy"] for g in large)
+    return values
 
 
-@given(st.data(), st.integers(1, 40))
-def test_win_rates_are_symmetric(data: st.DataObject, n: int) -> None:
-    a = data.draw(arrays(np.float32, n, elements=NUMBERS))
-    b = data.draw(arrays(np.float32, n, elements=NUMBERS))
-    assert np.array_equal(wins(a, b) + wins(b, a), np.ones(n, np.float32))
-    assert np.array_equal(wins(a, a), np.full(n, 0.5, np.float32))
+@pytest.mark.parametrize("seed", range(4))
+def test_every_metric_of_pairs_is_that_of_the_slow_computation(seed: int) -> None:
+    answers = answers_of(seed)
+    estimates = estimate(sums_of(answers, groups_of()), PAIR_METRICS, draws=100)
+    expected = slow_metrics(answers, groups_of(), list(range(N_USERS)))
+    assert estimates.keys() == expected.keys()
+    assert {key: e.value for key, e in estimates.items()} == pytest.approx(expected, abs=2e-6)
 
 
-def test_per_user_means_follow_their_definitions() -> None:
-    parts = columns(3, 2, 1)
-    got = per_user_means(parts["utility"], **{k: v for k, v in parts.items() if k != "utility"})
-    for user in range(3):
-        u, best, reference = parts["utility"][user], parts["best"][user], parts["reference"][user]
-        assert got["mean_utility"][user] == pytest.approx(u.mean(), abs=1e-6)
-        assert got["regret"][user] == pytest.approx((best - u).mean(), abs=1e-6)
-        won = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(u, reference, strict=True)]
-        assert got["win_rate_reference"][user] == pytest.approx(np.mean(won))
+def test_every_resample_is_that_of_the_slow_computation() -> None:
+    answers, draws, seed = answers_of(5), 25, 11
+    sums = sums_of(answers, groups_of())
+    drawn = generator(seed, "bootstrap", N_USERS).integers(0, N_USERS, (draws, N_USERS), dtype=np.int32)
+    expected = [slow_metrics(answers, groups_of(), users.tolist()) for users in drawn]
+    for stratum, name in estimate(sums, PAIR_METRICS, draws=100):
+        values = resample(sums, metric_by_id(PAIR_METRICS, name), stratum, draws=draws, seed=seed)
+        assert values.tolist() == pytest.approx([of[stratum, name] for of in expected], abs=2e-6, nan_ok=True)
+
+
+def test_every_metric_of_choices_is_its_definition() -> None:
+    sums = choices_of(30)
+    estimates = {name: e.value for (_, name), e in estimate(sums, CHOICE_METRICS, draws=100).items()}
+    means = {name: column.astype(np.float64).mean() for name, column in sums.columns.items()}
+    room = means["oracle_utility"] - means["population_best_utility"]
+    expected = {name: means[name] for name in ("utility", "win_rate_reference", "win_rate_best", "regret")}
+    expected["gain"] = (means["utility"] - means["population_best_utility"]) / room
+    assert estimates == pytest.approx(expected, abs=1e-9)
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(1, 60), st.integers(1, 5), st.integers(0, 10_000))
+@given(st.integers(2, 60), st.integers(1, 5), st.integers(0, 10_000))
 def test_gain_is_one_for_the_oracle_and_zero_for_the_floor(n_users: int, n_queries: int, seed: int) -> None:
-    parts = columns(n_users, n_queries, seed)
-    given_ = {k: v for k, v in parts.items() if k != "utility"}
-    for name, expected in (("best", 1.0), ("population_best", 0.0)):
-        per_user = per_user_means(parts[name], **given_)
-        gain = estimate(per_user, draw_metrics(per_user, draws=100, seed=seed))["gain"]
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(n_users, n_queries, 5)).astype(np.float32)
+    best, floor = values.max(axis=2), values[..., 0]
+    for utility, expected in ((best, 1.0), (floor, 0.0)):
+        changes = {"utility": utility, "best": best, "population_best": floor, "reference": floor}
+        gain = estimate(choices_of(n_users, n_queries, **changes), CHOICE_METRICS, draws=100, seed=seed)["all", "gain"]
         if math.isnan(gain.value):
-            assert np.array_equal(per_user["oracle_utility"], per_user["population_best_utility"])
+            assert np.array_equal(best, floor)
         else:
             assert (gain.value, gain.low, gain.high) == (expected, expected, expected)
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.integers(2, 200), st.integers(0, 10_000), st.randoms(use_true_random=False))
-def test_permuting_users_leaves_the_metrics_unchanged(n_users: int, seed: int, random: object) -> None:
-    per_user = means(n_users, 3, seed)
-    order = list(range(n_users))
-    random.shuffle(order)  # type: ignore[attr-defined]
-    shuffled = {name: column[order] for name, column in per_user.items()}
-    for name, value in estimate(per_user, draw_metrics(per_user, draws=100, seed=0)).items():
-        other = estimate(shuffled, draw_metrics(shuffled, draws=100, seed=0))[name]
-        assert value.value == other.value or (math.isnan(value.value) and math.isnan(other.value))
-
-
-def test_intervals_hardly_depend_on_the_order_of_users() -> None:
-    per_user = means(400, 3, 5)
-    reversed_ = {name: column[::-1] for name, column in per_user.items()}
-    one = estimate(per_user, draw_metrics(per_user, draws=4000, seed=0))
-    other = estimate(reversed_, draw_metrics(reversed_, draws=4000, seed=0))
-    for name in METRICS:
-        width = one[name].high - one[name].low
-        assert one[name].low == pytest.approx(other[name].low, abs=0.15 * width)
-        assert one[name].high == pytest.approx(other[name].high, abs=0.15 * width)
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
-    covered = 0
-    for seed in range(300):
-        rng = np.random.default_rng(seed)
-        utility = rng.normal(1.0, 2.0, (60, 1)).astype(np.float32)
-        zeros = np.zeros_like(utility)
-        per_user = per_user_means(utility, best=zeros + 9, population_best=zeros, reference=zeros)
-        found = estimate(per_user, draw_metrics(per_user, draws=300, seed=seed))["mean_utility"]
-        covered += found.low <= 1.0 <= found.high
-    assert 0.90 <= covered / 300 <= 0.98
-
-
-def test_the_mean_interval_agrees_with_the_normal_one() -> None:
-    per_user = means(500, 3, 3)
-    found = estimate(per_user, draw_metrics(per_user, draws=8000, seed=1))["mean_utility"]
-    column = per_user["mean_utility"].astype(np.float64)
-    half = 1.96 * column.std() / np.sqrt(len(column))
-    assert found.low == pytest.approx(column.mean() - half, abs=0.08 * half)
-    assert found.high == pytest.approx(column.mean() + half, abs=0.08 * half)
-
-
-def test_blocks_of_draws_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("personalllm.evaluation.metrics._BLOCK", 70)
-    per_user = means(30)
-    draws = draw_metrics(per_user, draws=101, seed=0)
-    assert all(np.isfinite(values).all() and len(values) == 101 for values in draws.values())
-    assert len(np.unique(draws["mean_utility"])) > 90
-
-
-def test_differences_are_paired_by_user() -> None:
-    parts = columns(200, 1, 0)
-    given_ = {k: v for k, v in parts.items() if k != "utility"}
-    mine = per_user_means(parts["utility"], **given_)
-    better = per_user_means(parts["utility"] + np.float32(0.01), **given_)
-    draws = [draw_metrics(side, draws=500, seed=0) for side in (better, mine)]
-    found = differences(better, draws[0], mine, draws[1])["mean_utility"]
-    assert found.value == pytest.approx(0.01, abs=1e-4)
-    assert 0.009 < found.low <= found.high < 0.011
-    same = differences(mine, draws[1], mine, draws[1])
-    assert all((e.value, e.low, e.high) == (0, 0, 0) for e in same.values())
-
-
 def test_no_room_above_the_floor_gives_an_undefined_gain() -> None:
     ones = np.ones((5, 2), np.float32)
-    per_user = per_user_means(ones, best=ones, population_best=ones, reference=ones)
-    found = estimate(per_user, draw_metrics(per_user, draws=100, seed=0))
-    assert math.isnan(found["gain"].value)
-    assert math.isnan(found["gain"].low)
-    assert found["win_rate_best"].value == 0.5
+    sums = choices_of(5, 2, utility=ones, best=ones, population_best=ones, reference=ones)
+    estimates = estimate(sums, CHOICE_METRICS, draws=100)
+    assert math.isnan(estimates["all", "gain"].value)
+    assert math.isnan(estimates["all", "gain"].low)
+    assert estimates["all", "win_rate_best"].value == 0.5
 
 
-def test_unequal_shapes_are_refused() -> None:
-    ones = np.ones((5, 2), np.float32)
-    with pytest.raises(AxisMismatch, match="different queries"):
-        per_user_means(ones, best=ones[:4], population_best=ones, reference=ones)
-    a, b = means(10), means(11)
-    with pytest.raises(AxisMismatch, match="same users"):
-        differences(a, draw_metrics(a, draws=100, seed=0), b, draw_metrics(b, draws=100, seed=0))
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6))
+def test_turning_a_method_round_turns_its_accuracy_round(seed: int) -> None:
+    margin = answers_of(seed).margin
+    values = [
+        estimate(sums_of(answers_of(seed, margin=side)), PAIR_METRICS, draws=100)["all", "accuracy"].value
+        for side in (margin, -margin)
+    ]
+    assert sum(values) == pytest.approx(1)
+
+
+def test_a_coin_is_calibrated_and_knows_nothing() -> None:
+    answers = answers_of(1, margin=np.zeros(900, np.float32))
+    estimates = estimate(sums_of(answers, groups_of()), PAIR_METRICS, draws=100)
+    for metric in ("accuracy", "length_controlled", "worst_decile", "minority"):
+        assert estimates["all", metric].value == 0.5
+    assert estimates["all", "ece"].value == 0.0
+    assert estimates["all", "brier"].value == 0.25
+    assert estimates["all", "log_loss"].value == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_who_knows_but_length_gets_one_half() -> None:
+    longer = np.array([1, 1, 1, 1, -1, 0], np.int8)
+    answers = PairAnswers(1, np.zeros(6, np.int32), longer.astype(np.float32), longer=longer)
+    estimates = estimate(sums_of(answers), PAIR_METRICS, draws=100)
+    assert estimates["all", "length_controlled"].value == 0.5
+    assert estimates["all", "accuracy"].value == pytest.approx(0.75)
+
+
+def test_minority_needs_five_users() -> None:
+    margin = np.where(np.arange(20) < 6, -1.0, 1.0).astype(np.float32)
+    answers = PairAnswers(20, np.arange(20, dtype=np.int32), margin)
+    group = np.where(np.arange(20) < 4, 2, np.where(np.arange(20) < 10, 1, 0)).astype(np.int32)
+    estimates = estimate(sums_of(answers, group), PAIR_METRICS, draws=100)
+    assert estimates["rm:c", "accuracy"].value == 0.0
+    assert estimates["all", "minority"].value == estimates["rm:b", "accuracy"].value == pytest.approx(4 / 6, abs=1e-6)
+    alone = estimate(sums_of(answers, np.full(20, -1, np.int32)), PAIR_METRICS, draws=100)
+    assert math.isnan(alone["all", "minority"].value)
+
+
+def test_users_without_pairs_are_of_no_group() -> None:
+    user = np.array([0, 1, 2, 3, 5, 6, 7, 8, 9], np.int32)
+    margin = np.where(user < 5, -1.0, 1.0).astype(np.float32)
+    group = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 2], np.int32)
+    estimates = estimate(sums_of(PairAnswers(11, user, margin), group), PAIR_METRICS, draws=100)
+    assert estimates["rm:a", "accuracy"].value == 0.0
+    assert estimates["all", "minority"].value == estimates["rm:b", "accuracy"].value == 1.0
+    assert ("rm:c", "accuracy") not in estimates
+
+
+@pytest.mark.parametrize(("n_users", "size"), [(1, 1), (10, 1), (11, 2), (40, 4), (41, 5)])
+def test_the_worst_tenth_is_rounded_up_to_whole_users(n_users: int, size: int) -> None:
+    user = np.repeat(np.arange(n_users, dtype=np.int32), 64)
+    margin = np.where(np.tile(np.arange(64), n_users) < user, 1.0, -1.0).astype(np.float32)
+    worst = estimate(sums_of(PairAnswers(n_users, user, margin)), PAIR_METRICS, draws=100)["all", "worst_decile"]
+    assert worst.value == statistics.fmean(u / 64 for u in range(size))
+
+
+def test_a_resample_without_the_worst_users_goes_on_to_the_others() -> None:
+    correct = np.arange(100, dtype=np.float64)[::-1]
+    weights = np.zeros((2, 100))
+    weights[0, :50] = 2
+    weights[1, 90:] = 10
+    expected = [sum(a * 2 for a in sorted(correct[:50] / 128)[:5]) / 10, correct[99] / 128]
+    columns = {"correct": correct, "n": np.full(100, 128.0)}
+    value = metric_by_id(PAIR_METRICS, "worst_decile").value
+    assert value is not None
+    assert value(Resamples({}, columns, weights)).tolist() == expected
+
+
+def test_an_unknown_metric_is_named_with_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="accuracy"):
+        metric_by_id(PAIR_METRICS, "acuracy")
+
+
+@pytest.mark.parametrize("metrics", [CHOICE_METRICS, PAIR_METRICS])
+def test_a_metric_is_a_mean_over_users_or_has_a_value(metrics: tuple) -> None:
+    assert len({metric.id for metric in metrics}) == len(metrics)
+    for metric in metrics:
+        assert (metric.per_user is None) != (metric.value is None), metric.id
+        assert not metric.pooled or metric.pooled in metric.reads

@@ -101,6 +101,20 @@ class Registry:
         self.kind = kind
         self._builtin = dict(builtin)
 
+    def add(self, name: str, reference: str) -> None:
+        """Register a name for this process, e.g. in a notebook; packages use entry points instead.
+
+        Args:
+            name: Not yet registered.
+            reference: `module:attribute`.
+
+        Raises:
+            PluginError: If the name is taken.
+        """
+        if name in self:
+            raise PluginError(f"There is a {self.kind} {name!r} already.", "Register it under another name.")
+        self._builtin[name] = reference
+
     @property
     def group(self) -> str:
         """The entry-point group through which outsiders add names."""

@@ -355,8 +355,7 @@ class Track(ABC):
     @classmethod
     def accepts(cls, method: type[Method]) -> str:
         """Return why methods of a class cannot take part; empty if they can."""
-        implemented = getattr(method, cls.hook, None) is not getattr(Method, cls.hook, None)
-        return "" if implemented else f"it does not implement `{cls.hook}`"
+        return "" if method.implements(cls.hook) else f"it does not implement `{cls.hook}`"
 
     @classmethod
     def is_baseline(cls, name: str) -> bool:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from personalllm.core.backends import backend
 from personalllm.core.errors import UserError
 from personalllm.core.protocols import ChatModel, Executor, RewardEnsemble, TextEmbedder
 from personalllm.core.storage import digest
@@ -29,7 +30,7 @@ from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.evaluation.store import DiskStore, MethodRecord, Store
 from personalllm.methods.base import Method
 
-__all__ = ["as_protocol", "evaluate", "make_track", "open_track"]
+__all__ = ["as_protocol", "bound_backends", "evaluate", "make_track", "open_track"]
 
 _NEEDS = {"llm": "a chat model", "rewards": "a reward ensemble"}
 
@@ -40,10 +41,10 @@ def evaluate(
     track: str | None = None,
     protocol: Protocol | str | Mapping[str, Any] | None = None,
     *,
-    embedder: TextEmbedder | None = None,
-    llm: ChatModel | None = None,
-    rewards: RewardEnsemble | None = None,
-    executor: Executor | None = None,
+    embedder: TextEmbedder | str | None = None,
+    llm: ChatModel | str | None = None,
+    rewards: RewardEnsemble | str | None = None,
+    executor: Executor | str | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Results:
@@ -59,7 +60,7 @@ def evaluate(
             `predict`.
         protocol: From `Protocol.for_data`; or the name of a preset; or settings, as `Protocol.for_data` takes them;
             None: the defaults. The identities of the backends that can change a number are filled in here.
-        embedder: For the methods that need one.
+        embedder: For the methods that need one; a name or an object, like the next three.
         llm: For the generate track, and the methods that need one.
         rewards: For the generate track; its RMs must be the benchmark's.
         executor: Who does the units of work (what it is handed must be picklable); None: this process. The generate
@@ -77,7 +78,8 @@ def evaluate(
         AxisMismatch: If the reward ensemble's RMs are not the benchmark's.
         DataError: If the data lack a split or a reference response that the protocol needs.
     """
-    backends = Backends(embedder, llm, rewards)
+    backends = bound_backends(embedder, llm, rewards)
+    workers = backend("executor", executor)
     chosen = as_protocol(protocol, data, track)
     kind = load_track(chosen.track)
     entries, names = resolve(methods, kind, signals=getattr(chosen.options, "reward_signals", False))
@@ -89,14 +91,23 @@ def evaluate(
     bound = made.protocol
     store = Store(bound.fingerprint) if out is None else DiskStore(Path(out) / bound.fingerprint, bound.fingerprint)
     manifest = write_manifest(store, made)
-    if executor is not None and not made.elsewhere and progress is not None:
+    if workers is not None and not made.elsewhere and progress is not None:
         message = f"The {kind.id} track does all its work in this process; the executor is not used."
         progress(ProgressEvent("", "note", message=message))
-    run = _Run(store, made, progress or _silent, executor if made.elsewhere else None)
+    run = _Run(store, made, progress or _silent, workers if made.elsewhere else None)
     write_order(store, [entry.key for entry in entries])
     keys = [run.method(entry) for entry in entries] + [run.baseline(baseline) for baseline in baselines]
     write_order(store, keys)
     return assemble(store, manifest, keys)
+
+
+def bound_backends(embedder: Any = None, llm: Any = None, rewards: Any = None) -> Backends:
+    """Return backends that were given by name or as objects.
+
+    Raises:
+        UserError: If a name is unknown or an object is no such backend.
+    """
+    return Backends(backend("embedder", embedder), backend("chat model", llm), backend("reward ensemble", rewards))
 
 
 def as_protocol(protocol: Protocol | str | Mapping[str, Any] | None, data: Any, track: str | None = None) -> Protocol:
@@ -186,7 +197,12 @@ class _Run:
     def method(self, entry: NamedMethod) -> str:
         """Do what is missing of a method; return its key."""
         method = entry.method
-        about: JSON = {"label": entry.label, "title": method.title or method.id, "kind": "method", "paper": method.paper}
+        about: JSON = {
+            "label": entry.label,
+            "title": method.title or method.id,
+            "kind": "method",
+            "paper": method.paper,
+        }
         about |= {"spec": entry.spec, "log_odds": method.log_odds}
         self._complete(entry.key, about, self.track.units(entry.key), partial(self._computed, entry))
         return entry.key

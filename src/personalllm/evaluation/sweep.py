@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from personalllm.core.errors import ParameterError, UserError
-from personalllm.core.protocols import ChatModel, RewardEnsemble, TextEmbedder
+from personalllm.core.protocols import ChatModel, Executor, RewardEnsemble, TextEmbedder
 from personalllm.core.storage import atomic_path, digest
 from personalllm.data import Benchmark
 from personalllm.evaluation.contests import (
@@ -29,7 +29,7 @@ from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.resolve import named, parse_method, resolve, split_list
 from personalllm.evaluation.results import Results
-from personalllm.evaluation.run import as_protocol, evaluate, make_track, open_track
+from personalllm.evaluation.run import as_protocol, bound_backends, evaluate, make_track, open_track
 from personalllm.evaluation.settings import describe_changes, nest, parse_setting, read_value, shown
 from personalllm.evaluation.store import write_table
 from personalllm.methods.base import Method
@@ -227,10 +227,10 @@ def run_sweep(
     data: Any,
     *,
     metric: str | None = None,
-    embedder: TextEmbedder | None = None,
-    llm: ChatModel | None = None,
-    rewards: RewardEnsemble | None = None,
-    executor: Any = None,
+    embedder: TextEmbedder | str | None = None,
+    llm: ChatModel | str | None = None,
+    rewards: RewardEnsemble | str | None = None,
+    executor: Executor | str | None = None,
     out: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Sweep:
@@ -256,6 +256,7 @@ def run_sweep(
         UserError: If a cell lacks a backend (before anything runs; names the cell), and as `evaluate`.
         RunError: If a method's own code fails.
     """
+    backends = bound_backends(embedder, llm, rewards)
     kind = load_track(cells[0].protocol.track)
     compared = next((m for m in kind.metrics if m.id == (metric or kind.headline) and m.per_user is not None), None)
     if compared is None:
@@ -265,16 +266,16 @@ def run_sweep(
     for cell in cells:
         groups.setdefault(cell.protocol.fingerprint, []).append(cell)
     for group in groups.values():
-        _check(group, data, Backends(embedder, llm, rewards))
+        _check(group, data, backends)
     results: dict[str, Results] = {}
     for fingerprint, group in groups.items():
         results[fingerprint] = evaluate(
             [cell.method for cell in group],
             data,
             protocol=group[0].protocol,
-            embedder=embedder,
-            llm=llm,
-            rewards=rewards,
+            embedder=backends.embedder,
+            llm=backends.llm,
+            rewards=backends.rewards,
             executor=executor,
             out=out,
             progress=progress and _named_progress(progress, group[0]),

@@ -175,7 +175,7 @@ class BestLinear(_PairBaseline):
     def answer(self, group: Group, tests: TestPairs) -> Answer:
         """Return the best linear utility of each response, after a search for the ridge."""
         from personalllm.methods.parts.features import FeatureMap
-        from personalllm.methods.parts.learner import score_queries
+        from personalllm.methods.parts.linear_method import score_queries
         from personalllm.methods.parts.logistic import newton_map
 
         noisy = self.pairs.outcome

@@ -19,7 +19,7 @@ from personalllm.core.seeding import generator
 from personalllm.core.types import F32, F64, I32, I64, JSON, Corpus, Histories, Queries
 from personalllm.evaluation.contract import Axis, Condition, Table
 from personalllm.evaluation.sources.options import Novelty, PredictOptions
-from personalllm.feedback.people import PeoplePreferences
+from personalllm.data import Preferences
 
 __all__ = ["MIN_USERS", "Fold", "People"]
 
@@ -59,7 +59,7 @@ class People:
         UserError: If there are too few people or prompts.
     """
 
-    people: PeoplePreferences
+    people: Preferences
     protocol: Any
 
     def __post_init__(self) -> None:

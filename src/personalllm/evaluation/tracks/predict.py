@@ -102,7 +102,7 @@ class PredictTrack(Track):
 
     def baseline_units(self, key: str) -> Sequence[Unit]:
         """Cut a baseline's work into the groups of users, under the fewest shots."""
-        units = []
+        units: list[Unit] = []
         for group in self.pairs.groups.values():
             if group.shots:
                 indices = self._indices(group.kind, "true", group.shots[0])
@@ -128,7 +128,8 @@ class PredictTrack(Track):
         """Let copies of a fitted method adapt to a shard of users, for each number of shots, and predict."""
         import pyarrow as pa
 
-        tables, seconds = [], {"adapt": 0.0, "adapt_users": 0.0}
+        tables: list[Table] = []
+        seconds = {"adapt": 0.0, "adapt_users": 0.0}
         most = max(condition.shots for condition in self.conditions)
         for shots, of_shots in groupby(unit.conditions, key=lambda index: self.conditions[index].shots):
             indices = list(of_shots)
@@ -188,7 +189,7 @@ class PredictTrack(Track):
     @cached_property
     def _facts(self) -> dict[tuple[str, str], tuple[F32, I8]]:
         """Of each kind of users and prompts: how contested the test pairs are, and on which side the longer one is."""
-        facts = {}
+        facts: dict[tuple[str, str], tuple[F32, I8]] = {}
         for group in self.pairs.groups.values():
             for prompts, tests in group.tests.items():
                 row, lengths = np.arange(len(tests)), self.pairs.response_lengths[tests.prompt]
@@ -246,7 +247,7 @@ class PeopleTrack(PredictTrack):
         """Return the method: it is fitted in every unit."""
         return method
 
-    def work(self, prepared: NamedMethod, unit: Unit) -> Outcome:
+    def work(self, prepared: Any, unit: Unit) -> Outcome:
         """Fit a method on a fold's pool; for each history let a copy of it adapt and predict."""
         import pyarrow as pa
 
