@@ -109,8 +109,8 @@ def test_other_users_or_queries_are_refused(message: str, change: Callable[[Sums
     sums = choices_of(12)
     with pytest.raises(UserError, match=f"'a' and 'b' were not evaluated on the same users and queries: {message}"):
         check_paired({"a": sums, "b": change(sums)})
+    both = {"a": sums, "b": change(sums)}
     with pytest.raises(UserError, match="not evaluated on the same users"):
-        both = {"a": sums, "b": change(sums)}
         paired_differences(both, [("a", "b")], CHOICE_METRICS[0], draws=100, seed=0)
 
 
