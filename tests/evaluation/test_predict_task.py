@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from personalllm.evaluation.prediction.task import PredictionTask
+from personalllm.evaluation.task import Task
 
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.data import Benchmark
 from personalllm.evaluation import PredictionSpec, Protocol
-from personalllm.evaluation.prediction.task import PredictionTask
 from personalllm.evaluation.settings import merge
-from personalllm.evaluation.task import Task
 
 KNOWN_FINGERPRINTS: list[tuple[dict[str, Any], str]] = [
     ({}, "70e015568a48827d"),

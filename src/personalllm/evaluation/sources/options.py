@@ -53,6 +53,7 @@ class PredictOptions(Options):
         "test_pairs": "test_pairs",
         "seen_users": "n_seen_users",
     }
+    derived: ClassVar[tuple[str, ...]] = ("history",)
 
     shots: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2, 4, 8, 16, 32, 64), min_length=1)
     users: tuple[Novelty, ...] = Field(default=("unseen", "seen"), min_length=1)
