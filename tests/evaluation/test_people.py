@@ -1,4 +1,4 @@
-"""Learners on people: who is left out of what, and what the numbers are."""
+"""Methods on people: who is left out of what, and what the numbers are."""
 
 from __future__ import annotations
 
@@ -10,23 +10,20 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import pytest
-from pydantic import ValidationError
 
-from personalllm.core.errors import DataError, RunError, UserError
+from personalllm.core.errors import RunError, UserError
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, Histories, Queries
-from personalllm.data.preferences import Preferences
-from personalllm.evaluation.prediction.metrics import Cell
-from personalllm.evaluation.prediction.people import load_people, predict_people
-from personalllm.evaluation.prediction.people_task import PeopleProtocol, PeopleTask
+from personalllm.data import Preferences
+from personalllm.evaluation import Condition, Protocol, Results, evaluate, load_run
+from personalllm.evaluation.sources.people import People
 from personalllm.methods.base import Method
 
+SHORT: dict[str, Any] = {"bootstrap_draws": 100, "shots": (0, 2, 4)}
 
-def comparison(user: str, prompt: str, chosen: str, rejected: str) -> dict[str, str]:
+
+def row(user: str, prompt: str, chosen: str, rejected: str) -> dict[str, str]:
     return {"user": user, "prompt": prompt, "chosen": chosen, "rejected": rejected}
-
-
-SHORT = {"bootstrap_draws": 100, "shots": (0, 2, 4)}
 
 
 def preferences(n_users: int = 6, n_prompts: int = 24) -> Iterator[dict[str, str]]:
@@ -34,7 +31,16 @@ def preferences(n_users: int = 6, n_prompts: int = 24) -> Iterator[dict[str, str
     for user in range(n_users):
         for prompt in range(n_prompts):
             a, b = f"A{prompt}", f"B{prompt}" * 2
-            yield comparison(f"u{user}", f"prompt {prompt}", *((a, b) if user % 2 == 0 else (b, a)))
+            yield row(f"u{user}", f"prompt {prompt}", *((a, b) if user % 2 == 0 else (b, a)))
+
+
+def source_of(people: Preferences, **settings: Any) -> People:
+    return People(people, Protocol.for_people(people, **settings))
+
+
+def run(people: Preferences, *methods: Method, out: Path | None = None, **settings: Any) -> Results:
+    protocol = Protocol.for_people(people, **(SHORT | settings))
+    return evaluate(methods or [FirstLetter()], people, protocol=protocol, out=out)
 
 
 @pytest.fixture(scope="module")
@@ -66,86 +72,87 @@ class FirstLetter(Method):
 
 
 def test_what_is_fitted_on_holds_nothing_that_is_predicted_as_unseen(people: Preferences) -> None:
-    task = PeopleTask(people, PeopleProtocol(user_folds=3))
-    for split in task.splits:
-        pool = {people.histories.corpus.prompts[row] for row in task.pool(split).prompt}
-        tests = dict(task.tests(split))
+    source = source_of(people, user_folds=3)
+    for fold in source.folds:
+        pool = {people.histories.corpus.prompts[row] for row in source.pool(fold).prompt}
+        tests = source.tests(fold)
         unseen = {people.histories.corpus.prompts[row] for row in people.histories.prompt[tests["unseen"]]}
         assert not pool & unseen
         assert len(unseen) == 24 / 4
-        if split.users is not None:
+        if fold.users is not None:
             seen = {people.histories.corpus.prompts[row] for row in people.histories.prompt[tests["seen"]]}
             assert seen <= pool
-            assert len(task.pool(split)) == 4 * 18
+            assert len(source.pool(fold)) == 4 * 18
 
 
 def test_another_pair_of_an_unseen_prompt_is_not_in_the_pool() -> None:
-    rows = [*preferences(), *(comparison("u9", f"prompt {p}", f"C{p}", f"D{p}") for p in range(24))]
+    rows = [*preferences(), *(row("u9", f"prompt {p}", f"C{p}", f"D{p}") for p in range(24))]
     people = Preferences.from_rows(rows)
-    task = PeopleTask(people, PeopleProtocol())
-    for split in task.splits:
-        topics = set(people.topic[task.pool(split).prompt].tolist())
-        assert not topics & set(people.topic[people.histories.prompt[dict(task.tests(split))["unseen"]]].tolist())
+    source = source_of(people)
+    for fold in source.folds:
+        topics = set(people.topic[source.pool(fold).prompt].tolist())
+        assert not topics & set(people.topic[people.histories.prompt[source.tests(fold)["unseen"]]].tolist())
 
 
 def test_histories_are_the_users_own_nested_and_free_of_what_is_predicted(people: Preferences) -> None:
-    task = PeopleTask(people, PeopleProtocol(user_folds=3))
-    split = task.splits[0]
-    few, many = task.history(split, 2), task.history(split, 5)
+    source = source_of(people, user_folds=3)
+    fold = source.folds[0]
+    few, many = source.history(fold, 2), source.history(fold, 5)
     assert np.diff(few.offsets).tolist() == [2, 2]
     for user in range(2):
         own = slice(many.offsets[user], many.offsets[user] + 2)
         assert few.prompt[few.user == user].tolist() == many.prompt[own].tolist()
-    asked = np.concatenate([people.histories.prompt[rows] for _, rows in task.tests(split)])
+    asked = np.concatenate([people.histories.prompt[rows] for rows in source.tests(fold).values()])
     assert not set(many.prompt.tolist()) & set(asked.tolist())
-    targets = task.targets(split)
+    targets = source.targets(fold)
     for user, prompt, chosen in zip(many.user, many.prompt, many.chosen, strict=True):
         likes = "A" if int(people.users[targets[user]][1:]) % 2 == 0 else "B"
         assert many.corpus.responses[prompt][chosen].startswith(likes)
 
 
 def test_counterfactual_histories(people: Preferences) -> None:
-    task = PeopleTask(people, PeopleProtocol(user_folds=3))
-    split = task.splits[0]
-    true, flipped = task.history(split, 4), task.history(split, 4, "flipped")
+    source = source_of(people, user_folds=3)
+    fold = source.folds[0]
+    true, flipped = source.history(fold, 4), source.history(fold, 4, "flipped")
     assert flipped.chosen.tolist() == true.rejected.tolist()
     assert flipped.prompt.tolist() == true.prompt.tolist()
-    other = task.history(split, 4, "other-user")
-    for user, target in enumerate(task.targets(split).tolist()):
+    other = source.history(fold, 4, "other-user")
+    for user, target in enumerate(source.targets(fold).tolist()):
         texts = [other.corpus.responses[p][c][0] for p, c in zip(other.prompt, other.chosen, strict=True)]
         of_user = [text for text, owner in zip(texts, other.user.tolist(), strict=True) if owner == user]
         assert set(of_user) == {"B" if target % 2 == 0 else "A"}
 
 
-def test_a_learner_of_the_taste_is_right_and_the_nulls_are_what_they_say(people: Preferences) -> None:
-    results = predict_people([FirstLetter()], people, PeopleProtocol(**SHORT))
-    assert results.protocol["track"] == "people"
+def test_a_method_of_the_taste_is_right_and_the_baselines_are_what_they_say(people: Preferences) -> None:
+    results = run(people)
+    assert results.protocol["folds"]["user_folds"] == 5
+    assert results.manifest["source"]["kind"] == "people"
     for users, prompts in (("unseen", "unseen"), ("unseen", "seen"), ("seen", "unseen")):
         for shots, right in ((0, 0.5), (2, 1.0), (4, 1.0)):
-            cell = Cell(users, prompts, "true", shots)  # type: ignore[arg-type]
-            assert results.estimate("first-letter", "accuracy", cell).value == right
-    most = Cell("unseen", "unseen", "true", 4)
+            condition = Condition(users, prompts, "true", shots)
+            assert results.estimate("first-letter", "accuracy", condition).value == right
+    most = Condition("unseen", "unseen", "true", 4)
     assert results.estimate("first-letter", "log_loss", most).value == pytest.approx(math.log1p(math.exp(-4)))
     assert results.estimate("random", "log_loss", most).value == pytest.approx(math.log(2))
     assert results.estimate("population", "accuracy", most).value == 0.5
     for kind in ("flipped", "other-user"):
-        cell = Cell("unseen", "unseen", kind, 4)  # type: ignore[arg-type]
-        assert results.estimate("first-letter", "accuracy", cell).value == 0.0
+        condition = Condition("unseen", "unseen", kind, 4)
+        assert results.estimate("first-letter", "accuracy", condition).value == 0.0
     assert math.isnan(results.estimate("first-letter", "regret", most).value)
 
 
-def test_every_comparison_is_predicted_once_in_a_cell(people: Preferences) -> None:
-    results = predict_people([FirstLetter()], people, PeopleProtocol(**SHORT))
-    for cell in results.cells:
-        assert results["first-letter"].sums[cell]["n"].sum() == len(people.histories)
+def test_every_comparison_is_predicted_once_under_a_condition(people: Preferences) -> None:
+    results = run(people)
+    for condition in results.conditions:
+        assert results["first-letter"].sums[condition].columns["n"].sum() == len(people.histories)
 
 
 def test_the_population_is_the_share_of_the_others() -> None:
-    rows = [comparison(f"u{u}", f"p{p}", f"A{p}", f"B{p}") for u in range(4) for p in range(12)]
-    results = predict_people([FirstLetter()], Preferences.from_rows(rows), PeopleProtocol(**SHORT, user_folds=4))
-    cell = Cell("unseen", "seen", "true", 4)
-    assert results.estimate("population", "accuracy", cell).value == 1.0
-    assert results.estimate("population", "log_loss", cell).value == pytest.approx(-math.log(4 / 5))
+    rows = [row(f"u{u}", f"p{p}", f"A{p}", f"B{p}") for u in range(4) for p in range(12)]
+    results = run(Preferences.from_rows(rows), user_folds=4)
+    condition = Condition("unseen", "seen", "true", 4)
+    assert results.estimate("population", "accuracy", condition).value == 1.0
+    assert results.estimate("population", "log_loss", condition).value == pytest.approx(-math.log(4 / 5))
 
 
 def test_longer_learns_the_sign_of_length_from_the_pool() -> None:
@@ -154,82 +161,84 @@ def test_longer_learns_the_sign_of_length_from_the_pool() -> None:
     for user in range(8):
         for prompt in range(20):
             long, brief = "x" * int(rng.integers(20, 60)) + str(prompt), f"y{prompt}"
-            rows.append(comparison(f"u{user}", f"p{prompt}", brief, long))
-    results = predict_people([FirstLetter()], Preferences.from_rows(rows), PeopleProtocol(**SHORT))
-    assert results.estimate("longer", "accuracy", Cell("unseen", "unseen", "true", 4)).value == 1.0
+            rows.append(row(f"u{user}", f"p{prompt}", brief, long))
+    results = run(Preferences.from_rows(rows))
+    assert results.estimate("longer", "accuracy", Condition("unseen", "unseen", "true", 4)).value == 1.0
 
 
 def test_few_people_are_held_fixed_and_prompts_resampled(people: Preferences) -> None:
-    few = predict_people([FirstLetter()], people, PeopleProtocol(**SHORT))
-    assert few.manifest["resample"] == "prompts"
-    assert len(few["first-letter"].sums[few.headline]["n"]) == people.n_topics
+    few = run(people)
+    assert few.manifest["drawn"]["resample"] == "prompts"
+    assert len(few.sums("first-letter").columns["n"]) == people.n_topics
     assert math.isnan(few.estimate("first-letter", "worst_decile", few.headline).value)
-    many = predict_people([FirstLetter()], people, PeopleProtocol(**SHORT, resample="users"))
-    assert len(many["first-letter"].sums[many.headline]["n"]) == people.n_users
+    many = run(people, folds={"resample": "users"})
+    assert len(many.sums("first-letter").columns["n"]) == people.n_users
     assert many.estimate("first-letter", "worst_decile", many.headline).value == 1.0
     crowd = Preferences.from_rows(preferences(20, 12))
-    assert PeopleTask(crowd, PeopleProtocol()).clusters[0] == "users"
+    assert source_of(crowd).axis == "users"
 
 
 def test_shots_that_most_people_do_not_reach_are_left_out() -> None:
-    rows = [*preferences(3, 24), *(one for one in preferences(6, 4) if one["user"] in {"u3", "u4", "u5"})]
-    task = PeopleTask(Preferences.from_rows(rows), PeopleProtocol(shots=(0, 1, 2, 8, 16)))
-    assert task.shots[-1] < 16
-    short = task.history(task.splits[0], 8)
+    rows = [*preferences(3, 24), *(one for one in preferences(6, 4) if one.user in {"u3", "u4", "u5"})]
+    source = source_of(Preferences.from_rows(rows), shots=(0, 1, 2, 8, 16))
+    assert source.shots[-1] < 16
+    short = source.history(source.folds[0], 8)
     assert np.diff(short.offsets).max() <= 8
-    assert PeopleTask(Preferences.from_rows(preferences(2, 3)), PeopleProtocol(prompt_folds=3, shots=(4,))).shots == (
-        0,
-    )
+    assert source_of(Preferences.from_rows(preferences(2, 3)), prompt_folds=3, shots=(4,)).shots == (0,)
 
 
-def test_a_run_is_read_back_and_resumed(people: Preferences, tmp_path: Path) -> None:
-    protocol = PeopleProtocol(**SHORT, user_folds=2, prompt_folds=3, seen_users=False)
-    first = predict_people([FirstLetter()], people, protocol, out=tmp_path)
-    assert first.directory is not None
-    part = first.directory / "null-longer" / "samples" / "part-00002.parquet"
-    part.write_bytes(b"cut off")
-    steps: list[Any] = []
-    again = predict_people([FirstLetter()], people, protocol, out=tmp_path, progress=steps.append)
-    read = load_people(first.directory)
-    assert first.table().equals(again.table())
+def test_a_run_is_read_back(people: Preferences, tmp_path: Path) -> None:
+    first = run(people, out=tmp_path, user_folds=2, prompt_folds=3, prediction={"users": "unseen"})
+    read = load_run(tmp_path)
     assert read.table().equals(first.table())
-    assert read.manifest == first.manifest
-    done = [s.method for s in steps if s.stage == "step" and s.done == s.total]
-    assert done == ["first-letter", "random", "longer", "population"]
-    (damage,) = (s for s in steps if s.stage == "damaged")
-    assert damage.method == "longer"
-    assert str(part) in damage.message
+    assert read.conditions == first.conditions
+    assert read.data_name == "six"
+    samples = read.samples("first-letter")
+    assert samples.column_names == ["condition", "user", "prompt", "row", "margin", "longer"]
+    assert len(samples) == len(people.histories) * len(read.conditions)
 
 
 def test_the_fingerprint_tells_protocols_and_preferences_apart(people: Preferences) -> None:
-    protocol = PeopleProtocol(**SHORT, user_folds=2, prompt_folds=3, seen_users=False)
-    other = PeopleProtocol(**SHORT, user_folds=2, prompt_folds=3, seen_users=False, seed=1)
     fewer = Preferences.from_rows(preferences(5), name="six")
-    runs = [(people, protocol), (people, other), (fewer, protocol)]
-    assert len({predict_people([], who, how).fingerprint for who, how in runs}) == 3
-
-
-def test_no_run_to_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError):
-        load_people(tmp_path)
+    made = [Protocol.for_people(who, **SHORT, seed=seed) for who, seed in ((people, 0), (people, 1), (fewer, 0))]
+    assert len({protocol.fingerprint for protocol in made}) == 3
 
 
 def test_too_little_to_leave_something_out() -> None:
-    alone = Preferences.from_rows(one for one in preferences() if one["user"] == "u0")
+    alone = Preferences.from_rows(one for one in preferences() if one.user == "u0")
     with pytest.raises(UserError, match="of one person"):
-        predict_people([FirstLetter()], alone)
+        run(alone)
     few = Preferences.from_rows(preferences(4, 3))
     with pytest.raises(UserError, match="3 distinct prompts, fewer than prompt_folds = 4"):
-        predict_people([FirstLetter()], few)
+        run(few)
 
 
-@pytest.mark.parametrize("bad", [{"prompt_folds": 2}, {"user_folds": 1}, {"shots": ()}, {"shots": (-1,)}, {"folds": 3}])
-def test_protocols_that_cannot_be(bad: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        PeopleProtocol(**bad)
+def test_prompts_and_users_may_be_left_out(people: Preferences) -> None:
+    settings: dict[str, Any] = {"users": "unseen", "prompts": "unseen", "counterfactuals": ()}
+    conditions = run(people, prediction=settings).conditions
+    assert conditions == tuple(Condition(shots=k) for k in (0, 2, 4))
 
 
-def test_a_learner_that_fails_is_named(people: Preferences) -> None:
+def test_only_the_first_of_a_users_comparisons_are_predicted(people: Preferences) -> None:
+    whole, cut = source_of(people), source_of(people, test_pairs=2)
+    for fold, short in zip(whole.folds, cut.folds, strict=True):
+        for kind, rows in cut.tests(short).items():
+            assert set(np.bincount(people.histories.user[rows])) <= {0, 2}
+            assert set(rows.tolist()) <= set(whole.tests(fold)[kind].tolist())
+
+
+def test_a_baseline_holds_for_every_history_and_number_of_shots(people: Preferences) -> None:
+    results = run(people)
+    assert [(row.label, row.kind) for row in results.methods] == [
+        *[("first-letter", "method"), ("random", "baseline"), ("longer", "baseline"), ("population", "baseline")]
+    ]
+    for name in ("random", "longer", "population"):
+        assert results[name].estimates.keys() == results["first-letter"].estimates.keys()
+        values = {(c.users, c.prompts, e["all", "accuracy"].value) for c, e in results[name].estimates.items()}
+        assert len(values) == 3
+
+
+def test_a_method_that_fails_is_named(people: Preferences) -> None:
     @dataclass
     class Broken(FirstLetter):
         id: ClassVar[str] = "broken"
@@ -238,7 +247,7 @@ def test_a_learner_that_fails_is_named(people: Preferences) -> None:
             raise ZeroDivisionError
 
     with pytest.raises(RunError, match="'broken' failed in adapt: ZeroDivisionError"):
-        predict_people([Broken()], people, PeopleProtocol(**SHORT))
+        run(people, Broken())
 
 
 def test_adapting_does_not_change_what_was_fitted(people: Preferences) -> None:
@@ -255,4 +264,4 @@ def test_adapting_does_not_change_what_was_fitted(people: Preferences) -> None:
             assert self.times_ == [1]
             return super().adapt(histories)
 
-    predict_people([Greedy()], people, PeopleProtocol(**SHORT))
+    run(people, Greedy())
