@@ -1,10 +1,11 @@
-"""Runs of the predict track: what a learner sees, what is made of it, and what stands beside it."""
+"""The predict track: what a method sees, and what is made of its answers."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,21 +16,11 @@ import pytest
 from personalllm.backends.executor import ProcessExecutor
 from personalllm.core.errors import RunError, UserError
 from personalllm.core.types import F32, Histories, Queries
-from personalllm.data import Benchmark, make_synthetic
-from personalllm.evaluation import (
-    PREDICTORS,
-    Cell,
-    PredictResults,
-    ProgressEvent,
-    Protocol,
-    evaluate,
-    load_prediction,
-    predict,
-    read_results,
-)
-from personalllm.evaluation.prediction.references import Predictors, opposition
-from personalllm.evaluation.prediction.task import PredictionTask
+from personalllm.data import Benchmark
+from personalllm.evaluation import Condition, ProgressEvent, Protocol, Results, evaluate, load_run, load_track
 from personalllm.evaluation.resolve import left_out, resolve
+from personalllm.evaluation.sources.pairs import Pairs
+from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.methods.base import HistoryRule, Method, Need
 from personalllm.testing import HashEmbedder
 
@@ -43,15 +34,23 @@ SMALL: dict[str, Any] = {
     "users_per_shard": 11,
     "seed": 3,
 }
-HEAD = Cell("unseen", "unseen", "true", 8)
+HEAD = Condition("unseen", "unseen", "true", 8)
 
 
 def small(benchmark: Benchmark, **overrides: Any) -> Protocol:
     return Protocol.for_benchmark(benchmark, track="predict", **(SMALL | overrides))
 
 
-def value(results: PredictResults, learner: str, metric: str, cell: Cell = HEAD) -> float:
-    return results.estimate(learner, metric, cell).value
+def run(methods: Sequence[Any], protocol: Protocol, benchmark: Benchmark, **more: Any) -> Results:
+    return evaluate(methods, benchmark, protocol=protocol, **more)
+
+
+def value(results: Results, label: str, metric: str, at: Condition = HEAD) -> float:
+    return results.estimate(label, metric, at).value
+
+
+def pairs_of(protocol: Protocol, benchmark: Benchmark) -> Pairs:
+    return Pairs(Simulated(protocol, benchmark), protocol.options)
 
 
 @dataclass
@@ -72,7 +71,7 @@ class Spy(Method):
         return self
 
     def utilities(self, queries: Queries) -> F32:
-        self.seen.append(("rank", queries, self.seed))
+        self.seen.append(("utilities", queries, self.seed))
         return np.zeros((len(queries), queries.corpus.n_responses), np.float32)
 
 
@@ -146,12 +145,12 @@ class Coin(Spy):
     id: ClassVar[str] = "random"
 
 
-def test_a_learner_is_fitted_once_and_adapts_anew_to_each_prefix(benchmark_: Benchmark) -> None:
+def test_a_method_is_fitted_once_and_adapts_anew_to_each_prefix(benchmark_: Benchmark) -> None:
     Spy.seen.clear()
-    predict([Spy()], small(benchmark_), benchmark_)
+    run([Spy()], small(benchmark_), benchmark_)
     calls = [item[0] for item in Spy.seen]
     n_steps = (3 + 2) * 3 + (3 + 2) * 2
-    assert calls == ["fit", *["adapt", "rank"] * n_steps]
+    assert calls == ["fit", *["adapt", "utilities"] * n_steps]
     pool = Spy.seen[0][1]
     assert (pool.n_users, len(pool)) == (20, 200)
     lengths: dict[int, int] = {}
@@ -170,24 +169,24 @@ def test_a_learner_is_fitted_once_and_adapts_anew_to_each_prefix(benchmark_: Ben
     assert all(len(found) == 3 for found in seeds.values())
 
 
-def test_flipped_labels_mirror_a_linear_learner(benchmark_: Benchmark) -> None:
-    results = predict([Direction()], small(benchmark_), benchmark_, embedder=HashEmbedder())
+def test_flipped_labels_mirror_a_linear_method(benchmark_: Benchmark) -> None:
+    results = run([Direction()], small(benchmark_), benchmark_, embedder=HashEmbedder())
     for users in ("unseen", "seen"):
         for prompts in ("unseen", "seen"):
-            true, flipped = (Cell(users, prompts, kind, 8) for kind in ("true", "flipped"))
-            right, mirrored = (results.per_user("direction", cell, "accuracy") for cell in (true, flipped))
+            true, flipped = (Condition(users, prompts, kind, 8) for kind in ("true", "flipped"))
+            right, mirrored = (results.per_user("direction", "accuracy", at) for at in (true, flipped))
             assert np.allclose(right + mirrored, 1)
             assert right.mean() > 0.55
-    other = Cell("unseen", "unseen", "other-user", 8)
+    other = Condition("unseen", "unseen", "other-user", 8)
     assert value(results, "direction", "accuracy", other) < value(results, "direction", "accuracy")
 
 
 def test_more_comparisons_help_and_none_say_nothing(benchmark_: Benchmark) -> None:
-    results = predict([Direction()], small(benchmark_), benchmark_, embedder=HashEmbedder())
-    curve = [value(results, "direction", "accuracy", Cell("unseen", "unseen", "true", k)) for k in (0, 1, 8)]
+    results = run([Direction()], small(benchmark_), benchmark_, embedder=HashEmbedder())
+    curve = [value(results, "direction", "accuracy", Condition("unseen", "unseen", "true", k)) for k in (0, 1, 8)]
     assert curve[0] == 0.5
     assert curve[0] < curve[1] < curve[2]
-    nothing = Cell("unseen", "seen", "true", 0)
+    nothing = Condition("unseen", "seen", "true", 0)
     assert value(results, "direction", "log_loss", nothing) == pytest.approx(math.log(2), abs=1e-6)
     assert value(results, "direction", "tau", nothing) == 0
 
@@ -196,9 +195,9 @@ def test_margins_are_of_the_responses_that_were_compared(benchmark_: Benchmark, 
     import pyarrow.parquet as pq
 
     protocol = small(benchmark_, prediction={"reward_signals": True})
-    predict([MeanScore()], protocol, benchmark_, out=tmp_path)
-    task = PredictionTask(protocol, benchmark_)
-    mean = task.task.table.values.mean(axis=2)
+    run([MeanScore()], protocol, benchmark_, out=tmp_path)
+    pairs = pairs_of(protocol, benchmark_)
+    mean = pairs.source.table.values.mean(axis=2)
     n = 0
     for path in sorted(tmp_path.glob("*/mean-score-*/samples/*.parquet")):
         table = {name: column.to_numpy() for name, column in zip(*_columns(pq.ParquetFile(path).read()), strict=True)}
@@ -207,6 +206,7 @@ def test_margins_are_of_the_responses_that_were_compared(benchmark_: Benchmark, 
         n += len(rows)
     assert n == 42 * 5 * 16
     assert {name: str(column.dtype) for name, column in table.items()} == {
+        "condition": "int16",
         "user": "int32",
         "prompt": "int32",
         "chosen": "uint8",
@@ -225,185 +225,64 @@ def test_regret_and_tau_are_of_the_users_own_utilities(benchmark_: Benchmark) ->
     from scipy.stats import kendalltau
 
     protocol = small(benchmark_, shots=(0,), prediction={"reward_signals": True})
-    results = predict([MeanScore()], protocol, benchmark_)
-    task = PredictionTask(protocol, benchmark_)
-    group = task.groups["unseen"]
+    results = run([MeanScore()], protocol, benchmark_)
+    pairs = pairs_of(protocol, benchmark_)
+    group = pairs.groups["unseen"]
     tests = group.tests["unseen"]
-    values, mean = task.utilities(group.population, tests), task.task.table.values.mean(axis=2)[tests.prompt]
+    values, mean = pairs.utilities(group.population, tests), pairs.source.table.values.mean(axis=2)[tests.prompt]
     regret = values.max(axis=1) - values[np.arange(len(tests)), mean.argmax(axis=1)]
     tau = [kendalltau(a, b).statistic for a, b in zip(mean, values, strict=True)]
-    cell = Cell("unseen", "unseen", "true", 0)
-    assert value(results, "mean-score", "regret", cell) == pytest.approx(regret.mean(), abs=1e-5)
-    assert value(results, "mean-score", "tau", cell) == pytest.approx(np.mean(tau), abs=1e-5)
+    at = Condition("unseen", "unseen", "true", 0)
+    assert value(results, "mean-score", "regret", at) == pytest.approx(regret.mean(), abs=1e-5)
+    assert value(results, "mean-score", "tau", at) == pytest.approx(np.mean(tau), abs=1e-5)
 
 
 def test_scores_are_handed_over_only_if_the_protocol_says_so(benchmark_: Benchmark) -> None:
     with pytest.raises(UserError, match="uses the scores of the reward models, which this protocol does not allow"):
-        predict([MeanScore()], small(benchmark_), benchmark_)
+        run([MeanScore()], small(benchmark_), benchmark_)
     with pytest.raises(UserError, match=r"does not take part in the rank track.*predict track"):
-        evaluate([MeanScore()], Protocol.for_benchmark(benchmark_), benchmark_)
+        evaluate([MeanScore()], benchmark_)
     Spy.seen.clear()
-    predict([Spy()], small(benchmark_), benchmark_)
+    run([Spy()], small(benchmark_), benchmark_)
     assert getattr(Spy(), "_signals", None) is None
 
 
-def test_nulls_and_oracles_stand_in_every_cell_of_the_true_histories(benchmark_: Benchmark) -> None:
-    results = predict(["longest"], small(benchmark_), benchmark_, embedder=HashEmbedder())
-    assert [(learner.id, learner.kind) for learner in results.learners] == [
-        *[("longest", "learner"), ("random", "null"), ("longer", "null"), ("population", "null")],
-        *[("best-linear", "oracle"), ("true-weights", "oracle")],
-    ]
-    for users in ("unseen", "seen"):
-        for prompts in ("unseen", "seen"):
-            for shots in (0, 1, 8):
-                cell = Cell(users, prompts, "true", shots)
-                assert all(cell in results[name].estimates for name in PREDICTORS)
-                assert value(results, "random", "accuracy", cell) == 0.5
-                assert value(results, "random", "log_loss", cell) == pytest.approx(math.log(2), abs=1e-6)
-                assert value(results, "true-weights", "accuracy", cell) == 1
-                assert value(results, "true-weights", "log_loss", cell) < 1e-6
-                assert value(results, "true-weights", "regret", cell) == 0
-                for name in ("longer", "population", "best-linear"):
-                    assert value(results, name, "accuracy", cell) == value(
-                        results, name, "accuracy", Cell(users, prompts, "true", 0)
-                    )
-    assert math.isnan(value(results, "longest", "log_loss"))
-    assert "best-linear" not in {one.id for one in predict(["longest"], small(benchmark_), benchmark_).learners}
-
-
-def test_a_coin_is_the_null_of_that_name(benchmark_: Benchmark) -> None:
-    results = predict(["random", "longest"], small(benchmark_), benchmark_)
-    assert [learner.id for learner in results.learners if learner.kind == "learner"] == ["longest"]
-    with pytest.raises(UserError, match="The name 'random' belongs to a null or an oracle"):
-        predict([Coin()], small(benchmark_), benchmark_)
-
-
-def test_the_population_knows_what_most_prefer(benchmark_: Benchmark) -> None:
-    alike = predict([], small(benchmark_, alpha=1000.0), benchmark_)
-    assert value(alike, "population", "accuracy") > 0.97
-    assert value(alike, "population", "log_loss") < 0.15
-    apart = predict([], small(benchmark_, alpha=0.02), benchmark_)
-    assert value(apart, "population", "accuracy") < 0.95
-    task = PredictionTask(small(benchmark_), benchmark_)
-    tests = task.groups["unseen"].tests["unseen"]
-    values = np.einsum("um,nrm->unr", task.task.others.weights, task.task.table.values[tests.prompt].astype(float))
-    at = np.arange(len(tests))
-    chosen, rejected = values[:, at, tests.chosen], values[:, at, tests.rejected]
-    share = (rejected > chosen).mean(axis=0) + 0.5 * (rejected == chosen).mean(axis=0)
-    assert np.allclose(opposition(task, tests), share, atol=0.051)
-    assert np.median(np.abs(opposition(task, tests) - share)) < 1e-6
-    judged = Predictors(task, None).judge("population", task.groups["unseen"], tests)
-    votes = 20 * (1 - opposition(task, tests))
-    assert np.allclose(1 / (1 + np.exp(-judged.margin)), (votes + 0.5) / 21, atol=1e-5)
-
-
-def test_the_population_allows_for_noise_in_the_outcome(benchmark_: Benchmark) -> None:
-    rule = {"pairs": "random", "temperature": 0.7, "flip": 0.1}
-    protocol = small(benchmark_, shots=(0,), feedback=rule, prediction={"outcome": "drawn"})
-    task = PredictionTask(protocol, benchmark_)
-    group = task.groups["unseen"]
-    tests, at = group.tests["unseen"], np.arange(len(group.tests["unseen"]))
-    table = task.task.table.values[tests.prompt].astype(float)
-    values = np.einsum("um,nrm->unr", task.electorate.weights.astype(float), table)
-    gap = values[:, at, tests.chosen] - values[:, at, tests.rejected]
-    votes = (0.1 + 0.8 / (1 + np.exp(-gap / 0.7))).sum(axis=0)
-    judged = Predictors(task, None).judge("population", group, tests)
-    assert np.allclose(1 / (1 + np.exp(-judged.margin)), (votes + 0.5) / (len(values) + 1), atol=1e-5)
-    without = (gap < 0).mean(axis=0) + 0.5 * (gap == 0).mean(axis=0)
-    assert np.median(np.abs(opposition(task, tests) - without)) < 1e-6
-
-
-def test_the_best_linear_function_allows_for_noise_in_the_outcome() -> None:
-    synthetic = make_synthetic(300, seed=1)
-    noisy = {"feedback": {"pairs": "random", "temperature": 1.5, "flip": 0.15}, "prediction": {"outcome": "drawn"}}
-    results = predict(
-        [], small(synthetic, shots=(0,), n_users=40, test_pairs=20, **noisy), synthetic, embedder=HashEmbedder()
-    )
-    cell = Cell("unseen", "unseen", "true", 0)
-    accuracy, loss, ece = (value(results, "best-linear", name, cell) for name in ("accuracy", "log_loss", "ece"))
-    assert accuracy > 0.5
-    assert loss < math.log(2)
-    assert ece < 0.06
+def test_a_coin_is_the_baseline_of_that_name(benchmark_: Benchmark) -> None:
+    results = run(["random", "longest"], small(benchmark_), benchmark_)
+    assert [row.label for row in results.methods if row.kind == "method"] == ["longest"]
+    with pytest.raises(UserError, match="The name 'random' belongs to"):
+        run([Coin()], small(benchmark_), benchmark_)
 
 
 def test_one_user_alone_has_no_interval(benchmark_: Benchmark) -> None:
-    results = predict(["longest"], small(benchmark_, n_users=1), benchmark_)
-    one, several = (Cell(users, "unseen", "true", 0) for users in ("unseen", "seen"))
-    alone, among = (results.estimate("longest", "accuracy", cell) for cell in (one, several))
+    results = run(["longest"], small(benchmark_, n_users=1), benchmark_)
+    one, several = (Condition(users, "unseen", "true", 0) for users in ("unseen", "seen"))
+    alone, among = (results.estimate("longest", "accuracy", at) for at in (one, several))
     assert not math.isnan(alone.value)
     assert math.isnan(alone.low)
     assert not math.isnan(among.low)
-    sums = results["longest"].sums[several]["strongest"]
-    for place, name in enumerate(results.reward_models):
-        of = int((sums == place).sum())
-        if of:
-            estimate = results.estimate("longest", "accuracy", several, stratum=f"rm:{name}")
-            assert math.isnan(estimate.low) == (of == 1)
-    assert math.isnan(results.change("longest", "accuracy", one, Cell("unseen", "unseen", "true", 8)).low)
+    sums = results.sums("longest", several)
+    for index, name in enumerate(sums.groups):
+        size = int((sums.columns["group"] == index).sum())
+        if size:
+            estimate = results.estimate("longest", "accuracy", several, stratum=name)
+            assert math.isnan(estimate.low) == (size == 1)
+    assert math.isnan(results.change("longest", "accuracy", one, Condition("unseen", "unseen", "true", 8)).low)
     assert "nan" not in str(results)
 
 
-def test_one_coefficient_of_length_is_calibrated_where_length_decides(benchmark_: Benchmark) -> None:
-    task = PredictionTask(small(benchmark_, pool_users=200, feedback={"pairs": "random"}), benchmark_)
-    judged = Predictors(task, None)
-    pool, view = task.task.pool, task.task.view
-    lengths = task.response_lengths
-    sides = [lengths[pool.prompt, view.to_responses(pool.prompt, side)] for side in (pool.chosen, pool.rejected)]
-    x = (sides[0] - sides[1]).astype(float)
-    b = judged._per_character
-    slope = np.mean(x / (1 + np.exp(b * x)))
-    assert abs(slope) < 0.02 * np.abs(x).mean()
-    tests = task.groups["unseen"].tests["unseen"]
-    at, shown = np.arange(len(tests)), task.lengths(tests)
-    margin = judged.judge("longer", task.groups["unseen"], tests).margin
-    assert np.allclose(margin, b * (shown[at, tests.chosen] - shown[at, tests.rejected]), atol=1e-5)
-
-
-def test_the_oracle_knows_the_noise_of_drawn_outcomes(benchmark_: Benchmark) -> None:
-    feedback = {"pairs": "random", "temperature": 0.5, "flip": 0.1}
-    protocol = small(benchmark_, n_users=300, feedback=feedback, prediction={"outcome": "drawn"})
-    results = predict([], protocol, benchmark_)
-    truth = results["true-weights"].estimates[HEAD]["all", "accuracy"].value
-    assert 0.6 < truth < 0.9
-    assert value(results, "true-weights", "ece") < 0.05
-    assert value(results, "true-weights", "log_loss") < min(
-        value(results, name, "log_loss") for name in ("random", "longer", "population")
-    )
-
-
-def test_best_linear_finds_a_linear_taste(benchmark_: Benchmark) -> None:
-    """A taste that is linear in the embedding: the oracle is nearly perfect, and the nulls are not."""
-    embedder = HashEmbedder(dim=6)
-    rng = np.random.default_rng(0)
-    texts = [[benchmark_.response(row, r) for r in range(5)] for row in range(32)]
-    vectors = np.stack([embedder.embed(row) for row in texts])
-    linear = Benchmark.from_arrays(
-        name="linear",
-        prompt_ids=benchmark_.prompt_ids.to_pylist(),
-        prompts=benchmark_.prompts.to_pylist(),
-        subsets=["s"] * 32,
-        splits=["train"] * 24 + ["test"] * 8,
-        responses=texts,
-        response_models=list(benchmark_.response_models),
-        reward_models=["a", "b", "c", "d"],
-        scores=vectors @ rng.normal(size=(6, 4)),
-    )
-    results = predict([], small(linear), linear, embedder=embedder)
-    assert value(results, "best-linear", "accuracy") > 0.95
-    assert value(results, "best-linear", "log_loss") < 0.3
-
-
-def test_shards_and_executors_change_nothing(benchmark_: Benchmark, tmp_path: Path) -> None:
+def test_shards_and_executors_change_nothing(benchmark_: Benchmark) -> None:
     names = ["longest", "embedding-ranker"]
-    runs = [
-        predict(names, small(benchmark_, users_per_shard=size), benchmark_, embedder=HashEmbedder(), executor=executor)
+    whole, *others = [
+        run(names, small(benchmark_, users_per_shard=size), benchmark_, embedder=HashEmbedder(), executor=executor)
         for size, executor in ((11, None), (500, None), (11, ProcessExecutor(2)))
     ]
-    for run in runs[1:]:
-        for learner in names:
-            for cell, sums in runs[0][learner].sums.items():
-                for column, values in sums.items():
-                    assert np.allclose(values, run[learner].sums[cell][column], atol=1e-4), (learner, cell, column)
+    for other in others:
+        for name in names:
+            for at, sums in whole[name].sums.items():
+                assert other.sums(name, at).pairing == sums.pairing
+                for column, values in sums.columns.items():
+                    assert np.allclose(values, other.sums(name, at).columns[column], atol=1e-4), (name, at, column)
 
 
 @pytest.mark.parametrize(
@@ -414,37 +293,32 @@ def test_shards_and_executors_change_nothing(benchmark_: Benchmark, tmp_path: Pa
         ("raise", RunError, r"'odd\[how=raise\]' failed in adapt: ValueError: no such user"),
     ],
 )
-def test_a_broken_learner_is_named(benchmark_: Benchmark, how: str, error: type[Exception], message: str) -> None:
+def test_a_broken_method_is_named(benchmark_: Benchmark, how: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        predict([Odd(how=how)], small(benchmark_), benchmark_)
+        run([Odd(how=how)], small(benchmark_), benchmark_)
 
 
 def test_infinite_ranks_that_are_equal_are_a_tie(benchmark_: Benchmark) -> None:
-    results = predict([Odd(how="infinite")], small(benchmark_), benchmark_)
+    results = run([Odd(how="infinite")], small(benchmark_), benchmark_)
     assert value(results, "odd[how=infinite]", "accuracy") == 0.5
 
 
-def test_the_two_doors_tell_the_tracks_apart(benchmark_: Benchmark, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"not for the predict track"):
-        evaluate(["longest"], small(benchmark_), benchmark_)
-    with pytest.raises(UserError, match=r"of the rank track"):
-        predict(["longest"], Protocol.for_benchmark(benchmark_), benchmark_)
+def test_who_cannot_take_part_is_told_why(benchmark_: Benchmark) -> None:
+    with pytest.raises(UserError, match=r"The protocol is of the predict track, but track='rank' was given"):
+        evaluate(["longest"], benchmark_, "rank", small(benchmark_))
     with pytest.raises(UserError, match=r"'icl' does not take part in the predict track"):
-        predict(["icl"], small(benchmark_), benchmark_)
+        run(["icl"], small(benchmark_), benchmark_)
     with pytest.raises(UserError, match=r"'near' gets the prompts nearest to each query"):
-        predict([Near()], small(benchmark_), benchmark_)
+        run([Near()], small(benchmark_), benchmark_)
     with pytest.raises(UserError, match=r"needs an embedder"):
-        predict([Direction()], small(benchmark_), benchmark_)
-    predict(["longest"], small(benchmark_), benchmark_, out=tmp_path)
-    with pytest.raises(UserError, match=r"is of the predict track. Read it with load_prediction"):
-        read_results(tmp_path)
+        run([Direction()], small(benchmark_), benchmark_)
 
 
 def test_all_stands_for_what_can_be_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     from personalllm.methods import method_class
 
     monkeypatch.setattr(sys.modules[left_out.__module__], "find_spec", lambda name: None)
-    entries, references = resolve(["all"], "predict")
+    entries, references = resolve(["all"], load_track("predict"))
     names = [entry.method.id for entry in entries]
     assert not references
     assert {"longest", "embedding-ranker", "pooled-ranker"} <= set(names)
@@ -455,13 +329,13 @@ def test_all_stands_for_what_can_be_run_here(monkeypatch: pytest.MonkeyPatch) ->
         assert "signals" not in kind.needs
         assert not kind.extra
     monkeypatch.undo()
-    for name in left_out("rank"):
+    for name in left_out(load_track("rank")):
         assert method_class(name).extra
-    for name, reason in left_out("predict").items():
+    for name, reason in left_out(load_track("predict")).items():
         assert name not in names
         kind = method_class(name)
         assert ("reward_signals=true" in reason) == ("signals" in kind.needs)
-    assert not any("signals" in method_class(name).needs for name in left_out("predict", signals=True))
+    assert not any("signals" in method_class(name).needs for name in left_out(load_track("predict"), signals=True))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
@@ -478,22 +352,23 @@ def test_what_needs_torch_says_so() -> None:
 def test_progress_counts_test_pairs(benchmark_: Benchmark, tmp_path: Path) -> None:
     events: list[ProgressEvent] = []
     total = 42 * 5 * 16
-    predict(["longest"], small(benchmark_), benchmark_, out=tmp_path, progress=events.append)
-    assert [event.stage for event in events] == ["start", "prepare", *["step"] * 25, "finish"]
+    run(["longest"], small(benchmark_), benchmark_, out=tmp_path, progress=events.append)
+    assert [event.stage for event in events] == ["start", "prepare", *["step"] * 15, "finish"]
     assert (events[0].done, events[-1].done, events[-1].total) == (0, total, total)
     events.clear()
-    predict(["longest"], small(benchmark_), benchmark_, out=tmp_path, progress=events.append)
+    run(["longest"], small(benchmark_), benchmark_, out=tmp_path, progress=events.append)
     assert [(event.stage, event.done) for event in events] == [("start", total), ("finish", total)]
 
 
 def test_what_it_cost_is_kept_apart(benchmark_: Benchmark, tmp_path: Path) -> None:
-    results = predict(["longest"], small(benchmark_), benchmark_, out=tmp_path)
-    assert results["longest"].seconds_fit >= 0
-    assert results["longest"].seconds_adapt_per_user >= 0
-    assert load_prediction(tmp_path)["longest"].seconds_fit == results["longest"].seconds_fit
-    in_memory = predict(["longest"], small(benchmark_), benchmark_)
-    assert in_memory["longest"].seconds_adapt_per_user >= 0
-    assert math.isnan(in_memory["random"].seconds_fit)
+    results = run(["longest"], small(benchmark_), benchmark_, out=tmp_path)
+    assert results["longest"].seconds["fit"] >= 0
+    assert results["longest"].seconds["adapt_users"] == 42 * 3
+    assert results["longest"].seconds_per_user >= 0
+    assert load_run(tmp_path)["longest"].seconds == results["longest"].seconds
+    in_memory = run(["longest"], small(benchmark_), benchmark_)
+    assert in_memory["longest"].seconds_per_user >= 0
+    assert math.isnan(in_memory["random"].seconds_per_user)
 
 
 @dataclass
@@ -503,8 +378,8 @@ class Counts(Spy):
 
 
 def test_parameters_are_in_the_label_and_in_the_record(benchmark_: Benchmark, tmp_path: Path) -> None:
-    results = predict([Counts(), Counts([3])], small(benchmark_, shots=(0,)), benchmark_, out=tmp_path)
-    assert [one.id for one in results.learners[:2]] == ["counts", "counts[numbers=[3]]"]
+    results = run([Counts(), Counts([3])], small(benchmark_, shots=(0,)), benchmark_, out=tmp_path)
+    assert [row.label for row in results.methods[:2]] == ["counts", "counts[numbers=[3]]"]
     assert results["counts[numbers=[3]]"].spec["params"] == {"numbers": [3]}
     assert results["counts"].spec["class"].endswith("test_predict:Counts")
 
@@ -512,6 +387,6 @@ def test_parameters_are_in_the_label_and_in_the_record(benchmark_: Benchmark, tm
 def test_users_of_whom_nothing_is_to_be_predicted_are_not_counted(benchmark_: Benchmark) -> None:
     """With a margin that every pair is within, there is nothing to learn from and nothing to predict."""
     ties = {"pairs": "random", "tie_margin": 100.0}
-    results = predict([Spy(), "longest"], small(benchmark_, feedback=ties), benchmark_, embedder=HashEmbedder())
+    results = run([Spy(), "longest"], small(benchmark_, feedback=ties), benchmark_, embedder=HashEmbedder())
     assert math.isnan(value(results, "longest", "accuracy"))
-    assert results["longest"].sums[HEAD]["n"].sum() == 0
+    assert results.sums("longest", HEAD).columns["n"].sum() == 0
