@@ -39,12 +39,20 @@ class Fails(Method):
 
 @pytest.fixture
 def settled(benchmark_, standins, tmp_path):
-    def run(name, executor, methods=METHODS, track="rank"):
+    def run(name, executor, methods=METHODS, track="rank", progress=None):
         knobs = {"max_tokens": 8} if track == "generate" else {"users_per_shard": 8}
         protocol = Protocol.for_benchmark(
             benchmark_, track=track, n_users=30, pool_users=20, bootstrap_draws=200, **knobs
         )
-        evaluate(methods, protocol, benchmark_, out=tmp_path / name, executor=executor, **standins)
+        evaluate(
+            methods,
+            benchmark_,
+            protocol=protocol,
+            out=tmp_path / name,
+            executor=executor,
+            progress=progress,
+            **standins,
+        )
         return comparable(tmp_path / name)
 
     return run
@@ -59,7 +67,7 @@ def test_only_missing_units_are_handed_out(settled, tmp_path):
     before = settled("run", None, ["random"])
     run = next(p for p in (tmp_path / "run").iterdir() if p.is_dir())
     (folder,) = (p for p in run.iterdir() if p.name.startswith("random-"))
-    (folder / "metrics.json").unlink()
+    (folder / "record.json").unlink()
     (folder / "samples" / "part-00002.parquet").unlink()
     spoken = Spoken()
     assert settled("run", spoken, ["random"]) == before
@@ -67,12 +75,15 @@ def test_only_missing_units_are_handed_out(settled, tmp_path):
 
 
 def test_the_generate_track_stays_here(settled):
-    spoken = Spoken()
-    settled("run", spoken, ["zero-shot"], "generate")
+    spoken, events = Spoken(), []
+    settled("run", spoken, ["zero-shot"], "generate", progress=events.append)
     assert spoken.units == []
+    assert [event.message for event in events if event.stage == "note"] == [
+        "The generate track does all its work in this process; the executor is not used."
+    ]
 
 
 def test_a_method_that_fails_elsewhere_is_named(settled):
     with pytest.raises(RunError, match="The method 'fails' failed in utilities: ValueError: never") as caught:
         settled("run", SerialExecutor(), [Fails()])
-    assert "work unit 0 (Unit(method='fails" in caught.value.__notes__[0]
+    assert "work unit 0 (Unit(key='fails" in caught.value.__notes__[0]

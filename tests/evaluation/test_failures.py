@@ -49,7 +49,7 @@ class Faulty(Method):
 
 def run(benchmark: Benchmark, standins: dict[str, Any], track: Any, method: Method) -> None:
     protocol = Protocol.for_benchmark(benchmark, track=track, n_users=4, pool_users=3, bootstrap_draws=100)
-    evaluate([method], protocol, benchmark, **standins)
+    evaluate([method], benchmark, protocol=protocol, **standins)
 
 
 FAILURES = [("rank", name) for name in ("fit", "adapt", "utilities")]
@@ -82,6 +82,11 @@ def test_nothing_to_send_and_nothing_to_copy(benchmark_: Benchmark, standins: An
 @pytest.mark.parametrize("name", ["model:nope", "model:alpha-2"])
 def test_a_response_model_that_is_not_the_reference_is_refused(benchmark_: Benchmark, name: str) -> None:
     protocol = Protocol.for_benchmark(benchmark_, n_users=4, pool_users=3, reference_response_model="alpha-1")
-    with pytest.raises(UserError, match=f"{name!r} is not the reference response model of this run.*'alpha-1'"):
-        evaluate(["random", name], protocol, benchmark_)
-    assert evaluate(["random", "oracle", "model:alpha-1"], protocol, benchmark_)["model:alpha-1"].kind == "reference"
+    with pytest.raises(
+        UserError,
+        match=f"{name!r} is not a baseline of this run, .*--reference-model {name[6:]}",
+    ):
+        evaluate(["random", name], benchmark_, protocol=protocol)
+    assert (
+        evaluate(["random", "oracle", "model:alpha-1"], benchmark_, protocol=protocol)["model:alpha-1"].kind != "method"
+    )

@@ -12,7 +12,7 @@ import pytest
 
 from personalllm.core.errors import ParameterError, UnknownName, UserError
 from personalllm.core.storage import digest
-from personalllm.data import Benchmark, make_synthetic
+from personalllm.data import Benchmark, make_twin
 from personalllm.evaluation import (
     PRESETS,
     Preset,
@@ -20,12 +20,13 @@ from personalllm.evaluation import (
     evaluate,
     get_preset,
     list_presets,
+    load_run,
+    load_track,
     presets,
-    read_results,
     resolve,
 )
 from personalllm.evaluation.settings import flatten
-from personalllm.evaluation.task import Task
+from personalllm.evaluation.sources.simulated import Simulated
 
 SMALL: dict[str, Any] = {
     "n_users": 6,
@@ -44,26 +45,26 @@ PINNED = {
 
 PREDICT = ("copl-v1", "dong8-v1", "lore-v1", "pttt-v1")
 PINNED_PREDICT = {
-    "copl-v1": "c6d5efe1c5ca740a",
-    "dong8-v1": "426b436c067c5832",
-    "lore-v1": "9f48a8d6ed86b7f0",
-    "pttt-v1": "fbe18f03a2fd531d",
+    "copl-v1": "9f5d0a5f4cc21abf",
+    "dong8-v1": "7380c1efd48722a6",
+    "lore-v1": "64cd6c80e173ae00",
+    "pttt-v1": "fa128c495ab3053f",
 }
 
 
 @pytest.fixture(scope="module")
-def synthetic() -> Benchmark:
-    return make_synthetic(80, seed=0)
+def twin() -> Benchmark:
+    return make_twin(80, seed=0)
 
 
 @pytest.fixture(scope="module")
-def large_synthetic() -> Benchmark:
+def large_twin() -> Benchmark:
     """Large enough for every preset of the predict track as it stands."""
-    return make_synthetic(1100, seed=0)
+    return make_twin(1100, seed=0)
 
 
-def test_the_papers_values(synthetic: Benchmark) -> None:
-    protocol = get_preset("paper-icl").protocol_for(synthetic)
+def test_the_papers_values(twin: Benchmark) -> None:
+    protocol = get_preset("paper-icl").protocol_for(twin)
     expected = {
         "track": "generate",
         "population.alpha": 0.05,
@@ -85,7 +86,7 @@ def test_the_papers_values(synthetic: Benchmark) -> None:
 
 
 def test_the_papers_methods() -> None:
-    entries, _ = resolve(get_preset("paper-icl").methods, "generate")
+    entries, _ = resolve(get_preset("paper-icl").methods, load_track("generate"))
     assert len(entries) == 16
     shown = {
         (e.method.id, e.method.params()["n_shots"], e.method.params()["feedback"])
@@ -98,7 +99,7 @@ def test_the_papers_methods() -> None:
     }
     assert {e.method.params().get("max_history_tokens", 7000) for e in entries} == {7000}
     for name, n_similar, pairs in (("paper-meta", 20, 50), ("paper-meta-logged", 5, 5)):
-        entries, _ = resolve(get_preset(name).methods, "generate")
+        entries, _ = resolve(get_preset(name).methods, load_track("generate"))
         meta = [e.method.params() for e in entries if e.method.id == "meta-icl"]
         assert {params["embedding"] for params in meta} == {"winning", "losing", "winning-minus-losing"}
         used = {(p["n_shots"], p["n_similar"], p["embedding_pairs"], p["feedback"]) for p in meta}
@@ -113,21 +114,21 @@ def test_a_version_never_changes() -> None:
     assert content == PINNED | PINNED_PREDICT
 
 
-def test_the_logged_settings_are_those_of_the_printed_numbers(synthetic: Benchmark) -> None:
-    logged, text = (get_preset(name).protocol_for(synthetic) for name in ("paper-meta-logged", "paper-meta"))
+def test_the_logged_settings_are_those_of_the_printed_numbers(twin: Benchmark) -> None:
+    logged, text = (get_preset(name).protocol_for(twin) for name in ("paper-meta-logged", "paper-meta"))
     assert (logged.pool.n_users, text.pool.n_users) == (1000, 10_000)
     assert get_preset("paper-meta").changes(logged) == {"pool.n_users": (10_000, 1000)}
 
 
 @pytest.mark.parametrize("name", list_presets())
-def test_a_preset_fixes_every_field(synthetic: Benchmark, large_synthetic: Benchmark, name: str) -> None:
+def test_a_preset_fixes_every_field(twin: Benchmark, large_twin: Benchmark, name: str) -> None:
     preset = get_preset(name)
-    protocol = preset.protocol_for(large_synthetic if name in PREDICT else synthetic)
+    protocol = preset.protocol_for(large_twin if name in PREDICT else twin)
     assert preset.changes(protocol) == {}
     bound = {"metrics_version", "benchmark", "benchmark_fingerprint", "preset", "embedder", "llm", "rewards"}
     bound |= {"reference_response_model"} if name in PREDICT else set()
     assert set(flatten(preset.protocol)) == set(flatten(protocol.spec())) - bound
-    entries, references = resolve(preset.methods, preset.protocol["track"])
+    entries, references = resolve(preset.methods, load_track(preset.protocol["track"]))
     assert len(entries) == len(preset.methods)
     assert not references
     assert protocol.track == ("predict" if name in PREDICT else "generate")
@@ -173,9 +174,9 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "expected"), OTHERS)
-def test_the_values_of_the_literature(large_synthetic: Benchmark, name: str, expected: dict[str, Any]) -> None:
+def test_the_values_of_the_literature(large_twin: Benchmark, name: str, expected: dict[str, Any]) -> None:
     preset = get_preset(name)
-    found = flatten(preset.protocol_for(large_synthetic).spec())
+    found = flatten(preset.protocol_for(large_twin).spec())
     assert {field: found[field] for field in expected} == expected
     assert found["prediction.prompts"] == ["unseen"]
     assert found["prediction.outcome"] == "utility"
@@ -184,19 +185,19 @@ def test_the_values_of_the_literature(large_synthetic: Benchmark, name: str, exp
         assert word in preset.description
 
 
-def test_the_reference_response_model_is_no_change_where_no_metric_has_one(large_synthetic: Benchmark) -> None:
-    other = large_synthetic.response_models[3]
+def test_the_reference_response_model_is_no_change_where_no_metric_has_one(large_twin: Benchmark) -> None:
+    other = large_twin.response_models[3]
     predict = get_preset("pttt")
-    assert predict.changes(predict.protocol_for(large_synthetic, reference_response_model=other)) == {}
-    assert predict.changes(predict.protocol_for(large_synthetic, alpha=0.1)) == {"population.alpha": (0.05, 0.1)}
+    assert predict.changes(predict.protocol_for(large_twin, reference_response_model=other)) == {}
+    assert predict.changes(predict.protocol_for(large_twin, alpha=0.1)) == {"population.alpha": (0.05, 0.1)}
 
 
-def test_the_pool_of_dong8_has_users_of_nearly_one_reward_model(large_synthetic: Benchmark) -> None:
-    task = Task(get_preset("dong8").protocol_for(large_synthetic), large_synthetic)
+def test_the_pool_of_dong8_has_users_of_nearly_one_reward_model(large_twin: Benchmark) -> None:
+    task = Simulated(get_preset("dong8").protocol_for(large_twin), large_twin)
     assert (task.everyone.weights.max(axis=1) == 1).all()
     strongest = task.others.weights.max(axis=1)
     assert (strongest > 0.95).mean() > 0.9
-    assert len(set(task.others.weights.argmax(axis=1).tolist())) == len(large_synthetic.reward_models)
+    assert len(set(task.others.weights.argmax(axis=1).tolist())) == len(large_twin.reward_models)
 
 
 TOO_SMALL: list[tuple[str, int, dict[str, Any], str, str]] = [
@@ -213,7 +214,7 @@ def test_a_benchmark_that_is_too_small_is_told_what_fits(
     name: str, n_prompts: int, overrides: dict[str, Any], field: str, fitting: str
 ) -> None:
     with pytest.raises(UserError) as raised:
-        get_preset(name).protocol_for(make_synthetic(n_prompts, seed=0), **overrides)
+        get_preset(name).protocol_for(make_twin(n_prompts, seed=0), **overrides)
     assert raised.value.message.startswith(f"The preset {name}-v1 has {field} = ")
     assert f"--set {field}={fitting} " in raised.value.remedy
 
@@ -237,29 +238,29 @@ CHANGES: list[tuple[dict[str, Any], dict[str, tuple[Any, Any]]]] = [
 
 @pytest.mark.parametrize(("overrides", "changes"), CHANGES, ids=lambda value: str(value)[:60])
 def test_whatever_is_overridden_is_said(
-    synthetic: Benchmark, overrides: dict[str, Any], changes: dict[str, tuple[Any, Any]]
+    twin: Benchmark, overrides: dict[str, Any], changes: dict[str, tuple[Any, Any]]
 ) -> None:
     preset = get_preset("paper-icl")
-    protocol = preset.protocol_for(synthetic, **overrides)
+    protocol = preset.protocol_for(twin, **overrides)
     assert preset.changes(protocol) == changes
     assert protocol.preset == "paper-icl-v1"
-    same = protocol.fingerprint == preset.protocol_for(synthetic).fingerprint
+    same = protocol.fingerprint == preset.protocol_for(twin).fingerprint
     assert same is (not changes)
 
 
-def test_the_rank_track_drops_the_generation_knobs(synthetic: Benchmark) -> None:
+def test_the_rank_track_drops_the_generation_knobs(twin: Benchmark) -> None:
     preset = get_preset("paper-icl")
-    protocol = preset.protocol_for(synthetic, track="rank")
-    assert (protocol.generation, protocol.prompts_per_user) == (None, 1)
+    protocol = preset.protocol_for(twin, track="rank")
+    assert (protocol.options, protocol.prompts_per_user) == (None, 1)
     changed = preset.changes(protocol)
     assert changed["track"] == ("generate", "rank")
     assert changed["generation.max_tokens"] == (512, None)
 
 
-def test_the_name_is_not_part_of_the_fingerprint(synthetic: Benchmark) -> None:
-    named = get_preset("paper-icl").protocol_for(synthetic)
+def test_the_name_is_not_part_of_the_fingerprint(twin: Benchmark) -> None:
+    named = get_preset("paper-icl").protocol_for(twin)
     by_hand = Protocol.for_benchmark(
-        synthetic,
+        twin,
         track="generate",
         n_users=1000,
         alpha=0.05,
@@ -309,9 +310,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("overrides", "message"), BAD, ids=str)
-def test_bad_overrides_are_named(synthetic: Benchmark, overrides: dict[str, Any], message: str) -> None:
+def test_bad_overrides_are_named(twin: Benchmark, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
-        get_preset("paper-icl").protocol_for(synthetic, **overrides)
+        get_preset("paper-icl").protocol_for(twin, **overrides)
 
 
 def test_a_bare_name_is_the_newest_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,21 +329,21 @@ def test_a_bare_name_is_the_newest_version(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_result_says_what_was_changed(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
     protocol = get_preset("paper-icl").protocol_for(benchmark_, **SMALL)
-    results = evaluate(["zero-shot", "icl[n_shots=2]"], protocol, benchmark_, out=tmp_path, **standins)
+    results = evaluate(["zero-shot", "icl[n_shots=2]"], benchmark_, protocol=protocol, out=tmp_path, **standins)
     said = results.preset
     assert said.startswith("paper-icl-v1, changed: population.n_users 1000 -> 6, pool.n_users 10000 -> 5, ")
     assert "generation.max_tokens 512 -> 6" in said
     assert "reference_response_model openai/gpt-4o -> " in said
     assert said.endswith(": not comparable with the preset's numbers; beside the preset's own methods: icl[n_shots=2]")
     assert said in str(results)
-    assert read_results(tmp_path).preset == said
+    assert load_run(tmp_path).preset == said
     assert results.manifest["presets"][0]["changes"][0] == ["population.n_users", 1000, 6]
     by_hand = protocol.model_copy(update={"preset": None})
-    again = evaluate(["zero-shot"], by_hand, benchmark_, out=tmp_path, **standins)
+    again = evaluate(["zero-shot"], benchmark_, protocol=by_hand, out=tmp_path, **standins)
     assert again.fingerprint == results.fingerprint
-    assert read_results(tmp_path).preset == said
+    assert load_run(tmp_path).preset == said
     meta = get_preset("paper-meta").protocol_for(benchmark_, **SMALL)
-    both = evaluate(["zero-shot"], meta, benchmark_, out=tmp_path, **standins).preset
+    both = evaluate(["zero-shot"], benchmark_, protocol=meta, out=tmp_path, **standins).preset
     assert both.startswith("paper-meta-v1, changed: ")
     assert "; paper-icl-v1, changed: " in both
     assert "beside" not in both
@@ -354,9 +355,9 @@ def test_an_unchanged_preset_says_only_its_name(benchmark_: Benchmark, standins:
     own = {name: value for name, value in fields.items() if name in one.protocol}
     monkeypatch.setitem(presets.PRESETS, "tiny-v1", Preset("tiny-v1", "", "", "", own, ("zero-shot",)))
     protocol = get_preset("tiny").protocol_for(benchmark_)
-    assert evaluate(["zero-shot"], protocol, benchmark_, **standins).preset == "tiny-v1"
+    assert evaluate(["zero-shot"], benchmark_, protocol=protocol, **standins).preset == "tiny-v1"
     plain = Protocol.for_benchmark(benchmark_, track="generate", **SMALL)
-    results = evaluate(["zero-shot"], plain, benchmark_, **standins)
+    results = evaluate(["zero-shot"], benchmark_, protocol=plain, **standins)
     assert results.preset == ""
     assert "preset" not in str(results)
 
@@ -373,13 +374,13 @@ def test_a_protocol_changes_field_by_field(benchmark_: Benchmark) -> None:
         protocol.changed(benchmark_, alpha=-1)
 
 
-def test_lore_and_copl_add_up_raw_scores(large_synthetic: Benchmark) -> None:
+def test_lore_and_copl_add_up_raw_scores(large_twin: Benchmark) -> None:
     for name in ("lore", "copl"):
-        task = Task(get_preset(name).protocol_for(large_synthetic), large_synthetic)
-        assert np.array_equal(task.table.values, large_synthetic.scores)
+        task = Simulated(get_preset(name).protocol_for(large_twin), large_twin)
+        assert np.array_equal(task.table.values, large_twin.scores)
 
 
 @pytest.mark.parametrize(("name", "track"), [("lore", "rank"), ("pttt", "generate"), ("paper-icl", "predict")])
-def test_a_preset_of_the_predict_track_is_of_no_other(synthetic: Benchmark, name: str, track: str) -> None:
+def test_a_preset_of_the_predict_track_is_of_no_other(twin: Benchmark, name: str, track: str) -> None:
     with pytest.raises(UserError, match=f"mean nothing in the {track} track"):
-        get_preset(name).protocol_for(synthetic, track=track)
+        get_preset(name).protocol_for(twin, track=track)

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError, PersonalLLMError, UnknownName, UserError
-from personalllm.data import Benchmark, make_synthetic
+from personalllm.data import Benchmark, make_twin
 from personalllm.evaluation import HistorySpec, PopulationSpec, Protocol
-from personalllm.evaluation.task import Task
+from personalllm.evaluation.sources.simulated import Simulated
+from personalllm.evaluation.tracks.generate import GenerationOptions
 
 
 def test_a_protocol_is_replayable_json(benchmark_: Benchmark) -> None:
@@ -23,11 +24,12 @@ def test_defaults_are_the_papers_cut_to_the_benchmark(benchmark_: Benchmark) -> 
     protocol = Protocol.for_benchmark(benchmark_)
     assert (protocol.population.n_users, protocol.population.alpha) == (1000, 0.05)
     assert (protocol.pool.n_users, protocol.pool.pairs_per_user, protocol.history.pairs) == (10_000, 24, 5)
-    assert (protocol.prompts_per_user, protocol.generation) == (None, None)
+    assert (protocol.prompts_per_user, protocol.options) == (None, None)
     generate = Protocol.for_benchmark(benchmark_, track="generate")
     assert generate.prompts_per_user == 1
-    assert generate.generation is not None
-    assert generate.generation.temperature == 0
+    assert isinstance(generate.options, GenerationOptions)
+    assert generate.options.temperature == 0
+    assert generate.spec()["generation"]["max_tokens"] == 256
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -80,7 +82,8 @@ BAD: list[tuple[dict[str, Any], type[PersonalLLMError], str]] = [
     ({"nearest": 25}, ParameterError, r"nearest must be at most .*\(24\), got 25"),
     ({"pool_pairs": 25}, ParameterError, r"pool_pairs must be at most .*\(24\), got 25"),
     ({"prompts_per_user": 9}, ParameterError, r"prompts_per_user must be at most .*\(8\), got 9"),
-    ({"track": "rate"}, ParameterError, r"track must be 'rank', 'generate' or 'predict', got 'rate'"),
+    ({"track": "rate"}, UnknownName, r"no track named 'rate'.*'rank'"),
+    ({"folds": {"user_folds": 3}}, ParameterError, r"folds must be left out on a benchmark"),
     ({"standardiser": "mine"}, ParameterError, r"standardiser must be 'train', 'published' or 'none', got 'mine'"),
     ({"alhpa": 0.1}, ParameterError, r"alhpa must be a field of the protocol"),
     ({"feedback": {"flips": 0.1}}, ParameterError, r"feedback.flips must be a field"),
@@ -131,10 +134,10 @@ def test_the_kind_sets_the_number_of_users(benchmark_: Benchmark, kind: str, n_u
 def test_the_published_users_need_the_papers_reward_models_in_their_order(benchmark_: Benchmark) -> None:
     protocol = Protocol.for_benchmark(benchmark_, population={"kind": "published"}, n_users=5)
     with pytest.raises(AxisMismatch, match=r"published population has weights for beaver_7b, .*kind=dirichlet"):
-        _ = Task(protocol, benchmark_).everyone
-    synthetic = make_synthetic(20, seed=0)
-    protocol = Protocol.for_benchmark(synthetic, population={"kind": "published"}, n_users=5)
-    assert Task(protocol, synthetic).everyone.n_users == 5
+        _ = Simulated(protocol, benchmark_).everyone
+    twin = make_twin(20, seed=0)
+    protocol = Protocol.for_benchmark(twin, population={"kind": "published"}, n_users=5)
+    assert Simulated(protocol, twin).everyone.n_users == 5
 
 
 def test_the_reference_model_is_the_metadatas_or_the_best(make_benchmark: Callable[..., Benchmark]) -> None:
@@ -158,7 +161,7 @@ def test_binding(benchmark_: Benchmark) -> None:
 def test_a_protocol_of_another_benchmark_is_refused(make_benchmark: Callable[..., Benchmark]) -> None:
     protocol = Protocol.for_benchmark(make_benchmark())
     for use in (protocol.check, protocol.changed):
-        with pytest.raises(UserError, match=r"was made for the benchmark 'tiny-0'.* but 'tiny-1' has"):
+        with pytest.raises(UserError, match=r"was made for 'tiny-0' with .*but 'tiny-1' has"):
             use(make_benchmark(seed=1))
 
 

@@ -14,18 +14,10 @@ from hypothesis import strategies as st
 from personalllm.core.errors import DataError, UnknownName, UserError
 from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Benchmark
-from personalllm.evaluation import (
-    METRICS,
-    REFERENCES,
-    ProgressEvent,
-    Protocol,
-    Results,
-    compare,
-    evaluate,
-    read_results,
-)
-from personalllm.evaluation.references import StoredPolicies
-from personalllm.evaluation.task import Task
+from personalllm.evaluation import ProgressEvent, Protocol, Results, evaluate, load_results, load_run
+from personalllm.evaluation.contract import Backends
+from personalllm.evaluation.run import make_track
+from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.methods.base import HistoryRule, Method
 from personalllm.testing import HashEmbedder
 
@@ -79,29 +71,30 @@ class Near(Spy):
 
 
 def check_order(results: Results) -> None:
-    means = {result.id: result.metrics["mean_utility"].value for result in results.methods}
+    means = {result.label: results.estimate(result.label, "utility").value for result in results.methods}
     assert all(means["worst"] <= value <= means["oracle"] for value in means.values())
     assert means["best-single-rm"] <= means["population-best"] + 1e-5
     assert means["population-best"] >= means[f"model:{results.protocol['reference_response_model']}"] - 1e-5
 
 
 def test_the_leaderboard_is_bounded_by_the_references(benchmark_: Benchmark) -> None:
-    results = evaluate(["all"], small(benchmark_), benchmark_, embedder=HashEmbedder())
-    assert [r.kind for r in results.methods] == ["method"] * (len(results.methods) - 5) + ["reference"] * 5
+    results = evaluate(["all"], benchmark_, protocol=small(benchmark_), embedder=HashEmbedder())
+    kinds = [r.kind for r in results.methods]
+    assert kinds == ["method"] * (len(results.methods) - 5) + ["baseline"] * 3 + ["oracle"] * 2
     check_order(results)
-    assert results["oracle"].metrics["gain"].value == 1
-    assert results["oracle"].metrics["regret"].value == 0
-    assert results["oracle"].metrics["win_rate_best"].value == 0.5
-    assert results["population-best"].metrics["gain"].value == 0
-    assert results[results.methods[-1].id].metrics["win_rate_reference"].value == 0.5
+    assert results.estimate("oracle", "gain").value == 1
+    assert results.estimate("oracle", "regret").value == 0
+    assert results.estimate("oracle", "win_rate_best").value == 0.5
+    assert results.estimate("population-best", "gain").value == 0
+    reference = f"model:{results.protocol['reference_response_model']}"
+    assert results.estimate(reference, "win_rate_reference").value == 0.5
     for result in results.methods:
-        assert (result.n_users, result.n_queries) == (40, 320)
-        assert set(result.metrics) == set(METRICS) == set(result.versus_reference)
-        for estimate in result.metrics.values():
+        assert (results.sums(result.label).n_clusters, result.counts["queries"]) == (40, 320)
+        assert {metric for _, metric in result.estimates[results.headline]} == {m.id for m in results.metrics}
+        for estimate in result.estimates[results.headline].values():
             assert estimate.low <= estimate.value <= estimate.high or math.isclose(estimate.low, estimate.high)
-        assert all(values.shape == (40,) and values.dtype == np.float32 for values in result.per_user.values())
-    assert results.versus == "random"
-    assert results["random"].versus_reference["mean_utility"].value == 0
+        columns = results.sums(result.label).columns.values()
+        assert all(values.shape == (40,) and values.dtype == np.float32 for values in columns)
 
 
 @settings(deadline=None, max_examples=8)
@@ -110,25 +103,26 @@ def test_oracle_best_worst_for_any_benchmark(
     make_benchmark: Callable[..., Benchmark], seed: int, alpha: float, responses: int
 ) -> None:
     benchmark = make_benchmark(n_train=8, n_test=3, n_responses=responses, seed=seed)
-    results = evaluate(["random", "longest"], small(benchmark, n_users=11, alpha=alpha, seed=seed), benchmark)
+    results = evaluate(["random", "longest"], benchmark, protocol=small(benchmark, n_users=11, alpha=alpha, seed=seed))
     check_order(results)
     for name, expected in (("oracle", 1.0), ("population-best", 0.0)):
-        gain = results[name].metrics["gain"].value
+        gain = results.estimate(name, "gain").value
         assert gain == expected or math.isnan(gain)
 
 
 def test_no_policy_that_ignores_the_user_beats_population_best(benchmark_: Benchmark) -> None:
-    task = Task(small(benchmark_), benchmark_)
-    values = task.utilities(0, task.n_users)
+    task = Simulated(small(benchmark_), benchmark_)
+    values = task.utilities(*task.query_rows(0, task.n_users)).reshape(task.n_users, -1, benchmark_.n_responses)
     by_response = values.mean(axis=0, dtype=np.float64)
-    policies = StoredPolicies.of(task)
-    assert policies["population-best"].utility.mean(dtype=np.float64) == pytest.approx(by_response.max(axis=1).mean())
-    assert np.array_equal(policies["oracle"].utility, values.max(axis=2))
+    results = evaluate([], benchmark_, protocol=small(benchmark_))
+    utility = {name: results.samples(name)["utility"].to_numpy() for name in ("population-best", "oracle")}
+    assert utility["population-best"].mean(dtype=np.float64) == pytest.approx(by_response.max(axis=1).mean())
+    assert np.array_equal(utility["oracle"], values.max(axis=2).ravel())
 
 
 def test_a_method_sees_train_feedback_of_others_and_of_its_users_only(benchmark_: Benchmark) -> None:
     Spy.seen.clear()
-    evaluate([Spy()], small(benchmark_), benchmark_)
+    evaluate([Spy()], benchmark_, protocol=small(benchmark_))
     train, test = set(benchmark_.rows("train").tolist()), set(benchmark_.rows("test").tolist())
     kinds = [item[0] for item in Spy.seen]
     assert kinds == ["pool", *["histories", "queries"] * 3]
@@ -154,7 +148,7 @@ def test_a_method_sees_train_feedback_of_others_and_of_its_users_only(benchmark_
 
 
 def test_pool_users_are_not_the_target_users(benchmark_: Benchmark) -> None:
-    task = Task(small(benchmark_, n_users=60), benchmark_)
+    task = Simulated(small(benchmark_, n_users=60), benchmark_)
     assert task.others.n_users == task.everyone.n_users == 60
     targets = task.everyone.weights[:, None, :]
     assert not np.isclose(targets, task.others.weights[None, :, :]).all(axis=2).any()
@@ -162,29 +156,32 @@ def test_pool_users_are_not_the_target_users(benchmark_: Benchmark) -> None:
 
 def test_a_choice_is_mapped_back_to_the_response_that_was_seen(benchmark_: Benchmark) -> None:
     protocol = small(benchmark_)
-    results = evaluate(["longest"], protocol, benchmark_)
-    task = Task(protocol, benchmark_)
-    values = task.utilities(0, task.n_users)
+    results = evaluate(["longest"], benchmark_, protocol=protocol)
+    task = Simulated(protocol, benchmark_)
+    values = task.utilities(*task.query_rows(0, task.n_users)).reshape(task.n_users, -1, benchmark_.n_responses)
     chosen = [
         max(range(benchmark_.n_responses), key=lambda column, row=row: len(benchmark_.response(int(row), column)))
         for row in benchmark_.rows("test")
     ]
     expected = values[:, np.arange(len(chosen)), chosen].mean(axis=1, dtype=np.float64)
-    assert results["longest"].per_user["mean_utility"] == pytest.approx(expected, abs=1e-6)
+    assert results.per_user("longest", "utility") == pytest.approx(expected, abs=1e-6)
 
 
 def test_limit_takes_the_first_users_and_changes_nothing_about_them(benchmark_: Benchmark) -> None:
-    whole = evaluate(["longest"], small(benchmark_), benchmark_)
-    part = evaluate(["longest"], small(benchmark_, limit=10), benchmark_)
+    whole = evaluate(["longest"], benchmark_, protocol=small(benchmark_))
+    part = evaluate(["longest"], benchmark_, protocol=small(benchmark_, limit=10))
     for name in ("longest", "oracle", "population-best"):
-        for column, values in part[name].per_user.items():
-            assert np.array_equal(values, whole[name].per_user[column][:10])
+        for column, values in part.sums(name).columns.items():
+            assert np.array_equal(values, whole.sums(name).columns[column][:10])
 
 
 @pytest.mark.parametrize("n_pairs", [0, 1, 24])
 def test_any_length_of_history(benchmark_: Benchmark, n_pairs: int) -> None:
     results = evaluate(
-        ["embedding-ranker"], small(benchmark_, pairs=n_pairs, pool_users=0), benchmark_, embedder=HashEmbedder()
+        ["embedding-ranker"],
+        benchmark_,
+        protocol=small(benchmark_, pairs=n_pairs, pool_users=0),
+        embedder=HashEmbedder(),
     )
     check_order(results)
 
@@ -200,22 +197,22 @@ def test_any_length_of_history(benchmark_: Benchmark, n_pairs: int) -> None:
 )
 def test_a_broken_contract_names_the_method(benchmark_: Benchmark, how: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        evaluate([Bad(how=how)], small(benchmark_), benchmark_)
+        evaluate([Bad(how=how)], benchmark_, protocol=small(benchmark_))
 
 
 def test_nearest_histories_need_one_query_and_an_embedder(benchmark_: Benchmark) -> None:
     with pytest.raises(UserError, match="needs one query for each user, but this protocol asks every prompt"):
-        evaluate([Near()], small(benchmark_), benchmark_, embedder=HashEmbedder())
+        evaluate([Near()], benchmark_, protocol=small(benchmark_), embedder=HashEmbedder())
     with pytest.raises(UserError, match="needs an embedder to find the nearest"):
-        evaluate([Near()], small(benchmark_, prompts_per_user=1), benchmark_)
+        evaluate([Near()], benchmark_, protocol=small(benchmark_, prompts_per_user=1))
     with pytest.raises(UserError, match="'embedding-ranker' needs an embedder"):
-        evaluate(["embedding-ranker"], small(benchmark_), benchmark_)
+        evaluate(["embedding-ranker"], benchmark_, protocol=small(benchmark_))
 
 
 def test_nearest_histories_are_the_nearest_train_prompts(benchmark_: Benchmark) -> None:
     Near.seen.clear()
     protocol = small(benchmark_, prompts_per_user=1, nearest=3, users_per_shard=100)
-    evaluate([Near()], protocol, benchmark_, embedder=HashEmbedder())
+    evaluate([Near()], benchmark_, protocol=protocol, embedder=HashEmbedder())
     histories, queries = Near.seen[1][1], Near.seen[2][1]
     train = benchmark_.rows("train")
     texts = [benchmark_.prompt(row) for row in range(benchmark_.n_prompts)]
@@ -230,53 +227,59 @@ def test_nearest_histories_are_the_nearest_train_prompts(benchmark_: Benchmark) 
 
 def test_results_survive_the_disk(benchmark_: Benchmark, tmp_path: Path) -> None:
     protocol = small(benchmark_)
-    kept = evaluate(["random", "longest"], protocol, benchmark_, out=tmp_path)
-    memory = evaluate(["random", "longest"], protocol, benchmark_)
-    again = read_results(tmp_path)
+    kept = evaluate(["random", "longest"], benchmark_, protocol=protocol, out=tmp_path)
+    memory = evaluate(["random", "longest"], benchmark_, protocol=protocol)
+    again = load_run(tmp_path)
     assert kept.directory == again.directory == tmp_path / protocol.fingerprint
     for results in (memory, again):
-        assert [r.id for r in results.methods] == [r.id for r in kept.methods]
+        assert [r.label for r in results.methods] == [r.label for r in kept.methods]
+        assert results.table().equals(kept.table())
+        assert results.samples("random").equals(kept.samples("random"))
         for one, other in zip(results.methods, kept.methods, strict=True):
-            assert one.metrics == other.metrics
-            assert one.versus_reference == other.versus_reference
-            assert all(np.array_equal(one.per_user[name], other.per_user[name]) for name in other.per_user)
+            mine, others = (r.sums[kept.headline] for r in (one, other))
+            assert mine.pairing == others.pairing
+            assert all(np.array_equal(mine.columns[name], values) for name, values in others.columns.items())
     assert again.protocol == protocol.spec()
-    with pytest.raises(UserError, match="rank track generates no text"):
-        again.samples("random")
 
 
 def test_comparing_with_another_method(benchmark_: Benchmark, tmp_path: Path) -> None:
-    evaluate(["longest", "random"], small(benchmark_), benchmark_, out=tmp_path)
-    results = read_results(tmp_path, versus="longest")
-    assert results.versus == "longest"
-    forth = results["random"].versus_reference["mean_utility"]
-    back = compare(results, "random")["longest"].versus_reference["mean_utility"]
-    assert forth.value == -back.value
+    evaluate(["longest", "random"], benchmark_, protocol=small(benchmark_), out=tmp_path)
+    results = load_run(tmp_path)
+    forth, back = (
+        results.comparisons("utility", versus=name, among=["longest", "random"]) for name in ("longest", "random")
+    )
+    assert (forth[0].a, forth[0].b) == ("longest", "random")
+    assert forth[0].difference.value == -back[0].difference.value
+    assert forth[0].p_value == back[0].p_value
+    best = results.leaderboard("utility")[0].label
+    assert best == "oracle"
+    assert {difference.a for difference in results.comparisons("utility")} == {"longest"}
     with pytest.raises(UnknownName, match=r"named 'longset'\. Did you mean 'longest'"):
-        compare(results, "longset")
+        results.comparisons("utility", versus="longset")
 
 
 def test_more_methods_join_the_same_run(benchmark_: Benchmark, tmp_path: Path) -> None:
     events: list[ProgressEvent] = []
     protocol = small(benchmark_)
-    first = evaluate(["random"], protocol, benchmark_, out=tmp_path)
-    second = evaluate(["longest", "random"], protocol, benchmark_, out=tmp_path, progress=events.append)
+    first = evaluate(["random"], benchmark_, protocol=protocol, out=tmp_path)
+    second = evaluate(["longest", "random"], benchmark_, protocol=protocol, out=tmp_path, progress=events.append)
     assert first.directory == second.directory
-    assert first["random"].metrics == second["random"].metrics
+    assert first["random"].estimates == second["random"].estimates
     started = {event.method: event.done for event in events if event.stage == "start"}
-    assert started == {"longest": 0, "random": 40}
-    evaluate(["random"], protocol, benchmark_, out=tmp_path)
-    assert [r.id for r in read_results(tmp_path).methods if r.kind == "method"] == ["random", "longest"]
+    assert started == {"longest": 0, "random": 320}
+    evaluate(["random"], benchmark_, protocol=protocol, out=tmp_path)
+    assert [r.label for r in load_run(tmp_path).methods if r.kind == "method"] == ["random", "longest"]
 
 
 def test_another_knob_is_another_directory(benchmark_: Benchmark, tmp_path: Path) -> None:
-    evaluate(["random"], small(benchmark_), benchmark_, out=tmp_path)
-    evaluate(["random"], small(benchmark_, seed=1), benchmark_, out=tmp_path)
+    evaluate(["random"], benchmark_, protocol=small(benchmark_), out=tmp_path)
+    evaluate(["random"], benchmark_, protocol=small(benchmark_, seed=1), out=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+    assert [run.protocol["seed"] for run in load_results(tmp_path)] in ([0, 1], [1, 0])
     with pytest.raises(UserError, match="holds 2 runs"):
-        read_results(tmp_path)
+        load_run(tmp_path)
     with pytest.raises(UserError, match=r"no run in .*nowhere"):
-        read_results(tmp_path / "nowhere")
+        load_run(tmp_path / "nowhere")
 
 
 def test_the_reference_model_must_have_answered(make_benchmark: Callable[..., Benchmark]) -> None:
@@ -295,9 +298,14 @@ def test_the_reference_model_must_have_answered(make_benchmark: Callable[..., Be
         scores=np.array(benchmark.scores),
     )
     with pytest.raises(DataError, match=r"'e' wrote no response to 1 of the 2 prompts \(first: 'p7'\)"):
-        evaluate(["random"], small(changed, reference_response_model="e"), changed)
+        evaluate(["random"], changed, protocol=small(changed, reference_response_model="e"))
 
 
-def test_every_reference_has_a_title() -> None:
-    assert set(REFERENCES) == {"oracle", "population-best", "best-single-rm", "worst"}
-    assert all(REFERENCES.values())
+def test_every_baseline_has_a_title(benchmark_: Benchmark) -> None:
+    baselines = make_track(small(benchmark_), benchmark_, Backends()).baselines()
+    kinds = {baseline.id.partition(":")[0]: baseline.kind for baseline in baselines}
+    assert kinds == {
+        **dict.fromkeys(("population-best", "best-single-rm", "model"), "baseline"),
+        **dict.fromkeys(("oracle", "worst"), "oracle"),
+    }
+    assert all(baseline.title for baseline in baselines)

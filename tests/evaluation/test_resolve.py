@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from personalllm.core.errors import PersonalLLMError, PluginError, UnknownName, UserError
-from personalllm.evaluation import parse_method, resolve
-from personalllm.evaluation.resolve import Entry, check_references, slug
+from personalllm.evaluation import parse_method
+from personalllm.evaluation.parts import load_track
+from personalllm.evaluation.resolve import named, resolve, slug, tracks_of
 from personalllm.methods.base import Method
 from personalllm.methods.registry import list_methods, method_class
 
@@ -68,7 +69,7 @@ BAD: list[tuple[str, type[PersonalLLMError], str]] = [
     (
         "longest",
         UserError,
-        "'longest' does not take part in the generate track. It takes part in the rank track: use --track rank",
+        r"'longest' does not take part in the generate track: .*`messages`. .*predict track: use --track predict",
     ),
     ("no_such_module_at_all:X", PluginError, "Cannot import 'no_such_module_at_all'"),
     ("mine_for_tests:Other", UnknownName, "named 'Other'"),
@@ -79,22 +80,22 @@ BAD: list[tuple[str, type[PersonalLLMError], str]] = [
 @pytest.mark.parametrize(("text", "error", "message"), BAD)
 def test_bad_names(text: str, error: type[PersonalLLMError], message: str, module: Path) -> None:
     with pytest.raises(error, match=message):
-        resolve([text], "generate")
+        resolve([text], load_track("generate"))
 
 
 def test_a_file_beside_the_user(module: Path) -> None:
-    (entry,), _ = resolve(["mine_for_tests:Mine[bias=2]"], "rank")
+    (entry,), _ = resolve(["mine_for_tests:Mine[bias=2]"], load_track("rank"))
     assert entry.label == "mine[bias=2]"
     assert entry.key.startswith("mine-")
-    (plain,), _ = resolve(["mine_for_tests:Mine"], "rank")
+    (plain,), _ = resolve(["mine_for_tests:Mine"], load_track("rank"))
     assert plain.label == "mine"
     assert plain.key != entry.key
 
 
 def test_an_edited_file_is_another_method(module: Path) -> None:
-    (before,), _ = resolve(["mine_for_tests:Mine"], "rank")
+    (before,), _ = resolve(["mine_for_tests:Mine"], load_track("rank"))
     module.write_text(module.read_text() + "\n# edited\n")
-    (after,), _ = resolve(["mine_for_tests:Mine"], "rank")
+    (after,), _ = resolve(["mine_for_tests:Mine"], load_track("rank"))
     assert before.label == after.label
     assert before.key != after.key
 
@@ -103,39 +104,36 @@ def test_an_edited_base_in_another_file_is_another_method(module: Path) -> None:
     derived = module.with_name("derived_for_tests.py")
     derived.write_text("from mine_for_tests import Mine\n\nclass Derived(Mine):\n    id = 'derived'\n")
     try:
-        (before,), _ = resolve(["derived_for_tests:Derived"], "rank")
-        (again,), _ = resolve(["derived_for_tests:Derived"], "rank")
+        (before,), _ = resolve(["derived_for_tests:Derived"], load_track("rank"))
+        (again,), _ = resolve(["derived_for_tests:Derived"], load_track("rank"))
         module.write_text(module.read_text() + "\n# edited\n")
-        (after,), _ = resolve(["derived_for_tests:Derived"], "rank")
+        (after,), _ = resolve(["derived_for_tests:Derived"], load_track("rank"))
     finally:
         sys.modules.pop("derived_for_tests", None)
     assert before.key == again.key
     assert before.key != after.key
 
 
-def test_only_the_reference_response_model_can_be_asked_for() -> None:
-    check_references(("oracle", "worst", "model:a"), "a")
-    for name in ("model:b", "model:", "model:oracle"):
-        wrong = name.removeprefix("model:")
-        message = f"'{name}' is not the reference response model of this run, which is 'a'. .*--reference-model {wrong}"
-        with pytest.raises(UserError, match=message):
-            check_references(("oracle", name), "a")
+def test_a_baseline_of_another_track_is_named() -> None:
+    with pytest.raises(UserError, match=r"'oracle' is a baseline of the .*rank track. Leave it out: the predict track"):
+        resolve(["oracle"], load_track("predict"))
+    assert resolve(["random"], load_track("predict")) == ((), ("random",))
 
 
 @pytest.mark.parametrize("track", ["rank", "generate"])
 def test_all_is_every_registered_method_of_the_track(track: Any) -> None:
-    entries, references = resolve(["all"], track)
+    entries, baselines = resolve(["all"], load_track(track))
     kinds = {name: method_class(name) for name in list_methods()}
-    expected = [name for name, kind in kinds.items() if track in kind.tracks() and not kind.extra]
+    expected = [name for name, kind in kinds.items() if track in tracks_of(kind) and not kind.extra]
     assert [entry.label for entry in entries] == expected
-    assert references == ()
+    assert baselines == ()
     assert len(expected) >= 3
 
 
-def test_each_method_takes_part_once_and_references_are_set_apart() -> None:
-    entries, references = resolve(["random", "oracle", "random", "longest", "model:x"], "rank")
+def test_each_method_takes_part_once_and_baselines_are_set_apart() -> None:
+    entries, baselines = resolve(["random", "oracle", "random", "longest", "model:x"], load_track("rank"))
     assert [entry.label for entry in entries] == ["random", "longest"]
-    assert references == ("oracle", "model:x")
+    assert baselines == ("oracle", "model:x")
 
 
 @dataclass
@@ -149,10 +147,10 @@ class Sample(Method):
 
 
 def test_labels_show_what_differs_from_the_defaults() -> None:
-    assert Entry.of(Sample()).label == "sample"
-    assert Entry.of(Sample(weights=[3], name="y")).label == "sample[weights=[3],name=y]"
+    assert named(Sample()).label == "sample"
+    assert named(Sample(weights=[3], name="y")).label == "sample[weights=[3],name=y]"
     with pytest.raises(UserError, match="parameters of 'sample' cannot be written as JSON"):
-        Entry.of(Sample(weights={1, 2}))
+        named(Sample(weights={1, 2}))
 
 
 def test_names_that_would_clash_are_refused() -> None:
@@ -171,12 +169,12 @@ def test_names_that_would_clash_are_refused() -> None:
 
     for items, message in (
         ([Nameless()], "has no id"),
-        ([Impostor()], "'oracle' belongs to a reference policy"),
+        ([Impostor()], "'oracle' belongs to a baseline or an oracle"),
         ([Sample(), Twin()], "Two different methods are called 'sample'"),
         ([3], "must be an object or a name, got int"),
     ):
         with pytest.raises(UserError, match=message):
-            resolve(items, "rank")  # type: ignore[arg-type]
+            resolve(items, load_track("rank"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["a b", "../x", "é/ü", "model:m"])

@@ -20,14 +20,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from personalllm.core.errors import DataError
+import personalllm
+from personalllm.core.errors import DataError, UserError
 from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Benchmark, write_benchmark
-from personalllm.evaluation import ProgressEvent, Protocol, evaluate, read_results
+from personalllm.evaluation import ProgressEvent, Protocol, evaluate, load_run
 from personalllm.evaluation.store import DiskStore, Unit
 from personalllm.methods.base import Method
 from personalllm.testing import EchoChatModel
 
+SOURCE = str(Path(personalllm.__file__).parent.parent)
 DRIVER = """
 import sys, time
 from personalllm.data import load
@@ -44,7 +46,7 @@ if __name__ == "__main__":
     protocol = Protocol.for_benchmark(
         benchmark, track="generate", n_users=40, pool_users=30, max_tokens=12, bootstrap_draws=300,
         generation={{"requests_per_chunk": 4}})
-    evaluate(["zero-shot", "meta-icl"], protocol, benchmark,
+    evaluate(["zero-shot", "meta-icl"], benchmark, protocol=protocol,
              embedder=HashEmbedder(), llm=Slow(), rewards=SurfaceRewards(), out=sys.argv[2])
 """
 
@@ -52,7 +54,9 @@ if __name__ == "__main__":
 def start(folder: Path, source: Path, out: Path, pause: float) -> subprocess.Popen[bytes]:
     script = folder / f"driver_{pause}.py"
     script.write_text(DRIVER.format(pause=pause))
-    return subprocess.Popen([sys.executable, str(script), str(source), str(out)], env=os.environ | {"PYTHONPATH": ""})
+    return subprocess.Popen(
+        [sys.executable, str(script), str(source), str(out)], env=os.environ | {"PYTHONPATH": SOURCE}
+    )
 
 
 def comparable(run: Path) -> dict[str, Any]:
@@ -83,7 +87,7 @@ def test_a_killed_evaluation_resumes_to_the_same_bytes(benchmark_: Benchmark, tm
     assert process.wait() == -signal.SIGKILL
     parts = list(killed.glob("*/*/samples/part-*.parquet"))
     assert 3 <= len(parts) < 20
-    assert not list(killed.glob("*/*/metrics.json"))
+    assert not list(killed.glob("*/*/record.json"))
     whole_parts = [path for path in parts if path.with_suffix(".json").exists()]
     assert len(whole_parts) >= len(parts) - 1
     before = {path: path.stat().st_mtime_ns for path in whole_parts}
@@ -95,9 +99,8 @@ def test_a_killed_evaluation_resumes_to_the_same_bytes(benchmark_: Benchmark, tm
     leftovers = [name for name in one if name not in other]
     assert all(name.endswith(".part") for name in leftovers)
     assert {name: one[name] for name in other} == other
-    for left, right in zip(read_results(killed).methods, read_results(whole).methods, strict=True):
-        assert left.metrics == right.metrics
-        assert left.versus_reference == right.versus_reference
+    for left, right in zip(load_run(killed).methods, load_run(whole).methods, strict=True):
+        assert left.estimates == right.estimates
         assert left.counts == right.counts
 
 
@@ -107,17 +110,19 @@ class Stop(Exception):
 
 def protocol_for(benchmark: Benchmark, track: Any) -> Protocol:
     knobs: dict[str, Any] = {"n_users": 30, "pool_users": 20, "bootstrap_draws": 100, "users_per_shard": 7}
+    if track == "predict":
+        knobs |= {"prediction": {"shots": (0, 2), "users": "unseen", "counterfactuals": ()}, "test_pairs": 3}
     if track == "generate":
         knobs |= {"max_tokens": 10, "generation": {"requests_per_chunk": 7}}
     return Protocol.for_benchmark(benchmark, track=track, **knobs)
 
 
 @settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(stop_after=st.integers(1, 8), track=st.sampled_from(["rank", "generate"]))
+@given(stop_after=st.integers(1, 8), track=st.sampled_from(["rank", "generate", "predict"]))
 def test_stopping_anywhere_changes_nothing(
     benchmark_: Benchmark, standins: Any, tmp_path_factory: pytest.TempPathFactory, stop_after: int, track: str
 ) -> None:
-    names = ["random", "embedding-ranker"] if track == "rank" else ["zero-shot", "self-icl"]
+    names = {"generate": ["zero-shot", "self-icl"]}.get(track, ["longest", "embedding-ranker"])
     protocol, steps = protocol_for(benchmark_, track), 0
 
     def stop(event: ProgressEvent) -> None:
@@ -128,10 +133,10 @@ def test_stopping_anywhere_changes_nothing(
 
     folder = tmp_path_factory.mktemp("runs")
     with pytest.raises(Stop):
-        evaluate(names, protocol, benchmark_, out=folder / "a", progress=stop, **standins)
+        evaluate(names, benchmark_, protocol=protocol, out=folder / "a", progress=stop, **standins)
     events: list[ProgressEvent] = []
-    evaluate(names, protocol, benchmark_, out=folder / "a", progress=events.append, **standins)
-    evaluate(names, protocol, benchmark_, out=folder / "b", **standins)
+    evaluate(names, benchmark_, protocol=protocol, out=folder / "a", progress=events.append, **standins)
+    evaluate(names, benchmark_, protocol=protocol, out=folder / "b", **standins)
     assert comparable(only(folder / "a")) == comparable(only(folder / "b"))
     assert sum(event.stage == "step" for event in events) == 2 * 5 - stop_after
 
@@ -156,19 +161,19 @@ class Stateful(Method):
 
 def test_a_part_in_the_middle_is_made_again_as_it_was(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
     protocol = protocol_for(benchmark_, "rank")
-    evaluate([Stateful()], protocol, benchmark_, out=tmp_path, **standins)
+    evaluate([Stateful()], benchmark_, protocol=protocol, out=tmp_path, **standins)
     run = only(tmp_path)
     whole = comparable(run)
     (folder,) = run.glob("stateful-*")
-    for name in ("samples/part-00002.parquet", "samples/part-00002.json", "metrics.json"):
+    for name in ("samples/part-00002.parquet", "samples/part-00002.json", "record.json"):
         (folder / name).unlink()
-    evaluate([Stateful()], protocol, benchmark_, out=tmp_path, **standins)
+    evaluate([Stateful()], benchmark_, protocol=protocol, out=tmp_path, **standins)
     assert comparable(run) == whole
 
 
 def test_units_share_nothing_but_what_cannot_change(benchmark_: Benchmark, standins: Any) -> None:
     Stateful.seen.clear()
-    evaluate([Stateful()], protocol_for(benchmark_, "rank"), benchmark_, **standins)
+    evaluate([Stateful()], benchmark_, protocol=protocol_for(benchmark_, "rank"), **standins)
     assert [calls for *_, calls in Stateful.seen] == [1] * 5
     pool, prompt, corpus, _, _ = Stateful.seen[0]
     for other in Stateful.seen:
@@ -203,7 +208,7 @@ def test_of_an_edited_method_the_newest_is_read(
     for sign in ("+", "-"):
         Path("edited_for_tests.py").write_text(EDITED.format(sign=sign))
         monkeypatch.delitem(sys.modules, "edited_for_tests", raising=False)
-        found.append(evaluate(["edited_for_tests:Mine"], protocol, benchmark_, out="runs")["mine"].metrics)
+        found.append(evaluate(["edited_for_tests:Mine"], benchmark_, protocol=protocol, out="runs")["mine"].estimates)
         time.sleep(0.02)
     sys.modules.pop("edited_for_tests", None)
     assert found[0] != found[1]
@@ -211,19 +216,34 @@ def test_of_an_edited_method_the_newest_is_read(
     assert len(list(run.glob("mine-*"))) == 2
     if order_lost:
         (run / "leaderboard.json").unlink()
-    results = read_results("runs")
-    assert [result.id for result in results.methods].count("mine") == 1
-    assert results["mine"].metrics == found[1]
+    results = load_run("runs")
+    assert [result.label for result in results.methods].count("mine") == 1
+    assert results["mine"].estimates == found[1]
 
 
-def test_the_samples_are_those_of_the_newest(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
-    protocol = protocol_for(benchmark_, "generate")
-    first = evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+def test_files_of_another_method_or_run_are_refused(benchmark_: Benchmark, tmp_path: Path) -> None:
+    protocol = protocol_for(benchmark_, "rank")
+    evaluate(["random", "longest"], benchmark_, protocol=protocol, out=tmp_path)
     run = only(tmp_path)
-    (folder,) = run.glob("zero-shot-*")
-    shutil.copytree(folder, run / "zero-shot-older")
-    shutil.rmtree(run / "zero-shot-older" / "samples")
-    assert read_results(tmp_path).samples("zero-shot") == first.samples("zero-shot")
+    (random,), (longest,) = run.glob("random-*"), run.glob("longest-*")
+    shutil.rmtree(random)
+    shutil.copytree(longest, random)
+    with pytest.raises(DataError, match=r"random-.*record.json has the key 'longest-.*', expected 'random-"):
+        load_run(run)
+    events: list[ProgressEvent] = []
+    evaluate(["random"], benchmark_, protocol=protocol, out=tmp_path, progress=events.append)
+    assert sum(event.stage == "damaged" for event in events) == 1 + 5
+    assert load_run(run)["random"].estimates != load_run(run)["longest"].estimates
+
+
+def test_a_run_of_an_older_format_is_refused(benchmark_: Benchmark, tmp_path: Path) -> None:
+    evaluate(["random"], benchmark_, protocol=protocol_for(benchmark_, "rank"), out=tmp_path)
+    path = only(tmp_path) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest.pop("format") == 2
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"files of format 1; this version reads format 2. Run the same"):
+        load_run(tmp_path)
 
 
 def test_an_edited_method_counts_before_the_run_has_ended(benchmark_: Benchmark, tmp_path: Path) -> None:
@@ -232,7 +252,9 @@ def test_an_edited_method_counts_before_the_run_has_ended(benchmark_: Benchmark,
             raise Stop
 
     with pytest.raises(Stop):
-        evaluate(["random", "longest"], protocol_for(benchmark_, "rank"), benchmark_, out=tmp_path, progress=stop)
+        evaluate(
+            ["random", "longest"], benchmark_, protocol=protocol_for(benchmark_, "rank"), out=tmp_path, progress=stop
+        )
     order = json.loads((only(tmp_path) / "leaderboard.json").read_text())["order"]
     assert [key.rpartition("-")[0] for key in order] == ["random", "longest"]
 
@@ -243,21 +265,21 @@ def first_part(run: Path, name: str) -> Path:
 
 def test_a_complete_run_is_not_run_again(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
     protocol = protocol_for(benchmark_, "generate")
-    first = evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+    first = evaluate(["zero-shot"], benchmark_, protocol=protocol, out=tmp_path, **standins)
 
     class Silent(EchoChatModel):
         def chat(self, requests: Any) -> Any:
             raise AssertionError("asked again")
 
-    again = evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **(standins | {"llm": Silent()}))
-    assert again["zero-shot"].metrics == first["zero-shot"].metrics
+    again = evaluate(["zero-shot"], benchmark_, protocol=protocol, out=tmp_path, **(standins | {"llm": Silent()}))
+    assert again["zero-shot"].estimates == first["zero-shot"].estimates
     assert again["zero-shot"].seconds == first["zero-shot"].seconds
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "swap", "flip", "no note"])
 def test_a_damaged_part_is_made_again(benchmark_: Benchmark, standins: Any, tmp_path: Path, damage: str) -> None:
     protocol = protocol_for(benchmark_, "generate")
-    evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+    evaluate(["zero-shot"], benchmark_, protocol=protocol, out=tmp_path, **standins)
     run = only(tmp_path)
     whole = comparable(run)
     part = first_part(run, "zero-shot")
@@ -273,37 +295,38 @@ def test_a_damaged_part_is_made_again(benchmark_: Benchmark, standins: Any, tmp_
     part.write_bytes(changed)
     if damage == "no note":
         part.with_suffix(".json").unlink()
-    (part.parent.parent / "metrics.json").unlink()
+    (part.parent.parent / "record.json").unlink()
     events: list[ProgressEvent] = []
-    evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, progress=events.append, **standins)
+    evaluate(["zero-shot"], benchmark_, protocol=protocol, out=tmp_path, progress=events.append, **standins)
     (event,) = [event for event in events if event.stage == "damaged"]
     assert str(part) in event.message
     assert comparable(run) == whole
 
 
 def test_no_flipped_bit_passes_for_data(tmp_path: Path) -> None:
-    store, unit = DiskStore(tmp_path, "f"), Unit("a", 0, 0, 9, 1)
-    store.write_part(unit, pa.table({"user": list(range(300)), "text": [f"response {i}" for i in range(300)]}))
-    for path in (store.part_path("a", 0), store.part_path("a", 0).with_suffix(".json")):
+    store, unit = DiskStore(tmp_path, "f"), Unit("a", 0, 0, 9, 1, 9)
+    store.write_unit(unit, pa.table({"user": list(range(300)), "text": [f"response {i}" for i in range(300)]}))
+    part = tmp_path / "a" / "samples" / "part-00000.parquet"
+    for path in (part, part.with_suffix(".json")):
         content = path.read_bytes()
         for position in range(0, len(content), 5):
             if content[position : position + 1].isspace():
                 continue
             path.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
-            assert store.read_part(unit) is None, (path, position)
+            assert store.read_unit(unit) is None, (path, position)
         path.write_bytes(content)
-        assert store.read_part(unit) is not None
-    assert store.read_part(Unit("a", 0, 0, 8, 1)) is None
-    assert DiskStore(tmp_path, "g").read_part(unit) is None
+        assert store.read_unit(unit) is not None
+    assert store.read_unit(Unit("a", 0, 0, 8, 1, 8)) is None
+    assert DiskStore(tmp_path, "g").read_unit(unit) is None
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "per_user.parquet"])
+@pytest.mark.parametrize("name", ["record.json", "sums-users.parquet"])
 @pytest.mark.parametrize("damage", ["cut", "altered", "gone"])
 def test_damaged_results_are_refused_and_mended(
     benchmark_: Benchmark, standins: Any, tmp_path: Path, name: str, damage: str
 ) -> None:
     protocol = protocol_for(benchmark_, "rank")
-    evaluate(["random"], protocol, benchmark_, out=tmp_path, **standins)
+    evaluate(["random"], benchmark_, protocol=protocol, out=tmp_path, **standins)
     run = only(tmp_path)
     whole = comparable(run)
     (path,) = run.glob(f"random-*/{name}")
@@ -314,54 +337,52 @@ def test_damaged_results_are_refused_and_mended(
         altered = content.replace(b"0", b"1", 3)
         path.write_bytes(content[:-20] if damage == "cut" else altered)
         assert path.read_bytes() != content
-    if (name, damage) != ("metrics.json", "gone"):
+    if (name, damage) != ("record.json", "gone"):
         with pytest.raises(DataError, match=str(path)):
-            read_results(run)
-    evaluate(["random"], protocol, benchmark_, out=tmp_path, **standins)
+            load_run(run)
+    evaluate(["random"], benchmark_, protocol=protocol, out=tmp_path, **standins)
     assert comparable(run) == whole
 
 
 def test_a_damaged_part_is_named_when_samples_are_read(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
-    evaluate(["zero-shot"], protocol_for(benchmark_, "generate"), benchmark_, out=tmp_path, **standins)
+    evaluate(["zero-shot"], benchmark_, protocol=protocol_for(benchmark_, "generate"), out=tmp_path, **standins)
     part = first_part(only(tmp_path), "zero-shot")
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(DataError, match=f"{part} is cut off or was altered"):
-        read_results(tmp_path).samples("zero-shot")
+        load_run(tmp_path).samples("zero-shot")
 
 
 def test_the_manifest_describes_the_run_and_keeps_every_version(
     benchmark_: Benchmark, standins: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     protocol = protocol_for(benchmark_, "generate")
-    results = evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+    results = evaluate(["zero-shot"], benchmark_, protocol=protocol, out=tmp_path, **standins)
     run = only(tmp_path)
     assert run.name == results.fingerprint
     manifest = json.loads((run / "manifest.json").read_text())
     assert Protocol.from_spec(manifest["protocol"]).fingerprint == run.name
-    assert manifest["benchmark"]["fingerprint"] == benchmark_.fingerprint
+    assert manifest["source"]["fingerprint"] == benchmark_.fingerprint
     assert manifest["backends"] == {"embedder": "hash-stand-in", "llm": "echo-stand-in"}
-    assert manifest["task"]["n_users"] == 30
+    assert manifest["drawn"]["n_users"] == 30
     assert len(manifest["versions"]) == 1
-    evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+    evaluate(["zero-shot"], benchmark_, protocol=protocol, out=tmp_path, **standins)
     assert json.loads((run / "manifest.json").read_text()) == manifest
     monkeypatch.setattr("personalllm.evaluation.manifest._versions", lambda: {"personalllm": "99"})
-    evaluate(["zero-shot"], protocol, benchmark_, out=tmp_path, **standins)
+    evaluate(["zero-shot"], benchmark_, protocol=protocol, out=tmp_path, **standins)
     versions = json.loads((run / "manifest.json").read_text())["versions"]
     assert versions == [*manifest["versions"], {"personalllm": "99"}]
 
 
 def test_no_seconds_in_what_must_be_reproducible(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
-    evaluate(["zero-shot"], protocol_for(benchmark_, "generate"), benchmark_, out=tmp_path, **standins)
+    evaluate(["zero-shot"], benchmark_, protocol=protocol_for(benchmark_, "generate"), out=tmp_path, **standins)
     (timing,) = only(tmp_path).glob("zero-shot-*/timing.json")
-    assert json.loads(timing.read_text())["seconds"] >= 0
+    assert json.loads(timing.read_text())["seconds"]["total"] >= 0
     for path in only(tmp_path).rglob("*.parquet"):
         assert "seconds" not in pq.read_schema(path).names
-    assert all("second" not in path.read_text() for path in only(tmp_path).rglob("metrics.json"))
+    assert all("second" not in path.read_text() for path in only(tmp_path).rglob("record.json"))
 
 
 def test_a_run_directory_that_cannot_be_made_is_named(benchmark_: Benchmark, tmp_path: Path) -> None:
-    from personalllm.core.errors import UserError
-
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"Cannot make the run directory .*Choose another --out"):
-        evaluate(["random"], protocol_for(benchmark_, "rank"), benchmark_, out=tmp_path / "file")
+        evaluate(["random"], benchmark_, protocol=protocol_for(benchmark_, "rank"), out=tmp_path / "file")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -79,11 +79,11 @@ class ToyTrack(Track):
 
 
 @pytest.fixture
-def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def toy(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(tracks, "_builtin", dict(tracks._builtin))
     monkeypatch.setitem(__import__("sys").modules, "toy_track", type("module", (), {"ToyTrack": ToyTrack}))
     tracks.add("toy", "toy_track:ToyTrack")
-    yield "toy"
+    return "toy"
 
 
 def _protocol(benchmark: Benchmark, **settings: Any) -> Protocol:
