@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from personalllm.core.errors import ParameterError
 from personalllm.core.seeding import derive_seed
 from personalllm.core.types import Histories
-from personalllm.data import Benchmark, make_synthetic
-from personalllm.evaluation import Protocol, compare_per_user, evaluate
-from personalllm.evaluation.counterfactual import partners
-from personalllm.evaluation.task import Task
+from personalllm.data import Benchmark, make_twin
+from personalllm.evaluation import Protocol, evaluate
+from personalllm.evaluation.estimates import difference
+from personalllm.evaluation.sources.counterfactual import partners
+from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.testing import HashEmbedder
 from personalllm.users import utilities
 
@@ -26,13 +27,13 @@ RULES = ("random", "nearest")
 COLUMNS = ("user", "prompt", "chosen", "rejected")
 
 
-def task_for(benchmark: Benchmark, kind: str = "none", **overrides: Any) -> Task:
+def users_of(benchmark: Benchmark, kind: str = "none", **overrides: Any) -> Simulated:
     knobs: dict[str, Any] = {"n_users": 40, "pool_users": 6, "prompts_per_user": 1, "counterfactual": kind, "seed": 3}
-    return Task(Protocol.for_benchmark(benchmark, **(knobs | overrides)), benchmark)
+    return Simulated(Protocol.for_benchmark(benchmark, **(knobs | overrides)), benchmark)
 
 
-def drawn(task: Task, rule: Any) -> Histories:
-    return task.histories(rule, HashEmbedder())
+def drawn(users: Simulated, rule: Any) -> Histories:
+    return users.histories(rule, HashEmbedder())
 
 
 def columns(histories: Histories, *names: str) -> list[list[int]]:
@@ -57,14 +58,14 @@ def test_one_user_has_no_partner(benchmark_: Benchmark) -> None:
     with pytest.raises(ParameterError, match="another user"):
         partners(1, 0)
     for overrides in ({"n_users": 1}, {"population": {"kind": "uniform"}}):
-        with pytest.raises(ParameterError, match=r"history\.counterfactual must be another one where there is but one"):
-            task_for(benchmark_, "other-user", **overrides)
-    assert len(drawn(task_for(benchmark_, "flipped", n_users=1), "random")) == 5
+        with pytest.raises(ParameterError, match=r"history\.counterfactual must be another one where there is only"):
+            users_of(benchmark_, "other-user", **overrides)
+    assert len(drawn(users_of(benchmark_, "flipped", n_users=1), "random")) == 5
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_another_user_answers_the_same_prompts(benchmark_: Benchmark, rule: str) -> None:
-    true, other = (task_for(benchmark_, kind) for kind in ("none", "other-user"))
+    true, other = (users_of(benchmark_, kind) for kind in ("none", "other-user"))
     own, given_ = drawn(true, rule), drawn(other, rule)
     assert columns(own, "user", "prompt") == columns(given_, "user", "prompt")
     partner = partners(40, derive_seed(3, "partners"))
@@ -77,30 +78,30 @@ def test_another_user_answers_the_same_prompts(benchmark_: Benchmark, rule: str)
 
 def test_the_partner_is_the_same_for_both_kinds_of_history(benchmark_: Benchmark) -> None:
     knobs = {"pairs": 24, "nearest": 24}
-    random, nearest = (drawn(task_for(benchmark_, "other-user", **knobs), rule) for rule in RULES)
+    random, nearest = (drawn(users_of(benchmark_, "other-user", **knobs), rule) for rule in RULES)
 
-    def said(histories: Histories) -> dict[tuple[int, int], int]:
+    def answers(histories: Histories) -> dict[tuple[int, int], int]:
         rows = zip(*columns(histories, "user", "prompt", "chosen"), strict=True)
         return {(user, prompt): chosen for user, prompt, chosen in rows}
 
-    assert said(random) == said(nearest)
+    assert answers(random) == answers(nearest)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_flipped_swaps_chosen_and_rejected(benchmark_: Benchmark, rule: str) -> None:
-    own, given_ = (drawn(task_for(benchmark_, kind), rule) for kind in ("none", "flipped"))
+    own, given_ = (drawn(users_of(benchmark_, kind), rule) for kind in ("none", "flipped"))
     assert columns(own) == columns(given_, "user", "prompt", "rejected", "chosen")
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_shuffled_keeps_the_prompts_and_draws_the_pairs(benchmark_: Benchmark, rule: str) -> None:
-    own, given_ = (drawn(task_for(benchmark_, kind, n_users=2000), rule) for kind in ("none", "shuffled"))
+    own, given_ = (drawn(users_of(benchmark_, kind, n_users=2000), rule) for kind in ("none", "shuffled"))
     assert columns(own, "user", "prompt") == columns(given_, "user", "prompt")
     counts = Counter(zip(*columns(given_, "chosen", "rejected"), strict=True))
     assert set(counts) == {(i, j) for i in range(5) for j in range(5) if i != j}
     expected = len(given_) / 20
     assert all(abs(count - expected) < 5 * np.sqrt(expected) for count in counts.values())
-    again = drawn(task_for(benchmark_, "shuffled", n_users=2000), rule)
+    again = drawn(users_of(benchmark_, "shuffled", n_users=2000), rule)
     assert columns(again) == columns(given_)
     agree = np.mean(own.chosen == given_.chosen)
     assert abs(agree - 0.2) < 5 * np.sqrt(0.16 / len(own))
@@ -109,8 +110,8 @@ def test_shuffled_keeps_the_prompts_and_draws_the_pairs(benchmark_: Benchmark, r
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_limit_changes_no_draw(benchmark_: Benchmark, kind: str, rule: str) -> None:
-    whole = drawn(task_for(benchmark_, kind), rule)
-    first = drawn(task_for(benchmark_, kind, limit=7), rule)
+    whole = drawn(users_of(benchmark_, kind), rule)
+    first = drawn(users_of(benchmark_, kind, limit=7), rule)
     assert first.n_users == 7
     keep = whole.user < 7
     assert columns(first) == [getattr(whole, name)[keep].tolist() for name in COLUMNS]
@@ -118,30 +119,30 @@ def test_a_limit_changes_no_draw(benchmark_: Benchmark, kind: str, rule: str) ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_everything_else_is_the_true_runs(benchmark_: Benchmark, kind: str) -> None:
-    true, task = task_for(benchmark_), task_for(benchmark_, kind)
-    assert true.protocol.fingerprint != task.protocol.fingerprint
-    assert columns(true.pool) == columns(task.pool)
-    assert np.array_equal(true.prompts, task.prompts)
-    assert np.array_equal(true.population.weights, task.population.weights)
-    assert np.array_equal(true.view.order, task.view.order)
-    assert np.array_equal(true.utilities(0, 40), task.utilities(0, 40))
+    true, users = users_of(benchmark_), users_of(benchmark_, kind)
+    assert true.protocol.fingerprint != users.protocol.fingerprint
+    assert columns(true.pool) == columns(users.pool)
+    assert np.array_equal(true.prompts, users.prompts)
+    assert np.array_equal(true.population.weights, users.population.weights)
+    assert np.array_equal(true.view.order, users.view.order)
+    assert np.array_equal(true.utilities(*true.query_rows(0, 40)), users.utilities(*users.query_rows(0, 40)))
 
 
 def test_ties_stay_out_whatever_is_drawn(benchmark_: Benchmark) -> None:
     knobs = {"feedback": {"pairs": "random", "tie_margin": 0.5}, "pairs": 20}
-    own = drawn(task_for(benchmark_, **knobs), "random")
+    own = drawn(users_of(benchmark_, **knobs), "random")
     assert 0 < len(own) < 800
     for kind in ("flipped", "shuffled"):
-        assert columns(drawn(task_for(benchmark_, kind, **knobs), "random"), "user", "prompt") == columns(
+        assert columns(drawn(users_of(benchmark_, kind, **knobs), "random"), "user", "prompt") == columns(
             own, "user", "prompt"
         )
 
 
 def test_the_noise_of_the_feedback_stays(benchmark_: Benchmark) -> None:
     noisy = {"feedback": {"flip": 0.3}}
-    own, flipped = (drawn(task_for(benchmark_, kind, **noisy), "random") for kind in ("none", "flipped"))
+    own, flipped = (drawn(users_of(benchmark_, kind, **noisy), "random") for kind in ("none", "flipped"))
     assert columns(own) == columns(flipped, "user", "prompt", "rejected", "chosen")
-    assert columns(own) != columns(drawn(task_for(benchmark_), "random"))
+    assert columns(own) != columns(drawn(users_of(benchmark_), "random"))
 
 
 def test_a_ranker_loses_by_a_counterfactual_history(make_benchmark: Callable[..., Benchmark]) -> None:
@@ -150,8 +151,8 @@ def test_a_ranker_loses_by_a_counterfactual_history(make_benchmark: Callable[...
     found = {
         kind: evaluate(
             ["embedding-ranker", "random"],
-            Protocol.for_benchmark(benchmark, counterfactual=kind, **knobs),
             benchmark,
+            protocol=Protocol.for_benchmark(benchmark, counterfactual=kind, **knobs),
             embedder=HashEmbedder(),
         )
         for kind in ("none", *KINDS)
@@ -159,10 +160,10 @@ def test_a_ranker_loses_by_a_counterfactual_history(make_benchmark: Callable[...
     assert len({results.fingerprint for results in found.values()}) == 4
     true = found["none"]
     for kind in KINDS:
-        assert np.array_equal(true["random"].per_user["mean_utility"], found[kind]["random"].per_user["mean_utility"])
-        lost = compare_per_user(true["embedding-ranker"], found[kind]["embedding-ranker"], seed=0, draws=500)
-        assert lost["mean_utility"].low > 0, kind
-    mean = {kind: results["embedding-ranker"].metrics["mean_utility"].value for kind, results in found.items()}
+        assert np.array_equal(true.per_user("random", "utility"), found[kind].per_user("random", "utility"))
+        sums = [results.sums("embedding-ranker") for results in (true, found[kind])]
+        assert difference(*sums, true.metric("utility"), draws=500, seed=0).low > 0, kind
+    mean = {kind: results.estimate("embedding-ranker", "utility").value for kind, results in found.items()}
     assert mean["flipped"] < mean["shuffled"] < mean["none"]
 
 
@@ -171,23 +172,26 @@ def test_the_generate_track_sends_the_counterfactual_history(benchmark_: Benchma
     own, flipped = (
         evaluate(
             ["icl[feedback=winning]"],
-            Protocol.for_benchmark(benchmark_, track="generate", counterfactual=kind, **knobs),
             benchmark_,
+            protocol=Protocol.for_benchmark(benchmark_, track="generate", counterfactual=kind, **knobs),
             **standins,
-        ).samples("icl")
+        )
+        .samples("icl")
+        .to_pylist()
         for kind in ("none", "flipped")
     )
     for mine, other in zip(own, flipped, strict=True):
-        assert (mine.user, mine.prompt_id) == (other.user, other.prompt_id)
-        assert mine.history == tuple((prompt, chosen, rejected) for prompt, rejected, chosen in other.history)
-        chosen = {text for _, text, _ in other.history}
-        assert sum(text in other.messages[0].content for text in chosen) >= 3
-        assert mine.messages != other.messages
+        assert (mine["user"], mine["prompt_id"]) == (other["user"], other["prompt_id"])
+        swapped = [{"prompt": p["prompt"], "chosen": p["rejected"], "rejected": p["chosen"]} for p in other["history"]]
+        assert mine["history"] == swapped
+        chosen = {pair["rejected"] for pair in other["history"]}
+        assert sum(text in mine["messages"][0]["content"] for text in chosen) >= 3
+        assert mine["messages"] != other["messages"]
 
 
-def test_the_synthetic_takes_counterfactuals_of_any_size() -> None:
-    synthetic = make_synthetic(60, seed=1)
-    task = Task(Protocol.for_benchmark(synthetic, n_users=3000, pool_users=1, counterfactual="shuffled"), synthetic)
-    histories = task.histories("random")
+def test_the_twin_takes_counterfactuals_of_any_size() -> None:
+    twin = make_twin(60, seed=1)
+    users = Simulated(Protocol.for_benchmark(twin, n_users=3000, pool_users=1, counterfactual="shuffled"), twin)
+    histories = users.histories("random")
     assert len(histories) == 15_000
     assert not np.any(histories.chosen == histories.rejected)

@@ -251,8 +251,8 @@ class Histories:
         if n is None:
             return self
         rows = np.arange(len(self)) - self.offsets[self.user] < n
-        columns = (column[rows] for column in (self.user, self.prompt, self.chosen, self.rejected))
-        return Histories(self.corpus, self.n_users, *columns)
+        user, prompt = self.user[rows], self.prompt[rows]
+        return Histories(self.corpus, self.n_users, user, prompt, self.chosen[rows], self.rejected[rows])
 
     @classmethod
     def empty(cls, corpus: Corpus, n_users: int) -> Histories:

@@ -245,7 +245,7 @@ def pair_sums(answers: PairAnswers) -> Columns:
     if answers.log_odds:
         columns |= {"log_loss": np.logaddexp(0.0, -margin), "brier": wrong**2}
     sums = _add(answers, None, ("",), columns)
-    counted = {name: columns[name] for name in ("n", "correct", "log_loss") if name in columns}
+    counted: dict[str, F64] = {name: columns[name] for name in ("n", "correct", "log_loss") if name in columns}
     if answers.log_odds:
         confidence = np.maximum(wrong, 1.0 - wrong)
         # a confidence of 1 belongs to the last bin, not to one behind it

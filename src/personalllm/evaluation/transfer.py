@@ -180,8 +180,8 @@ class Transfer:
         return (*standings, *baselines)
 
     def _standing(self, label: str, metric: str, at: Condition, simulated: float, people: float) -> Standing:
-        result = self.simulated[label]
-        return Standing(label, result.title, result.kind, *self._estimates(label, metric, at), simulated, people)
+        result, (first, second) = self.simulated[label], self._estimates(label, metric, at)
+        return Standing(label, result.title, result.kind, first, second, simulated, people)
 
     def agreement(self, metric: str = "accuracy", shots: int | None = None) -> Agreement:
         """Return the rank correlations of the two orders; NaN for fewer than three methods or an order of equals."""
@@ -216,7 +216,7 @@ class Transfer:
             else:
                 counts["simulated_only" if simulated else "people_only" if people else "neither"] += 1
         names = ("same", "reversed", "simulated_only", "people_only", "neither")
-        return Orders(*(counts[name] for name in names), tuple(reversals))
+        return Orders(**{name: counts[name] for name in names}, reversals=tuple(reversals))
 
     def table(self) -> Table:
         """Return a tidy Arrow table: metric, shots, method, kind, side, rank, value, low, high."""
