@@ -5,7 +5,8 @@ A metric without `value` is the mean over users of each user's own mean, which a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -20,6 +21,10 @@ MIN_GROUP = 5
 """A reward model counts for `minority` if it is the strongest one of at least so many users."""
 
 _BINS = [f"bin{b:02d}" for b in range(N_BINS)]
+_BIN_COLUMNS = tuple(f"{b}_{name}" for b in _BINS for name in ("n", "confidence", "correct"))
+_SIDE_COLUMNS = ("longer_n", "longer_correct", "shorter_n", "shorter_correct")
+
+Unit: TypeAlias = Literal["sd", "share", "nats", "ratio"]
 
 
 def metric_by_id(metrics: Iterable[Metric], name: str) -> Metric:
@@ -39,16 +44,6 @@ def ratio(total: F64, n: F64) -> F64:
     """Return total / n, float64 (n,); NaN where n is 0 or unknown."""
     quotient: F64 = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
     return quotient
-
-
-def _column(name: str) -> Callable[[Mapping[str, F64]], F64]:
-    """Return a column that holds each user's mean already."""
-    return lambda columns: columns[name]
-
-
-def _mean(name: str) -> Callable[[Mapping[str, F64]], F64]:
-    """Return each user's total over the number of their test pairs."""
-    return lambda columns: ratio(columns[name], columns["n"])
 
 
 def _gain(resamples: Resamples) -> F64:
@@ -112,47 +107,27 @@ def _minority(resamples: Resamples) -> F64:
     return lowest
 
 
+def _mean_of_users(name: str, heading: str, unit: Unit, *, higher_is_better: bool, note: str = "") -> Metric:
+    """Return a metric whose column of the same name holds each user's mean already."""
+    return Metric(name, heading, unit, higher_is_better, (name,), per_user=lambda columns: columns[name], note=note)
+
+
+def _mean_of_pairs(name: str, heading: str, unit: Unit, column: str, *, higher_is_better: bool, **more: Any) -> Metric:
+    """Return a metric whose column holds each user's total over the number of their test pairs."""
+
+    def mean(columns: Mapping[str, F64]) -> F64:
+        return ratio(columns[column], columns["n"])
+
+    return Metric(name, heading, unit, higher_is_better, (column, "n"), per_user=mean, **more)
+
+
 CHOICE_METRICS = (
+    _mean_of_users("utility", "Mean utility", "sd", higher_is_better=True, note="sd of the scores"),
+    _mean_of_users("win_rate_reference", "Win rate", "share", higher_is_better=True, note="vs the reference model"),
+    _mean_of_users("win_rate_best", "Win rate", "share", higher_is_better=True, note="vs user\u2019s best stored"),
+    _mean_of_users("regret", "Regret", "sd", higher_is_better=False, note="lower is better"),
     Metric(
-        id="utility",
-        heading="Mean utility",
-        unit="sd",
-        higher_is_better=True,
-        reads=("utility",),
-        per_user=_column("utility"),
-        note="sd of the scores",
-    ),
-    Metric(
-        id="win_rate_reference",
-        heading="Win rate",
-        unit="share",
-        higher_is_better=True,
-        reads=("win_rate_reference",),
-        per_user=_column("win_rate_reference"),
-        note="vs the reference model",
-    ),
-    Metric(
-        id="win_rate_best",
-        heading="Win rate",
-        unit="share",
-        higher_is_better=True,
-        reads=("win_rate_best",),
-        per_user=_column("win_rate_best"),
-        note="vs user\u2019s best stored",
-    ),
-    Metric(
-        id="regret",
-        heading="Regret",
-        unit="sd",
-        higher_is_better=False,
-        reads=("regret",),
-        per_user=_column("regret"),
-        note="lower is better",
-    ),
-    Metric(
-        id="gain",
-        heading="Gain",
-        unit="ratio",
+        *("gain", "Gain", "ratio"),
         higher_is_better=True,
         reads=("utility", "population_best_utility", "oracle_utility"),
         value=_gain,
@@ -162,95 +137,24 @@ CHOICE_METRICS = (
 )
 """Metrics of the tracks that give each user a response, in the order of their tables."""
 
+_CALIBRATION: dict[str, Any] = {"higher_is_better": False, "log_odds": True}
+_OF_USERS: dict[str, Any] = {"higher_is_better": True, "shifted": True, "users_only": True, "note": "accuracy"}
+
 PAIR_METRICS = (
+    _mean_of_pairs("accuracy", "Accuracy", "share", "correct", higher_is_better=True, pooled="correct"),
+    _mean_of_pairs("log_loss", "Log-loss", "nats", "log_loss", **_CALIBRATION, pooled="log_loss", note="0.693 = coin"),
+    Metric("ece", "ECE", "ratio", reads=_BIN_COLUMNS, value=_ece, **_CALIBRATION, shifted=True, note="lower is better"),
+    _mean_of_pairs("brier", "Brier", "ratio", "brier", **_CALIBRATION, note="0.25 = coin"),
+    _mean_of_pairs("regret", "Regret", "sd", "regret", higher_is_better=False, note="lower is better"),
+    _mean_of_pairs("tau", "Kendall tau", "ratio", "tau", higher_is_better=True),
     Metric(
-        id="accuracy",
-        heading="Accuracy",
-        unit="share",
+        *("length_controlled", "Length-controlled", "share"),
         higher_is_better=True,
-        reads=("correct", "n"),
-        per_user=_mean("correct"),
-        pooled="correct",
-    ),
-    Metric(
-        id="log_loss",
-        heading="Log-loss",
-        unit="nats",
-        higher_is_better=False,
-        reads=("log_loss", "n"),
-        per_user=_mean("log_loss"),
-        pooled="log_loss",
-        log_odds=True,
-        note="0.693 = coin",
-    ),
-    Metric(
-        id="ece",
-        heading="ECE",
-        unit="ratio",
-        higher_is_better=False,
-        reads=tuple(f"{b}_{name}" for b in _BINS for name in ("n", "confidence", "correct")),
-        value=_ece,
-        log_odds=True,
-        shifted=True,
-        note="lower is better",
-    ),
-    Metric(
-        id="brier",
-        heading="Brier",
-        unit="ratio",
-        higher_is_better=False,
-        reads=("brier", "n"),
-        per_user=_mean("brier"),
-        log_odds=True,
-        note="0.25 = coin",
-    ),
-    Metric(
-        id="regret",
-        heading="Regret",
-        unit="sd",
-        higher_is_better=False,
-        reads=("regret", "n"),
-        per_user=_mean("regret"),
-        note="lower is better",
-    ),
-    Metric(
-        id="tau",
-        heading="Kendall tau",
-        unit="ratio",
-        higher_is_better=True,
-        reads=("tau", "n"),
-        per_user=_mean("tau"),
-    ),
-    Metric(
-        id="length_controlled",
-        heading="Length-controlled",
-        unit="share",
-        higher_is_better=True,
-        reads=("longer_n", "longer_correct", "shorter_n", "shorter_correct"),
+        reads=_SIDE_COLUMNS,
         value=_length_controlled,
         note="accuracy",
     ),
-    Metric(
-        id="worst_decile",
-        heading="Worst decile",
-        unit="share",
-        higher_is_better=True,
-        reads=("correct", "n"),
-        value=_worst_decile,
-        shifted=True,
-        users_only=True,
-        note="accuracy",
-    ),
-    Metric(
-        id="minority",
-        heading="Minority",
-        unit="share",
-        higher_is_better=True,
-        reads=("correct", "n", "group"),
-        value=_minority,
-        shifted=True,
-        users_only=True,
-        note="accuracy",
-    ),
+    Metric("worst_decile", "Worst decile", "share", reads=("correct", "n"), value=_worst_decile, **_OF_USERS),
+    Metric("minority", "Minority", "share", reads=("correct", "n", "group"), value=_minority, **_OF_USERS),
 )
 """Metrics of the tracks that predict preferences, in the order of their tables."""
