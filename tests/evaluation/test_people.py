@@ -179,7 +179,7 @@ def test_few_people_are_held_fixed_and_prompts_resampled(people: Preferences) ->
 
 
 def test_shots_that_most_people_do_not_reach_are_left_out() -> None:
-    rows = [*preferences(3, 24), *(one for one in preferences(6, 4) if one.user in {"u3", "u4", "u5"})]
+    rows = [*preferences(3, 24), *(one for one in preferences(6, 4) if one["user"] in {"u3", "u4", "u5"})]
     source = source_of(Preferences.from_rows(rows), shots=(0, 1, 2, 8, 16))
     assert source.shots[-1] < 16
     short = source.history(source.folds[0], 8)

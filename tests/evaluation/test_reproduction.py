@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import personalllm
 from personalllm.core.errors import ParameterError
-from personalllm.data import Benchmark, make_synthetic, write_benchmark
-from personalllm.evaluation import Estimate, ProgressEvent, evaluate, get_preset
-from personalllm.evaluation.comparisons import compare_per_user, surviving_share
+from personalllm.data import Benchmark, make_twin, write_benchmark
+from personalllm.evaluation import Estimate, ProgressEvent, evaluate, get_preset, load_track, resolve
 from personalllm.papers.personalllm_2025.claims import Claim, judge, paper_claims, verdict
 from personalllm.papers.personalllm_2025.plan import Cell, Plan, estimate_load, is_paper_data, make_plan
 from personalllm.papers.personalllm_2025.printed import find_paper_row, paper_rows
 from personalllm.papers.personalllm_2025.reproduction import Reproduction, _departures, measured_rate, reproduce
+from personalllm.papers.personalllm_2025.survival import paired_differences, surviving_share
 
 SMALL: dict[str, Any] = {"limit": 9, "max_tokens": 10, "pool_users": 20, "pool_pairs": 6, "bootstrap_draws": 100}
 
@@ -62,7 +63,7 @@ def test_losing_only_was_logged_twice_and_the_later_runs_count() -> None:
         assert [row.run_again for row in runs] == [True, False]
         mislabelled = find_paper_row("icl", shots, feedback="losing-as-winning")
         assert mislabelled is not None
-        assert runs[0].mean_utility == mislabelled.mean_utility != runs[1].mean_utility
+        assert runs[0].utility == mislabelled.utility != runs[1].utility
         assert find_paper_row("icl", shots, feedback="losing") is runs[1]
 
 
@@ -77,12 +78,12 @@ def test_the_printed_numbers_are_those_of_the_paper(shared_data: Path) -> None:
             row = find_paper_row("icl", shots, feedback=feedback)
             assert row is not None
             assert row.printed
-            assert row.mean_utility == pytest.approx(utility, abs=5e-7)
+            assert row.utility == pytest.approx(utility, abs=5e-7)
             assert 100 * row.win_rate_reference == pytest.approx(rate)
     zero = find_paper_row("zero-shot", 0)
     expected = paper["zero_shot"]
     assert zero is not None
-    assert (zero.mean_utility, 100 * zero.win_rate_best, 100 * zero.win_rate_reference) == pytest.approx(
+    assert (zero.utility, 100 * zero.win_rate_best, 100 * zero.win_rate_reference) == pytest.approx(
         (expected["total_score"], expected["vs_best"], expected["vs_gpt4o"]), abs=5e-7
     )
     across = paper["setting2 metalearn"]
@@ -94,7 +95,7 @@ def test_the_printed_numbers_are_those_of_the_paper(shared_data: Path) -> None:
     }
     for name, row in rows.items():
         assert row is not None
-        got = (row.mean_utility, 100 * row.win_rate_best, 100 * row.win_rate_reference)
+        got = (row.utility, 100 * row.win_rate_best, 100 * row.win_rate_reference)
         assert got == pytest.approx(across[name], abs=5e-7)
 
 
@@ -114,10 +115,8 @@ def test_the_cells_with_three_shots_are_the_presets_own(benchmark_: Benchmark) -
     for settings, across in (("text", "paper-meta"), ("logged", "paper-meta-logged")):
         plan = plan_of(benchmark_, shots=(1, 3, 5), settings=settings)
         built = [cell.build(512).spec() for cell in plan.of("none")]
-        from personalllm.evaluation import resolve
-
         for name in ("paper-icl", across):
-            for entry in resolve(get_preset(name).methods, "generate")[0]:
+            for entry in resolve(get_preset(name).methods, load_track("generate"))[0]:
                 assert entry.method.spec() in built
         assert {cell.preset for cell in plan.cells} == {get_preset("paper-icl").id, get_preset(across).id}
     assert Cell("icl", 3, "winning").build(700).params()["reply_tokens"] == 700
@@ -155,18 +154,18 @@ def test_bad_shots(benchmark_: Benchmark, shots: tuple[int, ...]) -> None:
 
 def test_the_table_holds_what_evaluate_finds(found: Reproduction, benchmark_: Benchmark, standins: Any) -> None:
     cells = [cell for cell in found.plan.of("none") if cell.id in {"zero-shot", "icl/losing/3", "meta-icl/losing/1"}]
-    alone = evaluate([cell.build(10) for cell in cells], found.plan.protocols["none"], benchmark_, **standins)
+    alone = evaluate([cell.build(10) for cell in cells], benchmark_, protocol=found.plan.protocols["none"], **standins)
     for cell, result in zip(cells, alone.methods, strict=False):
         row = found.row(cell.id)
-        assert row.result.metrics == result.metrics
+        assert row.result.estimates == result.estimates
         assert row.result.counts == result.counts
-        np.testing.assert_array_equal(row.result.per_user["mean_utility"], result.per_user["mean_utility"])
-        theirs = compare_per_user(result, alone["zero-shot"], seed=0, draws=100)
+        assert row.result.sums.keys() == result.sums.keys()
+        theirs = paired_differences(result, alone["zero-shot"], seed=0, draws=100)
         assert row.improvement == ({} if cell.id == "zero-shot" else theirs)
         if row.paper is not None:
-            gap = row.difference("mean_utility")
+            gap = row.difference("utility")
             assert gap is not None
-            assert gap.value == pytest.approx(result.metrics["mean_utility"].value - row.paper.mean_utility)
+            assert gap.value == pytest.approx(alone.estimate(result.label, "utility").value - row.paper.utility)
     assert found.counts["generations"] == found.plan.n_requests
 
 
@@ -177,10 +176,10 @@ def test_counterfactuals_are_compared_with_their_own_cell(found: Reproduction) -
         true = found.row(survival.cell.id.rpartition("/")[0]).result
         expected = surviving_share(true, survival.result, zero, draws=100)
         assert repr(survival.share) == repr(expected)
-        lost = survival.lost["mean_utility"].value
+        lost = survival.lost["utility"].value
         assert lost == pytest.approx(survival.share.gain.value - survival.share.remaining.value, abs=1e-6)
     flipped = next(s for s in found.survivals if s.cell.id == "icl/losing-as-winning/3/flipped")
-    assert flipped.result.metrics == found.row("icl/winning/3").result.metrics
+    assert flipped.estimate("utility") == found.row("icl/winning/3").estimate("utility")
 
 
 def test_what_is_not_the_papers_is_said(found: Reproduction) -> None:
@@ -208,9 +207,9 @@ def test_levels_are_comparable_only_with_the_papers_chat_model(
     from personalllm.data.standardise import PUBLISHED
 
     plan = dataclasses.replace(plan_of(benchmark_, max_tokens=512), paper_data=True)
-    about = found.own.manifest["benchmark"] | {"n_prompts": 10_402, "reward_models": sorted(PUBLISHED)}
+    about = found.own.manifest["source"] | {"n_prompts": 10_402, "reward_models": sorted(PUBLISHED)}
     protocol = found.own.protocol | {"llm": llm, "reference_response_model": "openai/gpt-4o"}
-    results = dataclasses.replace(found.own, protocol=protocol, manifest=found.own.manifest | {"benchmark": about})
+    results = dataclasses.replace(found.own, protocol=protocol, manifest=found.own.manifest | {"source": about})
     departures = _departures(plan, results)
     assert [departure.what for departure in departures if departure.level] == ([] if is_theirs else ["Chat model"])
     assert dataclasses.replace(found, departures=departures).levels_comparable is is_theirs
@@ -240,15 +239,13 @@ def test_a_changed_setting_is_a_departure(
     assert levels == sorted(levels, reverse=True)
 
 
-def test_paper_data_are_recognised_and_the_synthetic_is_not(
-    benchmark_: Benchmark, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synthetic = make_synthetic(20, seed=0)
-    real = dataclasses.replace(synthetic, metadata={})
+def test_paper_data_are_recognised_and_the_twin_is_not(benchmark_: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
+    twin = make_twin(20, seed=0)
+    real = dataclasses.replace(twin, metadata={})
     assert not is_paper_data(real)
     monkeypatch.setattr("personalllm.papers.personalllm_2025.plan._PAPER_PROMPTS", 20)
     assert is_paper_data(real)
-    assert not is_paper_data(synthetic)
+    assert not is_paper_data(twin)
     monkeypatch.setattr("personalllm.papers.personalllm_2025.plan._PAPER_PROMPTS", benchmark_.n_prompts)
     assert not is_paper_data(benchmark_)
 
@@ -270,16 +267,16 @@ def test_beside_the_look_up_stands_the_run_with_the_nearest_settings() -> None:
         (0.1, 0.3, -1, "opposite"),
         (-0.3, -0.1, 1, "opposite"),
         (-0.3, -0.1, -1, "same direction"),
-        (-0.1, 0.3, 1, "cannot tell"),
-        (0.0, 0.3, 1, "cannot tell"),
-        (-0.3, 0.0, -1, "cannot tell"),
-        (math.nan, math.nan, 1, "cannot tell"),
+        (-0.1, 0.3, 1, "unclear"),
+        (0.0, 0.3, 1, "unclear"),
+        (-0.3, 0.0, -1, "unclear"),
+        (math.nan, math.nan, 1, "unclear"),
     ],
 )
 def test_the_verdict_is_the_intervals(low: float, high: float, sign: int, expected: str) -> None:
     assert verdict(Estimate(0.2, low, high), sign) == expected
     assert verdict(Estimate(0.2, low, high), sign, 10) == expected
-    assert verdict(Estimate(0.2, low, high), sign, 9) == "cannot tell"
+    assert verdict(Estimate(0.2, low, high), sign, 9) == "unclear"
 
 
 def planted(**means: float) -> tuple[dict[str, float], dict[str, np.ndarray]]:
@@ -298,25 +295,25 @@ def test_a_planted_difference_is_found_although_the_users_differ_much() -> None:
     assert judged.paper == pytest.approx(0.1)
     assert judged.paper_errors == pytest.approx(0.1 / math.sqrt((0.16 + 0.09) / 1000))
     assert judged.paper_agrees
-    reverse = judge(claim, "mean_utility", {"a": 0.1, "b": 0.2}, {"a": 0.2, "b": 0.5}, planted(a=0.2, b=0.5)[1], 20)
+    reverse = judge(claim, "utility", {"a": 0.1, "b": 0.2}, {"a": 0.2, "b": 0.5}, planted(a=0.2, b=0.5)[1], 20)
     assert (reverse.verdict, reverse.paper_agrees) == ("opposite", False)
     assert math.isnan(reverse.paper_errors)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "expected"), [(1.0, 1.05, "same direction"), (0.4, 1.6, "opposite"), (0.88, 1.13, "cannot tell")]
+    ("low", "high", "expected"), [(1.0, 1.05, "same direction"), (0.4, 1.6, "opposite"), (0.88, 1.13, "unclear")]
 )
 def test_alike_means_within_a_quarter_of_the_improvement(low: float, high: float, expected: str) -> None:
     claim = Claim("alike", "", "", -1, alike=("a", "b", "c"))
     ours, draws = planted(a=high, b=1.0, c=low, **{"zero-shot": 0.0})
-    assert judge(claim, "mean_utility", ours, ours, draws, 20).verdict == expected
+    assert judge(claim, "utility", ours, ours, draws, 20).verdict == expected
 
 
 def test_the_interval_of_a_picked_pair_is_widened() -> None:
     rng = np.random.default_rng(0)
     ours = {"a": 1.0, "b": 0.9, "c": 0.8, "zero-shot": 0.0}
     draws = {cell: mean + rng.normal(0, 0.1, 4000) for cell, mean in ours.items()}
-    judged = judge(Claim("alike", "", "", -1, alike=("a", "b", "c")), "mean_utility", ours, ours, draws, 20)
+    judged = judge(Claim("alike", "", "", -1, alike=("a", "b", "c")), "utility", ours, ours, draws, 20)
     gap = draws["a"] - draws["c"] - 0.25 * ((draws["a"] + draws["b"] + draws["c"]) / 3 - draws["zero-shot"])
     assert (judged.ours.low, judged.ours.high) == pytest.approx(tuple(np.quantile(gap, (0.025 / 3, 1 - 0.025 / 3))))
 
@@ -324,7 +321,7 @@ def test_the_interval_of_a_picked_pair_is_widened() -> None:
 def test_methods_that_do_not_improve_are_not_alike_by_accident() -> None:
     claim = Claim("alike", "", "", -1, alike=("a", "b", "c"))
     ours, draws = planted(a=-1.0, b=-1.1, c=-1.2, **{"zero-shot": 0.0})
-    judged = judge(claim, "mean_utility", ours, ours, draws, 20)
+    judged = judge(claim, "utility", ours, ours, draws, 20)
     assert judged.ours.value == pytest.approx(0.2)
     assert judged.verdict == "opposite"
 
@@ -360,19 +357,15 @@ def test_claims_are_limited_to_the_shots_that_were_run(shots: tuple[int, ...], n
 
 def test_the_claims_are_judged_on_our_cells(found: Reproduction) -> None:
     judged = {(result.claim.id, result.metric): result for result in found.claims}
-    one = judged["losing-below-winning", "mean_utility"]
-    parts = [
-        found.row(f"icl/{mode}/{k}").result.metrics["mean_utility"].value
-        for mode in ("losing", "winning")
-        for k in (1, 3)
-    ]
+    one = judged["losing-below-winning", "utility"]
+    parts = [found.row(f"icl/{mode}/{k}").estimate("utility").value for mode in ("losing", "winning") for k in (1, 3)]
     assert one.ours.value == pytest.approx((parts[0] + parts[1] - parts[2] - parts[3]) / 2)
     self_icl = judged["across-beats-self", "win_rate_reference"]
-    paired = compare_per_user(
+    paired = paired_differences(
         found.row("meta-icl/winning-minus-losing/3").result, found.row("self-icl/winning/3").result, draws=100
     )
     assert self_icl.ours == paired["win_rate_reference"]
-    assert {result.verdict for result in found.claims} == {"cannot tell"}
+    assert {result.verdict for result in found.claims} == {"unclear"}
     assert found.plan.n_users == 9
 
 
@@ -396,6 +389,7 @@ def test_the_load_grows_with_what_is_shown(benchmark_: Benchmark) -> None:
     assert {item.completion_tokens for item in load.values()} == {90}
 
 
+SOURCE = str(Path(personalllm.__file__).parent.parent)
 DRIVER = """
 import sys, time
 from personalllm.data import load
@@ -417,7 +411,8 @@ reproduce(plan, benchmark, embedder=HashEmbedder(), llm=Slow(), rewards=SurfaceR
 def start(folder: Path, source: Path, out: Path, pause: float) -> subprocess.Popen[bytes]:
     script = folder / f"driver_{pause}.py"
     script.write_text(DRIVER.format(pause=pause))
-    return subprocess.Popen([sys.executable, str(script), str(source), str(out)], env=os.environ | {"PYTHONPATH": ""})
+    command = [sys.executable, str(script), str(source), str(out)]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": SOURCE})
 
 
 def finished(out: Path) -> dict[str, bytes]:
@@ -434,13 +429,13 @@ def test_killed_in_a_counterfactual_it_goes_on_to_the_same_bytes(benchmark_: Ben
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     process = start(tmp_path, source, killed, pause=0.05)
     deadline = time.monotonic() + 120
-    while len(list(killed.glob("*/manifest.json"))) < 2 or len(list(killed.glob("*/*/per_user.parquet"))) < 18:
+    while len(list(killed.glob("*/manifest.json"))) < 2 or len(list(killed.glob("*/*/sums-users.parquet"))) < 18:
         assert process.poll() is None, "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    before = {path: path.stat().st_mtime_ns for path in killed.glob("*/*/metrics.json")}
+    before = {path: path.stat().st_mtime_ns for path in killed.glob("*/*/record.json")}
     assert len(before) < 4 * 14
     assert start(tmp_path, source, killed, pause=0.0).wait() == 0
     assert start(tmp_path, source, whole, pause=0.0).wait() == 0
