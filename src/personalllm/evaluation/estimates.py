@@ -154,17 +154,19 @@ class _Statistic:
 
 def _statistics(sums: Sums, metrics: Sequence[Metric]) -> Iterator[tuple[Key, _Statistic]]:
     """Yield every stratum with each of its metrics."""
-    everybody = np.ones(sums.n_clusters, np.bool_)
+    # the masks are made once, so that the metrics of a stratum share the column in which its users are counted
+    present = (sums.columns["n"] > 0 if "n" in sums.columns else np.ones(sums.n_clusters)).astype(np.float64)
     for metric in metrics:
-        yield (ALL, metric.id), _of_users(sums, metric, everybody)
+        yield (ALL, metric.id), _of_users(sums, metric, present)
     for stratum, prefix in _pair_strata(sums):
         for metric in metrics:
             if metric.pooled:
                 yield (stratum, metric.id), _of_pairs(sums, metric, prefix)
     for stratum, users in _groups(sums):
+        present = users.astype(np.float64)
         for metric in metrics:
             if metric.per_user is not None:
-                yield (stratum, metric.id), _of_users(sums, metric, users)
+                yield (stratum, metric.id), _of_users(sums, metric, present)
 
 
 def _statistic(sums: Sums, metric: Metric, stratum: str) -> _Statistic:
@@ -198,21 +200,19 @@ def _undefined(resamples: Resamples) -> F64:
 
 
 def _mean_over_users(resamples: Resamples) -> F64:
-    return ratio(resamples.totals["mean"], resamples.totals["has"])
+    return ratio(resamples.totals["mean"], resamples.totals["users"])
 
 
-def _of_users(sums: Sums, metric: Metric, users: npt.NDArray[np.bool_]) -> _Statistic:
-    """Return a metric of all users or of a group of them."""
-    if "n" in sums.columns:
-        users = users & (sums.columns["n"] > 0)
-    size = int(users.sum())
+def _of_users(sums: Sums, metric: Metric, present: F64) -> _Statistic:
+    """Return a metric of the users for whom `present`, float64 (n_clusters,), is 1."""
+    size = int(present.sum())
     if not _is_defined(sums, metric):
         return _Statistic(metric, size, {}, _undefined)
     if metric.value is not None:
         columns = {name: rounded(sums.columns[name].astype(np.float64), metric.grain) for name in metric.reads}
         return _Statistic(metric, size, columns, metric.value)
-    means = rounded(np.where(users, user_means(sums, metric), 0.0), MEAN_GRAIN)
-    return _Statistic(metric, size, {"has": users.astype(np.float64), "mean": means}, _mean_over_users)
+    means = rounded(np.where(present > 0, user_means(sums, metric), 0.0), MEAN_GRAIN)
+    return _Statistic(metric, size, {"users": present, "mean": means}, _mean_over_users)
 
 
 def _of_pairs(sums: Sums, metric: Metric, prefix: str) -> _Statistic:
@@ -243,16 +243,14 @@ def _drawn(sums: Sums, statistics: Mapping[Key, _Statistic], draws: int, seed: i
 def _evaluated(sums: Sums, statistics: Mapping[Key, _Statistic], blocks: Iterable[F64]) -> Iterator[dict[Key, F64]]:
     """Yield the statistics, float64 (n,), of each block of weights, float64 (n, n_clusters)."""
     raw = {name: column.astype(np.float64) for name, column in sums.columns.items()}
-    columns = [column for statistic in statistics.values() for column in statistic.columns.values()]
-    matrix = np.stack(columns, axis=1) if columns else np.empty((sums.n_clusters, 0))
+    columns = {id(column): column for statistic in statistics.values() for column in statistic.columns.values()}
+    matrix = np.stack(list(columns.values()), axis=1) if columns else np.empty((sums.n_clusters, 0))
     for weights in blocks:
-        added, at = (weights @ matrix).T, 0
+        added = dict(zip(columns, (weights @ matrix).T, strict=True))
         values = {}
         for key, statistic in statistics.items():
-            stop = at + len(statistic.columns)
-            totals = dict(zip(statistic.columns, added[at:stop], strict=True))
+            totals = {name: added[id(column)] for name, column in statistic.columns.items()}
             values[key] = statistic.value(Resamples(totals, raw, weights))
-            at = stop
         yield values
 
 

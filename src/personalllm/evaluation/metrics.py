@@ -41,8 +41,8 @@ def metric_by_id(metrics: Iterable[Metric], name: str) -> Metric:
 
 
 def ratio(total: F64, n: F64) -> F64:
-    """Return total / n, float64 (n,); NaN where n is 0 or unknown."""
-    quotient: F64 = np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
+    """Return total / n, float64 of any shape; NaN where n is 0 or unknown."""
+    quotient: F64 = np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
     return quotient
 
 
@@ -96,14 +96,15 @@ def _worst_decile(resamples: Resamples) -> F64:
 def _minority(resamples: Resamples) -> F64:
     """Return the lowest mean accuracy of the groups of users with the same strongest reward model."""
     n, group = resamples.columns["n"], resamples.columns["group"]
-    lowest = np.full(len(resamples.weights), np.nan)
-    for index in np.unique(group[(group >= 0) & (n > 0)]):
-        users = np.flatnonzero((group == index) & (n > 0))
-        if len(users) >= MIN_GROUP:
-            accuracy = rounded(resamples.columns["correct"][users] / n[users], MEAN_GRAIN)
-            weights = resamples.weights[:, users]
-            # a group that a resample left empty says nothing, hence fmin
-            lowest = np.fmin(lowest, ratio(weights @ accuracy, weights.sum(axis=1)))
+    indices, sizes = np.unique(group[(group >= 0) & (n > 0)], return_counts=True)
+    large = indices[sizes >= MIN_GROUP]
+    if not len(large):
+        return np.full(len(resamples.weights), np.nan)
+    member = ((group[:, None] == large) & (n > 0)[:, None]).astype(np.float64)
+    accuracy = rounded(np.nan_to_num(ratio(resamples.columns["correct"], n)), MEAN_GRAIN)
+    means = ratio(resamples.weights @ (member * accuracy[:, None]), resamples.weights @ member)
+    # a group that a resample left empty says nothing, hence fmin
+    lowest: F64 = np.fmin.reduce(means, axis=1)
     return lowest
 
 
