@@ -205,7 +205,7 @@ def test_the_fingerprint_tells_protocols_and_preferences_apart(people: Preferenc
 
 
 def test_too_little_to_leave_something_out() -> None:
-    alone = Preferences.from_rows(one for one in preferences() if one.user == "u0")
+    alone = Preferences.from_rows(one for one in preferences() if one["user"] == "u0")
     with pytest.raises(UserError, match="of one person"):
         run(alone)
     few = Preferences.from_rows(preferences(4, 3))

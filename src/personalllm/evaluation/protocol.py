@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import numpy as np
 from pydantic import (
     Field,
     SerializeAsAny,
@@ -16,7 +15,7 @@ from pydantic import (
     model_serializer,
 )
 
-from personalllm.core.errors import DataError, ParameterError, UnknownName, UserError
+from personalllm.core.errors import ParameterError, UnknownName, UserError
 from personalllm.core.storage import digest
 from personalllm.core.types import JSON
 from personalllm.evaluation.parts import (
@@ -33,6 +32,7 @@ from personalllm.evaluation.parts import (
     tracks,
 )
 from personalllm.evaluation.settings import expand, merge, parts, short_forms
+from personalllm.evaluation.sizes import Data, benchmark_sizes, default_reference, holds_people, people_sizes
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
@@ -53,9 +53,6 @@ _SIMULATED = (
     *("standardiser", "reference_response_model", "users_per_shard"),
 )
 """Fields that mean nothing for people."""
-
-Data: TypeAlias = Any
-"""A `data.Benchmark`, or the preferences of people."""
 
 
 class Protocol(Frozen):
@@ -199,7 +196,7 @@ class Protocol(Frozen):
             ParameterError: If a value is unknown or out of range; names it, the range and what was given.
             DataError: If a benchmark has no rows in a split that the protocol needs.
         """
-        if _is_people(data):
+        if holds_people(data):
             return cls.for_people(data, track=track or "predict", **overrides)
         return cls.for_benchmark(data, track=track or "rank", **overrides)
 
@@ -216,17 +213,14 @@ class Protocol(Frozen):
                 users and the pool too.
 
         Raises:
-            ParameterError: If a value is unknown or out of range; names it, the range and what was given.
-            DataError: If the benchmark has no rows in a split that the protocol needs.
+            ParameterError, DataError: As `for_data`.
         """
         values, nested = expand(overrides)
         if nested.pop("folds"):
             raise ParameterError("folds", "left out on a benchmark (they divide people)", overrides.get("folds"))
-        sizes = Sizes(
-            _rows(benchmark, str(values.get("history_split", "train"))),
-            _rows(benchmark, str(values.get("split", "test"))),
-        )
-        given = _complete(track, values | _named(benchmark, track), nested, sizes)
+        splits = str(values.get("history_split", "train")), str(values.get("split", "test"))
+        sizes = benchmark_sizes(benchmark, *splits)
+        given = _complete(benchmark, track, values, nested, sizes)
         known = sizes.history
         given["history"] = {"pairs": min(5, known), "nearest": min(5, known)} | given["history"]
         given["pool"] = {"pairs_per_user": min(50, known)} | given["pool"]
@@ -235,7 +229,7 @@ class Protocol(Frozen):
         if kind in fixed:
             given["population"]["n_users"] = fixed[kind]
         if given.get("reference_response_model") is None:
-            given["reference_response_model"] = _default_reference(benchmark)
+            given["reference_response_model"] = default_reference(benchmark)
         protocol = cls.from_spec(given)
         protocol.check(benchmark)
         return protocol
@@ -251,7 +245,7 @@ class Protocol(Frozen):
                 the track, e.g. `shots` and `test_pairs`.
 
         Raises:
-            ParameterError: If a value is unknown, out of range, or means nothing for people.
+            ParameterError: As `for_data`, and if a value means nothing for people.
         """
         values, nested = expand(overrides)
         simulated = [name for name in _SIMULATED if values.get(name) is not None or _was_given(name, overrides, nested)]
@@ -260,9 +254,9 @@ class Protocol(Frozen):
             raise ParameterError(
                 name, "left out with people (it sets simulated users)", overrides.get(name, nested.get(name))
             )
-        given = _complete(
-            track, values | _named(people, track), nested, Sizes(people.n_topics, people.n_topics, people.n_users)
-        )
+        if not load_track(track).people:
+            raise UserError(f"People are not evaluated in the {track} track.", "Use the predict track.")
+        given = _complete(people, track, values, nested, people_sizes(people))
         protocol = cls.from_spec({name: value for name, value in given.items() if name not in _SIMULATED})
         protocol.check(people)
         return protocol
@@ -275,8 +269,7 @@ class Protocol(Frozen):
             **overrides: As for `for_data`.
 
         Raises:
-            ParameterError: If a value is unknown or out of range; names it, the range and what was given.
-            UserError: If the protocol was made for other data.
+            ParameterError, UserError: As `for_data` and `check`.
         """
         self.check(data)
         own = {"metrics_version", "benchmark", "benchmark_fingerprint"}
@@ -302,14 +295,14 @@ class Protocol(Frozen):
             raise ParameterError("options", f"those of the {self.track} track", self.options)
         if self.folds is not None:
             if self.options is not None:
-                self.options.check(self, Sizes(data.n_topics, data.n_topics, data.n_users))
+                self.options.check(self, people_sizes(data))
             return
         self._check_benchmark(data)
 
     def _check_benchmark(self, benchmark: Benchmark) -> None:
         if self.split == self.history_split:
             raise ParameterError("split", f"another split than the histories ({self.history_split!r})", self.split)
-        sizes = Sizes(_rows(benchmark, self.history_split), _rows(benchmark, self.split))
+        sizes = benchmark_sizes(benchmark, self.history_split, self.split)
         if self.options is not None:
             self.options.check(self, sizes)
         for name, value, upper in (
@@ -326,21 +319,12 @@ class Protocol(Frozen):
             raise UnknownName("response model", str(self.reference_response_model), benchmark.response_models)
 
 
-def _is_people(data: Data) -> bool:
-    """Tell whether data are people's preferences; this room does not import their class here, which is slow."""
-    return hasattr(data, "histories") and not hasattr(data, "reward_models")
-
-
-def _named(data: Data, track: str) -> JSON:
-    return {"track": track, "benchmark": data.name, "benchmark_fingerprint": data.fingerprint}
-
-
 def _was_given(name: str, overrides: Mapping[str, Any], nested: Mapping[str, Any]) -> bool:
     """Tell whether a part was set by hand: `seed` alone seeds population and pool and is no such setting."""
     return (bool(nested.get(name)) and set(nested[name]) != {"seed"}) or bool(overrides.get(name))
 
 
-def _complete(track: str, values: JSON, nested: dict[str, dict[str, Any]], sizes: Sizes) -> JSON:
+def _complete(data: Data, track: str, values: JSON, nested: dict[str, dict[str, Any]], sizes: Sizes) -> JSON:
     """Return settings with the defaults of their track that depend on the sizes.
 
     Raises:
@@ -352,7 +336,7 @@ def _complete(track: str, values: JSON, nested: dict[str, dict[str, Any]], sizes
             if nested[part]:
                 raise _not_of_track(part, track, nested[part])
             del nested[part]
-    given = {**values, **nested}
+    given = {**values, "track": track, "benchmark": data.name, "benchmark_fingerprint": data.fingerprint, **nested}
     return given if own is None else own.complete(given, sizes)
 
 
@@ -360,32 +344,6 @@ def _not_of_track(part: str, track: str, value: Any) -> ParameterError:
     owners = [name for name in tracks if (options := load_track(name).options) is not None and options.part == part]
     hint = f" (it is of the {owners[0]} track: --track {owners[0]})" if owners else ""
     return ParameterError(part, f"left out in the {track} track{hint}", value)
-
-
-def _rows(benchmark: Benchmark, split: str) -> int:
-    """Return the number of prompts of a split, at least 1."""
-    if split not in benchmark.splits or not len(benchmark.splits[split]):
-        raise DataError(
-            f"The benchmark {benchmark.name!r} has no prompts in the split {split!r}; "
-            f"it has {', '.join(sorted(benchmark.splits)) or 'none'}.",
-            "Mark rows in the column `split` as 'train' (histories) and 'test' (queries), or name other splits.",
-        )
-    return len(benchmark.splits[split])
-
-
-def _default_reference(benchmark: Benchmark) -> str:
-    """Return the response model that the benchmark names, or the one with the best mean standardised score."""
-    named = benchmark.metadata.get("reference_response_model")
-    if named is not None:
-        return str(named)
-    from personalllm.data import Standardiser
-
-    table = benchmark.score_table(Standardiser.fit(benchmark, split="train"), benchmark.rows("train"))
-    means = table.values.mean(axis=2, dtype=np.float64)
-    models = benchmark.response_model_index[benchmark.rows("train")]
-    totals = np.bincount(models.ravel(), means.ravel(), minlength=len(benchmark.response_models))
-    counts = np.bincount(models.ravel(), minlength=len(benchmark.response_models))
-    return benchmark.response_models[int(np.argmax(np.where(counts > 0, totals / np.maximum(counts, 1), -np.inf)))]
 
 
 def _fields_beside(name: str) -> str:

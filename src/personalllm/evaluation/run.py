@@ -63,8 +63,7 @@ def evaluate(
         embedder: For the methods that need one; a name or an object, like the next three.
         llm: For the generate track, and the methods that need one.
         rewards: For the generate track; its RMs must be the benchmark's.
-        executor: Who does the units of work (what it is handed must be picklable); None: this process. The generate
-            track does all its work in this process.
+        executor: Who does the units of work (what it is handed must be picklable); None: this process.
         out: Folder of runs; None keeps the run in memory.
         progress: Called after each step.
 
@@ -88,13 +87,10 @@ def evaluate(
         made.check(entry)
     baselines = made.baselines()
     _check_names(names, made, baselines)
-    bound = made.protocol
-    store = Store(bound.fingerprint) if out is None else DiskStore(Path(out) / bound.fingerprint, bound.fingerprint)
+    fingerprint = made.protocol.fingerprint
+    store = Store(fingerprint) if out is None else DiskStore(Path(out) / fingerprint, fingerprint)
     manifest = write_manifest(store, made)
-    if workers is not None and not made.elsewhere and progress is not None:
-        message = f"The {kind.id} track does all its work in this process; the executor is not used."
-        progress(ProgressEvent("", "note", message=message))
-    run = _Run(store, made, progress or _silent, workers if made.elsewhere else None)
+    run = _Run(store, made, progress or _silent, _workers(workers, made, progress or _silent))
     write_order(store, [entry.key for entry in entries])
     keys = [run.method(entry) for entry in entries] + [run.baseline(baseline) for baseline in baselines]
     write_order(store, keys)
@@ -181,6 +177,15 @@ def _check_names(names: Sequence[str], track: Track, baselines: Sequence[Baselin
                 f"{name!r} is not a baseline of this run, which has {', '.join(computed)}.",
                 f"Pass --reference-model {model} (in Python: reference_response_model={model!r}).",
             )
+
+
+def _workers(executor: Executor | None, track: Track, progress: Progress) -> Executor | None:
+    """Return the executor if the track lets one do its units; report if not."""
+    if executor is None or track.elsewhere:
+        return executor
+    message = f"The {track.id} track does all its work in this process; the executor is not used."
+    progress(ProgressEvent("", "note", message=message))
+    return None
 
 
 def _silent(_event: ProgressEvent) -> None:

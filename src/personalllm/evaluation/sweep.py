@@ -22,7 +22,7 @@ from personalllm.evaluation.contests import (
     long_table,
     wide_table,
 )
-from personalllm.evaluation.contract import Backends, Table, Track
+from personalllm.evaluation.contract import Backends, Metric, Table, Track
 from personalllm.evaluation.parts import load_track
 from personalllm.evaluation.presets import get_preset
 from personalllm.evaluation.progress import Progress, ProgressEvent
@@ -257,11 +257,7 @@ def run_sweep(
         RunError: If a method's own code fails.
     """
     backends = bound_backends(embedder, llm, rewards)
-    kind = load_track(cells[0].protocol.track)
-    compared = next((m for m in kind.metrics if m.id == (metric or kind.headline) and m.per_user is not None), None)
-    if compared is None:
-        means = ", ".join(m.id for m in kind.metrics if m.per_user is not None)
-        raise ParameterError("metric", f"one of {means}", metric)
+    compared = _compared_metric(cells[0].protocol.track, metric)
     groups: dict[str, list[SweepCell]] = {}
     for cell in cells:
         groups.setdefault(cell.protocol.fingerprint, []).append(cell)
@@ -283,6 +279,16 @@ def run_sweep(
     rows = tuple(SweepRow(cell, results[cell.protocol.fingerprint], _relation(cell.protocol)) for cell in cells)
     swept = Sweep(rows, hold_contests(rows, compared))
     return swept if out is None else dataclasses.replace(swept, files=_write_tables(swept, Path(out)))
+
+
+def _compared_metric(track: str, metric: str | None) -> Metric:
+    """Return the metric that cells are compared by; only a mean over users has a sign-flip test."""
+    kind = load_track(track)
+    means = {each.id: each for each in kind.metrics if each.per_user is not None}
+    if (metric or kind.headline) not in means:
+        raise ParameterError("metric", f"one of {', '.join(means)}", metric)
+    chosen: Metric = means[metric or kind.headline]
+    return chosen
 
 
 def _check(cells: Sequence[SweepCell], data: Any, backends: Backends) -> None:

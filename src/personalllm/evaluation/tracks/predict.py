@@ -58,6 +58,7 @@ class PredictTrack(Track):
     metrics = PAIR_METRICS
     headline = "accuracy"
     names = TITLES
+    people = True
 
     def __init__(self, protocol: Any, source: Any, backends: Backends) -> None:
         self.pairs = Pairs(source, protocol.options)

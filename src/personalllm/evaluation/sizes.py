@@ -1,0 +1,63 @@
+"""Read from data what protocols depend on: kind, sizes, the reference response model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from personalllm.core.errors import DataError
+from personalllm.evaluation.parts import Sizes
+
+if TYPE_CHECKING:
+    from personalllm.data import Benchmark
+
+__all__ = ["Data", "benchmark_sizes", "default_reference", "holds_people", "people_sizes"]
+
+Data: TypeAlias = Any
+"""A `data.Benchmark`, or `data.Preferences` of people."""
+
+
+def holds_people(data: Data) -> bool:
+    """Tell whether data are people's preferences, without importing their class."""
+    return hasattr(data, "histories") and not hasattr(data, "reward_models")
+
+
+def people_sizes(people: Data) -> Sizes:
+    """Return the sizes of people's preferences."""
+    return Sizes(people.n_topics, people.n_topics, people.n_users)
+
+
+def benchmark_sizes(benchmark: Benchmark, history_split: str, split: str) -> Sizes:
+    """Return the sizes of two splits of a benchmark.
+
+    Raises:
+        DataError: If one of them has no prompts.
+    """
+    return Sizes(_rows(benchmark, history_split), _rows(benchmark, split))
+
+
+def _rows(benchmark: Benchmark, split: str) -> int:
+    """Return the number of prompts of a split, at least 1."""
+    if split not in benchmark.splits or not len(benchmark.splits[split]):
+        raise DataError(
+            f"The benchmark {benchmark.name!r} has no prompts in the split {split!r}; "
+            f"it has {', '.join(sorted(benchmark.splits)) or 'none'}.",
+            "Mark rows in the column `split` as 'train' (histories) and 'test' (queries), or name other splits.",
+        )
+    return len(benchmark.splits[split])
+
+
+def default_reference(benchmark: Benchmark) -> str:
+    """Return the response model that the benchmark names, or the one with the best mean standardised score."""
+    named = benchmark.metadata.get("reference_response_model")
+    if named is not None:
+        return str(named)
+    from personalllm.data import Standardiser  # deferred: protocols are made without it as a rule
+
+    table = benchmark.score_table(Standardiser.fit(benchmark, split="train"), benchmark.rows("train"))
+    means = table.values.mean(axis=2, dtype=np.float64)
+    models = benchmark.response_model_index[benchmark.rows("train")]
+    totals = np.bincount(models.ravel(), means.ravel(), minlength=len(benchmark.response_models))
+    counts = np.bincount(models.ravel(), minlength=len(benchmark.response_models))
+    return benchmark.response_models[int(np.argmax(np.where(counts > 0, totals / np.maximum(counts, 1), -np.inf)))]
