@@ -94,36 +94,36 @@ class PredictOptions(Options):
         Raises:
             ParameterError: If the history is set by hand: it follows from the shots.
         """
-        own = given["prediction"]
+        values = given["prediction"]
         if given.get("folds") is not None:
-            return given | {"prediction": {"test_pairs": None} | own}
+            return given | {"prediction": {"test_pairs": None} | values}
         pool, population, fields = given["pool"], given["population"], cls.model_fields
         half = max(1, sizes.history // 2)
         pool = {"n_users": _POOL_USERS, "pairs_per_user": min(_POOL_PAIRS, half)} | pool
-        own = own | {name: list_of(own[name]) for name in ("shots", "users", "prompts") if name in own}
-        if "shots" not in own:
-            own["shots"] = tuple(k for k in fields["shots"].default if k <= half)
+        values = values | {name: list_of(values[name]) for name in ("shots", "users", "prompts") if name in values}
+        if "shots" not in values:
+            values["shots"] = tuple(k for k in fields["shots"].default if k <= half)
         if not pool["n_users"]:
-            own.setdefault("users", ("unseen",))
+            values.setdefault("users", ("unseen",))
         if population.get("kind") == "uniform" or population.get("n_users") == 1:
-            own.setdefault("counterfactuals", ("flipped",))
+            values.setdefault("counterfactuals", ("flipped",))
         if isinstance(pool["n_users"], int) and pool["n_users"] > 0:
-            own.setdefault("n_seen_users", min(fields["n_seen_users"].default, pool["n_users"]))
+            values.setdefault("n_seen_users", min(fields["n_seen_users"].default, pool["n_users"]))
         # what is no list of numbers is left to the validation, whose message says what is wrong
-        shots = [k for k in own["shots"] if isinstance(k, int)] if isinstance(own["shots"], (list, tuple)) else []
+        shots = [k for k in values["shots"] if isinstance(k, int)] if isinstance(values["shots"], (list, tuple)) else []
         most = max([0, *shots])
-        if "test_pairs" not in own:
+        if "test_pairs" not in values:
             compared = max(most, pool["pairs_per_user"] if isinstance(pool["pairs_per_user"], int) else 0)
-            kinds = own.get("prompts", fields["prompts"].default)
+            kinds = values.get("prompts", fields["prompts"].default)
             room = [sizes.queries] if "unseen" in kinds else []
             room += [sizes.history - compared] if "seen" in kinds and sizes.history > compared else []
-            own["test_pairs"] = max(1, min([fields["test_pairs"].default, *room]))
+            values["test_pairs"] = max(1, min([fields["test_pairs"].default, *room]))
         fixed = {"pairs": most, "nearest": 0, "counterfactual": "none"}
         for name, value in given["history"].items():
             if value != fixed.get(name, value):
                 where = "counterfactuals" if name == "counterfactual" else "shots"
                 raise ParameterError(f"history.{name}", f"left out in the predict track, see prediction.{where}", value)
-        return given | {"pool": pool, "prediction": own, "history": given["history"] | fixed}
+        return given | {"pool": pool, "prediction": values, "history": given["history"] | fixed}
 
     def check(self, protocol: Any, sizes: Sizes) -> None:
         """Raise unless the data have the prompts and the pool has the users that are needed.

@@ -201,8 +201,8 @@ class Pairs:
     def _by_partners(self, kind: Novelty, everyone: Population, compared: I32, seed: int) -> InteractionPool:
         """Return what another user, drawn from everyone, prefers for each user's prompts."""
         partner = partners(everyone.n_users, derive_seed(self.source.protocol.seed, "partners", kind))
-        others = everyone.subset(partner[: len(compared)])
-        return interact(others, self.source.table, compared, self.source.rule, seed)
+        partner_users = everyone.subset(partner[: len(compared)])
+        return interact(partner_users, self.source.table, compared, self.source.rule, seed)
 
     def _tests(self, kind: Novelty, prompts: Novelty, population: Population, compared: I32) -> TestPairs:
         """Draw the pairs to predict: other prompts than the user compared, the pairs by the same rule."""

@@ -17,9 +17,9 @@ import numpy as np
 from personalllm.core.errors import UserError
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, F64, I32, I64, JSON, Corpus, Histories, Queries
+from personalllm.data import Preferences
 from personalllm.evaluation.contract import Axis, Condition, Table
 from personalllm.evaluation.sources.options import Novelty, PredictOptions
-from personalllm.data import Preferences
 
 __all__ = ["MIN_USERS", "Fold", "People"]
 
@@ -243,8 +243,8 @@ class People:
         """Return (kind of history, shots) of everything that is adapted to after a fit."""
         most = self.shots[-1]
         true: list[tuple[str, int]] = [("true", k) for k in self.shots]
-        others = self.options.counterfactuals if fold.users is not None and most else ()
-        return tuple(true + [(kind, most) for kind in others])
+        counterfactuals = self.options.counterfactuals if fold.users is not None and most else ()
+        return tuple(true + [(kind, most) for kind in counterfactuals])
 
     def conditions_of(self, fold: Fold) -> tuple[Condition, ...]:
         """Return everything that is evaluated after a fit, by history, shots and prompts."""
