@@ -124,9 +124,6 @@ def _mean_of_pairs(name: str, heading: str, unit: Unit, column: str, *, higher_i
 
 CHOICE_METRICS = (
     _mean_of_users("utility", "Mean utility", "sd", higher_is_better=True, note="sd of the scores"),
-    _mean_of_users("win_rate_reference", "Win rate", "share", higher_is_better=True, note="vs the reference model"),
-    _mean_of_users("win_rate_best", "Win rate", "share", higher_is_better=True, note="vs user\u2019s best stored"),
-    _mean_of_users("regret", "Regret", "sd", higher_is_better=False, note="lower is better"),
     Metric(
         *("gain", "Gain", "ratio"),
         higher_is_better=True,
@@ -135,6 +132,9 @@ CHOICE_METRICS = (
         grain=MEAN_GRAIN,
         note="1 = oracle",
     ),
+    _mean_of_users("win_rate_reference", "Win rate", "share", higher_is_better=True, note="vs the reference model"),
+    _mean_of_users("win_rate_best", "Win rate", "share", higher_is_better=True, note="vs user\u2019s best stored"),
+    _mean_of_users("regret", "Regret", "sd", higher_is_better=False, note="lower is better"),
 )
 """Metrics of the tracks that give each user a response, in the order of their tables."""
 

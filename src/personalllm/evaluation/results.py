@@ -313,11 +313,11 @@ class Results:
         return sorted(known, key=lambda result: _order(sign * result.estimates[condition][ALL, chosen.id].value))
 
     def __str__(self) -> str:
-        """Return a line for each method: its metrics under the headline condition."""
+        """Return a line for each method: the first two metrics under the headline condition."""
         lines = [f"{self.data_name}, {self.track} track, protocol {self.fingerprint}"]
         lines += [f"preset {self.preset}"] if self.preset else []
         lines += [str(self.headline)] if len(self.conditions) > 1 else []
-        shown = self._shown_metrics()
+        shown = self._shown_metrics()[:2]
         for result in self.leaderboard():
             estimates = result.estimates[self.headline]
             cells = [f"{metric.id} {_shown(estimates[ALL, metric.id])}" for metric in shown]

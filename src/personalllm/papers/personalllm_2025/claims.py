@@ -125,10 +125,10 @@ class ClaimResult:
 
 
 def verdict(ours: Estimate, sign: int, n_users: int = FEWEST_USERS) -> Verdict:
-    """Hold an interval against a sign; with fewer than `FEWEST_USERS` users nothing can be told.
+    """Hold an interval against a sign; with fewer than `FEWEST_USERS` users the verdict is unclear.
 
     >>> verdict(Estimate(0.2, 0.1, 0.3), 1), verdict(Estimate(0.2, 0.1, 0.3), -1), verdict(Estimate(0.2, -0.1, 0.5), 1)
-    ('same direction', 'opposite', 'cannot tell')
+    ('same direction', 'opposite', 'unclear')
     """
     if n_users < FEWEST_USERS:
         return "unclear"
