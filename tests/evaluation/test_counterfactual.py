@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from personalllm.core.errors import ParameterError
 from personalllm.core.seeding import derive_seed
 from personalllm.core.types import Histories
-from personalllm.data import Benchmark, make_twin
+from personalllm.data import Benchmark, make_synthetic
 from personalllm.evaluation import Protocol, evaluate
 from personalllm.evaluation.estimates import difference
 from personalllm.evaluation.sources.counterfactual import partners
@@ -189,9 +189,11 @@ def test_the_generate_track_sends_the_counterfactual_history(benchmark_: Benchma
         assert mine["messages"] != other["messages"]
 
 
-def test_the_twin_takes_counterfactuals_of_any_size() -> None:
-    twin = make_twin(60, seed=1)
-    users = Simulated(Protocol.for_benchmark(twin, n_users=3000, pool_users=1, counterfactual="shuffled"), twin)
+def test_the_synthetic_takes_counterfactuals_of_any_size() -> None:
+    synthetic = make_synthetic(60, seed=1)
+    users = Simulated(
+        Protocol.for_benchmark(synthetic, n_users=3000, pool_users=1, counterfactual="shuffled"), synthetic
+    )
     histories = users.histories("random")
     assert len(histories) == 15_000
     assert not np.any(histories.chosen == histories.rejected)

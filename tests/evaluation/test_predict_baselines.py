@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from personalllm.data import Benchmark, make_twin
+from personalllm.data import Benchmark, make_synthetic
 from personalllm.evaluation import Condition, Protocol, Results, evaluate
 from personalllm.evaluation.baselines.predicting import TITLES, Longer, PopulationShare, rejected_share
 from personalllm.evaluation.sources.pairs import Pairs
@@ -108,9 +108,11 @@ def test_the_population_allows_for_noise_in_the_outcome(benchmark_: Benchmark) -
 
 
 def test_the_best_linear_function_allows_for_noise_in_the_outcome() -> None:
-    twin = make_twin(300, seed=1)
+    synthetic = make_synthetic(300, seed=1)
     noisy = {"feedback": {"pairs": "random", "temperature": 1.5, "flip": 0.15}, "prediction": {"outcome": "drawn"}}
-    results = run([], small(twin, shots=(0,), n_users=40, test_pairs=20, **noisy), twin, embedder=HashEmbedder())
+    results = run(
+        [], small(synthetic, shots=(0,), n_users=40, test_pairs=20, **noisy), synthetic, embedder=HashEmbedder()
+    )
     at = Condition("unseen", "unseen", "true", 0)
     accuracy, loss, ece = (value(results, "best-linear", name, at) for name in ("accuracy", "log_loss", "ece"))
     assert accuracy > 0.5

@@ -12,7 +12,7 @@ import pytest
 
 from personalllm.core.errors import ParameterError, UnknownName, UserError
 from personalllm.core.storage import digest
-from personalllm.data import Benchmark, make_twin
+from personalllm.data import Benchmark, make_synthetic
 from personalllm.evaluation import (
     PRESETS,
     Preset,
@@ -53,18 +53,18 @@ PINNED_PREDICT = {
 
 
 @pytest.fixture(scope="module")
-def twin() -> Benchmark:
-    return make_twin(80, seed=0)
+def synthetic() -> Benchmark:
+    return make_synthetic(80, seed=0)
 
 
 @pytest.fixture(scope="module")
-def large_twin() -> Benchmark:
+def large_synthetic() -> Benchmark:
     """Large enough for every preset of the predict track as it stands."""
-    return make_twin(1100, seed=0)
+    return make_synthetic(1100, seed=0)
 
 
-def test_the_papers_values(twin: Benchmark) -> None:
-    protocol = get_preset("paper-icl").protocol_for(twin)
+def test_the_papers_values(synthetic: Benchmark) -> None:
+    protocol = get_preset("paper-icl").protocol_for(synthetic)
     expected = {
         "track": "generate",
         "population.alpha": 0.05,
@@ -114,16 +114,16 @@ def test_a_version_never_changes() -> None:
     assert content == PINNED | PINNED_PREDICT
 
 
-def test_the_logged_settings_are_those_of_the_printed_numbers(twin: Benchmark) -> None:
-    logged, text = (get_preset(name).protocol_for(twin) for name in ("paper-meta-logged", "paper-meta"))
+def test_the_logged_settings_are_those_of_the_printed_numbers(synthetic: Benchmark) -> None:
+    logged, text = (get_preset(name).protocol_for(synthetic) for name in ("paper-meta-logged", "paper-meta"))
     assert (logged.pool.n_users, text.pool.n_users) == (1000, 10_000)
     assert get_preset("paper-meta").changes(logged) == {"pool.n_users": (10_000, 1000)}
 
 
 @pytest.mark.parametrize("name", list_presets())
-def test_a_preset_fixes_every_field(twin: Benchmark, large_twin: Benchmark, name: str) -> None:
+def test_a_preset_fixes_every_field(synthetic: Benchmark, large_synthetic: Benchmark, name: str) -> None:
     preset = get_preset(name)
-    protocol = preset.protocol_for(large_twin if name in PREDICT else twin)
+    protocol = preset.protocol_for(large_synthetic if name in PREDICT else synthetic)
     assert preset.changes(protocol) == {}
     bound = {"metrics_version", "benchmark", "benchmark_fingerprint", "preset", "embedder", "llm", "rewards"}
     bound |= {"reference_response_model"} if name in PREDICT else set()
@@ -174,9 +174,9 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("name", "expected"), OTHERS)
-def test_the_values_of_the_literature(large_twin: Benchmark, name: str, expected: dict[str, Any]) -> None:
+def test_the_values_of_the_literature(large_synthetic: Benchmark, name: str, expected: dict[str, Any]) -> None:
     preset = get_preset(name)
-    found = flatten(preset.protocol_for(large_twin).spec())
+    found = flatten(preset.protocol_for(large_synthetic).spec())
     assert {field: found[field] for field in expected} == expected
     assert found["prediction.prompts"] == ["unseen"]
     assert found["prediction.outcome"] == "utility"
@@ -185,19 +185,19 @@ def test_the_values_of_the_literature(large_twin: Benchmark, name: str, expected
         assert word in preset.description
 
 
-def test_the_reference_response_model_is_no_change_where_no_metric_has_one(large_twin: Benchmark) -> None:
-    other = large_twin.response_models[3]
+def test_the_reference_response_model_is_no_change_where_no_metric_has_one(large_synthetic: Benchmark) -> None:
+    other = large_synthetic.response_models[3]
     predict = get_preset("pttt")
-    assert predict.changes(predict.protocol_for(large_twin, reference_response_model=other)) == {}
-    assert predict.changes(predict.protocol_for(large_twin, alpha=0.1)) == {"population.alpha": (0.05, 0.1)}
+    assert predict.changes(predict.protocol_for(large_synthetic, reference_response_model=other)) == {}
+    assert predict.changes(predict.protocol_for(large_synthetic, alpha=0.1)) == {"population.alpha": (0.05, 0.1)}
 
 
-def test_the_pool_of_dong8_has_users_of_nearly_one_reward_model(large_twin: Benchmark) -> None:
-    task = Simulated(get_preset("dong8").protocol_for(large_twin), large_twin)
+def test_the_pool_of_dong8_has_users_of_nearly_one_reward_model(large_synthetic: Benchmark) -> None:
+    task = Simulated(get_preset("dong8").protocol_for(large_synthetic), large_synthetic)
     assert (task.everyone.weights.max(axis=1) == 1).all()
     strongest = task.others.weights.max(axis=1)
     assert (strongest > 0.95).mean() > 0.9
-    assert len(set(task.others.weights.argmax(axis=1).tolist())) == len(large_twin.reward_models)
+    assert len(set(task.others.weights.argmax(axis=1).tolist())) == len(large_synthetic.reward_models)
 
 
 TOO_SMALL: list[tuple[str, int, dict[str, Any], str, str]] = [
@@ -214,7 +214,7 @@ def test_a_benchmark_that_is_too_small_is_told_what_fits(
     name: str, n_prompts: int, overrides: dict[str, Any], field: str, fitting: str
 ) -> None:
     with pytest.raises(UserError) as raised:
-        get_preset(name).protocol_for(make_twin(n_prompts, seed=0), **overrides)
+        get_preset(name).protocol_for(make_synthetic(n_prompts, seed=0), **overrides)
     assert raised.value.message.startswith(f"The preset {name}-v1 has {field} = ")
     assert f"--set {field}={fitting} " in raised.value.remedy
 
@@ -238,29 +238,29 @@ CHANGES: list[tuple[dict[str, Any], dict[str, tuple[Any, Any]]]] = [
 
 @pytest.mark.parametrize(("overrides", "changes"), CHANGES, ids=lambda value: str(value)[:60])
 def test_whatever_is_overridden_is_said(
-    twin: Benchmark, overrides: dict[str, Any], changes: dict[str, tuple[Any, Any]]
+    synthetic: Benchmark, overrides: dict[str, Any], changes: dict[str, tuple[Any, Any]]
 ) -> None:
     preset = get_preset("paper-icl")
-    protocol = preset.protocol_for(twin, **overrides)
+    protocol = preset.protocol_for(synthetic, **overrides)
     assert preset.changes(protocol) == changes
     assert protocol.preset == "paper-icl-v1"
-    same = protocol.fingerprint == preset.protocol_for(twin).fingerprint
+    same = protocol.fingerprint == preset.protocol_for(synthetic).fingerprint
     assert same is (not changes)
 
 
-def test_the_rank_track_drops_the_generation_knobs(twin: Benchmark) -> None:
+def test_the_rank_track_drops_the_generation_knobs(synthetic: Benchmark) -> None:
     preset = get_preset("paper-icl")
-    protocol = preset.protocol_for(twin, track="rank")
+    protocol = preset.protocol_for(synthetic, track="rank")
     assert (protocol.options, protocol.prompts_per_user) == (None, 1)
     changed = preset.changes(protocol)
     assert changed["track"] == ("generate", "rank")
     assert changed["generation.max_tokens"] == (512, None)
 
 
-def test_the_name_is_not_part_of_the_fingerprint(twin: Benchmark) -> None:
-    named = get_preset("paper-icl").protocol_for(twin)
+def test_the_name_is_not_part_of_the_fingerprint(synthetic: Benchmark) -> None:
+    named = get_preset("paper-icl").protocol_for(synthetic)
     by_hand = Protocol.for_benchmark(
-        twin,
+        synthetic,
         track="generate",
         n_users=1000,
         alpha=0.05,
@@ -310,9 +310,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("overrides", "message"), BAD, ids=str)
-def test_bad_overrides_are_named(twin: Benchmark, overrides: dict[str, Any], message: str) -> None:
+def test_bad_overrides_are_named(synthetic: Benchmark, overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
-        get_preset("paper-icl").protocol_for(twin, **overrides)
+        get_preset("paper-icl").protocol_for(synthetic, **overrides)
 
 
 def test_a_bare_name_is_the_newest_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,13 +374,13 @@ def test_a_protocol_changes_field_by_field(benchmark_: Benchmark) -> None:
         protocol.changed(benchmark_, alpha=-1)
 
 
-def test_lore_and_copl_add_up_raw_scores(large_twin: Benchmark) -> None:
+def test_lore_and_copl_add_up_raw_scores(large_synthetic: Benchmark) -> None:
     for name in ("lore", "copl"):
-        task = Simulated(get_preset(name).protocol_for(large_twin), large_twin)
-        assert np.array_equal(task.table.values, large_twin.scores)
+        task = Simulated(get_preset(name).protocol_for(large_synthetic), large_synthetic)
+        assert np.array_equal(task.table.values, large_synthetic.scores)
 
 
 @pytest.mark.parametrize(("name", "track"), [("lore", "rank"), ("pttt", "generate"), ("paper-icl", "predict")])
-def test_a_preset_of_the_predict_track_is_of_no_other(twin: Benchmark, name: str, track: str) -> None:
+def test_a_preset_of_the_predict_track_is_of_no_other(synthetic: Benchmark, name: str, track: str) -> None:
     with pytest.raises(UserError, match=f"mean nothing in the {track} track"):
-        get_preset(name).protocol_for(twin, track=track)
+        get_preset(name).protocol_for(synthetic, track=track)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError, PersonalLLMError, UnknownName, UserError
-from personalllm.data import Benchmark, make_twin
+from personalllm.data import Benchmark, make_synthetic
 from personalllm.evaluation import HistorySpec, PopulationSpec, Protocol
 from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.evaluation.tracks.generate import GenerationOptions
@@ -135,9 +135,9 @@ def test_the_published_users_need_the_papers_reward_models_in_their_order(benchm
     protocol = Protocol.for_benchmark(benchmark_, population={"kind": "published"}, n_users=5)
     with pytest.raises(AxisMismatch, match=r"published population has weights for beaver_7b, .*kind=dirichlet"):
         _ = Simulated(protocol, benchmark_).everyone
-    twin = make_twin(20, seed=0)
-    protocol = Protocol.for_benchmark(twin, population={"kind": "published"}, n_users=5)
-    assert Simulated(protocol, twin).everyone.n_users == 5
+    synthetic = make_synthetic(20, seed=0)
+    protocol = Protocol.for_benchmark(synthetic, population={"kind": "published"}, n_users=5)
+    assert Simulated(protocol, synthetic).everyone.n_users == 5
 
 
 def test_the_reference_model_is_the_metadatas_or_the_best(make_benchmark: Callable[..., Benchmark]) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 import personalllm
 from personalllm.core.errors import ParameterError
-from personalllm.data import Benchmark, make_twin, write_benchmark
+from personalllm.data import Benchmark, make_synthetic, write_benchmark
 from personalllm.evaluation import Estimate, ProgressEvent, evaluate, get_preset, load_track, resolve
 from personalllm.papers.personalllm_2025.claims import Claim, judge, paper_claims, verdict
 from personalllm.papers.personalllm_2025.plan import Cell, Plan, estimate_load, is_paper_data, make_plan
@@ -239,13 +239,15 @@ def test_a_changed_setting_is_a_departure(
     assert levels == sorted(levels, reverse=True)
 
 
-def test_paper_data_are_recognised_and_the_twin_is_not(benchmark_: Benchmark, monkeypatch: pytest.MonkeyPatch) -> None:
-    twin = make_twin(20, seed=0)
-    real = dataclasses.replace(twin, metadata={})
+def test_paper_data_are_recognised_and_the_synthetic_is_not(
+    benchmark_: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthetic = make_synthetic(20, seed=0)
+    real = dataclasses.replace(synthetic, metadata={})
     assert not is_paper_data(real)
     monkeypatch.setattr("personalllm.papers.personalllm_2025.plan._PAPER_PROMPTS", 20)
     assert is_paper_data(real)
-    assert not is_paper_data(twin)
+    assert not is_paper_data(synthetic)
     monkeypatch.setattr("personalllm.papers.personalllm_2025.plan._PAPER_PROMPTS", benchmark_.n_prompts)
     assert not is_paper_data(benchmark_)
 

@@ -22,7 +22,7 @@ import pytest
 import personalllm
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.core.types import F32, Queries
-from personalllm.data import Benchmark, make_twin, write_benchmark
+from personalllm.data import Benchmark, make_synthetic, write_benchmark
 from personalllm.evaluation import (
     Condition,
     MethodResult,
@@ -338,11 +338,11 @@ def test_axes_are_parsed() -> None:
         parse_axis("n_shots")
 
 
-def test_a_sweep_of_the_twin_is_paired_and_typed(standins: Any) -> None:
-    twin = make_twin(60, seed=2)
+def test_a_sweep_of_the_synthetic_is_paired_and_typed(standins: Any) -> None:
+    synthetic = make_synthetic(60, seed=2)
     axes = {"shrinkage": [1.0, 100.0], "protocol.history.counterfactual": ["none", "flipped"]}
-    protocol = Protocol.for_benchmark(twin, n_users=200, pool_users=20, pairs=20, bootstrap_draws=200)
-    results = sweep(["embedding-ranker"], axes, twin, protocol=protocol, embedder=standins["embedder"])
+    protocol = Protocol.for_benchmark(synthetic, n_users=200, pool_users=20, pairs=20, bootstrap_draws=200)
+    results = sweep(["embedding-ranker"], axes, synthetic, protocol=protocol, embedder=standins["embedder"])
     assert len(results.contests) == 1
     assert results.axes == tuple(axes)
     assert results.table()["n_users"].to_pylist() == [200] * 4
