@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 
 from personalllm.core.errors import ParameterError
-from personalllm.data import Benchmark
+from personalllm.data import Benchmark, Preferences
 from personalllm.evaluation import Protocol
 from personalllm.evaluation.settings import merge
 from personalllm.evaluation.sources.options import PredictOptions
 from personalllm.evaluation.sources.pairs import Pairs
 from personalllm.evaluation.sources.simulated import Simulated
-from personalllm.feedback import PeoplePreferences, Preference
 
 SMALL: dict[str, Any] = {"n_users": 30, "pool_users": 20, "pool_pairs": 10, "bootstrap_draws": 100}
 
@@ -101,9 +100,13 @@ def test_prediction_belongs_to_its_track(benchmark_: Benchmark, track: str) -> N
         Protocol.from_spec(spec)
 
 
-def people(n_users: int = 4, n_prompts: int = 8) -> PeoplePreferences:
-    return PeoplePreferences.of(
-        Preference(f"u{user}", f"p{prompt}", "yes", "no") for user in range(n_users) for prompt in range(n_prompts)
+def people(n_users: int = 4, n_prompts: int = 8) -> Preferences:
+    return Preferences.from_rows(
+        [
+            {"user": f"u{user}", "prompt": f"p{prompt}", "chosen": "yes", "rejected": "no"}
+            for user in range(n_users)
+            for prompt in range(n_prompts)
+        ]
     )
 
 

@@ -227,6 +227,19 @@ def test_only_the_first_of_a_users_comparisons_are_predicted(people: Preferences
             assert set(rows.tolist()) <= set(whole.tests(fold)[kind].tolist())
 
 
+def test_people_may_have_seen_any_number_of_responses() -> None:
+    rows = [
+        {"user": f"u{user}", "prompt": f"p{p}", "chosen": f"long {p}", "shown": [f"long {p}", *"abc"[: 1 + p % 3]]}
+        for user in range(6)
+        for p in range(24)
+    ]
+    people = Preferences.from_rows(rows)
+    assert len({len(row) for row in people.histories.corpus.responses}) == 3
+    results = evaluate(["longest"], people, protocol=SHORT)
+    accuracy = {row.label: results.estimate(row.label, "accuracy").value for row in results.methods}
+    assert accuracy == {"longest": 1.0, "random": 0.5, "longer": 1.0, "population": 0.5}
+
+
 def test_a_baseline_holds_for_every_history_and_number_of_shots(people: Preferences) -> None:
     results = run(people)
     assert [(row.label, row.kind) for row in results.methods] == [

@@ -300,6 +300,7 @@ class People:
     @staticmethod
     def length_ratios(histories: Histories) -> F64:
         """Return float64 (n,): log of (characters of the chosen response + 1) over (of the rejected one + 1)."""
-        size = np.array([[len(text) for text in row] for row in histories.corpus.responses], np.float64)
+        # the two responses of a comparison come first; what else was shown may differ in number
+        size = np.array([[len(text) for text in row[:2]] for row in histories.corpus.responses], np.float64)
         chosen, rejected = (size[histories.prompt, side] for side in (histories.chosen, histories.rejected))
         return np.log((chosen + 1) / (rejected + 1))
