@@ -37,8 +37,8 @@ __all__ = [
     "evaluate",
     "load",
     "load_method",
-    "methods",
     "load_results",
+    "methods",
 ]
 
 _ROOMS = {

@@ -69,7 +69,7 @@ def test_another_user_answers_the_same_prompts(benchmark_: Benchmark, rule: str)
     own, given_ = drawn(true, rule), drawn(other, rule)
     assert columns(own, "user", "prompt") == columns(given_, "user", "prompt")
     partner = partners(40, derive_seed(3, "partners"))
-    values = utilities(true.everyone, true.table, partner[given_.user], given_.prompt)
+    values = utilities(true.full_population, true.table, partner[given_.user], given_.prompt)
     for column, best in (("chosen", values.argmax(axis=1)), ("rejected", values.argmin(axis=1))):
         assert true.view.to_responses(given_.prompt, getattr(given_, column)).tolist() == best.tolist()
     changed = np.mean(own.chosen != given_.chosen)

@@ -115,11 +115,11 @@ def test_a_limit_takes_the_first_users_and_changes_nothing_about_them(smooth: Be
 def test_seen_users_are_in_the_pool_and_unseen_ones_are_not(smooth: Benchmark) -> None:
     pairs = pairs_of(smooth)
     seen, unseen, pool = pairs.groups["seen"], pairs.groups["unseen"], pairs.source.pool
-    assert np.array_equal(seen.population.weights, pairs.source.others.weights[:12])
+    assert np.array_equal(seen.population.weights, pairs.source.pool_population.weights[:12])
     theirs = pool.user < 12
     for column in ("user", "prompt", "chosen", "rejected"):
         assert np.array_equal(getattr(seen.histories["true"], column), getattr(pool, column)[theirs])
-    gap = np.abs(unseen.population.weights[:, None] - pairs.source.others.weights[None]).sum(axis=2)
+    gap = np.abs(unseen.population.weights[:, None] - pairs.source.pool_population.weights[None]).sum(axis=2)
     assert gap.min() > 0
     rank = Simulated(Protocol.for_benchmark(smooth, **SMALL, pairs=8), smooth)
     assert np.array_equal(unseen.histories["true"].chosen, rank.histories("random").chosen)

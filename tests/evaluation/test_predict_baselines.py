@@ -80,7 +80,7 @@ def test_the_population_knows_what_most_prefer(benchmark_: Benchmark) -> None:
     pairs = pairs_of(small(benchmark_), benchmark_)
     tests = pairs.groups["unseen"].tests["unseen"]
     table = pairs.source.table.values[tests.prompt].astype(float)
-    values = np.einsum("um,nrm->unr", pairs.source.others.weights, table)
+    values = np.einsum("um,nrm->unr", pairs.source.pool_population.weights, table)
     at = np.arange(len(tests))
     chosen, rejected = values[:, at, tests.chosen], values[:, at, tests.rejected]
     share = (rejected > chosen).mean(axis=0) + 0.5 * (rejected == chosen).mean(axis=0)

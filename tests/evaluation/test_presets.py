@@ -194,10 +194,10 @@ def test_the_reference_response_model_is_no_change_where_no_metric_has_one(large
 
 def test_the_pool_of_dong8_has_users_of_nearly_one_reward_model(large_synthetic: Benchmark) -> None:
     task = Simulated(get_preset("dong8").protocol_for(large_synthetic), large_synthetic)
-    assert (task.everyone.weights.max(axis=1) == 1).all()
-    strongest = task.others.weights.max(axis=1)
+    assert (task.full_population.weights.max(axis=1) == 1).all()
+    strongest = task.pool_population.weights.max(axis=1)
     assert (strongest > 0.95).mean() > 0.9
-    assert len(set(task.others.weights.argmax(axis=1).tolist())) == len(large_synthetic.reward_models)
+    assert len(set(task.pool_population.weights.argmax(axis=1).tolist())) == len(large_synthetic.reward_models)
 
 
 TOO_SMALL: list[tuple[str, int, dict[str, Any], str, str]] = [

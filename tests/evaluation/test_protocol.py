@@ -134,10 +134,10 @@ def test_the_kind_sets_the_number_of_users(benchmark_: Benchmark, kind: str, n_u
 def test_the_published_users_need_the_papers_reward_models_in_their_order(benchmark_: Benchmark) -> None:
     protocol = Protocol.for_benchmark(benchmark_, population={"kind": "published"}, n_users=5)
     with pytest.raises(AxisMismatch, match=r"published population has weights for beaver_7b, .*kind=dirichlet"):
-        _ = Simulated(protocol, benchmark_).everyone
+        _ = Simulated(protocol, benchmark_).full_population
     synthetic = make_synthetic(20, seed=0)
     protocol = Protocol.for_benchmark(synthetic, population={"kind": "published"}, n_users=5)
-    assert Simulated(protocol, synthetic).everyone.n_users == 5
+    assert Simulated(protocol, synthetic).full_population.n_users == 5
 
 
 def test_the_reference_model_is_the_metadatas_or_the_best(make_benchmark: Callable[..., Benchmark]) -> None:

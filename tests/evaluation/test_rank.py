@@ -149,9 +149,9 @@ def test_a_method_sees_train_feedback_of_others_and_of_its_users_only(benchmark_
 
 def test_pool_users_are_not_the_target_users(benchmark_: Benchmark) -> None:
     task = Simulated(small(benchmark_, n_users=60), benchmark_)
-    assert task.others.n_users == task.everyone.n_users == 60
-    targets = task.everyone.weights[:, None, :]
-    assert not np.isclose(targets, task.others.weights[None, :, :]).all(axis=2).any()
+    assert task.pool_population.n_users == task.full_population.n_users == 60
+    targets = task.full_population.weights[:, None, :]
+    assert not np.isclose(targets, task.pool_population.weights[None, :, :]).all(axis=2).any()
 
 
 def test_a_choice_is_mapped_back_to_the_response_that_was_seen(benchmark_: Benchmark) -> None:

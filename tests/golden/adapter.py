@@ -333,7 +333,10 @@ def draws() -> Values:
     bench = _benchmark()
     task = Simulated(_protocol(), bench)
     found: Values = {
-        "weights": {"users": task.everyone.weights.astype(np.float32), "pool": task.others.weights.astype(np.float32)},
+        "weights": {
+            "users": task.full_population.weights.astype(np.float32),
+            "pool": task.pool_population.weights.astype(np.float32),
+        },
         "corpus": _digest(text for row in task.view.corpus.responses for text in row),
         "standardised scores": task.table.values,
         "utilities": task.utilities(*task.query_rows(0, 20)).reshape(20, -1, inputs.N_RESPONSES),

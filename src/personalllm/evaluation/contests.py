@@ -251,8 +251,8 @@ def long_table(rows: Sequence[SweepRow], axes: Sequence[str]) -> Table:
         if first:
             tables[fingerprint] = row.results.table()
         table = tables[fingerprint]
-        own = {"sweep_cell": number, "base": row.cell.base} | values
-        parts.append(_with_columns(table.filter(pc.field("method") == row.cell.label), own, fixed))
+        values_of_cell = {"sweep_cell": number, "base": row.cell.base} | values
+        parts.append(_with_columns(table.filter(pc.field("method") == row.cell.label), values_of_cell, fixed))
         if first:
             beside = {axis: value if axis.startswith(PREFIX) else None for axis, value in values.items()}
             others = table.filter(pc.field("kind") != "method")
@@ -268,8 +268,8 @@ def _with_columns(table: Table, before: Mapping[str, Any], after: Mapping[str, A
     """Return a table with constant columns in front and behind; a name that is taken gets `axis ` in front."""
     import pyarrow as pa
 
-    taken = {*table.column_names, *after}
-    front = {f"axis {name}" if name in taken else name: value for name, value in before.items()}
+    names_in_use = {*table.column_names, *after}
+    front = {f"axis {name}" if name in names_in_use else name: value for name, value in before.items()}
     names = [*front, *table.column_names, *after]
     constant = {name: pa.array([value] * len(table)) for name, value in (*front.items(), *after.items())}
     return pa.table({name: constant[name] if name in constant else table[name] for name in names})

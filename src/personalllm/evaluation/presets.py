@@ -124,11 +124,13 @@ class Preset:
         """
         if not hasattr(benchmark, "splits"):
             raise UserError(f"The preset {self.id} sets simulated users, not people.", "Leave the preset out.")
-        track, own = overrides.get("track", self.protocol["track"]), self.protocol["track"]
-        derived = [options.derived for name in (track, own) if (options := load_track(name).options)]
-        if track != own and any(derived):
+        preset_track = self.protocol["track"]
+        track = overrides.get("track", preset_track)
+        derived = [options.derived for name in (track, preset_track) if (options := load_track(name).options)]
+        if track != preset_track and any(derived):
             raise UserError(
-                f"The preset {self.id} is of the {own} track, whose settings mean nothing in the {track} track.",
+                f"The preset {self.id} is of the {preset_track} track, whose settings mean nothing in the {track} "
+                "track.",
                 f"Leave the track out, or take the defaults of the {track} track without a preset.",
             )
         settings = merge(self.protocol, overrides)
@@ -160,12 +162,12 @@ class Preset:
         """
         # without a reference model of the preset's own, no metric of its track has one
         left_out = {*NOT_SET, *({"reference_response_model"} - set(self.protocol))}
-        own = flatten({name: value for name, value in protocol.spec().items() if name not in left_out})
+        current = flatten({name: value for name, value in protocol.spec().items() if name not in left_out})
         preset = flatten(json.loads(json.dumps(dict(self.protocol))))
         return {
-            name: (preset.get(name), own.get(name))
-            for name in [*preset, *(extra for extra in own if extra not in preset)]
-            if preset.get(name) != own.get(name)
+            name: (preset.get(name), current.get(name))
+            for name in [*preset, *(extra for extra in current if extra not in preset)]
+            if preset.get(name) != current.get(name)
         }
 
 

@@ -152,14 +152,14 @@ class Protocol(Frozen):
             UnknownName: If there is no such track.
         """
         values = dict(spec)
-        own = load_track(values["track"]).options if "track" in values else None
+        options = load_track(values["track"]).options if "track" in values else None
         for part in track_options():
-            if values.get(part) is not None and (own is None or part != own.part):
+            if values.get(part) is not None and (options is None or part != options.part):
                 raise _not_of_track(part, values["track"], values[part])
             given = values.pop(part, None)
-            if own is not None and part == own.part:
+            if options is not None and part == options.part:
                 try:
-                    values["options"] = own.model_validate(given or {})
+                    values["options"] = options.model_validate(given or {})
                 except ValidationError as error:
                     raise _parameter_error(error, part) from None
         try:
@@ -221,9 +221,9 @@ class Protocol(Frozen):
         splits = str(values.get("history_split", "train")), str(values.get("split", "test"))
         sizes = benchmark_sizes(benchmark, *splits)
         given = _complete(benchmark, track, values, nested, sizes)
-        known = sizes.history
-        given["history"] = {"pairs": min(5, known), "nearest": min(5, known)} | given["history"]
-        given["pool"] = {"pairs_per_user": min(50, known)} | given["pool"]
+        n = sizes.history
+        given["history"] = {"pairs": min(5, n), "nearest": min(5, n)} | given["history"]
+        given["pool"] = {"pairs_per_user": min(50, n)} | given["pool"]
         fixed = {"one-per-reward-model": len(benchmark.reward_models), "uniform": 1}
         kind = given["population"].get("kind")
         if kind in fixed:
@@ -272,8 +272,8 @@ class Protocol(Frozen):
             ParameterError, UserError: As `for_data` and `check`.
         """
         self.check(data)
-        own = {"metrics_version", "benchmark", "benchmark_fingerprint"}
-        spec = {name: value for name, value in self.spec().items() if name not in own}
+        fixed = {"metrics_version", "benchmark", "benchmark_fingerprint"}
+        spec = {name: value for name, value in self.spec().items() if name not in fixed}
         return self.for_data(data, **merge(spec, overrides))
 
     def check(self, data: Data) -> None:
@@ -330,14 +330,14 @@ def _complete(data: Data, track: str, values: JSON, nested: dict[str, dict[str, 
     Raises:
         ParameterError: If options of another track are given.
     """
-    own = load_track(track).options
+    options = load_track(track).options
     for part in track_options():
-        if own is None or part != own.part:
+        if options is None or part != options.part:
             if nested[part]:
                 raise _not_of_track(part, track, nested[part])
             del nested[part]
     given = {**values, "track": track, "benchmark": data.name, "benchmark_fingerprint": data.fingerprint, **nested}
-    return given if own is None else own.complete(given, sizes)
+    return given if options is None else options.complete(given, sizes)
 
 
 def _not_of_track(part: str, track: str, value: Any) -> ParameterError:
@@ -350,8 +350,8 @@ def _fields_beside(name: str) -> str:
     """Return the fields that stand beside one: those of its part, or the protocol's own and the short forms."""
     part, dot, _ = name.partition(".")
     if not dot:
-        own = set(Protocol.model_fields) - {"options"}
-        return ", ".join(sorted({*own, *parts(), *short_forms()}))
+        fields = set(Protocol.model_fields) - {"options"}
+        return ", ".join(sorted({*fields, *parts(), *short_forms()}))
     classes = track_options() | {"folds": FoldSpec}
     spec = classes.get(part) or type(Protocol.model_fields[part].default)
     return ", ".join(f"{part}.{field}" for field in spec.model_fields)

@@ -116,13 +116,13 @@ class Results:
         """
         presets = self.manifest.get("presets", [])
         labels = [result.label for result in self.methods if result.kind == "method"]
-        own = {label for preset in presets for label in preset["methods"]}
-        others = [label for label in labels if label not in own] if presets else []
+        of_presets = {label for preset in presets for label in preset["methods"]}
+        additional = [label for label in labels if label not in of_presets] if presets else []
         described = [
             describe_changes(preset["id"], {name: (before, now) for name, before, now in preset["changes"]})
             for preset in presets
         ]
-        more = [f"beside the preset's own methods: {', '.join(others)}"] if others else []
+        more = [f"beside the preset's own methods: {', '.join(additional)}"] if additional else []
         return "; ".join([*described, *more])
 
     def metric(self, metric: str) -> Metric:

@@ -82,15 +82,15 @@ def evaluate(
     chosen = as_protocol(protocol, data, track)
     kind = load_track(chosen.track)
     entries, names = resolve(methods, kind, signals=getattr(chosen.options, "reward_signals", False))
-    made = make_track(chosen, data, backends, writes=any("llm" in entry.method.needs for entry in entries))
+    instance = make_track(chosen, data, backends, writes=any("llm" in entry.method.needs for entry in entries))
     for entry in entries:
-        made.check(entry)
-    baselines = made.baselines()
-    _check_names(names, made, baselines)
-    fingerprint = made.protocol.fingerprint
+        instance.check(entry)
+    baselines = instance.baselines()
+    _check_names(names, instance, baselines)
+    fingerprint = instance.protocol.fingerprint
     store = Store(fingerprint) if out is None else DiskStore(Path(out) / fingerprint, fingerprint)
-    manifest = write_manifest(store, made)
-    run = _Run(store, made, progress or _silent, _workers(workers, made, progress or _silent))
+    manifest = write_manifest(store, instance)
+    run = _Run(store, instance, progress or _silent, _workers(workers, instance, progress or _silent))
     write_order(store, [entry.key for entry in entries])
     keys = [run.method(entry) for entry in entries] + [run.baseline(baseline) for baseline in baselines]
     write_order(store, keys)
@@ -163,8 +163,8 @@ def make_track(protocol: Protocol, data: Any, backends: Backends, *, writes: boo
 def open_track(protocol: Protocol, data: Any, backends: Backends) -> Track:
     """Return the track of a protocol as it is; what needs a backend that is not given fails later."""
     source = Simulated(protocol, data) if isinstance(data, Benchmark) else People(data, protocol)
-    made: Track = load_track(protocol.track).of(protocol, source, backends)
-    return made
+    instance: Track = load_track(protocol.track).of(protocol, source, backends)
+    return instance
 
 
 def _check_names(names: Sequence[str], track: Track, baselines: Sequence[Baseline]) -> None:

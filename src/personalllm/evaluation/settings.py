@@ -49,8 +49,10 @@ def parts() -> tuple[str, ...]:
 
 def short_forms() -> dict[str, tuple[tuple[str, str], ...]]:
     """Return the short forms of settings: name -> (part, field) of each setting that it stands for."""
-    own = {name: ((part, field),) for part, options in track_options().items() for name, field in options.short.items()}
-    return _SHORT | own
+    of_tracks = {
+        name: ((part, field),) for part, options in track_options().items() for name, field in options.short.items()
+    }
+    return _SHORT | of_tracks
 
 
 def expand(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -102,12 +104,12 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> JSON:
     new_values, new_nested = expand(overrides)
     merged = values | new_values
     owners = {track: load_track(track).options for track in (values.get("track"), merged.get("track")) if track}
-    own = owners.get(merged.get("track"))
+    options = owners.get(merged.get("track"))
     for part in track_options():
-        if own is None or part != own.part:
+        if options is None or part != options.part:
             nested[part] = {}
-    for options in owners.values():
-        for part in options.derived if options else ():
+    for owner in owners.values():
+        for part in owner.derived if owner else ():
             nested[part] = {}
     return merged | {part: nested[part] | new_nested[part] for part in parts() if nested[part] or new_nested[part]}
 

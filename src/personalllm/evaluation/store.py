@@ -247,11 +247,11 @@ def _record_to_json(record: MethodRecord) -> tuple[JSON, dict[str, Table]]:
         axes = [{"axis": sums.axis, "pairing": sums.pairing, "groups": list(sums.groups)} for sums in of_axes]
         conditions.append({"condition": condition.spec(), "sums": axes, "estimates": estimates})
         for sums in of_axes:
-            place = {
+            identifiers = {
                 "condition": np.full(sums.n_clusters, index, np.int16),
                 sums.axis.removesuffix("s"): np.arange(sums.n_clusters, dtype=np.int32),
             }
-            rows.setdefault(sums.axis, []).append(pa.table({**place, **sums.columns}))
+            rows.setdefault(sums.axis, []).append(pa.table({**identifiers, **sums.columns}))
     tables = {axis: pa.concat_tables(parts, promote_options="default") for axis, parts in rows.items()}
     return {"about": record.about, "conditions": conditions}, tables
 

@@ -177,12 +177,12 @@ def _with(method: Method | str, params: Mapping[str, Any]) -> Method:
         if unknown:
             raise UserError(f"The method {method.id!r} has no parameter {unknown[0]!r}.", "Leave the axis out.")
         return type(method)(**{**method.params(), **params})
-    name, own = parse_method(method)
-    twice = [param for param in params if param in own]
+    name, fixed = parse_method(method)
+    twice = [param for param in params if param in fixed]
     if twice:
         raise UserError(f"{twice[0]!r} is fixed by {method!r} and varied too.", "Do one of the two.")
     try:
-        return get_method(name, **own, **params)
+        return get_method(name, **fixed, **params)
     except TypeError as error:
         raise UserError(f"The method {name!r} cannot be built: {error}.", "Check the types of its values.") from None
 

@@ -70,7 +70,7 @@ class Choices:
         fixed: U8 = self.fixed[name][prompts]
         return fixed
 
-    def judged(self, utilities: F32, prompts: I32) -> dict[str, F32]:
+    def standards(self, utilities: F32, prompts: I32) -> dict[str, F32]:
         """Return what every method is compared with, float32 (n,) each.
 
         `best_utility`: the user's best stored response; `population_best_utility`: the best response for the
@@ -95,7 +95,9 @@ class Choices:
             DataError: If the reference response model did not answer one of the prompts.
         """
         source = self.source
-        mean: F64 = np.einsum("prm,m->pr", source.table.values.astype(np.float64), source.everyone.weights.mean(axis=0))
+        mean: F64 = np.einsum(
+            "prm,m->pr", source.table.values.astype(np.float64), source.full_population.weights.mean(axis=0)
+        )
         rows = source.benchmark.rows(source.protocol.split)
         tops = source.table.values.argmax(axis=1)
         of_rms = [float(mean[rows, tops[rows, rm]].mean()) for rm in range(tops.shape[1])]

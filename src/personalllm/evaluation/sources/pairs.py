@@ -157,7 +157,7 @@ class Pairs:
     @cached_property
     def electorate(self) -> Population:
         """Whose votes say how contested a pair is: the first 1,000 users of the pool; of the targets if it is empty."""
-        voters = self.source.others if self.source.protocol.pool.n_users else self.source.everyone
+        voters = self.source.pool_population if self.source.protocol.pool.n_users else self.source.full_population
         return voters.subset(np.arange(min(_ELECTORATE, voters.n_users), dtype=np.int32))
 
     @cached_property
@@ -175,14 +175,14 @@ class Pairs:
             history_seed = derive_seed(seed, "target history")
             compared = sample_prompts(n_users, self.source.history_rows, n_shots, history_seed)
         feedback_seed = derive_seed(seed, "target feedback", "random")
-        return self._group("unseen", self.source.everyone, compared, feedback_seed)
+        return self._group("unseen", self.source.full_population, compared, feedback_seed)
 
     def _seen(self) -> Group:
         """The first users of the pool, with the histories that they have there."""
         pool = self.source.protocol.pool
         seed = derive_seed(pool.seed, "pool prompts")
         compared = sample_prompts(self.options.n_seen_users, self.source.history_rows, pool.pairs_per_user, seed)
-        return self._group("seen", self.source.others, compared, derive_seed(pool.seed, "pool feedback"))
+        return self._group("seen", self.source.pool_population, compared, derive_seed(pool.seed, "pool feedback"))
 
     def _group(self, kind: Novelty, everyone: Population, compared: I32, seed: int) -> Group:
         """Draw for the first users of everyone, one for each row of `compared`; who follows them changes nothing."""
@@ -285,7 +285,7 @@ class Pairs:
             group.kind: {kind: len(pairs) for kind, pairs in group.tests.items()} for group in groups
         }
         return {
-            "population": self.source.everyone.spec(),
+            "population": self.source.full_population.spec(),
             "standardiser": self.source.standardiser.spec(),
             "feedback": self.source.rule.spec(),
             "test_feedback": self.outcome.spec(),

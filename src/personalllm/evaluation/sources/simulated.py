@@ -80,7 +80,7 @@ class Simulated:
         return self.benchmark.score_table(self.standardiser)
 
     @cached_property
-    def everyone(self) -> Population:
+    def full_population(self) -> Population:
         """The whole population of target users."""
         spec = self.protocol.population
         rms = self.benchmark.reward_models
@@ -103,14 +103,14 @@ class Simulated:
 
     @cached_property
     def population(self) -> Population:
-        """The users who are evaluated: the first `limit` of everyone."""
-        return self.everyone.subset(np.arange(self.n_users, dtype=np.int32))
+        """The users who are evaluated: the first `limit` of the full population."""
+        return self.full_population.subset(np.arange(self.n_users, dtype=np.int32))
 
     @property
     def n_users(self) -> int:
         """Number of users who are evaluated."""
         limit = self.protocol.limit
-        return self.everyone.n_users if limit is None else min(limit, self.everyone.n_users)
+        return self.full_population.n_users if limit is None else min(limit, self.full_population.n_users)
 
     @cached_property
     def prompts(self) -> I32:
@@ -120,7 +120,7 @@ class Simulated:
         if k is None:
             return np.broadcast_to(rows, (self.n_users, len(rows)))
         seed = derive_seed(self.protocol.seed, "query prompts")
-        return sample_prompts(self.everyone.n_users, rows, k, seed)[: self.n_users]
+        return sample_prompts(self.full_population.n_users, rows, k, seed)[: self.n_users]
 
     @cached_property
     def view(self) -> CorpusView:
@@ -138,7 +138,7 @@ class Simulated:
         return np.sort(self.benchmark.rows(self.protocol.history_split)).astype(np.int32)
 
     @cached_property
-    def others(self) -> Population:
+    def pool_population(self) -> Population:
         """The users of the pool: the same distribution, another seed."""
         spec, alpha = self.protocol.pool, self.protocol.population.alpha
         seed = derive_seed(spec.seed, "pool users")
@@ -152,7 +152,9 @@ class Simulated:
             return Histories.empty(self.view.corpus, 0)
         seed = derive_seed(spec.seed, "pool prompts")
         prompts = sample_prompts(spec.n_users, self.history_rows, spec.pairs_per_user, seed)
-        feedback = interact(self.others, self.table, prompts, self.rule, derive_seed(spec.seed, "pool feedback"))
+        feedback = interact(
+            self.pool_population, self.table, prompts, self.rule, derive_seed(spec.seed, "pool feedback")
+        )
         return feedback.histories(self.view)
 
     def histories(self, rule: HistoryRule, embedder: TextEmbedder | None = None) -> Histories:
@@ -171,20 +173,20 @@ class Simulated:
         if prompts.shape[1] == 0:
             return Histories.empty(self.view.corpus, self.n_users)
         seed, kind = self.protocol.seed, self.protocol.history.counterfactual
-        speakers = self.everyone
+        respondents = self.full_population
         if kind == "other-user":
-            speakers = speakers.subset(partners(speakers.n_users, derive_seed(seed, "partners")))
-        everyone = interact(speakers, self.table, prompts, self.rule, derive_seed(seed, "target feedback", rule))
-        everyone = rewritten(kind, everyone, derive_seed(seed, "counterfactual", rule))
-        return everyone.histories(self.view).of_users(0, self.n_users)
+            respondents = respondents.subset(partners(respondents.n_users, derive_seed(seed, "partners")))
+        feedback = interact(respondents, self.table, prompts, self.rule, derive_seed(seed, "target feedback", rule))
+        feedback = rewritten(kind, feedback, derive_seed(seed, "counterfactual", rule))
+        return feedback.histories(self.view).of_users(0, self.n_users)
 
     def _random(self) -> I32:
-        """int32 (n_everyone, pairs): random train prompts."""
+        """int32 (n_full_population, pairs): random train prompts."""
         pairs = self.protocol.history.pairs
         if pairs == 0:
-            return np.empty((self.everyone.n_users, 0), np.int32)
+            return np.empty((self.full_population.n_users, 0), np.int32)
         return sample_prompts(
-            self.everyone.n_users, self.history_rows, pairs, derive_seed(self.protocol.seed, "target history")
+            self.full_population.n_users, self.history_rows, pairs, derive_seed(self.protocol.seed, "target history")
         )
 
     def check_history(self, rule: HistoryRule, embedder: TextEmbedder | None) -> None:
@@ -206,10 +208,10 @@ class Simulated:
             )
 
     def _nearest(self, embedder: TextEmbedder) -> I32:
-        """int32 (n_everyone, nearest): the train prompts nearest to each user's query, nearest last."""
+        """int32 (n_full_population, nearest): the train prompts nearest to each user's query, nearest last."""
         seed = derive_seed(self.protocol.seed, "query prompts")
         rows = np.sort(self.benchmark.rows(self.protocol.split)).astype(np.int32)
-        queries = sample_prompts(self.everyone.n_users, rows, 1, seed)[:, 0]
+        queries = sample_prompts(self.full_population.n_users, rows, 1, seed)[:, 0]
         distinct, position = np.unique(queries, return_inverse=True)
         texts = self.benchmark.prompt
         keys = embedder.embed([texts(int(row)) for row in self.history_rows])
@@ -249,7 +251,7 @@ class Simulated:
     def describe(self) -> JSON:
         """Return what the protocol drew, as JSON for the manifest."""
         return {
-            "population": self.everyone.spec(),
+            "population": self.full_population.spec(),
             "standardiser": self.standardiser.spec(),
             "feedback": self.rule.spec(),
             "n_users": self.n_users,

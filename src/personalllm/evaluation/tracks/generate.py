@@ -83,11 +83,11 @@ class GenerateTrack(ChoiceTrack):
             AxisMismatch: If the reward ensemble's RMs are not the benchmark's.
         """
         super().check(method)
-        ours, theirs = self.source.benchmark.reward_models, self.rewards.reward_models
-        if set(ours) != set(theirs):
+        stored, live = self.source.benchmark.reward_models, self.rewards.reward_models
+        if set(stored) != set(live):
             raise AxisMismatch(
-                f"The benchmark {self.source.name!r} was scored by {', '.join(ours)}; the reward ensemble has "
-                f"{', '.join(theirs)}.",
+                f"The benchmark {self.source.name!r} was scored by {', '.join(stored)}; the reward ensemble has "
+                f"{', '.join(live)}.",
                 "Use the ensemble that scored the benchmark (metadata key reward_ensemble), or the rank track.",
             )
 
@@ -216,8 +216,8 @@ class GenerateTrack(ChoiceTrack):
         import pyarrow as pa
 
         benchmark = self.source.benchmark
-        judged = self.choices.judged(self.source.utilities(users, prompts), prompts)
-        table = pa.table(self.columns(users, prompts, utility, judged))
+        standards = self.choices.standards(self.source.utilities(users, prompts), prompts)
+        table = pa.table(self.columns(users, prompts, utility, standards))
         table = table.append_column("prompt_id", pa.array([str(benchmark.prompt_ids[int(p)].as_py()) for p in prompts]))
         table = table.append_column("prompt_text", pa.array([benchmark.prompt(int(p)) for p in prompts]))
         message = pa.struct([("role", pa.string()), ("content", pa.string())])

@@ -31,14 +31,14 @@ from personalllm.methods.base import Method
 
 __all__ = ["ChoiceTrack", "RankTrack"]
 
-_JUDGED = ("best_utility", "population_best_utility", "reference_utility")
+_STANDARDS = ("best_utility", "population_best_utility", "reference_utility")
 
 
 class ChoiceTrack(Track):
     """What the tracks share in which each query gets one response with a utility; rows are queries, by user.
 
-    Samples have the columns `condition`, `user`, `prompt`, `utility` and those of `Choices.judged`, in the order of the
-    queries.
+    Samples have the columns `condition`, `user`, `prompt`, `utility` and those of `Choices.standards`, in the
+    order of the queries.
     """
 
     metrics = CHOICE_METRICS
@@ -105,15 +105,15 @@ class ChoiceTrack(Track):
         trained = fitted(self.source.pool, self.backends, method, seed)
         return trained, self.source.histories(trained.history, self.backends.embedder)
 
-    def columns(self, users: I32, prompts: I32, utility: F32, judged: dict[str, F32]) -> dict[str, Any]:
+    def columns(self, users: I32, prompts: I32, utility: F32, standards: dict[str, F32]) -> dict[str, Any]:
         """Return the columns that the samples of every such track have."""
         condition = np.zeros(len(users), np.int16)
-        return {"condition": condition, "user": users, "prompt": prompts, "utility": utility, **judged}
+        return {"condition": condition, "user": users, "prompt": prompts, "utility": utility, **standards}
 
     def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> tuple[Sums, ...]:
         """Return each user's means over their queries: every user weighs the same, whatever they are asked."""
-        values = {name: samples[name].to_numpy().reshape(self.source.n_users, -1) for name in ("utility", *_JUDGED)}
-        best, population_best, reference = (values[name] for name in _JUDGED)
+        values = {name: samples[name].to_numpy().reshape(self.source.n_users, -1) for name in ("utility", *_STANDARDS)}
+        best, population_best, reference = (values[name] for name in _STANDARDS)
         means = choice_means(values["utility"], best=best, population_best=population_best, reference=reference)
         pairing = pairing_digest(samples["prompt"].to_numpy(), best, population_best, reference)
         return (Sums(means, "users", pairing),)
@@ -178,5 +178,5 @@ class RankTrack(ChoiceTrack):
         values = self.source.utilities(users, prompts)
         response = self.choices.choose(chosen, values, prompts) if isinstance(chosen, str) else chosen
         utility = values[np.arange(len(users)), response]
-        columns = self.columns(users, prompts, utility, self.choices.judged(values, prompts))
+        columns = self.columns(users, prompts, utility, self.choices.standards(values, prompts))
         return Outcome(pa.table(columns | {"response": response}))
