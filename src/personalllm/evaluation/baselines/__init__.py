@@ -1,0 +1,1 @@
+"""Baselines, which ignore the user, and oracles, which see the scores."""

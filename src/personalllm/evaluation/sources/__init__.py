@@ -1,0 +1,1 @@
+"""The users whose preferences are learned and predicted: simulated ones, and people."""

@@ -1,0 +1,1 @@
+"""The tracks: what is asked of methods and what is measured, one file each."""
