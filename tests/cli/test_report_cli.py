@@ -21,7 +21,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     benchmark = make_synthetic(60, 0)
     for seed in (0, 1):
         protocol = Protocol.for_benchmark(benchmark, n_users=12, pool_users=5, pool_pairs=2, seed=seed)
-        evaluate(["random", "longest"], protocol, benchmark, out=folder)
+        evaluate(["random", "longest"], benchmark, protocol=protocol, out=folder)
     return folder
 
 
@@ -40,9 +40,9 @@ def call(*arguments: object) -> str:
 def test_every_run_below_the_folder(runs: Path) -> None:
     output = call(runs)
     text = (runs / "report.html").read_text(encoding="utf-8")
-    assert "Rank track" in output
+    assert "rank track" in output
     assert "report.html" in output
-    assert text.count("<h2") == 2 + 3
+    assert text.count("<h2") == 2 + 4
     for run in runs.iterdir():
         if run.is_dir():
             assert run.name in text
@@ -52,7 +52,7 @@ def test_one_run(runs: Path, tmp_path: Path) -> None:
     run = next(path for path in sorted(runs.iterdir()) if path.is_dir())
     out = tmp_path / "pages" / "one.html"
     call(run, "--out", out)
-    assert out.read_text(encoding="utf-8").count("<h2") == 1 + 3
+    assert out.read_text(encoding="utf-8").count("<h2") == 1 + 4
 
 
 def test_twice_gives_the_same_page(runs: Path) -> None:
@@ -63,14 +63,14 @@ def test_twice_gives_the_same_page(runs: Path) -> None:
 
 
 def test_versus_and_figures(runs: Path, tmp_path: Path) -> None:
-    call(runs, "--versus", "longest", "--figures", tmp_path / "figures")
-    assert "Differences from Longest" in (runs / "report.html").read_text(encoding="utf-8")
+    call(runs, "--versus", "random", "--figures", tmp_path / "figures")
+    assert "Differences from Random" in (runs / "report.html").read_text(encoding="utf-8")
     assert len(list((tmp_path / "figures").glob("*.svg"))) == 4
 
 
 def test_an_unfinished_run_is_left_out_and_named(runs: Path) -> None:
     run = next(path for path in sorted(runs.iterdir()) if path.is_dir())
-    for path in run.glob("*/metrics.json"):
+    for path in run.glob("*/record.json"):
         path.unlink()
     output = call(runs)
     assert "no method is complete" in output
@@ -84,7 +84,7 @@ def test_other_manifests_are_passed_over(runs: Path) -> None:
 
 
 def _damage(runs: Path) -> None:
-    next(iter(sorted(runs.glob("*/*/metrics.json")))).write_text("{", encoding="utf-8")
+    next(iter(sorted(runs.glob("*/*/record.json")))).write_text("{", encoding="utf-8")
 
 
 def _garble(runs: Path) -> None:
@@ -99,7 +99,7 @@ def _empty(runs: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "arguments", "kind", "message"),
     [
-        (_damage, (), DataError, "metrics.json"),
+        (_damage, (), DataError, "record.json"),
         (_garble, (), DataError, "manifest.json"),
         (_empty, (), UserError, "There is no finished run in"),
         (shutil.rmtree, (), UserError, "There is no folder"),

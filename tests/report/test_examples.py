@@ -3,18 +3,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalllm.evaluation.results import Results, Sample
-from personalllm.report.examples import choose_pair, excerpt, taste
-from personalllm.report.views import track_views
+from personalllm.evaluation.results import Results
+from personalllm.report.examples import Pair, excerpt, taste
+from personalllm.report.views import make_view
 
 
-def pair_of(results: Results):
-    (view,) = track_views([results])
-    return choose_pair(view)
+def pair_of(results: Results) -> Pair:
+    pair = make_view(results).pair()
+    assert pair is not None
+    return pair
 
 
 def test_users_with_opposite_choices_and_the_same_prompt(make_results: Callable[..., Results]) -> None:
@@ -29,10 +31,9 @@ def test_users_with_opposite_choices_and_the_same_prompt(make_results: Callable[
 
 def test_written_stands_in_the_order_of_the_leaderboard(make_results: Callable[..., Results]) -> None:
     results = make_results("generate", 8)
-    (view,) = track_views([results])
-    pair = choose_pair(view)
+    view, pair = make_view(results), pair_of(results)
     assert [written.title for written in pair.first.written] == [
-        view.name(row) for row in view.rows if row.id != "worst"
+        view.name(row) for row in view.rows if row.label in ("oracle", "population-best") or row.kind == "method"
     ]
     assert all(written.sample.user == 2 for written in pair.first.written)
 
@@ -40,8 +41,9 @@ def test_written_stands_in_the_order_of_the_leaderboard(make_results: Callable[.
 def test_the_choice_ignores_how_methods_fared(make_results: Callable[..., Results]) -> None:
     results = make_results("generate", 8)
 
-    def spoilt(samples: list[Sample]) -> list[Sample]:
-        return [dataclasses.replace(sample, utility=-100.0, response="") for sample in samples]
+    def spoilt(samples: pa.Table) -> pa.Table:
+        rows = [row | {"utility": -100.0, "response": ""} for row in samples.to_pylist()]
+        return pa.Table.from_pylist(rows, schema=samples.schema)
 
     changed = {key: (lambda source=source: spoilt(source())) for key, source in results.sources.items()}
     pair = pair_of(dataclasses.replace(results, sources=changed))
@@ -49,31 +51,30 @@ def test_the_choice_ignores_how_methods_fared(make_results: Callable[..., Result
 
 
 def test_twin_titles_carry_their_parameters(make_results: Callable[..., Results]) -> None:
-    (view,) = track_views([make_results("generate", 4)])
+    view = make_view(make_results("generate", 4))
     names = {view.name(row) for row in view.rows}
     assert {"In-context learning [n_shots=3]", "In-context learning [n_shots=1]"} <= names
 
 
 @pytest.mark.parametrize("n_users", [1, 2, 3])
 def test_few_users(n_users: int, make_results: Callable[..., Results]) -> None:
-    pair = pair_of(make_results("generate", n_users))
+    pair = make_view(make_results("generate", n_users)).pair()
     assert (pair is None) == (n_users < 2)
 
 
 def test_rank_track_has_no_texts(make_results: Callable[..., Results]) -> None:
-    assert pair_of(make_results("rank", 5)) is None
+    assert make_view(make_results("rank", 5)).pair() is None
 
 
 def test_users_without_history_can_be_paired(make_results: Callable[..., Results]) -> None:
     results = make_results("generate", 3)
 
-    def blank(samples: list[Sample]) -> list[Sample]:
-        return [dataclasses.replace(sample, history=()) for sample in samples]
+    def blank(samples: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([row | {"history": []} for row in samples.to_pylist()], schema=samples.schema)
 
     pair = pair_of(
         dataclasses.replace(results, sources={k: (lambda s=s: blank(s())) for k, s in results.sources.items()})
     )
-    assert pair is not None
     assert pair.first.taste == ()
 
 

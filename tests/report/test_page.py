@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from personalllm.core.errors import UserError
-from personalllm.evaluation.results import Estimate, Results
+from personalllm.evaluation.contract import Condition, Estimate
+from personalllm.evaluation.results import Results
 from personalllm.report import render_report
-from personalllm.report.views import track_views
+from personalllm.report.views import View, make_view, make_views
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
 HOSTILE = "<script>alert('x')</script> & <img src=https://evil.example/x.png onerror=alert(1)>"
@@ -67,12 +68,22 @@ def page(text: str) -> Page:
     return Page(text)
 
 
+def with_gain(results: Results, gain: Estimate) -> Results:
+    rows = [
+        dataclasses.replace(row, estimates={Condition(): row.estimates[Condition()] | {("all", "gain"): gain}})
+        for row in results.methods
+    ]
+    return dataclasses.replace(results, methods=tuple(rows))
+
+
 def test_every_part_is_there(page: Page) -> None:
     headings = [
         "Choosing among stored responses",
         "Writing new responses",
-        "Differences from Random response",
-        "Differences from Zero-shot",
+        "Which method",
+        "Against ignoring the user",
+        "Differences from Embedding ranker",
+        "Differences from Best response for the population (not personalised)",
         "User by user",
         "What was generated",
         "Two users who want different things",
@@ -89,19 +100,21 @@ def test_every_part_is_there(page: Page) -> None:
 def test_leaderboard_numbers_are_those_of_the_results(both: list[Results], page: Page) -> None:
     for result in both:
         for row in result.methods:
-            value = row.metrics["mean_utility"]
+            value = result.estimate(row.label, "utility")
             shown = f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]".replace("-", "\u2212")
-            assert shown in page.text, row.id
+            assert shown in page.text, row.label
 
 
-def test_methods_are_sorted_and_references_stand_apart(both: list[Results], tmp_path: Path) -> None:
+def test_methods_are_sorted_and_baselines_and_oracles_stand_apart(both: list[Results], tmp_path: Path) -> None:
     text = render_report(both[:1], tmp_path / "r.html").read_text(encoding="utf-8")
-    board = text[text.index("<caption>Leaderboard") : text.index("Differences from")]
-    methods, references = board.split('<tbody class="references">')
+    board = text[text.index('class="leaderboard"') : text.index(">Differences from")]
+    methods, baselines = board.split('<tbody class="baseline">')
+    baselines, oracles = baselines.split('<tbody class="oracle">')
     order = [methods.index(f"<code>{name}</code>") for name in ("embedding-ranker", "longest", "random")]
     assert order == sorted(order)
-    assert "<code>oracle</code>" in references
-    assert "<code>oracle</code>" not in methods
+    assert "<code>oracle</code>" in oracles
+    assert "<code>oracle</code>" not in methods + baselines
+    assert "<code>population-best</code>" in baselines
 
 
 def test_ids_are_unique_and_references_resolve(page: Page) -> None:
@@ -162,9 +175,10 @@ def test_titles_are_escaped_in_tables_and_figures(make_results: Callable[..., Re
     assert "$x_1$" in page.text
 
 
-@pytest.mark.parametrize("field", ["benchmark_name", "fingerprint", "versus"])
+@pytest.mark.parametrize("field", ["benchmark", "fingerprint", "reference_response_model"])
 def test_other_texts_are_escaped(field: str, make_results: Callable[..., Results], tmp_path: Path) -> None:
-    results = make_results("rank", 20, **{field: HOSTILE})
+    results = make_results("rank", 20, fingerprint=HOSTILE)
+    results.protocol[field] = HOSTILE
     page = Page(render_report([results], tmp_path / "r.html").read_text(encoding="utf-8"))
     assert not page.every("script")
     assert not page.every("img")
@@ -177,11 +191,11 @@ def test_equal_results_give_an_equal_page(make_results: Callable[..., Results], 
 
 
 def test_generations_are_counted(page: Page) -> None:
-    assert re.search(r"Zero-shot 16 1 4 25\.0 112 3\.0 2 73\.0 s", page.text)
+    assert re.search(r"Zero-shot zero-shot 16 1 4 25\.0 112 3\.0 2 73\.0 s", page.text)
 
 
 def test_protocol_settings_that_differ_are_marked(text: str) -> None:
-    marked = re.findall(r'<tr class="differs"><th scope="row">[^<]*<small><code>([^<]+)', text)
+    marked = re.findall(r'<tr class="differs"><th scope="row"><code>([^<]+)', text)
     assert "track" in marked
     assert "limit" in marked
     assert "population.alpha" not in marked
@@ -190,62 +204,54 @@ def test_protocol_settings_that_differ_are_marked(text: str) -> None:
 
 def test_a_gain_that_is_not_defined_is_a_dash(make_results: Callable[..., Results], tmp_path: Path) -> None:
     results = make_results("rank", 30)
-    nothing = Estimate(math.nan, math.nan, math.nan)
-    rows = tuple(dataclasses.replace(row, metrics=row.metrics | {"gain": nothing}) for row in results.methods)
-    page = Page(render_report([dataclasses.replace(results, methods=rows)], tmp_path / "r.html").read_text("utf-8"))
+    results = with_gain(results, Estimate(math.nan, math.nan, math.nan))
+    page = Page(render_report([results], tmp_path / "r.html").read_text("utf-8"))
     assert "nan" not in page.text.lower()
-    assert "and a gain of" not in page.text
+    assert "has a gain of" not in page.text
 
 
-def test_without_references_or_per_user_values(make_results: Callable[..., Results], tmp_path: Path) -> None:
+def test_without_baselines_samples_and_manifest(make_results: Callable[..., Results], tmp_path: Path) -> None:
     results = make_results("generate", 4)
-    rows = tuple(dataclasses.replace(r, per_user={}, counts={}) for r in results.methods if r.kind == "method")
+    rows = tuple(dataclasses.replace(r, counts={}, seconds={}) for r in results.methods if r.kind == "method")
     bare = dataclasses.replace(results, methods=rows, sources={}, manifest={}, directory=None)
     page = Page(render_report([bare], tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert "User by user" not in page.text
+    assert "Against ignoring the user" not in page.text
+    assert "What was generated" not in page.text
     assert "Two users" not in page.text
-    assert len(page.every("svg")) == 1
 
 
 @pytest.mark.parametrize(
     ("low", "high", "words"),
     [
-        (0.01, 0.2, ": more than the best policy"),
-        (-0.1, 0.2, ": not distinguishable from the best policy"),
-        (-0.3, -0.1, ": less than the best policy"),
+        (0.01, 0.2, "it is better than the best choice that ignores the user"),
+        (-0.1, 0.2, "it is not significantly different from the best choice that ignores the user"),
+        (-0.3, -0.1, "it is worse than the best choice that ignores the user"),
     ],
 )
 def test_finding_follows_the_interval(
     low: float, high: float, words: str, make_results: Callable[..., Results], tmp_path: Path
 ) -> None:
-    results = make_results("rank", 30)
-    gain = Estimate((low + high) / 2, low, high)
-    rows = tuple(dataclasses.replace(row, metrics=row.metrics | {"gain": gain}) for row in results.methods)
-    page = Page(render_report([dataclasses.replace(results, methods=rows)], tmp_path / "r.html").read_text("utf-8"))
-    assert words in page.text
+    results = with_gain(make_results("rank", 30), Estimate((low + high) / 2, low, high))
+    assert words in Page(render_report([results], tmp_path / "r.html").read_text("utf-8")).text
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [
-        (0.01, 0.2, "It is clearly above Random response: +0."),
-        (-0.1, 0.2, "It is not clearly different from Random response: +0."),
-        (-0.3, -0.1, "It is clearly below Random response: \u22120."),
-    ],
-)
-def test_finding_names_the_lead(
-    low: float, high: float, words: str, make_results: Callable[..., Results], tmp_path: Path
-) -> None:
-    results = make_results("rank", 30)
-    change = {"mean_utility": Estimate((low + high) / 2, low, high)}
-    rows = tuple(dataclasses.replace(row, versus_reference=change) for row in results.methods)
-    page = Page(render_report([dataclasses.replace(results, methods=rows)], tmp_path / "r.html").read_text("utf-8"))
-    assert words in page.text
+def test_the_best_method_is_compared_with_all_others(make_results: Callable[..., Results]) -> None:
+    results = make_results("rank", 100)
+    text = {finding.topic: finding.text for finding in make_view(results).findings()}
+    value = results.estimate("embedding-ranker", "utility")
+    assert text["Which method"] == (
+        f"The best of 3 methods is Embedding ranker: mean utility {value.value:.3f} [{value.low:.3f}, "
+        f"{value.high:.3f}]. It is significantly better than Longest response and Random response. "
+        "(Paired by user, Holm-corrected at 5 %.)"
+    )
+    against = text["Against ignoring the user"]
+    assert against.startswith("The best baseline is Best response for the population (not personalised): mean utility ")
+    assert "Significantly worse: Longest response and Random response." in against
 
 
 def test_several_runs_of_one_track_get_keys_of_their_own(make_results: Callable[..., Results], tmp_path: Path) -> None:
     runs = [make_results("rank", 10), make_results("rank", 12, fingerprint="0" * 16), make_results("generate", 4)]
-    assert [view.key for view in track_views(runs)] == ["rank", "rank-2", "generate"]
+    assert [view.key for view in make_views(runs)] == ["rank", "rank-2", "generate"]
     Page(render_report(runs, tmp_path / "r.html").read_text(encoding="utf-8"))
 
 
@@ -263,3 +269,46 @@ def test_import_is_light() -> None:
     code = "import sys, personalllm.report; print([m for m in ('matplotlib', 'jinja2', 'rich') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_track_without_a_view_of_its_own_is_reported(predicted: Results, tmp_path: Path) -> None:
+    """A plug-in's track gets headings, direction and units from its metrics, curves where there are shots."""
+    accuracy = dataclasses.replace(
+        predicted.metric("accuracy"),
+        id="speed",
+        heading="<i>Speed</i>",
+        unit="sd",
+        higher_is_better=False,
+        note="per s",
+    )
+    rows = [
+        dataclasses.replace(
+            row, estimates={c: {("all", "speed"): values["all", "accuracy"]} for c, values in row.estimates.items()}
+        )
+        for row in predicted.methods
+    ]
+    results = dataclasses.replace(
+        predicted,
+        protocol=predicted.protocol | {"track": "toy"},
+        track="toy",
+        metrics=(accuracy,),
+        main_metric="speed",
+        methods=tuple(rows),
+    )
+    assert type(make_view(results)) is View
+    text = render_report([results], tmp_path / "r.html").read_text("utf-8")
+    page = Page(text)
+    assert not page.every("i")
+    assert "<i>Speed</i> per s" in page.text
+    assert "Toy track" in page.text
+    assert "The best of 8 methods on unseen users, unseen prompts, 64 shots is Longest response" in page.text
+    assert "<i>Speed</i> by number of shots" in page.text
+    assert len(page.every("svg")) == 1
+
+
+def test_all_tracks_on_one_page(both: list[Results], predicted: Results, tmp_path: Path) -> None:
+    page = Page(render_report([predicted, *both], tmp_path / "r.html").read_text("utf-8"))
+    sections = [attributes["id"] for attributes in page.every("section")]
+    assert sections == ["rank", "generate", "predict", "examples", "protocol", "again", "notes", "definitions"]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))

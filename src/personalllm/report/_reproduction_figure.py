@@ -1,4 +1,4 @@
-"""The figure of the reproduction: curves by number of shots, in-context learning left, learning across users right."""
+"""Draw the reproduction: curves by number of shots, in-context learning left, learning across users right."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from personalllm.core.plotting import INK
-from personalllm.evaluation.results import Estimate
+from personalllm.core.plotting import INK, bare
+from personalllm.evaluation.contract import Estimate
 from personalllm.papers.personalllm_2025.plan import EMBEDDINGS, FEEDBACK, ZERO_SHOT
 from personalllm.papers.personalllm_2025.printed import find_paper_row, win_rate_error
 from personalllm.report.numbers import number
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["paper_figure", "reproduction_figure"]
 
-_METRICS = (("mean_utility", "Mean utility"), ("win_rate_reference", "Win rate vs {reference}, %"))
+_METRICS = (("utility", "Mean utility"), ("win_rate_reference", "Win rate vs {reference}, %"))
 _SIZE = (8.2, 7.1)
 _LOOKS: dict[str, tuple[str, Any, str, bool]] = {
     "icl/winning": ("o", "-", "accent", True),
@@ -70,31 +70,32 @@ class _Data:
     shots: tuple[int, ...]
 
 
-def reproduction_figure(found: Reproduction) -> Figure:
-    """Draw our cells with the users' own histories; call within `analysis.drawing.drawing`."""
+def reproduction_figure(reproduction: Reproduction) -> Figure:
+    """Draw our cells with the users' own histories; call within `core.plotting.drawing`."""
     points: dict[str, dict[str, dict[int, Estimate]]] = {metric: {} for metric, _ in _METRICS}
-    for row in found.rows:
+    for row in reproduction.rows:
         if row.cell.method != ZERO_SHOT:
             series = f"{row.cell.method}/{row.cell.variant}"
             for metric, values in points.items():
-                values.setdefault(series, {})[row.cell.shots] = row.result.metrics[metric]
-    zero = found.row(ZERO_SHOT).result.metrics
-    reference = found.own.protocol["reference_response_model"]
-    stored = {name: found.own[name].metrics["mean_utility"].value for name in ("population-best", "oracle")}
-    model = found.own[f"model:{reference}"].metrics["mean_utility"].value
+                values.setdefault(series, {})[row.cell.shots] = row.estimate(metric)
+    zero = reproduction.row(ZERO_SHOT)
+    own = reproduction.own
+    reference = own.protocol["reference_response_model"]
+    stored = {name: own.estimate(name, "utility").value for name in ("population-best", "oracle", f"model:{reference}")}
     lines = {
-        "mean_utility": {
-            ZERO_SHOT: ("zero-shot", zero["mean_utility"].value),
-            "reference": (reference, model),
+        "utility": {
+            ZERO_SHOT: ("zero-shot", zero.estimate("utility").value),
+            "reference": (reference, stored[f"model:{reference}"]),
             "population-best": ("best for all users", stored["population-best"]),
             "oracle": ("best for each user", stored["oracle"]),
         },
         "win_rate_reference": {
-            ZERO_SHOT: ("zero-shot", zero["win_rate_reference"].value),
+            ZERO_SHOT: ("zero-shot", zero.estimate("win_rate_reference").value),
             "reference": ("even", 0.5),
         },
     }
-    return _draw(_Data(points, lines, {metric: zero[metric] for metric, _ in _METRICS}, reference, found.plan.shots))
+    of_zero = {metric: zero.estimate(metric) for metric, _ in _METRICS}
+    return _draw(_Data(points, lines, of_zero, reference, reproduction.plan.shots))
 
 
 def paper_figure() -> Figure:
@@ -119,7 +120,7 @@ def paper_figure() -> Figure:
 
 
 def _paper_estimate(metric: str, value: float) -> Estimate:
-    half = 1.96 * win_rate_error(value) if metric != "mean_utility" else math.nan
+    half = 1.96 * win_rate_error(value) if metric != "utility" else math.nan
     return Estimate(value, value - half, value + half)
 
 
@@ -133,21 +134,21 @@ def _draw(data: _Data) -> Figure:
         gridspec_kw={"left": 0.085, "right": 0.825, "top": 0.945, "bottom": 0.222, "wspace": 0.07, "hspace": 0.11},
     )  # fmt: skip
     for (metric, title), row in zip(_METRICS, axes, strict=True):
-        scale = 1.0 if metric == "mean_utility" else 100.0
+        scale = 1.0 if metric == "utility" else 100.0
         drawn, beyond = _limits(row[0], data, metric, scale)
         for axis, (series, heading) in zip(row, _PANELS, strict=True):
             _panel(axis, data, metric, list(series), scale)
             for name, (_, level) in drawn.items():
                 colour, style = _LINES[name]
                 axis.axhline(level * scale, color=INK[colour], linewidth=1.0, linestyle=style, zorder=1)
-            if metric == "mean_utility":
+            if metric == "utility":
                 axis.set_title(heading, fontsize=9.5, loc="left", color=INK["ink"], pad=6)
             else:
                 axis.set_xlabel("Examples shown")
         row[0].set_ylabel(title.format(reference=_short(data.reference, 20)))
         _margin(row[1], drawn, beyond, scale)
     for (series, _), axis in zip(_PANELS, axes[1], strict=True):
-        _legend(axis, [(key, label) for key, label in series.items() if data.points["mean_utility"].get(key)])
+        _legend(axis, [(key, label) for key, label in series.items() if data.points["utility"].get(key)])
     return figure
 
 
@@ -162,10 +163,8 @@ def _limits(
     reach = _REACH * (high - low or 1.0)
     lines = data.lines[metric]
     drawn = {name: line for name, line in lines.items() if low - reach <= line[1] <= high + reach}
-    low, high = (
-        min([low, *(level for _, level in drawn.values())]),
-        max([high, *(level for _, level in drawn.values())]),
-    )
+    levels = [level for _, level in drawn.values()]
+    low, high = min([low, *levels]), max([high, *levels])
     margin = 0.06 * (high - low or 1.0)
     axis.set_ylim((low - margin) * scale, (high + margin) * scale)
     return drawn, {name: line for name, line in lines.items() if name not in drawn}
@@ -173,38 +172,37 @@ def _limits(
 
 def _panel(axis: Axes, data: _Data, metric: str, series: Sequence[str], scale: float) -> None:
     """Draw the curves of a panel, side by side at each number of shots so that no interval hides another."""
-    shown = [key for key in series if data.points[metric].get(key)]
-    axis.set_facecolor("none")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(visible=True, axis="y", color=INK["rule"], linewidth=0.5)
-    axis.set_axisbelow(True)
-    axis.tick_params(axis="both", color=INK["rule"], labelsize=9)
+    curves = [key for key in series if data.points[metric].get(key)]
+    bare(axis, grid="y")
     positions = {k: i for i, k in enumerate(data.shots)}
     axis.set_xticks(list(positions.values()), [str(k) for k in positions])
     axis.set_xlim(-0.5, len(positions) - 0.5)
     zero = data.zero[metric]
     if math.isfinite(zero.low):
         axis.axhspan(zero.low * scale, zero.high * scale, color=INK["rule"], alpha=0.35, linewidth=0, zorder=0.5)
-    step = _DODGE / max(1, len(shown) - 1)
-    for index, key in enumerate(shown):
+    step = _DODGE / max(1, len(curves) - 1)
+    for index, key in enumerate(curves):
         values = {k: value for k, value in sorted(data.points[metric][key].items()) if k in positions}
-        x = [positions[k] - _DODGE / 2 + step * index for k in values] if len(shown) > 1 else list(positions.values())
-        marker, style, role, filled = _LOOKS[key]
-        colour = INK[role]
-        for place, value in zip(x, values.values(), strict=True):
+        x = [positions[k] - _DODGE / 2 + step * index for k in values] if len(curves) > 1 else list(positions.values())
+        style = _style(key)
+        for position, value in zip(x, values.values(), strict=True):
             if math.isfinite(value.low):
                 ends = [value.low * scale, value.high * scale]
-                axis.plot([place, place], ends, color=colour, linewidth=1.0, alpha=0.75, zorder=2)
-        axis.plot(
-            x, [value.value * scale for value in values.values()], color=colour, linestyle=style, marker=marker,
-            linewidth=1.3, markersize=5.5, markerfacecolor=colour if filled else INK["paper"], markeredgecolor=colour,
-            markeredgewidth=1.2, zorder=3,
-        )  # fmt: skip
+                axis.plot([position, position], ends, color=style["color"], linewidth=1.0, alpha=0.75, zorder=2)
+        axis.plot(x, [value.value * scale for value in values.values()], zorder=3, **style)
 
 
-def _short(text: str, most: int) -> str:
+def _style(key: str) -> dict[str, Any]:
+    """Return the look of a curve, in the panel and in the legend."""
+    marker, line, role, filled = _LOOKS[key]
+    edge = {"markeredgecolor": INK[role], "markeredgewidth": 1.2, "markersize": 5.5, "linewidth": 1.3}
+    face = INK[role if filled else "paper"]
+    return {"color": INK[role], "linestyle": line, "marker": marker, "markerfacecolor": face, **edge}
+
+
+def _short(text: str, width: int) -> str:
     text = text.rpartition("/")[2]
-    return text if len(text) <= most else text[: most - 1] + "\u2026"
+    return text if len(text) <= width else text[: width - 1] + "\u2026"
 
 
 def _margin(
@@ -218,37 +216,37 @@ def _margin(
         above = level * scale > high
         labels.append((1.0 if above else 0.0, f"{UP if above else DOWN} {_named(text, level, scale)}"))
     order = sorted(range(len(labels)), key=lambda i: labels[i][0])
-    for i, place in zip(order, spread([labels[i][0] for i in order]), strict=True):
-        wanted, text = labels[i]
+    for i, height in zip(order, spread([labels[i][0] for i in order]), strict=True):
+        level, text = labels[i]
         if i < leaders:
             axis.plot(
                 [1.0, 1.025],
-                [wanted, place],
+                [level, height],
                 transform=axis.transAxes,
                 color=INK["muted"],
                 linewidth=0.7,
                 clip_on=False,
             )
         axis.annotate(
-            text, (1.025, place), xycoords="axes fraction", xytext=(3, 0), textcoords="offset points", ha="left",
+            text, (1.025, height), xycoords="axes fraction", xytext=(3, 0), textcoords="offset points", ha="left",
             va="center", fontsize=8.5, color=INK["muted"], linespacing=1.15, annotation_clip=False,
         )  # fmt: skip
 
 
-def spread(wanted: Sequence[float], gap: float = _LABEL) -> list[float]:
-    """Return places in [0.03, 0.97] at least `gap` apart, in the order given, near to what is wanted.
+def spread(levels: Sequence[float], gap: float = _LABEL) -> list[float]:
+    """Return heights in [0.03, 0.97] at least `gap` apart, in the order given, near to the levels.
 
-    >>> [round(place, 3) for place in spread([0.5, 0.9, 0.95, 1.0], 0.1)]
+    >>> [round(height, 3) for height in spread([0.5, 0.9, 0.95, 1.0], 0.1)]
     [0.5, 0.77, 0.87, 0.97]
     """
-    places: list[float] = []
-    for place in wanted:
-        places.append(max(place, 0.03, places[-1] + gap if places else 0.0))
+    heights: list[float] = []
+    for height in levels:
+        heights.append(max(height, 0.03, heights[-1] + gap if heights else 0.0))
     top = 0.97
-    for i in reversed(range(len(places))):
-        places[i] = min(places[i], top)
-        top = places[i] - gap
-    return places
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], top)
+        top = heights[i] - gap
+    return heights
 
 
 def _named(text: str, level: float, scale: float) -> str:
@@ -259,16 +257,7 @@ def _legend(axis: Axes, series: Sequence[tuple[str, str]]) -> None:
     """Put the names of the curves below the panel, where they cover nothing."""
     from matplotlib.lines import Line2D
 
-    handles = []
-    for key, label in series:
-        marker, style, role, filled = _LOOKS[key]
-        face = INK[role] if filled else INK["paper"]
-        handles.append(
-            Line2D(
-                [], [], color=INK[role], linestyle=style, marker=marker, markerfacecolor=face, markersize=5.5,
-                markeredgecolor=INK[role], markeredgewidth=1.2, linewidth=1.3, label=label,
-            )
-        )  # fmt: skip
+    handles = [Line2D([], [], label=label, **_style(key)) for key, label in series]
     axis.legend(
         handles=handles, loc="upper left", bbox_to_anchor=(-0.02, -0.2), frameon=False, fontsize=9,
         handlelength=3.4, labelspacing=0.35, borderaxespad=0.0,

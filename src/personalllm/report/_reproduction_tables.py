@@ -1,55 +1,36 @@
-"""The tables of the reproduction: tidy ones for files, and rows of text for people."""
+"""Make the tables of the reproduction: tidy ones for files, and tables of text for readers."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from personalllm.papers.personalllm_2025.claims import CLAIM_METRICS, RULE
 from personalllm.papers.personalllm_2025.printed import PAPER_USERS
 from personalllm.papers.personalllm_2025.reproduction import SHOWN
+from personalllm.papers.personalllm_2025.survival import sums_of
 from personalllm.report.numbers import ABSENT, interval, number, percent
+from personalllm.report.tables import Column, Grid, Row
 
 if TYPE_CHECKING:
-    from personalllm.evaluation.results import Estimate
+    from personalllm.evaluation.contract import Estimate
     from personalllm.papers.personalllm_2025.claims import ClaimResult
     from personalllm.papers.personalllm_2025.reproduction import CellRow, Reproduction, Survival
 
-__all__ = ["TextTable", "text_tables", "tidy_tables"]
+__all__ = ["text_tables", "tidy_tables"]
 
 _COUNTERFACTUALS = {"other-user": "another user's", "flipped": "flipped labels", "shuffled": "shuffled pairs"}
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A table of texts.
-
-    Attributes:
-        key: Short name.
-        title: Heading.
-        note: A sentence or two on how to read it.
-        columns: Headings; those of numbers begin with `#`.
-        rows: Texts; a line break stands between a number and its interval.
-        wide: Columns that a narrow terminal leaves out, the first ones first, as many as it must.
-    """
-
-    key: str
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    wide: tuple[int, ...] = ()
-
-
-def tidy_tables(found: Reproduction) -> dict[str, Any]:
+def tidy_tables(reproduction: Reproduction) -> dict[str, Any]:
     """Return the Arrow tables `cells` (a row for each cell and metric), `claims` and `counterfactuals`."""
     import pyarrow as pa
 
     rows = {
-        "cells": [_cell_record(row, metric) for row in found.rows for metric in SHOWN],
-        "claims": [_claim_record(claim) for claim in found.claims],
-        "counterfactuals": [_survival_record(survival) for survival in found.survivals],
+        "cells": [_cell_record(row, metric) for row in reproduction.rows for metric in SHOWN],
+        "claims": [_claim_record(claim) for claim in reproduction.claims],
+        "counterfactuals": [_survival_record(survival) for survival in reproduction.survivals],
     }
     return {name: pa.Table.from_pylist(records) for name, records in rows.items() if records}
 
@@ -71,16 +52,16 @@ def _cell_record(row: CellRow, metric: str) -> dict[str, Any]:
         "shots": cell.shots,
         "preset": cell.preset,
         "metric": metric,
-        "n_users": row.result.n_users,
+        "n_users": sums_of(row.result).n_clusters,
     }
-    record |= _ends("ours", row.result.metrics[metric])
+    record |= _ends("ours", row.estimate(metric))
     record["paper"] = row.paper.value(metric) if row.paper else math.nan
     record["paper_printed"] = row.paper.printed if row.paper else None
     record |= _ends("difference", row.difference(metric))
     record |= _ends("improvement", row.improvement.get(metric))
     record["paper_improvement"] = math.nan if improvement is None else improvement
-    kept = ("generations", "empty", "cut", "examples", "dropped_examples")
-    return record | {name: counts.get(name, 0) for name in kept}
+    names = ("generations", "empty", "cut", "examples", "dropped_examples")
+    return record | {name: counts.get(name, 0) for name in names}
 
 
 def _claim_record(result: ClaimResult) -> dict[str, Any]:
@@ -108,85 +89,101 @@ def _survival_record(survival: Survival) -> dict[str, Any]:
         "counterfactual": cell.counterfactual,
     }
     record |= _ends("improvement", share.gain) | _ends("remaining", share.remaining) | _ends("share", share.share)
-    record |= _ends("lost_utility", survival.lost["mean_utility"])
+    record |= _ends("lost_utility", survival.lost["utility"])
     record |= _ends("lost_win_rate", survival.lost["win_rate_reference"])
     return record | {"note": share.note}
 
 
-def text_tables(found: Reproduction) -> tuple[TextTable, ...]:
-    """Return the three tables for people; without counterfactuals, two."""
-    tables = [_cells(found), _claims(found)]
-    return tuple([*tables, _survivals(found)] if found.survivals else tables)
+def text_tables(reproduction: Reproduction) -> tuple[Grid, ...]:
+    """Return the tables for readers: cells, claims, and what survives counterfactual histories if any were run."""
+    tables = [_cells(reproduction), _claims(reproduction)]
+    return tuple([*tables, _survivals(reproduction)] if reproduction.survivals else tables)
+
+
+def _grid(key: str, title: str, caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Grid:
+    """Return a table.
+
+    Args:
+        key: Anchor.
+        title: Heading.
+        caption: How to read it.
+        headings: Headings; those of numbers begin with `#`, and behind `~` stands when a narrow terminal leaves a
+            column out: the largest number first.
+        rows: Texts; a line break stands between a number and its interval.
+    """
+    columns = []
+    for heading in headings[1:]:
+        text, _, optional = heading.lstrip("#").partition("~")
+        columns.append(Column(text, numeric=heading.startswith("#"), optional=int(optional or 0)))
+    return Grid(key, title, caption, tuple(columns), tuple(Row(row[0], tuple(row[1:])) for row in rows), headings[0])
 
 
 def _value(value: Estimate, metric: str, *, signed: bool = False, decimals: int = 2) -> str:
     """Return a number and, on a line of its own, its interval."""
-    if metric == "mean_utility":
+    if metric == "utility":
         return f"{number(value.value, decimals, signed=signed)}\n{interval(value, 'plain', decimals)}".rstrip()
     return f"{percent(value.value, signed=signed)}\n{interval(value, 'percent')}".rstrip()
 
 
-def _theirs(row: CellRow, metric: str) -> str:
+def _paper(row: CellRow, metric: str) -> str:
     """Return the paper's number and, on a line of its own, ours minus it."""
     gap = row.difference(metric)
     if row.paper is None or gap is None:
         return ABSENT
-    theirs, share = row.paper.value(metric), metric != "mean_utility"
-    text = percent(theirs) if share else number(theirs, 2)
+    value, share = row.paper.value(metric), metric != "utility"
+    text = percent(value) if share else number(value, 2)
     return f"{text}\n({percent(gap.value, signed=True) if share else number(gap.value, 2, signed=True)})"
 
 
-def _cells(found: Reproduction) -> TextTable:
+def _cells(reproduction: Reproduction) -> Grid:
     rows = []
-    for row in found.rows:
-        metrics, counts = row.result.metrics, row.result.counts
-        theirs = row.paper_improvement("mean_utility")
-        over = _value(row.improvement["mean_utility"], "mean_utility", signed=True) if row.improvement else ABSENT
-        texts = [row.cell.title, str(row.cell.shots), _value(metrics["mean_utility"], "mean_utility")]
-        texts += [_theirs(row, "mean_utility"), over]
-        texts.append(ABSENT if theirs is None else number(theirs, 2, signed=True))
+    for row in reproduction.rows:
+        counts = row.result.counts
+        improvement = row.paper_improvement("utility")
+        over = _value(row.improvement["utility"], "utility", signed=True) if row.improvement else ABSENT
+        texts = [row.cell.title, str(row.cell.shots), _value(row.estimate("utility"), "utility")]
+        texts += [_paper(row, "utility"), over]
+        texts.append(ABSENT if improvement is None else number(improvement, 2, signed=True))
         for metric in SHOWN[1:]:
-            texts += [_value(metrics[metric], metric), _theirs(row, metric)]
+            texts += [_value(row.estimate(metric), metric), _paper(row, metric)]
         rows.append((*texts, f"{counts['empty']} / {counts['cut']}"))
-    reference = found.own.protocol["reference_response_model"]
-    return TextTable(
+    reference = reproduction.own.protocol["reference_response_model"]
+    return _grid(
         "cells",
         "Section 4, ours beside the paper's",
-        f"{found.plan.n_users:,} users, one query each, 95 % intervals over users. Win rates in %, ours against "
+        f"{reproduction.plan.n_users:,} users, one query each, 95 % intervals over users. Win rates in %, ours against "
         f"{reference}, the paper's against gpt-4o. In brackets below a number of the paper: ours minus the paper's. "
         "Over zero-shot: paired by user. Empty / cut: replies without text, and those that the token limit cut.",
-        ("Method", "#Shots", "#Utility", "#Paper", "#Over zero-shot", "#Paper", "#Win rate", "#Paper", "#Win vs best",
-         "#Paper", "#Empty / cut"),
-        tuple(rows),
-        wide=(8, 9, 10, 7, 5, 6),
+        ("Method", "#Shots", "#Utility", "#Paper", "#Over zero-shot", "#Paper~2", "#Win rate~1", "#Paper~3",
+         "#Win vs best~6", "#Paper~5", "#Empty / cut~4"),
+        rows,
     )  # fmt: skip
 
 
-def _claims(found: Reproduction) -> TextTable:
+def _claims(reproduction: Reproduction) -> Grid:
     by_claim: dict[str, dict[str, ClaimResult]] = {}
-    for result in found.claims:
+    for result in reproduction.claims:
         by_claim.setdefault(result.claim.id, {})[result.metric] = result
     rows = []
     for results in by_claim.values():
         claim = next(iter(results.values())).claim
         texts = [f"{claim.text}\n{claim.number}"]
         for metric in CLAIM_METRICS:
-            texts += _judged(results[metric]) if metric in results else [ABSENT] * 3
+            texts += _verdict(results[metric]) if metric in results else [ABSENT] * 3
         rows.append(tuple(texts))
-    return TextTable(
+    return _grid(
         "claims",
         "The paper's claims as directions",
         f"{RULE} Left mean utility, right win rate in points. S.e.: the paper's number in standard errors of a win "
         f"rate at n = {PAPER_USERS:,}, its runs taken as independent; below 2 its own numbers do not settle the claim.",
-        ("Claim and number", "#Paper", "#Ours", "Utility", "#Paper", "#Ours", "Win rate"),
-        tuple(rows),
-        wide=(4, 1),
+        ("Claim and number", "#Paper~1", "#Ours", "Utility", "#Paper~2", "#Ours", "Win rate"),
+        rows,
     )
 
 
-def _judged(result: ClaimResult) -> list[str]:
+def _verdict(result: ClaimResult) -> list[str]:
     """Return the paper's number, ours and the verdict."""
-    share = result.metric != "mean_utility"
+    share = result.metric != "utility"
     paper = percent(result.paper, signed=True) if share else number(result.paper, 2, signed=True)
     if math.isfinite(result.paper_errors):
         paper += f"\n({result.paper_errors:.1f} s.e.)"
@@ -195,31 +192,30 @@ def _judged(result: ClaimResult) -> list[str]:
     return [paper, _value(result.ours, result.metric, signed=True), result.verdict.replace(" ", "\n", 1)]
 
 
-def _survivals(found: Reproduction) -> TextTable:
+def _survivals(reproduction: Reproduction) -> Grid:
     rows = []
-    order = {(row.cell.method, row.cell.variant): i for i, row in enumerate(found.rows)}
-    for survival in sorted(found.survivals, key=lambda s: order[s.cell.method, s.cell.variant]):
+    order = {(row.cell.method, row.cell.variant): i for i, row in enumerate(reproduction.rows)}
+    for survival in sorted(reproduction.survivals, key=lambda s: order[s.cell.method, s.cell.variant]):
         cell, share = survival.cell, survival.share
         left = _value(share.share, "share") if share.defined else "not defined"
         rows.append(
             (
                 cell.title,
                 _COUNTERFACTUALS[cell.counterfactual],
-                _value(share.gain, "mean_utility", signed=True),
-                _value(share.remaining, "mean_utility", signed=True),
+                _value(share.gain, "utility", signed=True),
+                _value(share.remaining, "utility", signed=True),
                 left,
-                _value(survival.lost["mean_utility"], "mean_utility", signed=True),
+                _value(survival.lost["utility"], "utility", signed=True),
             )
         )
-    shots = found.survivals[0].cell.shots
-    return TextTable(
+    shots = reproduction.survivals[0].cell.shots
+    return _grid(
         "counterfactuals",
         "What survives a counterfactual history",
         f"{shots} shots. The improvement in mean utility over zero-shot with the user's own history, what remains of "
         "it when the feedback is not the user's, and the share that survives: 0 % if all of it came from what the "
         "history says about this user, 100 % if none did. No share is defined where the improvement's interval "
         "reaches 0. Lost: own minus counterfactual history, paired by user. The pool of other users stays as it is.",
-        ("Method", "History", "#Improvement", "#Remaining", "#Survives, %", "#Lost"),
-        tuple(rows),
-        wide=(3, 2),
+        ("Method", "History", "#Improvement~1", "#Remaining~2", "#Survives, %", "#Lost"),
+        rows,
     )

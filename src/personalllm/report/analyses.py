@@ -16,17 +16,17 @@ from personalllm.core.plotting import drawing, save_figure
 from personalllm.core.storage import atomic_directory
 from personalllm.report import numbers
 from personalllm.report.examples import excerpt
+from personalllm.report.page import Figure
 from personalllm.report.svg import inline_svg
+from personalllm.report.tables import Column, Grid, Row
 from personalllm.report.template import render, write_table
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from personalllm.analysis.base import Analysis
 
 __all__ = ["check_folder", "write_analyses"]
 
-_ROWS, _MOST_ROWS = 12, 100
+_ROWS, _MAX_ROWS = 12, 100
 _OPEN_ROWS = 30
 _PAGE = "index.html"
 _HOLDS = {"tables": (".parquet", ".csv"), "figures": (".svg", ".png")}
@@ -34,37 +34,12 @@ _CHARACTERS = 160
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table on the page."""
-
-    heading: str
-    numeric: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Excerpt:
-    """A table, or the first rows of a long one."""
-
-    name: str
-    n_rows: int
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    @property
-    def short(self) -> bool:
-        """Whether so few rows are shown that they need not be folded away."""
-        return len(self.rows) <= _OPEN_ROWS
-
-
-@dataclass(frozen=True, slots=True)
 class Section:
     """An analysis as the page shows it."""
 
-    key: str
-    title: str
-    figure: str
+    figure: Figure
     notes: tuple[Any, ...]
-    tables: tuple[Excerpt, ...]
+    tables: tuple[Grid, ...]
 
 
 def write_analyses(
@@ -104,25 +79,25 @@ def write_analyses(
         key: {_file_name(key, name): table for name, table in analysis.tables().items()}
         for key, analysis in analyses.items()
     }
-    names = [name for found in tables.values() for name in found]
+    names = [name for of_analysis in tables.values() for name in of_analysis]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"Two tables are called {', '.join(twice)}.", "Give each analysis its own key.")
     words = {"title": title, "lead": lead, "facts": facts, "footer": footer}
     missing = {name: _note(why) for name, why in (absent or {}).items()}
-    with _replaced(folder) as made:
+    with _replaced(folder) as temporary:
         for part in _HOLDS:
-            (made / part).mkdir()
+            (temporary / part).mkdir()
         sections = []
         for key, analysis in analyses.items():
             for name, table in tables[key].items():
-                write_table(table, made / "tables" / name)
+                write_table(table, temporary / "tables" / name)
             figure = analysis.plot()
             with drawing(text_as_paths=True):
-                save_figure(figure, made / "figures" / key)
+                save_figure(figure, temporary / "figures" / key)
             sections.append(_section(key, analysis, figure, tables[key]))
         text = render("analyses.html.j2", sections=sections, absent=missing, **words)
-        (made / _PAGE).write_text(text, encoding="utf-8")
+        (temporary / _PAGE).write_text(text, encoding="utf-8")
     return folder / _PAGE
 
 
@@ -152,18 +127,18 @@ def check_folder(directory: str | Path) -> Path:
 def _replaced(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder; if the block ends well its contents become those of `folder`, the page last."""
     if not folder.exists():
-        with atomic_directory(folder) as made:
-            yield made
+        with atomic_directory(folder) as temporary:
+            yield temporary
         return
     with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as name:
-        made = Path(name)
-        yield made
+        temporary = Path(name)
+        yield temporary
         (folder / _PAGE).unlink(missing_ok=True)
         for part in _HOLDS:
             if (folder / part).exists():
                 shutil.rmtree(folder / part)
-            (made / part).replace(folder / part)
-        (made / _PAGE).replace(folder / _PAGE)
+            (temporary / part).replace(folder / part)
+        (temporary / _PAGE).replace(folder / _PAGE)
 
 
 def _file_name(key: str, name: str) -> str:
@@ -183,29 +158,40 @@ def _note(text: str) -> Any:
     parts = text.split("`")
     if len(parts) % 2 == 0:
         return escape(text)
-    shown = [escape(part) if i % 2 == 0 else Markup("<code>{}</code>").format(part) for i, part in enumerate(parts)]
-    return Markup("").join(shown)
+    marked = [escape(part) if i % 2 == 0 else Markup("<code>{}</code>").format(part) for i, part in enumerate(parts)]
+    return Markup("").join(marked)
 
 
-def _section(key: str, analysis: Analysis, figure: Figure, tables: Mapping[str, Any]) -> Section:
+def _section(key: str, analysis: Analysis, figure: Any, tables: Mapping[str, Any]) -> Section:
     notes = analysis.notes()
     figure.set_facecolor("none")
     with drawing(text_as_paths=False):
         svg = inline_svg(figure, key=key, title=analysis.title, description=" ".join(notes))
-    marked = tuple(_note(note) for note in notes)
-    return Section(key, analysis.title, svg, marked, tuple(_excerpt(name, table) for name, table in tables.items()))
+    files = Figure(key, analysis.title, f"Files: figures/{key}.svg, .png", svg)
+    grids = [_grid(name, table, folded=index > 0) for index, (name, table) in enumerate(tables.items())]
+    return Section(files, tuple(_note(note) for note in notes), tuple(grids))
 
 
-def _excerpt(name: str, table: Any) -> Excerpt:
+def _grid(name: str, table: Any, *, folded: bool) -> Grid:
+    """Return a table, or the first rows of a long one, folded away unless it is the first and short."""
     import pyarrow.types as pt
 
-    columns = tuple(
-        Column(field.name.replace("_", " "), pt.is_floating(field.type) or pt.is_integer(field.type))
+    shown = table if table.num_rows <= _MAX_ROWS else table.slice(0, _ROWS)
+    columns = [
+        Column(field.name.replace("_", " "), numeric=pt.is_floating(field.type) or pt.is_integer(field.type))
         for field in table.schema
+    ]
+    rows = [Row("", tuple(map(_cell, row.values()))) for row in shown.to_pylist()]
+    first = f"The first {len(rows)} rows of " if len(rows) < table.num_rows else ""
+    return Grid(
+        name,
+        f"{name}: {numbers.count(table.num_rows)} rows",
+        f"{first}tables/{name}.csv, .parquet",
+        tuple(columns),
+        tuple(rows),
+        first="",
+        folded=folded or len(rows) > _OPEN_ROWS,
     )
-    shown = table if table.num_rows <= _MOST_ROWS else table.slice(0, _ROWS)
-    rows = tuple(tuple(_cell(value) for value in row.values()) for row in shown.to_pylist())
-    return Excerpt(name, table.num_rows, columns, rows)
 
 
 def _cell(value: Any) -> str:

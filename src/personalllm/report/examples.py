@@ -1,26 +1,20 @@
-"""Example conversations: two users who want different things, and what each method wrote for them."""
+"""Choose two users who want different things, with what each method wrote for them."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from personalllm.report.views import POPULATION_BEST
+from personalllm.core.types import F64
 
-if TYPE_CHECKING:
-    from personalllm.evaluation import Sample
-    from personalllm.report.views import TrackView
+__all__ = ["Example", "Pair", "Sample", "Written", "choose_pair", "excerpt", "read_samples", "taste"]
 
-__all__ = ["Example", "Pair", "Written", "choose_pair", "excerpt", "taste"]
-
-_MOST_USERS = 200
-_SHOWN = ("oracle", POPULATION_BEST)
+_MAX_USERS = 200
 _WORD = re.compile(r"\w+")
 _TRAITS: dict[str, Callable[[str], float]] = {
     "the longer response": lambda text: float(len(text)),
@@ -35,8 +29,37 @@ History = Sequence[tuple[str, str, str]]
 
 
 @dataclass(frozen=True, slots=True)
+class Sample:
+    """One query of one user and its response.
+
+    Attributes:
+        user: Row of the user in the run.
+        prompt: Position of the prompt.
+        text: Text of the prompt.
+        response: What was written, or the stored response for a baseline or an oracle.
+        finish_reason: `stop`, `length` (cut at the token limit) or `stored`.
+        n_examples: Examples of the history that were sent.
+        utility: The user's utility of the response.
+        best_utility: The user's utility of the best stored response.
+        messages: What was sent to the chat model: `role` and `content` of each.
+        history: (prompt, chosen, rejected), oldest first; may be empty.
+    """
+
+    user: int
+    prompt: int
+    text: str
+    response: str
+    finish_reason: str
+    n_examples: int
+    utility: float
+    best_utility: float
+    messages: tuple[Mapping[str, str], ...]
+    history: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
-    """What one method wrote for one user, or what a reference policy chose."""
+    """What one method wrote for one user, or what a baseline or an oracle chose."""
 
     title: str
     kind: str
@@ -95,7 +118,7 @@ def excerpt(text: str, limit: int = 280) -> str:
     return head[: cut if cut > limit // 2 else limit].rstrip(" ,;:.\n") + "\u2026"
 
 
-def _contrasts(history: History) -> npt.NDArray[np.float64]:
+def _contrasts(history: History) -> F64:
     """Return the sign of chosen minus rejected for each trait, float64 (n_interactions, n_traits)."""
     rows = [[np.sign(trait(chosen) - trait(rejected)) for trait in _TRAITS.values()] for _, chosen, rejected in history]
     return np.array(rows, dtype=np.float64).reshape(-1, len(_TRAITS))
@@ -129,93 +152,91 @@ def _opposite(name: str) -> str:
 
 def _opposed(first: History, second: History) -> int:
     """Count the prompts for which one chose what the other rejected."""
-    mine = {prompt: (chosen, rejected) for prompt, chosen, rejected in first}
+    pairs = {prompt: (chosen, rejected) for prompt, chosen, rejected in first}
     return sum(
-        prompt in mine and (mine[prompt][0] == rejected or mine[prompt][1] == chosen)
+        prompt in pairs and (pairs[prompt][0] == rejected or pairs[prompt][1] == chosen)
         for prompt, chosen, rejected in second
     )
 
 
 def _likeness(first: str, second: str) -> float:
     """Return the share of words that two prompts have in common, in [0, 1]."""
-    one, two = set(_WORD.findall(first.lower())), set(_WORD.findall(second.lower()))
-    return len(one & two) / len(one | two) if one | two else 1.0
+    a, b = set(_WORD.findall(first.lower())), set(_WORD.findall(second.lower()))
+    return len(a & b) / len(a | b) if a | b else 1.0
 
 
-def _histories(samples: dict[str, list[Sample]]) -> dict[int, tuple[tuple[str, str, str], ...]]:
+def read_samples(table: Any) -> list[Sample]:
+    """Return the rows of the samples of a method in the generate track."""
+    names = ("user", "prompt", "response", "finish_reason", "n_examples", "utility", "best_utility")
+    return [
+        Sample(
+            **{name: row[name] for name in names},
+            text=row["prompt_text"],
+            messages=tuple(row["messages"] or ()),
+            history=tuple((h["prompt"], h["chosen"], h["rejected"]) for h in row["history"] or ()),
+        )
+        for row in table.to_pylist()
+    ]
+
+
+def _histories(samples: Sequence[Sample]) -> dict[int, tuple[tuple[str, str, str], ...]]:
     """Return each user's interactions as far as any method's samples show them."""
     merged: dict[int, dict[tuple[str, str, str], None]] = {}
-    for sample in itertools.chain.from_iterable(samples.values()):
-        own = merged.setdefault(sample.user, {})
-        own.update(dict.fromkeys((str(p), str(c), str(r)) for p, c, r in sample.history))
-    return {user: tuple(own) for user, own in merged.items()}
+    for sample in samples:
+        merged.setdefault(sample.user, {}).update(dict.fromkeys(sample.history))
+    return {user: tuple(history) for user, history in merged.items()}
 
 
-def _example(
-    view: TrackView, samples: dict[str, list[Sample]], asked: Sample, history: tuple[tuple[str, str, str], ...]
-) -> Example:
-    rows = {row.id: row for row in view.rows}
-    written = [
-        Written(view.name(rows[key]), rows[key].kind, sample)
-        for key, own in samples.items()
-        for sample in own
-        if sample.user == asked.user and sample.prompt_id == asked.prompt_id
-    ]
-    return Example(
-        user=int(asked.user),
-        prompt=asked.prompt,
-        best_utility=float(asked.best_utility),
-        history=history,
-        taste=taste(history),
-        written=tuple(written),
-    )
-
-
-def _distance(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+def _distance(first: F64, second: F64) -> float:
     """Return the distance of two users' mean contrasts, at most 2 * sqrt(n_traits)."""
     if not len(first) or not len(second):
         return 0.0
     return float(np.linalg.norm(first.mean(0) - second.mean(0)))
 
 
-def choose_pair(view: TrackView) -> Pair | None:
-    """Pick the two users of a generate track who differ most.
+def choose_pair(samples: Mapping[str, Sequence[Sample]], names: Mapping[str, tuple[str, str]]) -> Pair | None:
+    """Choose the two users who differ most.
 
     A pair counts for more the further apart the traits of what the two chose and rejected lie, the more prompts there
-    are for which one chose what the other rejected, and if both ask the same (or a similar) prompt. Only the first
-    200 users are looked at. The choice depends on the histories alone, never on how the methods fared.
+    are for which one chose what the other rejected, and if both have the same (or a similar) prompt. Only the first
+    200 users are looked at. The choice depends on the histories alone, never on the responses.
+
+    Args:
+        samples: Label -> its samples.
+        names: Label -> title and kind, in the order of the page.
 
     Returns:
-        The pair; None in the rank track, or if fewer than two users have samples.
+        The pair; None if fewer than two users have samples.
     """
-    if view.track != "generate":
-        return None
-    shown = (*view.methods, *(row for row in view.references if row.id in _SHOWN))
-    available = [row.id for row in shown if row.id in view.results.sources]
-    samples = {key: own for key in available if (own := view.results.samples(key))}
-    everyone = sorted(
-        {(s.user, s.prompt_id): s for own in samples.values() for s in own}.values(),
-        key=lambda sample: (sample.user, str(sample.prompt_id)),
-    )
-    users = list(dict.fromkeys(sample.user for sample in everyone))[:_MOST_USERS]
-    asked = [sample for sample in everyone if sample.user in set(users)][: 2 * _MOST_USERS]
-    histories = _histories(samples)
+    every = list(itertools.chain.from_iterable(samples.values()))
+    first = {(sample.user, sample.prompt): sample for sample in every}
+    queries = [first[key] for key in sorted(first)]
+    users = set(list(dict.fromkeys(sample.user for sample in queries))[:_MAX_USERS])
+    queries = [sample for sample in queries if sample.user in users][: 2 * _MAX_USERS]
+    histories = _histories(every)
     contrasts = {user: _contrasts(histories[user]) for user in users}
     best: tuple[float, Sample, Sample, int] | None = None
-    for one, two in itertools.combinations(asked, 2):
-        if one.user == two.user:
+    for a, b in itertools.combinations(queries, 2):
+        if a.user == b.user:
             continue
-        opposed = _opposed(histories[one.user], histories[two.user])
-        like = 1.5 if one.prompt_id == two.prompt_id else _likeness(one.prompt, two.prompt)
-        score = _distance(contrasts[one.user], contrasts[two.user]) + min(opposed, 3) + like
+        opposed = _opposed(histories[a.user], histories[b.user])
+        likeness = 1.5 if a.prompt == b.prompt else _likeness(a.text, b.text)
+        score = _distance(contrasts[a.user], contrasts[b.user]) + min(opposed, 3) + likeness
+        # the slack keeps the first of equal pairs, whatever the order of floating-point sums
         if best is None or score > best[0] + 1e-12:
-            best = (score, one, two, opposed)
+            best = (score, a, b, opposed)
     if best is None:
         return None
-    _, one, two, opposed = best
-    return Pair(
-        first=_example(view, samples, one, histories[one.user]),
-        second=_example(view, samples, two, histories[two.user]),
-        same_prompt=one.prompt_id == two.prompt_id,
-        n_opposed=opposed,
-    )
+
+    def example(query: Sample) -> Example:
+        written = [
+            Written(*names[label], sample)
+            for label in names
+            for sample in samples.get(label, ())
+            if (sample.user, sample.prompt) == (query.user, query.prompt)
+        ]
+        history = histories[query.user]
+        return Example(query.user, query.text, query.best_utility, history, taste(history), tuple(written))
+
+    _, a, b, opposed = best
+    return Pair(example(a), example(b), a.prompt == b.prompt, opposed)

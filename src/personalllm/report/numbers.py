@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: fixed decimals, a true minus sign, intervals in brackets."""
+"""Format numbers: fixed decimals, a true minus sign, intervals in brackets."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ import math
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from personalllm.evaluation import Estimate
+    from personalllm.evaluation.contract import Estimate, Metric
 
-__all__ = ["ABSENT", "Style", "count", "duration", "estimate", "interval", "number", "percent"]
+__all__ = [
+    "ABSENT",
+    "Style",
+    "count",
+    "duration",
+    "estimate",
+    "interval",
+    "metric_style",
+    "metric_text",
+    "metric_value",
+    "number",
+    "percent",
+]
 
 Style: TypeAlias = Literal["plain", "percent", "signed", "signed-percent"]
 
@@ -60,9 +72,9 @@ def duration(seconds: float) -> str:
         return f"{seconds:.2f} s"
     if seconds < 100:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, seconds = divmod(round(seconds), 60)
     if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
+        return f"{minutes} min {seconds:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
@@ -81,3 +93,22 @@ def interval(value: Estimate, style: Style = "plain", decimals: int = 3) -> str:
 def estimate(value: Estimate, style: Style = "plain", decimals: int = 3) -> str:
     """Return an estimate and its interval, e.g. `0.412 [0.380, 0.444]`."""
     return f"{_part(value.value, style, decimals)} {interval(value, style, decimals)}".strip()
+
+
+def metric_style(metric: Metric, *, signed: bool = False) -> Style:
+    """Return how the values of a metric are written: shares in percent, all else with three decimals."""
+    if metric.unit == "share":
+        return "signed-percent" if signed else "percent"
+    return "signed" if signed else "plain"
+
+
+def metric_value(value: Estimate, metric: Metric, *, signed: bool = False) -> str:
+    """Return an estimate of a metric, its interval on a line below; a dash if it is not defined."""
+    style = metric_style(metric, signed=signed)
+    return f"{_part(value.value, style, 3)}\n{interval(value, style)}".rstrip()
+
+
+def metric_text(value: Estimate, metric: Metric, *, signed: bool = False) -> str:
+    """Return an estimate of a metric in a sentence, e.g. `67.1 [64.0, 70.2] %`."""
+    unit = "" if metric.unit != "share" else (" points" if signed else " %")
+    return estimate(value, metric_style(metric, signed=signed)) + unit

@@ -1,76 +1,115 @@
-"""How to run it again: the command line that stands for a protocol."""
+"""Show the settings of runs beside each other, and the command that repeats a run."""
 
 from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from personalllm.report.views import leaves
+from personalllm.evaluation import settings
+from personalllm.evaluation.parts import load_track, tracks
+from personalllm.evaluation.protocol import Protocol
+from personalllm.report.numbers import ABSENT
 
 if TYPE_CHECKING:
-    from personalllm.evaluation import MethodResult, Results
+    from personalllm.core.types import JSON
+    from personalllm.evaluation.results import MethodResult, Results
 
-__all__ = ["command"]
+__all__ = ["Setting", "command", "flatten", "side_by_side"]
 
-_OPTIONS = {
-    "population.n_users": "--users",
-    "seed": "--seed",
-    "population.alpha": "--alpha",
-    "limit": "--limit",
-    "history.pairs": "--pairs",
-    "history.nearest": "--nearest",
-    "pool.n_users": "--pool-users",
-    "prompts_per_user": "--prompts",
-    "generation.max_tokens": "--max-tokens",
-    "standardiser": "--standardiser",
-    "reference_response_model": "--reference-model",
-}
-_DEFAULTS: dict[str, Any] = {
-    "split": "test",
-    "history_split": "train",
-    "population.kind": "dirichlet",
-    "pool.pairs_per_user": 50,
-    "history.counterfactual": "none",
-    "feedback.pairs": "best-vs-worst",
-    "feedback.ranks": [0, -1],
-    "feedback.temperature": 0.0,
-    "feedback.flip": 0.0,
-    "feedback.tie_margin": 0.0,
-    "generation.temperature": 0.0,
-    "generation.top_p": 1.0,
-    "generation.requests_per_chunk": 8,
-    "users_per_shard": 200,
-    "bootstrap_draws": 2000,
-}
-_ELSEWHERE = {
-    *("metrics_version", "track", "benchmark", "benchmark_fingerprint", "preset", "generation"),
-    *("embedder", "llm", "rewards"),
-}
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A line of a table of settings: its name, and its value in each run."""
+
+    name: str
+    values: tuple[str, ...]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the runs disagree."""
+        return len(set(self.values)) > 1
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) for every leaf of a JSON object; a list of plain values is a leaf."""
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, (list, tuple)) and any(isinstance(inner, (Mapping, list, tuple)) for inner in value):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{prefix}[{index}]")
+    else:
+        yield prefix, value
+
+
+def flatten(value: Any) -> dict[str, str]:
+    """Return the leaves of a JSON object as text, by dotted name.
+
+    >>> flatten({"a": {"b": True, "c": [1, 2]}, "d": None})
+    {'a.b': 'yes', 'a.c': '1, 2', 'd': 'none'}
+    """
+    return {
+        key: ", ".join(map(_leaf, leaf)) if isinstance(leaf, (list, tuple)) and leaf else _leaf(leaf)
+        for key, leaf in _leaves(value)
+    }
+
+
+def _leaf(value: Any) -> str:
+    if value is None or value == [] or value == {}:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def side_by_side(specs: Sequence[JSON]) -> tuple[Setting, ...]:
+    """Return a line for each leaf of several JSON objects."""
+    flat = [flatten(spec) for spec in specs]
+    names = dict.fromkeys(name for leaves in flat for name in leaves)
+    return tuple(Setting(name, tuple(leaves.get(name, ABSENT) for leaves in flat)) for name in names)
 
 
 def command(results: Results) -> str:
-    """Return the command that makes a run again: its methods, and every setting that is not the default."""
-    flat = dict(leaves(results.protocol))
-    words = ["personalllm", "evaluate", *(_name(row) for row in results.methods if row.kind == "method")]
-    words += ["--track", str(flat.get("track", "rank")), "--data", results.benchmark_name]
-    for key, option in _OPTIONS.items():
-        value = flat.get(key)
-        if value is not None and not isinstance(value, (list, tuple)):
-            words += [option, str(value)]
-    for key, value in flat.items():
-        told = key in _OPTIONS and not isinstance(value, (list, tuple))
-        seeded = key in ("population.seed", "pool.seed") and value == flat.get("seed", 0)
-        if not (told or seeded or key in _ELSEWHERE or _DEFAULTS.get(key) == value):
-            words += ["--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    backends = results.manifest.get("backends") or {}
-    for name in ("embedder", "llm"):
-        if name in backends:
-            words += [f"--{name}", str(backends[name])]
+    """Return the command that repeats a run: its methods, and every setting that is not a default.
+
+    For a run on people the place of their file is held by `PEOPLE_FILE`, since a run keeps its name only.
+    """
+    protocol = results.protocol
+    data = "PEOPLE_FILE" if protocol.get("folds") else results.data_name
+    methods = [_typed(row) for row in results.methods if row.kind == "method"]
+    words = ["personalllm", "evaluate", *methods, "--track", results.track, "--data", data]
+    for name, value in _changed(protocol, results.track).items():
+        words += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    for name, backend in (results.manifest.get("backends") or {}).items():
+        words += [f"--{name}", str(backend)]
     return shlex.join([*words, "--out", results.directory.parent.name if results.directory else "runs"])
 
 
-def _name(row: MethodResult) -> str:
+def _changed(protocol: JSON, track: str) -> JSON:
+    """Return the settings that differ from the defaults, and those whose default depends on the data."""
+    flat = {name: value for name, value in settings.flatten(protocol).items() if name not in settings.NOT_SET}
+    del flat["track"]
+    if track not in tracks:
+        return flat
+    options = load_track(track).options
+    derived, part = (tuple(options.derived), options.part) if options is not None else ((), "")
+    named = {name: protocol[name] for name in ("track", "benchmark", "benchmark_fingerprint")}
+    named |= {"folds": {}} if protocol.get("folds") else {}
+    defaults = settings.flatten(Protocol.from_spec(named).spec())
+    # a seed on the command line sets those of the users and the pool, unless they are given as well
+    seeds = ("population.seed", "pool.seed") if flat.get("seed") != defaults["seed"] else ()
+    return {
+        name: value
+        for name, value in flat.items()
+        if name.partition(".")[0] not in derived
+        and (name in seeds or name.partition(".")[0] == part or value != defaults.get(name))
+    }
+
+
+def _typed(row: MethodResult) -> str:
     """Return what to type for a method: its label, with `module:Class` for the id if it is the user's own."""
     own = row.spec.get("class")
-    return f"{own}{row.id.removeprefix(str(row.spec['id']))}" if own else row.id
+    return f"{own}{row.label.removeprefix(str(row.spec['id']))}" if own else row.label

@@ -43,6 +43,7 @@ def inline_svg(figure: Figure, *, key: str, title: str, description: str) -> Mar
     """
     from markupsafe import Markup
 
+    key = escape(key)
     buffer = StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

@@ -1,50 +1,44 @@
-"""The page that sets simulated users and people side by side."""
+"""Write the page that compares simulated users with people."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from personalllm.core.plotting import drawing
 from personalllm.report import numbers
-from personalllm.report.prediction import Grid, Row, prediction_section
-from personalllm.report.prediction_views import PredictionView
-from personalllm.report.prediction_words import Finding, listed, null_name
-from personalllm.report.svg import inline_svg
+from personalllm.report.page import draw, make_section
+from personalllm.report.replay import side_by_side
+from personalllm.report.tables import Column, Grid, Row
 from personalllm.report.template import write_page
 from personalllm.report.transfer_figures import agreement_figure, orders_figure
+from personalllm.report.views import View, make_view
+from personalllm.report.views.base import Drawing, Finding, listed
 
 if TYPE_CHECKING:
-    from personalllm.evaluation.prediction.transfer import Standing, Transfer
-    from personalllm.evaluation.results import Estimate
+    from personalllm.evaluation.contract import Estimate
+    from personalllm.evaluation.transfer import Standing, Transfer
 
-__all__ = ["render_transfer", "transfer_findings"]
+__all__ = ["render_transfer", "standings_table", "transfer_findings"]
 
 
 def transfer_findings(transfer: Transfer) -> tuple[Finding, ...]:
     """Return what can be said about the two orders, from intervals and corrected tests alone."""
-    found, orders = transfer.agreement(), transfer.orders()
-    made = [Finding("Do the two orders agree?", _agreement_text(found.spearman, found.n_learners, found.shots))]
-    if orders.total:
-        text = (
-            f"Of {orders.total} pairs of learners, {orders.same} are clearly different on both sides in the same "
-            f"order, {orders.reversed} clearly different on both and reversed, {orders.simulated_only} clear among "
-            f"simulated users alone, {orders.people_only} among people alone, {orders.neither} on neither side."
-        )
-        if orders.reversals:
-            pairs = [f"{_title(transfer, a)} over {_title(transfer, b)}" for a, b in orders.reversals]
-            text += f" Reversed, as simulated users have them: {listed(pairs)}."
-        made.append(Finding("What is clear on both sides?", text))
-    made += _moves(transfer) + _ahead(transfer)
-    return tuple(made)
+    agreement = transfer.agreement()
+    text = _agreement_text(agreement.spearman, agreement.n_methods, agreement.shots)
+    findings = [Finding("Do the two orders agree?", text), *_clear(transfer), *_moves(transfer)]
+    view = make_view(transfer.people)
+    learned = [finding for finding in view.findings() if finding.topic == "Against ignoring the user"]
+    return (*findings, *(Finding("Is anything learned about people?", finding.text) for finding in learned))
 
 
 def _agreement_text(rho: Estimate, n: int, shots: int) -> str:
     if not math.isfinite(rho.value):
-        return f"{n} learners are too few, or too equal, for a rank correlation."
+        return f"{n} methods are too few, or too equal, for a rank correlation."
     text = (
-        f"After {shots} comparisons the {n} learners stand in orders whose rank correlation is "
+        f"After {shots} shots the {n} methods stand in orders whose rank correlation is "
         f"{numbers.estimate(rho, decimals=2)}"
     )
     if rho.low > 0:
@@ -54,99 +48,95 @@ def _agreement_text(rho: Estimate, n: int, shots: int) -> str:
     return f"{text}, an interval that covers 0: these data do not show that the order carries over."
 
 
-def _title(transfer: Transfer, label: str) -> str:
-    one = transfer.simulated[label]
-    return one.title or one.id
+def _clear(transfer: Transfer) -> Iterator[Finding]:
+    orders = transfer.orders()
+    if orders.total:
+        text = (
+            f"Of {orders.total} pairs of methods, {orders.same} are significantly different on both sides in the same "
+            f"order, {orders.reversed} on both and reversed, {orders.simulated_only} among simulated users alone, "
+            f"{orders.people_only} among people alone, {orders.neither} on neither side."
+        )
+        if orders.reversals:
+            view = make_view(transfer.simulated)
+            pairs = [f"{view.name(a)} over {view.name(b)}" for a, b in orders.reversals]
+            text += f" Reversed, as simulated users have them: {listed(pairs)}."
+        yield Finding("What is significant on both sides?", text)
 
 
-def _moves(transfer: Transfer) -> list[Finding]:
-    rows = [one for one in transfer.standings() if one.kind == "learner"]
-    if len(rows) < 2:
-        return []
-    most = max(rows, key=lambda one: (abs(one.rank_people - one.rank_simulated), one.id))
-    best = min(rows, key=lambda one: (one.rank_simulated, one.id))
-    text = (
-        f"The best among simulated users, {best.title}, is number {_rank(best.rank_people)} of {len(rows)} among "
-        f"people. {most.title} moves furthest, from {_rank(most.rank_simulated)} to {_rank(most.rank_people)}."
+def _moves(transfer: Transfer) -> Iterator[Finding]:
+    rows = [row for row in transfer.standings() if row.kind == "method"]
+    if len(rows) > 1:
+        largest = max(rows, key=lambda row: (abs(row.rank_people - row.rank_simulated), row.label))
+        best = min(rows, key=lambda row: (row.rank_simulated, row.label))
+        text = (
+            f"The best among simulated users, {best.title}, is number {best.rank_people:g} of {len(rows)} among "
+            f"people. {largest.title} moves furthest, from {largest.rank_simulated:g} to {largest.rank_people:g}."
+        )
+        yield Finding("Who moves?", text)
+
+
+def _blocks(transfer: Transfer) -> Iterator[Grid | Drawing]:
+    """Yield figures and tables in the order of the page; call within `core.plotting.drawing`."""
+    yield Drawing(
+        "orders",
+        "Two orders",
+        "Rank and accuracy of each method among simulated users (left) and among people (right), the best at the top. "
+        "Dashed with hollow diamonds: methods of a pair whose order is significant on both sides and reversed.",
+        orders_figure(transfer),
     )
-    return [Finding("Who moves?", text)]
-
-
-def _rank(value: float) -> str:
-    return f"{value:g}"
-
-
-def _ahead(transfer: Transfer) -> list[Finding]:
-    """Say which learners beat length on people: whether anything but a common taste for longer text was learned."""
-    people, view = transfer.people, PredictionView(transfer.people)
-    null = view.nulls[0] if view.nulls else None
-    if null is None:
-        return []
-    among = [null.id, *(one.id for one in view.learners)]
-    compared = people.comparisons("accuracy", view.headline, versus=null.id, among=among)
-    ahead = [view.name(one.b) for one in compared if one.better == one.b]
-    behind = [view.name(one.b) for one in compared if one.better == one.a]
-    text = (
-        f"On people the best null is {null_name(null)}, {numbers.estimate(view.at(null, 'accuracy'), 'percent')} %. "
-        f"Really better than it: {listed(ahead)}. Really worse: {listed(behind)}. All others cannot be told apart "
-        "from it."
+    yield Drawing(
+        "correlation",
+        "Agreement by number of shots",
+        "Rank correlation of the two orders by accuracy, with 95 % intervals; 1 is the same order, 0 none.",
+        agreement_figure(transfer),
     )
-    return [Finding("Is anything learned about people?", text)]
+    yield standings_table(transfer)
+    rows = []
+    for name in ("accuracy", "log_loss"):
+        values = [transfer.agreement(name, shots).spearman for shots in transfer.shots]
+        cells = [f"{numbers.number(rho.value, 2)}\n{numbers.interval(rho, decimals=2)}".rstrip() for rho in values]
+        rows.append(Row(transfer.people.metric(name).heading, tuple(cells)))
+    columns = tuple(Column(str(shots)) for shots in transfer.shots)
+    caption = "Rank correlation of the two orders."
+    yield Grid("agreement", "Agreement by number of shots", caption, columns, tuple(rows), first="Order by")
 
 
-def _standings_table(transfer: Transfer) -> Grid:
-    def cells(one: Standing) -> tuple[tuple[str, str], ...]:
-        made: list[tuple[str, str]] = []
-        for value, rank in ((one.simulated, one.rank_simulated), (one.people, one.rank_people)):
-            made.append((numbers.percent(value.value), numbers.interval(value, "percent")))
-            made.append((_rank(rank) if math.isfinite(rank) else numbers.ABSENT, ""))
-        return tuple(made)
+def standings_table(transfer: Transfer) -> Grid:
+    """Return accuracy and rank of each method on both sides, best among people first."""
+    metric = transfer.people.metric("accuracy")
 
-    rows = tuple(Row(one.title, one.id, one.kind, cells(one)) for one in transfer.standings())
-    names = (transfer.simulated.benchmark_name, transfer.people.benchmark_name)
-    columns = (("Simulated users", f"{names[0]}, %"), ("Rank", ""), ("People", f"{names[1]}, %"), ("Rank", ""))
-    caption = (
-        f"Accuracy on unseen users and unseen prompts after {transfer.shots[-1]} comparisons; best among people first."
-    )
+    def cells(row: Standing) -> Iterator[str]:
+        for value, rank in ((row.simulated, row.rank_simulated), (row.people, row.rank_people)):
+            yield numbers.metric_value(value, metric)
+            yield f"{rank:g}" if math.isfinite(rank) else numbers.ABSENT
+
+    rows = tuple(Row(row.title, tuple(cells(row)), row.label, row.kind) for row in transfer.standings())
+    runs = (("Simulated users", transfer.simulated), ("People", transfer.people))
+    sides = [Column(name, f"{run.data_name}, %") for name, run in runs]
+    columns = (sides[0], Column("Rank"), sides[1], Column("Rank"))
+    caption = f"Accuracy on unseen users and unseen prompts after {transfer.shots[-1]} shots; best among people first."
     return Grid("standings", "Both orders", caption, columns, rows)
 
 
-def _agreement_table(transfer: Transfer) -> Grid:
-    rows = []
-    for metric, name in (("accuracy", "Accuracy"), ("log_loss", "Log-loss")):
-        cells = []
-        for shots in transfer.shots:
-            rho = transfer.agreement(metric, shots).spearman
-            cells.append((numbers.number(rho.value, 2), numbers.interval(rho, decimals=2)))
-        rows.append(Row(name, name, "learner", tuple(cells)))
-    columns = tuple((f"{k}", "") for k in transfer.shots)
-    return Grid(
-        "agreement", "Agreement by number of comparisons", "Rank correlation of the two orders.", columns, tuple(rows)
+def _notes(transfer: Transfer, people: View) -> tuple[str, ...]:
+    correlation = (
+        f"The rank correlation is over {len(transfer.methods)} methods; its interval resamples users on the one side "
+        f"and {people.unit} on the other, and does not cover other methods."
     )
-
-
-def _notes(transfer: Transfer) -> tuple[str, ...]:
-    n = len(transfer.learners)
-    return (
-        (
-            f"The rank correlation is over {n} learners; its interval resamples users on the one side and "
-            f"{PredictionView(transfer.people).unit} on the other, and does not speak of other learners."
-        ),
-        (
-            "People and simulated users judged other prompts and other responses, and the pools differ in size, so a "
-            "difference between the orders is one of the data as well as of the users."
-        ),
-        "Every learner was fitted anew on each side: on other simulated users, and on other people.",
-        (
-            "Annotators who follow one guideline may agree so much that there is little to personalise; where the "
-            "share of the other people predicts seen prompts nearly always, methods differ in how they learn the "
-            "common taste."
-        ),
+    data = (
+        "People and simulated users judged other prompts and other responses, and the pools differ in size, so a "
+        "difference between the orders is one of the data as well as of the users."
     )
+    fits = "Every method was fitted anew on each side: on other simulated users, and on other people."
+    guidelines = (
+        "Annotators who follow one guideline may agree so much that there is little to personalise; where the share of "
+        "the other people predicts seen prompts nearly always, methods differ in how they learn the common preference."
+    )
+    return (correlation, data, fits, guidelines, *people.notes())
 
 
 def render_transfer(transfer: Transfer, path: str | Path) -> Path:
-    """Write one HTML page that sets the two sides beside each other, then shows the people's side in full.
+    """Write one HTML page that compares the two sides, then shows the people's side in full.
 
     Args:
         transfer: The two sides.
@@ -156,37 +146,18 @@ def render_transfer(transfer: Transfer, path: str | Path) -> Path:
         The file written.
     """
     with drawing(text_as_paths=False):
-        figures = [
-            (
-                "orders",
-                "Two orders",
-                (
-                    "Place and accuracy of each learner among simulated users (left) and among people (right), best at "
-                    "the top. Dashed with hollow diamonds: learners of a pair whose order is clear on both sides and "
-                    "reversed."
-                ),
-                orders_figure(transfer),
-            ),
-            (
-                "agreement",
-                "Agreement by number of comparisons",
-                "Rank correlation of the two orders by accuracy, with 95 % intervals; 1 is the same order, 0 none.",
-                agreement_figure(transfer),
-            ),
-        ]
-        drawn = tuple(
-            (name, title, caption, inline_svg(figure, key=f"transfer-{name}", title=title, description=caption))
-            for name, title, caption, figure in figures
-        )
-    section = prediction_section(PredictionView(transfer.people, "people"))
+        blocks = [draw(block, "transfer") if isinstance(block, Drawing) else block for block in _blocks(transfer)]
+    section = make_section(make_view(transfer.people, "people"))
     return write_page(
         path,
         "transfer.html",
         "transfer.html.j2",
         transfer=transfer,
+        runs=[transfer.simulated, transfer.people],
+        n_people=(transfer.people.manifest.get("source") or {}).get("n_users", 0),
         findings=transfer_findings(transfer),
-        figures=drawn,
-        tables=(_standings_table(transfer), _agreement_table(transfer)),
-        notes=(*_notes(transfer), *section.notes),
+        blocks=blocks,
         section=section,
+        notes=_notes(transfer, section.view),
+        settings=side_by_side([transfer.simulated.protocol, transfer.people.protocol]),
     )

@@ -1,0 +1,376 @@
+"""Show a run of any track: what follows from its metrics and conditions alone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from personalllm.evaluation.contract import Condition, Estimate
+from personalllm.report.curves import curves_figure
+from personalllm.report.dots import Panel, Series, dots_figure
+from personalllm.report.leaderboard import UNDEFINED, differences, leaderboard, ranked
+from personalllm.report.numbers import count, metric_text, metric_value
+from personalllm.report.tables import Column, Grid, Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from personalllm.evaluation.contract import Metric
+    from personalllm.evaluation.differences import Difference
+    from personalllm.evaluation.results import MethodResult, Results
+    from personalllm.report.examples import Pair
+
+__all__ = ["Drawing", "Finding", "View", "listed"]
+
+_UNITS = {"users": "user", "prompts": "prompt", "people": "person"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What can be concluded from a run: what it is about, and the sentences."""
+
+    topic: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawing:
+    """A figure of a page.
+
+    Attributes:
+        key: Anchor, and stem of the file.
+        title: Heading.
+        caption: What it shows.
+        figure: The figure.
+        description: What it shows, for those who cannot see it.
+    """
+
+    key: str
+    title: str
+    caption: str
+    figure: Figure
+    description: str = "The tables have the numbers."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in prose.
+
+    >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
+    ('a, b and c', 'a', 'none')
+    """
+    if not names:
+        return "none"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the report says of one run; subclasses add what only their track has.
+
+    Attributes:
+        results: Where the numbers come from.
+        key: Anchor in the page, unique among the views of a report.
+        versus: Label that differences are taken from; None: the best method.
+    """
+
+    results: Results
+    key: str
+    versus: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Heading of the run."""
+        return f"{self.results.track.capitalize()} track"
+
+    @property
+    def lead(self) -> str:
+        """What was measured, in a sentence or two."""
+        return (
+            f"{count(len(self.methods))} methods were evaluated on {count(self.n_clusters())} {self.unit} of "
+            f"{self.results.data_name} in the {self.results.track} track."
+        )
+
+    @property
+    def main(self) -> Metric:
+        """The metric that stands for the run."""
+        return self.results.metric(self.results.main_metric)
+
+    @property
+    def unit(self) -> str:
+        """What intervals resample: `users` or `prompts`."""
+        sums = next((row.sums[self.headline] for row in self.rows if self.headline in row.sums), None)
+        return "users" if sums is None else sums.axis
+
+    @cached_property
+    def headline(self) -> Condition:
+        """The condition that the tables and the text are about."""
+        return self.results.headline
+
+    @cached_property
+    def rows(self) -> tuple[MethodResult, ...]:
+        """Methods, then baselines, then oracles, the best of each kind first."""
+        return ranked(self.results)
+
+    @property
+    def methods(self) -> tuple[MethodResult, ...]:
+        """Methods, the best first."""
+        return tuple(row for row in self.rows if row.kind == "method")
+
+    @property
+    def baselines(self) -> tuple[MethodResult, ...]:
+        """Baselines, which ignore the user, the best first."""
+        return tuple(row for row in self.rows if row.kind == "baseline")
+
+    @property
+    def oracles(self) -> tuple[MethodResult, ...]:
+        """Oracles, which see the scores, the best first."""
+        return tuple(row for row in self.rows if row.kind == "oracle")
+
+    @property
+    def drawn(self) -> tuple[MethodResult, ...]:
+        """The rows that figures show."""
+        return self.rows
+
+    @cached_property
+    def _titles(self) -> Counter[str]:
+        return Counter(row.title or row.label for row in self.rows)
+
+    def name(self, row: MethodResult | str) -> str:
+        """Return the title of a row, with its parameters or its label where several have the same title."""
+        row = self.results[row] if isinstance(row, str) else row
+        title = row.title or row.label
+        if self._titles[title] < 2:
+            return title
+        _, bracket, parameters = row.label.partition("[")
+        return f"{title} [{parameters}" if bracket else f"{title} ({row.label})"
+
+    def at(
+        self, row: MethodResult, metric: str | None = None, at: Condition | None = None, stratum: str = "all"
+    ) -> Estimate:
+        """Return a number, `UNDEFINED` if the method does not have it; by default the main metric at the headline."""
+        estimates = row.estimates.get(at or self.headline, {})
+        return estimates.get((stratum, metric or self.main.id), UNDEFINED)
+
+    def has(self, metric: str, rows: Sequence[MethodResult] | None = None) -> bool:
+        """Whether some row has a number under the headline condition."""
+        return any(math.isfinite(self.at(row, metric).value) for row in (self.rows if rows is None else rows))
+
+    def best_first(self, metric: str) -> list[MethodResult]:
+        """Return the methods that have a metric, the best first."""
+        sign = -1 if self.results.metric(metric).higher_is_better else 1
+        known = [row for row in self.methods if math.isfinite(self.at(row, metric).value)]
+        return sorted(known, key=lambda row: sign * self.at(row, metric).value)
+
+    def text(self, row: MethodResult, metric: str | None = None) -> str:
+        """Return a number with its interval as it stands in a sentence."""
+        return metric_text(self.at(row, metric), self.results.metric(metric or self.main.id))
+
+    def n_clusters(self, at: Condition | None = None) -> int:
+        """Return how many users (or prompts) a condition has."""
+        sums = next((row.sums[at or self.headline] for row in self.rows if (at or self.headline) in row.sums), None)
+        if sums is None:
+            return 0
+        return int((sums.columns["n"] > 0).sum()) if "n" in sums.columns else sums.n_clusters
+
+    @cached_property
+    def panels(self) -> tuple[Condition, ...]:
+        """One condition with true histories for each kind of users and prompts, at its largest number of shots."""
+        true = sorted(c for c in self.results.conditions if c.history == "true")
+        last = {(c.users, c.prompts): c for c in true}
+        return tuple(c for c in dict.fromkeys(last[c.users, c.prompts] for c in self.results.conditions if c in true))
+
+    def shots(self, at: Condition) -> tuple[int, ...]:
+        """Return the numbers of shots that the curve through a condition has."""
+        return tuple(sorted({c.shots for c in self.results.conditions if replace(c, shots=at.shots) == at}))
+
+    @property
+    def has_curves(self) -> bool:
+        """Whether there are several numbers of shots."""
+        return len(self.shots(self.headline)) > 1
+
+    @cached_property
+    def counterfactuals(self) -> tuple[Condition, ...]:
+        """The conditions like the headline whose histories are not the user's own."""
+        return tuple(
+            c for c in self.results.conditions if c != self.headline and replace(c, history="true") == self.headline
+        )
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what can be concluded from the intervals and the corrected tests alone."""
+        if not self.methods or not math.isfinite(self.at(self.methods[0]).value):
+            return (Finding("Which method", "No method was evaluated."),)
+        return (self._best(), *self._baselines(), *self._shots(), *self._histories(), *self.more_findings())
+
+    def more_findings(self) -> Iterator[Finding]:
+        """Yield what only this track can say."""
+        yield from ()
+
+    def blocks(self) -> Iterator[Grid | Drawing]:
+        """Yield figures and tables in the order of the page; call within `core.plotting.drawing`."""
+        yield self.leaderboard()
+        yield self.curves(self.main) if self.has_curves else self.intervals()
+        yield from self.differences((self.main,))
+        yield from self.curve_tables((self.main,))
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what to keep in mind."""
+        text = (
+            f"Intervals are over {self.unit}, 95 %, with the same resamples for every row, so that differences are "
+            "paired. They do not cover the draw of the pool, nor the seed of a method's own fit."
+        )
+        return (text,)
+
+    def definitions(self) -> dict[str, str]:
+        """Return terms and what they mean."""
+        return {}
+
+    def pair(self) -> Pair | None:
+        """Return two users as examples, with what each method wrote for them."""
+        return None
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what a terminal shows below the leaderboard."""
+        return ()
+
+    def leaderboard(self) -> Grid:
+        """Return the leaderboard, all metrics under the headline condition."""
+        return replace(leaderboard(self.results, versus=self.versus), title="Leaderboard")
+
+    def intervals(self) -> Drawing:
+        """Return the figure of the main metric with intervals."""
+        values = [self.at(row) for row in self.drawn]
+        figure = dots_figure(self, self.drawn, [Panel(self.main, [Series("", values)])])
+        caption = f"95 % intervals over {self.unit}; filled circles are methods, hollow diamonds baselines and oracles."
+        return Drawing("leaderboard", self.main.heading, caption, figure)
+
+    def curves(self, metric: Metric, key: str = "curves") -> Drawing:
+        """Return the figure of a metric by number of shots."""
+        caption = (
+            "The best six methods are drawn in full, the others faint. Bars are 95 % intervals; points of several "
+            "methods stand side by side so that none hides another. Dotted levels are baselines, dashed ones oracles; "
+            "levels far outside are left out. The tables have the numbers."
+        )
+        return Drawing(key, f"{metric.heading} by number of shots", caption, curves_figure(self, metric))
+
+    def differences(self, metrics: Sequence[Metric]) -> Iterator[Grid]:
+        """Yield the tables of differences from `versus` (or the best method) and from the best baseline."""
+        best = self.versus or (self.methods[0].label if self.methods else None)
+        rivals = [best, *(row.label for row in self.baselines[:1])]
+        for index, label in enumerate(dict.fromkeys(rival for rival in rivals if rival)):
+            grid = differences(self.results, label, metrics, key=f"differences-{index + 1}")
+            if grid.rows:
+                yield grid
+
+    def curve_tables(self, metrics: Sequence[Metric]) -> Iterator[Grid]:
+        """Yield, folded, a metric by number of shots for each kind of users and prompts."""
+        for metric in metrics if self.has_curves else ():
+            for panel in self.panels:
+                conditions = [replace(panel, shots=shots) for shots in self.shots(panel)]
+                title = f"{metric.heading}: {panel.users} users, {panel.prompts} prompts"
+                caption = f"{metric.heading} by number of shots{', %' * (metric.unit == 'share')}."
+                key = f"{metric.id}-{panel.users}-{panel.prompts}".replace("_", "-")
+                columns = [Column(str(condition.shots)) for condition in conditions]
+                grid = self.grid(
+                    *(key, title, caption, columns),
+                    lambda row: [metric_value(self.at(row, metric.id, at), metric) for at in conditions],  # noqa: B023
+                )
+                yield replace(grid, folded=True)
+
+    def grid(
+        self,
+        key: str,
+        title: str,
+        caption: str,
+        columns: Sequence[Column],
+        cells: Callable[[MethodResult], Sequence[str]],
+        rows: Sequence[MethodResult] | None = None,
+    ) -> Grid:
+        """Return a table with a row for each method, baseline and oracle, or for some of them."""
+        of_rows = [Row(self.name(row), tuple(cells(row)), row.label, row.kind) for row in rows or self.rows]
+        return Grid(key, title, caption, tuple(columns), tuple(of_rows))
+
+    def _compared(self, versus: str) -> tuple[list[str], list[str], list[str]]:
+        """Return the names of the methods that are better than a row, not significantly different, and worse."""
+        among = list(dict.fromkeys([versus, *(row.label for row in self.methods)]))
+        pairs: tuple[Difference, ...] = self.results.comparisons(versus=versus, among=among)
+        better = [self.name(pair.b) for pair in pairs if pair.better == pair.b]
+        equal = [self.name(pair.b) for pair in pairs if pair.better is None]
+        return better, equal, [self.name(pair.b) for pair in pairs if pair.better == pair.a]
+
+    def _best(self) -> Finding:
+        best = self.methods[0]
+        first = "The only method" if len(self.methods) == 1 else f"The best of {len(self.methods)} methods"
+        where = f" on {self.headline}" if len(self.results.conditions) > 1 else ""
+        text = f"{first}{where} is {self.name(best)}: {self.main.heading.lower()} {self.text(best)}."
+        _, equal, worse = self._compared(best.label)
+        if worse:
+            text += f" It is significantly better than {listed(worse)}."
+        if equal:
+            text += f" It is not significantly different from {listed(equal)}: being first among these may be chance."
+        if worse or equal:
+            text += f" (Paired by {_UNITS.get(self.unit, self.unit)}, Holm-corrected at 5 %.)"
+        return Finding("Which method", text)
+
+    def _baselines(self) -> Iterator[Finding]:
+        if self.baselines:
+            base = self.baselines[0]
+            better, equal, worse = self._compared(base.label)
+            text = f"The best baseline is {self.name(base)}: {self.main.heading.lower()} {self.text(base)}. "
+            text += f"Significantly better than it: {listed(better)}."
+            text += f" Not significantly different: {listed(equal)}." if equal else ""
+            text += f" Significantly worse: {listed(worse)}." if worse else ""
+            yield Finding("Against ignoring the user", text)
+
+    def _changes(self, at: Condition, other: Condition) -> list[tuple[MethodResult, Estimate]]:
+        """Return how the main metric changes from `other` to `at`, for the methods that have both; best first."""
+        sign = -1 if self.main.higher_is_better else 1
+        changes = [
+            (row, self.results.change(row.label, self.main.id, at, other))
+            for row in self.methods
+            if at in row.estimates and other in row.estimates
+        ]
+        return sorted(changes, key=lambda change: sign * change[1].value)
+
+    def _improves(self, change: Estimate) -> bool | None:
+        """Return whether a change is for the better; None if its interval covers 0 or is not defined."""
+        if change.low > 0 or change.high < 0:
+            return (change.value > 0) == self.main.higher_is_better
+        return None
+
+    def _shots(self) -> Iterator[Finding]:
+        shots = self.shots(self.headline)
+        changes = self._changes(self.headline, replace(self.headline, shots=shots[0])) if len(shots) > 1 else []
+        if changes:
+            groups = {
+                verdict: [self.name(row) for row, change in changes if self._improves(change) is verdict]
+                for verdict in (True, None, False)
+            }
+            text = f"From {shots[0]} to {shots[-1]} shots significantly better: {listed(groups[True])}"
+            if groups[True]:
+                text += f" (most of all {groups[True][0]}, {metric_text(changes[0][1], self.main, signed=True)})"
+            text += f". No significant change: {listed(groups[None])}."
+            text += f" Worse: {listed(groups[False])}." if groups[False] else ""
+            yield Finding("What more shots are worth", f"{text} (95 % intervals of the paired change, uncorrected.)")
+
+    def _histories(self) -> Iterator[Finding]:
+        sentences = []
+        histories = {"flipped": "the labels of the history flipped", "other-user": "another user's history"}
+        for condition in self.counterfactuals:
+            changes = self._changes(condition, self.headline)[::-1]
+            losers = [(row, change) for row, change in changes if self._improves(change) is False]
+            others = [self.name(row) for row, change in changes if self._improves(change) is not False]
+            text = (
+                f"With {histories.get(condition.history, condition.history)}, {len(losers)} of {len(changes)} methods"
+            )
+            text += " become significantly worse"
+            if losers:
+                row, change = losers[0]
+                text += f", most of all {self.name(row)} ({metric_text(change, self.main, signed=True)})"
+            text += f"; not shown for {listed(others)}." if others and losers else "."
+            sentences.append(text)
+        if sentences:
+            yield Finding("Is it the user's own feedback?", " ".join(sentences))
