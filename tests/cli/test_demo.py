@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from personalllm.cli.app import app
-from personalllm.evaluation import read_results
+from personalllm.evaluation import load_run
 
 pytestmark = pytest.mark.models
 
@@ -30,7 +30,7 @@ def demo(out: Path) -> str:
 def metrics(out: Path) -> dict[str, object]:
     return {
         f"{path.parent.parent.name}/{path.parent.name}": json.loads(path.read_text())
-        for path in sorted(out.rglob("metrics.json"))
+        for path in sorted(out.rglob("record.json"))
     }
 
 
@@ -48,7 +48,7 @@ def test_the_demo_runs_both_tracks_and_writes_the_report(calm):
     for name in ("Embedding ranker", "Meta-ICL", "User&#39;s best stored response"):
         assert name in page
     assert "<script" not in page
-    tracks = {read_results(path.parent).protocol["track"] for path in out.rglob("manifest.json")}
+    tracks = {load_run(path.parent).protocol["track"] for path in out.rglob("manifest.json")}
     assert tracks == {"rank", "generate"}
 
 

@@ -1,16 +1,18 @@
+"""`personalllm evaluate`: every track, people's files, presets, and what is refused before anything runs."""
+
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from personalllm.backends.names import build_embedder, build_llm, build_rewards
-from personalllm.cli.app import app
+from personalllm.cli.options import parse_numbers
 from personalllm.core.errors import (
     ModelFileError,
     ParameterError,
@@ -19,112 +21,93 @@ from personalllm.core.errors import (
     UnknownName,
     UserError,
 )
-from personalllm.data import Benchmark, write_benchmark
-from personalllm.evaluation import read_results
-from personalllm.testing import EchoChatModel, SurfaceRewards
+from personalllm.evaluation import load_run
+from personalllm.testing import EchoChatModel
 
-WORDS = ("river,", "stone", "light", "cloud,", "garden", "music", "letter", "winter", "bread")
-STANDINS = ["--embedder", "personalllm.testing:HashEmbedder", "--llm", "personalllm.testing:EchoChatModel"]
+EMBEDDER = ["--embedder", "personalllm.testing:HashEmbedder"]
+STANDINS = [*EMBEDDER, "--llm", "personalllm.testing:EchoChatModel"]
 STANDINS += ["--rewards", "personalllm.testing:SurfaceRewards"]
 SMALL = ["--users", "20", "--pool-users", "10", "--data", "tiny.parquet", "--out", "runs"]
-
-MINE = """
-from dataclasses import dataclass
-from typing import ClassVar
-import numpy as np
-from personalllm.methods.base import Method
-
-@dataclass
-class Shortest(Method):
-    id: ClassVar[str] = "shortest"
-    def utilities(self, queries):
-        return np.float32([[-len(r) for r in queries.corpus.responses[p]] for p in queries.prompt])
-"""
+PREDICT = ["--track", "predict", "--set", "prediction.n_seen_users=3", *SMALL, *EMBEDDER]
+PEOPLE = ["--data", "mine.csv", "--column", "user=who", "--shots", "0,2", "--out", "runs", *EMBEDDER]
+PEOPLE += ["--set", "folds.prompt_folds=3", "--set", "folds.user_folds=2", "--set", "bootstrap_draws=100"]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    rng = np.random.default_rng(0)
-    prompts = [f"Tell me about {word} {i}" for i in range(3) for word in WORDS[:4]]
-    responses = [[" ".join(rng.choice(WORDS, int(n))) + f" {i}" for n in (3, 9, 20)] for i in range(12)]
-    rewards = SurfaceRewards()
-    scores = [rewards.score([prompt] * 3, row) for prompt, row in zip(prompts, responses, strict=True)]
-    benchmark = Benchmark.from_arrays(
-        name="tiny",
-        prompt_ids=[f"p{i}" for i in range(12)],
-        prompts=prompts,
-        subsets=["s"] * 12,
-        splits=["train"] * 8 + ["test"] * 4,
-        responses=responses,
-        response_models=["small", "middle", "large"],
-        reward_models=rewards.reward_models,
-        scores=np.stack(scores),
-    )
-    write_benchmark(benchmark, tmp_path / "tiny.parquet")
-    (tmp_path / "shortest_for_tests.py").write_text(MINE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PERSONALLLM_CACHE", str(tmp_path / "cache"))
-    return tmp_path
+def names_of(text: str) -> list[str]:
+    """Return the first word of each row with an interval."""
+    return [line.split()[0] for line in text.splitlines() if "[" in line]
 
 
-def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["evaluate", *arguments])
-
-
-def output(result: Any) -> str:
-    assert result.exception is None, result.exception
-    return str(result.stdout)
-
-
-def test_the_rank_track_prints_a_leaderboard_and_resumes(folder: Path) -> None:
-    arguments = ("random", "longest", "shortest_for_tests:Shortest", *SMALL)
-    first = run(*arguments)
-    text = output(first)
+def test_the_rank_track_prints_a_leaderboard_and_resumes(
+    folder: Path, run: Callable[..., Any], output: Callable[..., str]
+) -> None:
+    arguments = ("evaluate", "random", "longest", "methods_for_tests:Shortest", *SMALL)
+    text = output(*arguments)
     assert "95 % intervals over users" in text
-    rows = [line.split()[0] for line in text.splitlines() if "[" in line]
-    assert set(rows) == {
-        *("random", "longest", "shortest", "oracle", "population-best", "best-single-rm", "worst"),
-        f"model:{read_results('runs').protocol['reference_response_model']}",
-    }
-    assert rows[0] == "oracle"
-    assert rows[-1] == "worst"
-    assert read_results("runs")["shortest"].spec["class"] == "shortest_for_tests:Shortest"
+    results = load_run("runs")
+    names = names_of(text)
+    assert set(names) == {result.label for result in results.methods}
+    assert names[-2:] == ["oracle", "worst"]
+    assert results["shortest"].spec["class"] == "methods_for_tests:Shortest"
     (directory,) = Path("runs").iterdir()
     assert f"Results: runs/{directory.name}" in text
     assert f"personalllm report runs/{directory.name}" in text
     again = run(*arguments)
-    assert output(again) == text
-    assert "random: 20 of 20 were done before" in again.stderr
+    assert again.stdout == text
+    assert "random: 80 of 80 were done before" in again.stderr
 
 
-def test_the_generate_track(folder: Path) -> None:
-    text = output(run("zero-shot", "icl[n_shots=2]", "--track", "generate", "--limit", "5", *SMALL, *STANDINS))
-    assert "generate track: 5 users, 5 queries" in text
+def test_the_generate_track(folder: Path, output: Callable[..., str]) -> None:
+    arguments = ["zero-shot", "icl[n_shots=2]", "--track", "generate", "--limit", "5", *SMALL, *STANDINS]
+    text = output("evaluate", *arguments)
+    assert "generate track: 5 users" in text
     assert "icl[n_shots=2]" in text
-    assert len(read_results("runs").samples("zero-shot")) == 5
+    assert len(load_run("runs").samples("zero-shot")) == 5
 
 
-def test_versus(folder: Path) -> None:
-    assert "utility vs longest" in output(run("random", "longest", "--versus", "longest", *SMALL))
+def test_the_predict_track_resumes(folder: Path, run: Callable[..., Any], output: Callable[..., str]) -> None:
+    arguments = ["evaluate", "longest", "embedding-ranker", *PREDICT, "--shots", "0,1,4"]
+    text = output(*arguments)
+    results = load_run("runs")
+    assert set(names_of(text)) >= {result.label for result in results.methods}
+    accuracy = results.estimate("longest", "accuracy")
+    assert f"{100 * accuracy.value:.1f} [{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]" in text
+    again = run(*arguments)
+    assert again.stdout == text
+    assert "were done before" in again.stderr
 
 
-def test_cut_and_empty_responses_are_reported(folder: Path) -> None:
-    text = output(run("zero-shot", "--track", "generate", "--max-tokens", "1", *SMALL, *STANDINS))
-    assert "zero-shot: of 20 responses 0 were empty and 20 were cut at the token limit; all are counted." in text
+def test_people_s_files_need_no_other_command(folder: Path, output: Callable[..., str]) -> None:
+    text = output("evaluate", "longest", "--name", "Mine", *PEOPLE)
+    results = load_run("runs")
+    assert (results.track, results.data_name) == ("predict", "Mine")
+    assert results.estimate("longest", "accuracy").value == 0.75
+    assert "longest" in names_of(text)
 
 
-def test_a_history_shorter_than_asked_for_is_reported(folder: Path) -> None:
-    text = output(run("self-icl[n_shots=7]", "self-icl[n_shots=4]", "--track", "generate", *SMALL, *STANDINS))
-    notes = [line for line in text.splitlines() if "examples each" in line]
-    assert notes == ["self-icl[n_shots=7]: 5.0 examples each; the history holds no more, or the budget was full"]
+def test_versus(folder: Path, output: Callable[..., str]) -> None:
+    text = output("evaluate", "random", "longest", "--versus", "random", *SMALL)
+    assert "Differences from random are paired" in " ".join(text.split())
+
+
+def test_cut_and_empty_responses_are_reported(folder: Path, output: Callable[..., str]) -> None:
+    text = output("evaluate", "zero-shot", "--track", "generate", "--max-tokens", "1", *SMALL, *STANDINS)
+    assert "zero-shot: of 20 responses 0 were empty and 20 were cut at the token limit; all count" in text
+
+
+def test_a_history_shorter_than_requested_is_reported(folder: Path, output: Callable[..., str]) -> None:
+    methods = ["self-icl[n_shots=7]", "self-icl[n_shots=4]"]
+    text = output("evaluate", *methods, "--track", "generate", *SMALL, *STANDINS)
+    (note,) = [line for line in text.splitlines() if "examples each" in line]
+    assert note.startswith("self-icl[n_shots=7]: 5.0 examples each")
 
 
 PAPER = ["--preset", "paper-icl", "--set", "pool.pairs_per_user=8", "--max-tokens", "6", *SMALL, *STANDINS]
 
 
-def test_a_preset_brings_its_protocol_and_its_methods(folder: Path) -> None:
-    text = output(run(*PAPER, "--limit", "3"))
-    results = read_results("runs")
+def test_a_preset_brings_its_protocol_and_its_methods(folder: Path, output: Callable[..., str]) -> None:
+    text = output("evaluate", *PAPER, "--limit", "2")
+    results = load_run("runs")
     assert results.preset in text
     assert "Preset paper-icl-v1, changed: population.n_users 1000 -> 20, " in text
     assert "not comparable with the preset's numbers" in text
@@ -132,23 +115,23 @@ def test_a_preset_brings_its_protocol_and_its_methods(folder: Path) -> None:
     assert len([row for row in results.methods if row.kind == "method"]) == 16
     assert results.protocol["track"] == "generate"
     assert results.protocol["pool"] == {"n_users": 10, "pairs_per_user": 8, "seed": 0}
-    assert (results.protocol["generation"]["max_tokens"], results.protocol["limit"]) == (6, 3)
+    assert (results.protocol["generation"]["max_tokens"], results.protocol["limit"]) == (6, 2)
     assert results.protocol["history"]["counterfactual"] == "none"
 
 
-def test_named_methods_replace_the_presets(folder: Path) -> None:
-    text = output(run("zero-shot", "icl[n_shots=2]", *PAPER, "--set", "counterfactual=other-user"))
-    results = read_results("runs")
-    assert [row.id for row in results.methods if row.kind == "method"] == ["zero-shot", "icl[n_shots=2]"]
+def test_named_methods_replace_the_presets(folder: Path, output: Callable[..., str]) -> None:
+    text = output("evaluate", "zero-shot", "icl[n_shots=2]", *PAPER, "--set", "counterfactual=other-user")
+    results = load_run("runs")
+    assert [row.label for row in results.methods if row.kind == "method"] == ["zero-shot", "icl[n_shots=2]"]
     assert "history.counterfactual none -> other-user" in text
     assert "beside the preset's own methods: icl[n_shots=2]" in text
 
 
-def test_set_reaches_every_field_and_wins_over_options(folder: Path) -> None:
+def test_set_reaches_every_field_and_wins_over_options(folder: Path, output: Callable[..., str]) -> None:
     settings = ["feedback.flip=0.25", "population.kind=dirichlet", "alpha=[1,2,3,4]", "bootstrap_draws=100"]
     flags = [flag for setting in settings for flag in ("--set", setting)]
-    text = output(run("random", "--alpha", "0.3", *SMALL, *flags))
-    protocol = read_results("runs").protocol
+    text = output("evaluate", "random", "--alpha", "0.3", *SMALL, *flags)
+    protocol = load_run("runs").protocol
     assert protocol["feedback"]["flip"] == 0.25
     assert protocol["population"]["alpha"] == [1, 2, 3, 4]
     assert protocol["bootstrap_draws"] == 100
@@ -156,7 +139,9 @@ def test_set_reaches_every_field_and_wins_over_options(folder: Path) -> None:
     assert "Preset" not in text
 
 
-def test_the_chat_model_gets_the_options(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chat_model_gets_the_options(
+    folder: Path, output: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[str, dict[str, Any]]] = []
 
     def build(name: str, **options: Any) -> EchoChatModel:
@@ -165,10 +150,10 @@ def test_the_chat_model_gets_the_options(folder: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr("personalllm.backends.names.build_llm", build)
     base = ["zero-shot", "--track", "generate", *SMALL, *STANDINS[:2], *STANDINS[4:], "--llm", "openai:m"]
-    output(run(*base))
+    output("evaluate", *base)
     server = ["--base-url", "http://127.0.0.1:9/v1", "--stream", "--context-length", "99", "--no-reply-cache"]
     server += ["--concurrency", "3", "--revision", "r1"]
-    output(run(*base, *server))
+    output("evaluate", *base, *server)
     plain = {"base_url": None, "stream": False, "context_length": None, "cache": True}
     plain |= {"concurrency": None, "revision": None}
     given = {"base_url": "http://127.0.0.1:9/v1", "stream": True, "context_length": 99, "cache": False}
@@ -185,7 +170,7 @@ BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
     (["random", "--versus", "longest", *SMALL], UnknownName, "method in this run named 'longest'"),
     (["random", "--max-tokens", "5", *SMALL], ParameterError, "left out in the rank track"),
     (["random", "--reference-model", "smal", *SMALL], UnknownName, "Did you mean 'small'"),
-    (["random", "model:nope", *SMALL], UserError, "'model:nope' is not the ref.*--reference-model nope"),
+    (["random", "model:nope", *SMALL], UserError, "'model:nope' is not a baseline of this run.*--reference-model nope"),
     (["embedding-ranker", *SMALL], ModelFileError, "personalllm models pull"),
     (["embedding-ranker", *SMALL, "--embedder", "other"], UserError, "no embedder named 'other'"),
     (["zero-shot", "--track", "generate", *SMALL], UserError, "does not say which reward ensemble"),
@@ -201,24 +186,42 @@ BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
     (["random", "--set", "llm=x", *SMALL], UserError, "'llm' is no setting of the protocol"),
     (["random", "--set", "a.b=1", *SMALL], UserError, "There is no setting 'a.b' in the protocol. Before the dot"),
     (["random", "--set", "seed=null", *SMALL], ParameterError, "seed must be"),
+    (["random", "--track", "ranks", *SMALL], UnknownName, "no track named 'ranks'. Did you mean 'rank'"),
+    (["longest", "--shots", "0,x", *PREDICT], UserError, "Cannot read --shots '0,x'. Write whole numbers"),
+    (["longest", "--shots", "0,4", *SMALL], ParameterError, "prediction must be left out in the rank track"),
+    (["longest", "--pairs", "3", *PREDICT], ParameterError, "history.pairs must be left out in the predict track"),
+    (["longest", "--versus", "longst", *PREDICT], UnknownName, "no method in this run named 'longst'.*'longest'"),
+    (["zero-shot", *PREDICT], UserError, "'zero-shot' does not take part in the predict track"),
+    (["longest", "--set", "prediction.users=[]", *PREDICT], ParameterError, "prediction.users"),
+    (["longest", "model:one", *PREDICT], UserError, "'model:one' is a baseline of the generate and the rank track"),
+    (["methods_for_tests:Hinted", *PREDICT], UserError, "--set prediction.reward_signals=true"),
+    (["longest", *PEOPLE, "--column", "user"], UserError, "Cannot read --column 'user'. Write COLUMN=NAME"),
+    (["longest", *PEOPLE, "--set", "folds.prompt_folds=2"], UserError, "--set folds.prompt_folds is given twice"),
+    (["longest", "--name", "Mine", *SMALL], UserError, "'tiny.parquet' does not hold any"),
+    (["longest", "--track", "rank", *PEOPLE], UserError, "predict"),
+    (["longest", "--preset", "lore", *PEOPLE], UserError, "A preset describes simulated users"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "error", "message"), BAD, ids=lambda value: str(value)[:60])
-def test_bad_arguments(folder: Path, arguments: list[str], error: type[PersonalLLMError], message: str) -> None:
-    result = run(*arguments)
+def test_bad_arguments(
+    folder: Path, run: Callable[..., Any], arguments: list[str], error: type[PersonalLLMError], message: str
+) -> None:
+    result = run("evaluate", *arguments)
     assert isinstance(result.exception, error), (result.exception, result.output)
     with pytest.raises(error, match=message):
         raise result.exception
     assert not Path("runs").exists()
 
 
-def test_an_interrupted_run_says_how_to_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_says_how_to_go_on(
+    folder: Path, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("personalllm.evaluation.evaluate", interrupt)
-    result = run("random", *SMALL)
+    result = run("evaluate", "random", *SMALL)
     assert result.exit_code == 130
     assert "The same command continues from here" in result.stderr
 
@@ -229,6 +232,36 @@ def test_names_check_what_a_factory_returns() -> None:
             build("builtins:object")
 
 
+def test_scores_as_features_must_be_requested(folder: Path, output: Callable[..., str]) -> None:
+    signals = ["--shots", "0", "--set", "prediction.reward_signals=true"]
+    output("evaluate", "methods_for_tests:Hinted", *PREDICT, *signals)
+    assert load_run("runs").protocol["prediction"]["reward_signals"] is True
+
+
+def test_one_value_is_read_as_a_list(folder: Path, output: Callable[..., str]) -> None:
+    settings = ("prediction.users=unseen", "prediction.prompts=seen", "prediction.counterfactuals=flipped")
+    flags = [part for setting in settings for part in ("--set", setting)]
+    output("evaluate", "longest", *PREDICT, *flags, "--shots", "2")
+    spec = load_run("runs").protocol["prediction"]
+    assert (spec["users"], spec["prompts"], spec["counterfactuals"]) == (["unseen"], ["seen"], ["flipped"])
+
+
+def test_numbers_are_read() -> None:
+    assert parse_numbers(" 0, 8 ,64", "--shots") == (0, 8, 64)
+    for text in ("", "1;2", "-1", "1,,2"):
+        with pytest.raises(UserError, match=f"Cannot read --shots '{text}'. Write whole numbers with commas"):
+            parse_numbers(text, "--shots")
+
+
+def test_all_reports_what_it_leaves_out(folder: Path, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    without = {"needs-gold": 'it needs: pip install "personalllm[gold]"'}
+    resolving = importlib.import_module("personalllm.evaluation.resolve")  # the package has a function of this name
+    monkeypatch.setattr(resolving, "left_out", lambda track, signals=False: without)
+    monkeypatch.setattr("personalllm.evaluation.evaluate", lambda *_, **__: exit(3))
+    result = run("evaluate", "all", *SMALL, *EMBEDDER)
+    assert 'needs-gold is left out: it needs: pip install "personalllm[gold]"' in result.stderr
+
+
 def test_the_command_line_starts_light() -> None:
     heavy = ["matplotlib", "sklearn", "numba", "pyarrow", "onnxruntime", "xllamacpp", "scipy"]
     modules = "import sys, personalllm.cli.evaluate, personalllm.backends.names"
@@ -237,13 +270,15 @@ def test_the_command_line_starts_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_track_follows_from_what_the_methods_can_do(folder: Path) -> None:
-    shown = output(run("zero-shot", "self-icl", *SMALL, *STANDINS))
+def test_the_track_follows_from_what_the_methods_can_do(
+    folder: Path, run: Callable[..., Any], output: Callable[..., str]
+) -> None:
+    shown = output("evaluate", "zero-shot", "self-icl", *SMALL, *STANDINS)
     assert "generate track" in shown
-    refused = run("zero-shot", "random", *SMALL, *STANDINS)
+    refused = run("evaluate", "zero-shot", "random", *SMALL, *STANDINS)
     assert "use --track generate" in str(refused.exception.remedy)
 
 
-def test_a_counterfactual_history_is_named(folder: Path) -> None:
-    shown = output(run("random", "--set", "history.counterfactual=flipped", *SMALL))
+def test_a_counterfactual_history_is_named(folder: Path, output: Callable[..., str]) -> None:
+    shown = output("evaluate", "random", "--set", "history.counterfactual=flipped", *SMALL)
     assert "rank track, counterfactual history (flipped)" in " ".join(shown.split())

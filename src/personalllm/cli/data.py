@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from personalllm.cli.columns import ColumnNames, parse_columns
+from personalllm.cli import options as o
 from personalllm.cli.groups import command, command_group
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Source = Annotated[
 
 
 @command(app)
-def validate(path: Source, *, column: ColumnNames = None) -> None:
+def validate(path: Source, *, column: o.Columns = None) -> None:
     """List everything that is wrong with a benchmark: column, row, remedy. Exits with 1 if there are errors."""
     from rich.console import Console
     from rich.markup import escape
@@ -33,7 +33,7 @@ def validate(path: Source, *, column: ColumnNames = None) -> None:
     from personalllm.data import validate as find_problems
 
     console = Console()
-    problems = find_problems(path, columns=parse_columns(column))
+    problems = find_problems(path, columns=o.parse_columns(column))
     errors = sum(problem.severity == "error" for problem in problems)
     if problems:
         table = Table(title=f"Problems of {escape(path)}", title_justify="left", show_lines=True)

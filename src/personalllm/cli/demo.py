@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from personalllm.core.types import JSON
+
 __all__ = ["demo"]
 
-RANKERS = ("embedding-ranker", "longest", "pooled-ranker", "random")
-"""Those of the rank track that take seconds; the learners have a track of their own."""
+METHODS = ("embedding-ranker", "longest", "pooled-ranker", "random")
+"""Methods of the rank track that take seconds."""
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs and the report.")] = Path("demo-report"),
     users: Annotated[int, typer.Option(min=1, help="Users of the rank track.")] = 1000,
     writers: Annotated[int, typer.Option(min=1, help="Users of the generate track.")] = 12,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most new tokens of a generated response.")] = 128,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum of new tokens of a generated response.")] = 128,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
 ) -> None:
     """Run both tracks on the embedded benchmark with a real small language model, and write the HTML report.
 
     The rank track runs at full size; in the generate track a local chat model writes for a few users. Run it again
-    and it goes on from where it stopped.
+    and it continues where it stopped.
     """
     import time
 
     from rich.console import Console
 
     from personalllm.backends.names import build_embedder, build_llm, build_rewards
-    from personalllm.cli.evaluate import show_leaderboard, watch
+    from personalllm.cli.leaderboard import output_console, watch
     from personalllm.cli.progress import embed_texts
     from personalllm.data import load
-    from personalllm.evaluation import Protocol, evaluate
-    from personalllm.report import render_report
+    from personalllm.evaluation import evaluate
+    from personalllm.report import render_report, show_results
 
     console = Console()
     began = time.perf_counter()
@@ -47,8 +50,8 @@ def demo(
     embedder, llm = build_embedder(), build_llm(cache=False)
     rewards = build_rewards(benchmark.metadata, embedder)
     embed_texts(benchmark, embedder, console)
-    stages: tuple[tuple[Literal["rank", "generate"], tuple[str, ...], str, dict[str, Any]], ...] = (
-        ("rank", RANKERS, f"{users:,} users choose among stored responses", {"n_users": users}),
+    stages: tuple[tuple[str, tuple[str, ...], str, JSON], ...] = (
+        ("rank", METHODS, f"{users:,} users choose among stored responses", {"n_users": users}),
         (
             "generate",
             ("all",),
@@ -56,18 +59,18 @@ def demo(
             {"n_users": users, "limit": min(writers, users), "max_tokens": max_tokens},
         ),
     )
-    found = []
-    for track, names, what, knobs in stages:
-        console.print(f"\n[bold]{track} track[/]: {what}")
+    backends: JSON = {"embedder": embedder, "llm": llm, "rewards": rewards}
+    runs = []
+    for track, names, text, settings in stages:
+        console.print(f"\n[bold]{track} track[/]: {text}")
         stage_began = time.perf_counter()
-        protocol = Protocol.for_benchmark(benchmark, track=track, seed=seed, **knobs)
         with watch(console) as progress:
             results = evaluate(
-                names, protocol, benchmark, embedder=embedder, llm=llm, rewards=rewards, out=out, progress=progress
+                names, benchmark, track, settings | {"seed": seed}, out=out, progress=progress, **backends
             )
-        found.append(results)
-        show_leaderboard(results)
+        runs.append(results)
+        show_results(results, output_console())
         console.print(f"{track} track: {time.perf_counter() - stage_began:.0f} s", highlight=False)
-    page = render_report(found, out / "report.html")
+    page = render_report(runs, out / "report.html")
     console.print(f"\n[bold]Report[/]: {page} (open it in a browser)", soft_wrap=True)
     console.print(f"In all {time.perf_counter() - began:.0f} s.", highlight=False)

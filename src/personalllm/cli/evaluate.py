@@ -1,123 +1,143 @@
-"""`personalllm evaluate`: run methods with progress bars, then print the leaderboard or the predict track's table."""
+"""`personalllm evaluate`: run methods of any track with progress bars, then print the leaderboard."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from personalllm.cli import options as o
-from personalllm.cli.leaderboard import show_leaderboard, watch
 
 if TYPE_CHECKING:
-    from personalllm.data import Benchmark
-    from personalllm.evaluation import Protocol
-    from personalllm.evaluation.resolve import Entry
+    from rich.console import Console
 
-__all__ = ["evaluate", "show_leaderboard", "watch"]
+    from personalllm.core.protocols import Executor
+    from personalllm.data import Benchmark, Preferences
+    from personalllm.evaluation import NamedMethod, Protocol, Results
+    from personalllm.methods.base import Method
 
-Out = Annotated[Path, typer.Option(help="Folder of runs; the same command again resumes.")]
+__all__ = ["Job", "build_workers", "evaluate"]
+
 Versus = Annotated[
-    str | None, typer.Option(help="Method that differences are taken from.", **o.default("random, or the first"))
+    str | None, typer.Option(help="Method that differences are taken from.", **o.default("the best method"))
 ]
 
 
 def evaluate(
     methods: o.Methods = None,
     *,
-    data: o.Data = "mini",
-    out: Out = Path("runs"),
+    data: o.DataOptions,
+    out: o.Out = Path("runs"),
     protocol: o.ProtocolOptions,
     versus: Versus = None,
     backends: o.BackendOptions,
     executor: o.Executor = "serial",
 ) -> None:
-    """Evaluate methods and print the leaderboard with 95 % intervals; re-running resumes.
+    """Evaluate methods on simulated users or on people, and print the leaderboard with 95 % intervals.
 
-    The predict track prints accuracy by number of comparisons, beside baselines and oracles.
-
-    With --preset the protocol and, unless some are named, the methods are the preset's; every option that is given
-    changes it, and the result says so.
+    Running the same command again resumes. With --preset the protocol and, unless some are named, the methods are the
+    preset's; every option that is given changes it, and the result says so. On a file of people's preferences, parts
+    of the people and of the prompts are left out in turn.
     """
-    from personalllm.data import load
+    from rich.console import Console
+
+    from personalllm.cli.leaderboard import output_console
+    from personalllm.report import show_results
 
     names = _names(methods, protocol.preset)
-    benchmark = load(data)
-    built = protocol.build(benchmark, track=_only_track(names))
-    run = _predict if built.prediction is not None else _run
-    run(names, built, benchmark, backends, out=out, versus=versus, executor=executor)
-
-
-def _run(
-    names: list[str], protocol: Protocol, benchmark: Benchmark, options: o.BackendOptions, **settings: Any
-) -> None:
-    """Run methods, watched, and show the leaderboard."""
-    from rich.console import Console
-
-    from personalllm.backends.executor import build_executor
-    from personalllm.cli.prediction import explain_left_out
-    from personalllm.cli.progress import embed_texts, resumable
-    from personalllm.evaluation import evaluate as run
-    from personalllm.evaluation import resolve
-    from personalllm.evaluation.resolve import check_references
-
-    entries, references = resolve(names, protocol.track)
-    check_references(references, protocol.reference_response_model)
-    _check_versus(settings["versus"], entries, protocol)
-    workers = build_executor(settings["executor"])
-    backends = options.build(entries, protocol.track, benchmark.metadata)
+    loaded = data.load()
+    built = protocol.build(loaded, names)
+    job = Job(names, loaded, built, backends, out, executor)
+    job.check_label(versus)
     console = Console(stderr=True)
     if "all" in names:
-        explain_left_out(protocol.track, console)
-    if any("embedder" in entry.method.needs for entry in entries):
-        embed_texts(benchmark, backends["embedder"], console)
-    with resumable(console), watch(console) as progress:
-        results = run(names, protocol, benchmark, out=settings["out"], progress=progress, executor=workers, **backends)
-    show_leaderboard(results, settings["versus"])
+        job.explain_left_out(console)
+    show_results(job.run(console), output_console(), versus)
 
 
-def _predict(
-    names: list[str], protocol: Protocol, benchmark: Benchmark, options: o.BackendOptions, **settings: Any
-) -> None:
-    """Run methods in the predict track, watched, and show the table."""
-    from rich.console import Console
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One evaluation: methods on data under a protocol.
 
+    Attributes:
+        methods: Names or objects, as `evaluate` takes them.
+        data: A benchmark or people's preferences.
+        protocol: Not yet bound.
+        backends: What to build.
+        out: Folder of runs.
+        executor: Name of the executor.
+    """
+
+    methods: Sequence[Method | str]
+    data: Benchmark | Preferences
+    protocol: Protocol
+    backends: o.BackendOptions
+    out: Path
+    executor: str
+
+    @property
+    def signals(self) -> bool:
+        """Whether the protocol hands over the scores of the RMs."""
+        return getattr(self.protocol.options, "reward_signals", False)
+
+    @cached_property
+    def entries(self) -> tuple[NamedMethod, ...]:
+        """The methods with their labels."""
+        from personalllm.evaluation import load_track, resolve
+
+        return resolve(self.methods, load_track(self.protocol.track), signals=self.signals)[0]
+
+    def check_label(self, label: str | None) -> None:
+        """Raise before the work begins if no method, baseline or oracle of the run has the label."""
+        from personalllm.core.errors import UnknownName
+        from personalllm.evaluation import load_track
+
+        labels = [*(entry.label for entry in self.entries), *load_track(self.protocol.track).names]
+        labels.append(f"model:{self.protocol.reference_response_model}")
+        if label is not None and label not in labels:
+            raise UnknownName("method in this run", label, labels)
+
+    def explain_left_out(self, console: Console) -> None:
+        """Print what `all` leaves out of the track, and why."""
+        from rich.text import Text
+
+        from personalllm.evaluation import load_track
+        from personalllm.evaluation.resolve import left_out
+
+        for name, reason in left_out(load_track(self.protocol.track), signals=self.signals).items():
+            console.print(Text(f"{name} is left out: {reason}"), soft_wrap=True)
+
+    def run(self, console: Console) -> Results:
+        """Evaluate, with progress on a console."""
+        from personalllm.cli.leaderboard import watch
+        from personalllm.cli.progress import embed_texts, resumable
+        from personalllm.evaluation import evaluate as run
+
+        workers = build_workers(self.executor)
+        objects = self.backends.build(self.entries, [self.protocol.track], self.data)
+        if any("embedder" in entry.method.needs for entry in self.entries):
+            embed_texts(self.data, objects["embedder"], console)
+        with resumable(console), watch(console) as progress:
+            return run(
+                self.methods,
+                self.data,
+                protocol=self.protocol,
+                executor=workers,
+                out=self.out,
+                progress=progress,
+                **objects,
+            )
+
+
+def build_workers(name: str) -> Executor | None:
+    """Return an executor; None for `serial`, which every run is without one."""
     from personalllm.backends.executor import build_executor
-    from personalllm.cli.prediction import check_learner, explain_left_out, show_prediction
-    from personalllm.cli.progress import embed_texts, resumable
-    from personalllm.evaluation import predict, resolve
 
-    signals = protocol.prediction is not None and protocol.prediction.reward_signals
-    entries, _ = resolve(names, "predict", signals=signals)
-    check_learner(settings["versus"], entries)
-    workers = build_executor(settings["executor"])
-    embedder = options.build(entries, protocol.track, benchmark.metadata)["embedder"]
-    console = Console(stderr=True)
-    if "all" in names:
-        explain_left_out("predict", console, signals=signals)
-    if embedder is not None:
-        embed_texts(benchmark, embedder, console)
-    with resumable(console), watch(console) as progress:
-        results = predict(
-            names, protocol, benchmark, embedder=embedder, out=settings["out"], progress=progress, executor=workers
-        )
-    show_prediction(results, settings["versus"])
-
-
-def _only_track(names: list[str]) -> str | None:
-    """Return `generate` if no track was named and none of the methods can rank."""
-    from personalllm.evaluation import REFERENCES, parse_method
-    from personalllm.methods.registry import method_class
-
-    if "all" in names:
-        return None
-    classes = [
-        method_class(parse_method(name)[0])
-        for name in names
-        if name not in REFERENCES and not name.startswith("model:")
-    ]
-    return "generate" if classes and all(cls.tracks() == ("generate",) for cls in classes) else None
+    return None if name == "serial" else build_executor(name)
 
 
 def _names(methods: list[str] | None, preset: str | None) -> list[str]:
@@ -130,13 +150,3 @@ def _names(methods: list[str] | None, preset: str | None) -> list[str]:
     if preset is None:
         raise UserError("No method is named.", "Name one, e.g. random, or all; or choose a --preset.")
     return list(get_preset(preset).methods)
-
-
-def _check_versus(versus: str | None, entries: tuple[Entry, ...], protocol: Protocol) -> None:
-    """Raise before the work begins if nothing in this run has the label."""
-    from personalllm.core.errors import UnknownName
-    from personalllm.evaluation import REFERENCES
-
-    labels = [*(entry.label for entry in entries), *REFERENCES, f"model:{protocol.reference_response_model}"]
-    if versus is not None and versus not in labels:
-        raise UnknownName("method in this run", versus, labels)

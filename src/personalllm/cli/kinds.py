@@ -87,20 +87,28 @@ def listings(kind: Kind) -> list[Listing]:
 
 
 def _builtin(kind: Kind, entry: Registered) -> Listing:
-    from personalllm.cli._outline import outline
+    from personalllm.cli.summaries import METHODS
 
     if kind in (Kind.CHAT_MODEL, Kind.MODEL_FILE):
         return Listing(entry, _model_title(entry.name, kind))
     if kind is Kind.REWARD_MODEL:
         return Listing(entry, str(registry_of(kind).load(entry.name).model))
-    about = outline(entry.reference)
     if kind is not Kind.METHOD:
-        return Listing(entry, about.summary.rstrip("."))
-    needs: Any = about.attributes.get("needs", ())
-    ranks, asks = "utilities" in about.methods, "messages" in about.methods
-    taking = {"rank": ranks and "signals" not in needs, "generate": asks, "predict": ranks}
-    tracks = tuple(track for track, takes in taking.items() if takes)
-    return Listing(entry, str(about.attributes["title"]), tracks, tuple(sorted(needs)))
+        return Listing(entry, _summary(registry_of(kind).load(entry.name)))
+    title, hooks, needs = METHODS[entry.name]
+    return Listing(entry, title, _tracks(hooks.split(), needs.split()), tuple(needs.split()))
+
+
+def _summary(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0].rstrip(".")
+
+
+def _tracks(hooks: list[str], needs: list[str]) -> tuple[str, ...]:
+    """Return the tracks of a method that implements and needs this."""
+    from personalllm.evaluation.resolve import tracks_of
+    from personalllm.methods.base import Method
+
+    return tracks_of(type("Outline", (Method,), {"needs": frozenset(needs), **dict.fromkeys(hooks, len)}))
 
 
 def _model_title(name: str, kind: Kind) -> str:
@@ -127,10 +135,11 @@ def _described(kind: Kind, registry: Registry, entry: Registered) -> Listing:
     loaded = registry.load_entry(entry)
     where = f"The {registry.kind} {entry.name!r} of {entry.origin}"
     if kind is Kind.METHOD:
+        from personalllm.evaluation.resolve import tracks_of
         from personalllm.methods import method_class
 
         method = method_class(entry.name)
-        return Listing(entry, method.title, method.tracks(), tuple(sorted(method.needs)))
+        return Listing(entry, method.title, tracks_of(method), tuple(sorted(method.needs)))
     if kind is Kind.MODEL_FILE:
         from personalllm.backends.models.registry import ModelEntry
 
@@ -145,7 +154,7 @@ def _described(kind: Kind, registry: Registry, entry: Registered) -> Listing:
         return Listing(entry, str(loaded.model))
     if not callable(loaded):
         raise PluginError(f"{where} is {_a(type(loaded).__name__)}, which cannot be called without arguments.")
-    return Listing(entry, (inspect.getdoc(loaded) or "").partition("\n")[0].rstrip("."))
+    return Listing(entry, _summary(loaded))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from typer import Argument, Option
 
 if TYPE_CHECKING:
     from personalllm.core.protocols import TextEmbedder
-    from personalllm.core.types import JSON
-    from personalllm.data import Benchmark
-    from personalllm.evaluation import Protocol
-    from personalllm.evaluation.resolve import Entry
+    from personalllm.data import Benchmark, Preferences
+    from personalllm.evaluation import NamedMethod, Protocol
 
-__all__ = ["BackendOptions", "EmbedderOptions", "ProtocolOptions", "default", "parse_numbers"]
+__all__ = [
+    "BackendOptions",
+    "DataOptions",
+    "EmbedderOptions",
+    "PeopleOptions",
+    "ProtocolOptions",
+    "default",
+    "parse_columns",
+    "parse_numbers",
+    "parse_settings",
+]
 
 
 def complete_methods(incomplete: str) -> list[str]:
@@ -30,6 +39,13 @@ def complete_presets(incomplete: str) -> list[str]:
     from personalllm.evaluation import list_presets
 
     return [name for name in list_presets() if name.startswith(incomplete)]
+
+
+def complete_tracks(incomplete: str) -> list[str]:
+    """Return the tracks that begin with the given text."""
+    from personalllm.evaluation import tracks
+
+    return [name for name in tracks if name.startswith(incomplete)]
 
 
 def default(text: str) -> Any:
@@ -50,6 +66,11 @@ Methods = Annotated[
     ),
 ]
 Data = Annotated[str, Option(help="Benchmark: a name or a path.")]
+Out = Annotated[Path, Option(help="Folder of runs; the same command again resumes.")]
+Columns = Annotated[
+    list[str] | None,
+    Option("--column", metavar="COLUMN=NAME", help="What the file calls a column, e.g. user=annotator. Repeatable."),
+]
 Settings = Annotated[
     list[str] | None,
     Option(
@@ -65,6 +86,26 @@ Shots = Annotated[
 Executor = Annotated[str, Option(help="Who does the work: serial, processes[:N] or ray[:ADDRESS].")]
 Seed = Annotated[int, Option(help="Seed of everything that is drawn.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Only list the cells and what they would cost.")]
+
+
+def parse_columns(options: Iterable[str] | None) -> dict[str, str]:
+    """Return what a source calls its columns.
+
+    Raises:
+        UserError: If an option is not of the form COLUMN=NAME.
+
+    >>> parse_columns(["user=annotator"])
+    {'user': 'annotator'}
+    """
+    columns: dict[str, str] = {}
+    for text in options or ():
+        column, _, name = (part.strip() for part in text.partition("="))
+        if not (column and name):
+            from personalllm.core.errors import UserError
+
+            raise UserError(f"Cannot read --column {text!r}.", "Write COLUMN=NAME, e.g. --column user=annotator.")
+        columns[column] = name
+    return columns
 
 
 def parse_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -85,6 +126,56 @@ def parse_numbers(text: str, option: str) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PeopleOptions:
+    """How rows of a file are read."""
+
+    title: ClassVar[str] = "Data"
+
+    name: Annotated[str | None, Option(help="Name of people's preferences.", **default("the file's name"))] = None
+    column: Columns = None
+
+    def read(self, path: str | Path) -> Preferences:
+        """Read a file of people's preferences."""
+        from personalllm.data import Preferences
+
+        return Preferences.from_rows(path, parse_columns(self.column), name=self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(PeopleOptions):
+    """What is evaluated: a benchmark, whose users are simulated, or the preferences of people."""
+
+    data: Annotated[
+        str,
+        Option(
+            help="Benchmark: a name or a path. Or a file of people's preferences: JSONL, JSON, CSV, TSV, Parquet or "
+            "Arrow with the columns user, prompt, chosen, rejected, or in the layout of PRISM's utterances or of "
+            "PandaLM's test set."
+        ),
+    ] = "mini"
+
+    def load(self) -> Benchmark | Preferences:
+        """Read the data.
+
+        Raises:
+            UserError: If they are neither, or a benchmark is given a name.
+        """
+        from personalllm.core.errors import UserError
+        from personalllm.data import load
+        from personalllm.data.preferences import holds_preferences
+
+        columns = parse_columns(self.column)
+        if holds_preferences(self.data, columns):
+            return self.read(self.data)
+        if self.name is not None:
+            raise UserError(
+                f"--name is for people's preferences, and {self.data!r} does not hold any.",
+                "Leave it out for a benchmark, or map the columns user, prompt, chosen and rejected with --column.",
+            )
+        return load(self.data, columns=columns)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProtocolOptions:
     """How methods are compared; an option that is None leaves the preset's or the protocol's default."""
 
@@ -94,10 +185,12 @@ class ProtocolOptions:
         str | None, Option(help="Named protocol, see `personalllm presets`.", autocompletion=complete_presets)
     ] = None
     track: Annotated[
-        Literal["rank", "generate", "predict"] | None,
+        str | None,
         Option(
-            help="rank stored responses, generate new ones, or predict which of two a user prefers.",
-            **default("rank, or generate if no method can rank"),
+            metavar="NAME",
+            help="rank stored responses, generate new ones, predict which of two a user prefers, or that of a plug-in.",
+            autocompletion=complete_tracks,
+            **default("rank, or generate if no method can rank; people: predict"),
         ),
     ] = None
     users: Annotated[int | None, Option(help="Size of the population.", **default("1000"))] = None
@@ -124,21 +217,25 @@ class ProtocolOptions:
     ] = None
     settings: Settings = None
 
-    def build(self, benchmark: Benchmark, *, track: str | None = None) -> Protocol:
+    def build(self, data: Benchmark | Preferences, methods: Sequence[str] = ()) -> Protocol:
         """Return the protocol that a command line describes.
 
         Args:
-            benchmark: What is evaluated.
-            track: The track if neither an option nor the preset names one; None for the protocol's default.
+            data: What is evaluated.
+            methods: Names of the methods, from which the track follows if nothing names one.
 
         Raises:
             UserError: If a setting is unknown, out of range or given twice.
         """
-        from personalllm.evaluation import Protocol, get_preset
+        from personalllm.core.errors import UserError
+        from personalllm.data import Benchmark
+        from personalllm.evaluation import get_preset
+        from personalllm.evaluation.resolve import only_track
+        from personalllm.evaluation.run import as_protocol
         from personalllm.evaluation.settings import nest
 
         values = {
-            "track": self.track or (track if self.preset is None else None),
+            "track": self.track,
             "n_users": self.users,
             "seed": self.seed,
             "limit": self.limit,
@@ -153,10 +250,12 @@ class ProtocolOptions:
             "reference_response_model": self.reference_model,
         }
         given = {name: value for name, value in values.items() if value is not None}
-        overrides = nest(given | parse_settings(self.settings))
-        if self.preset is None:
-            return Protocol.for_benchmark(benchmark, **overrides)
-        return get_preset(self.preset).protocol_for(benchmark, **overrides)
+        settings = nest(given | parse_settings(self.settings))
+        if self.preset is not None:
+            if not isinstance(data, Benchmark):
+                raise UserError("A preset describes simulated users, but the data are people's.", "Leave --preset out.")
+            return get_preset(self.preset).protocol_for(data, **settings)
+        return as_protocol(settings, data, settings.get("track") or only_track(methods))
 
 
 def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:
@@ -232,17 +331,19 @@ class BackendOptions(EmbedderOptions):
         bool, Option("--no-reply-cache", help="Request replies again that an earlier run has.")
     ] = False
 
-    def build(self, entries: Iterable[Entry], track: str, metadata: JSON) -> dict[str, Any]:
+    def build(self, methods: Iterable[NamedMethod], tracks: Iterable[str], data: Any) -> dict[str, Any]:
         """Return the backends that a run needs, by the names that `evaluate` gives them."""
         from personalllm.backends.names import build_llm, build_rewards
+        from personalllm.evaluation import load_track
 
-        entries = tuple(entries)
+        entries = tuple(methods)
         needs = {need for entry in entries for need in entry.method.needs}
+        needs |= {need for track in tracks for need in load_track(track).needs}
         nearest = any(entry.method.history == "nearest" for entry in entries)
         embedder = self.build_embedder(required="embedder" in needs or nearest, base_url=self.base_url)
-        rewards = build_rewards(metadata, embedder, self.rewards) if track == "generate" else None
+        rewards = build_rewards(data.metadata, embedder, self.rewards) if "rewards" in needs else None
         llm = None
-        if track == "generate" or "llm" in needs:
+        if "llm" in needs:
             served = self.llm.startswith("openai:") or not self.embedder.startswith("openai:")
             llm = build_llm(
                 self.llm,

@@ -34,9 +34,9 @@ def presets(
     if name is not None:
         _show(get_preset(name), console)
         return
-    for known in list_presets():
-        preset = get_preset(known)
-        console.print(f"[bold]{known}[/]  {preset.title}; {len(preset.methods)} methods", highlight=False)
+    for name in list_presets():
+        preset = get_preset(name)
+        console.print(f"[bold]{name}[/]  {preset.title}; {len(preset.methods)} methods", highlight=False)
     console.print("Every field of one: personalllm presets NAME", highlight=False)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from personalllm.data import Benchmark
+    from personalllm.data import Benchmark, Preferences
 
 __all__ = ["bars", "counted", "duration", "embed_texts", "reported", "resumable"]
 
@@ -111,17 +111,22 @@ def duration(seconds: float) -> str:
     return f"{whole} s"
 
 
-def embed_texts(benchmark: Benchmark, embedder: Any, console: Console) -> None:
-    """Embed all texts of a benchmark of moderate size before the run, so that the wait has a bar.
+def embed_texts(data: Benchmark | Preferences, embedder: Any, console: Console) -> None:
+    """Embed all texts of data of moderate size before the run, so that the wait has a bar.
 
     Args:
-        benchmark: Its prompts and responses; nothing is done if they are more than 20,000.
+        data: Its prompts and responses; nothing is done if they are more than 20,000.
         embedder: Nothing is done unless it keeps its vectors (`CachedEmbedder`).
         console: Where the bar is shown.
     """
     from personalllm.backends.embedding import CachedEmbedder
+    from personalllm.data import Preferences
 
-    texts = [*benchmark.prompts.to_pylist(), *benchmark.responses.to_pylist()]
+    if isinstance(data, Preferences):
+        corpus = data.histories.corpus
+        texts = list({*corpus.prompts, *(text for row in corpus.responses for text in row)})
+    else:
+        texts = [*data.prompts.to_pylist(), *data.responses.to_pylist()]
     if isinstance(embedder, CachedEmbedder) and len(texts) <= _MOST_TEXTS:
         if not console.is_terminal:
             console.print(f"embedding {len(set(texts)):,} texts, those that are not kept from an earlier run")

@@ -25,10 +25,6 @@ __all__ = ["app"]
 
 app = command_group("Run the paper's experiments and set the results beside the paper's numbers.")
 
-_SMALL_USERS = 24
-_SMALL_TOKENS = 64
-_PAPER_USERS = 1000
-
 
 Rate = Annotated[
     float | None,
@@ -52,7 +48,7 @@ class PlanOptions:
         typer.Option(
             min=1,
             help="Users evaluated, the first of the population.",
-            **o.default(f"1000 on the paper's data, else {_SMALL_USERS}"),
+            **o.default("1000 on the paper's data, else 24"),
         ),
     ] = None
     max_tokens: Annotated[
@@ -60,7 +56,7 @@ class PlanOptions:
         typer.Option(
             min=1,
             help="Maximum of new tokens of a reply.",
-            **o.default(f"512 on the paper's data, else {_SMALL_TOKENS}"),
+            **o.default("512 on the paper's data, else 64"),
         ),
     ] = None
     shots: Annotated[str, typer.Option(metavar="N,N,...", help="Numbers of examples shown.")] = "1,3,5"
@@ -87,22 +83,18 @@ class PlanOptions:
     def build(self, benchmark: Benchmark) -> Plan:
         """Return the plan; small sizes unless the data are the paper's."""
         from personalllm.evaluation.settings import nest
-        from personalllm.papers.personalllm_2025.plan import is_paper_data, make_plan
+        from personalllm.papers.personalllm_2025.plan import make_plan, plan_settings
 
-        small = not is_paper_data(benchmark)
-        users = _SMALL_USERS if small and self.users is None else self.users
-        tokens = _SMALL_TOKENS if small and self.max_tokens is None else self.max_tokens
-        changes = {"limit": users, "generation.max_tokens": tokens, "seed": self.seed}
-        if users is not None and users > _PAPER_USERS:
-            changes["population.n_users"] = users
-        given = {name: value for name, value in changes.items() if value is not None}
+        settings = plan_settings(benchmark, users=self.users, max_tokens=self.max_tokens)
+        if self.seed is not None:
+            settings["seed"] = self.seed
         return make_plan(
             benchmark,
             shots=o.parse_numbers(self.shots, "--shots"),
             counterfactuals=self.counterfactuals,
             settings=self.across,
             layout=self.layout,
-            **nest(given | o.parse_settings(self.settings)),
+            **nest(settings | o.parse_settings(self.settings)),
         )
 
 
@@ -135,11 +127,11 @@ def paper(
 
 def _run(plan: Plan, benchmark: Benchmark, options: o.BackendOptions, out: Path, console: Console) -> Reproduction:
     from personalllm.cli.progress import embed_texts, resumable
-    from personalllm.evaluation.resolve import resolve
+    from personalllm.evaluation.resolve import named
     from personalllm.papers.personalllm_2025.reproduction import reproduce
 
-    entries, _ = resolve([cell.build(plan.max_tokens) for cell in plan.of("none")], "generate")
-    backends = options.build(entries, "generate", benchmark.metadata)
+    entries = [named(cell.build(plan.max_tokens)) for cell in plan.of("none")]
+    backends = options.build(entries, ["generate"], benchmark)
     console.print(
         f"{len(plan.cells)} cells x {plan.n_users:,} users = {plan.n_requests:,} replies of at most "
         f"{plan.max_tokens} tokens",
@@ -157,15 +149,15 @@ def _watch(console: Console) -> Iterator[Progress]:
 
     from personalllm.cli.progress import bars
 
-    with bars(console, disable=not console.is_terminal) as shown:
-        task = shown.add_task("section 4", total=None)
+    with bars(console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("section 4", total=None)
 
         def show(event: ProgressEvent) -> None:
             name = escape(event.method)
-            if event.stage == "damaged":
+            if event.message:
                 console.print(f"[yellow]{name}[/]: {escape(event.message)}", soft_wrap=True)
                 return
-            shown.update(task, completed=event.done, total=event.total, description=name)
+            progress.update(task, completed=event.done, total=event.total, description=name)
             if event.stage == "finish" and not console.is_terminal:
                 console.print(f"{event.done:,} of {event.total:,}: {name}", highlight=False, soft_wrap=True)
 
@@ -200,7 +192,7 @@ def _show_plan(plan: Plan, benchmark: Benchmark, rate: float | None, out: Path) 
             f"{plan.n_requests:,} requests, about {prompt:,} prompt tokens (four characters each) and at most {new:,} "
             "new ones."
         ),
-        "Fewer where a reply is kept from an earlier run. Nothing was asked.",
+        "Fewer where a reply is kept from an earlier run. No request was made.",
     ]
     per_token = 1 / rate if rate else measured_rate(out / "runs")
     source = "given" if rate else "measured in the finished cells"
@@ -218,7 +210,7 @@ def _show_plan(plan: Plan, benchmark: Benchmark, rate: float | None, out: Path) 
         console.print(Text(line), soft_wrap=True)
 
 
-def _show(found: Reproduction, out: Path) -> None:
+def _show(reproduction: Reproduction, out: Path) -> None:
     """Print the tables and say where the files are."""
     from rich.text import Text
 
@@ -230,12 +222,12 @@ def _show(found: Reproduction, out: Path) -> None:
         write_reproduction,
     )
 
-    written = write_reproduction(found, out)
+    written = write_reproduction(reproduction, out)
     console = output_console()
-    for table in terminal_tables(found, console.width):
+    for table in terminal_tables(reproduction, console.width):
         console.print(table)
-    console.print(Text(verdict_on_levels(found), style="bold"))
-    for note in reproduction_notes(found):
+    console.print(Text(verdict_on_levels(reproduction), style="bold"))
+    for note in reproduction_notes(reproduction):
         console.print(Text(f"- {note}"))
     for path in written:
         if path.suffix in {".html", ".md", ".png", ".csv"}:

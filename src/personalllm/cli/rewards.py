@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalllm.cli.columns import ColumnNames, parse_columns
+from personalllm.cli import options as o
 from personalllm.cli.groups import command, command_group
 from personalllm.core.errors import UserError
 
@@ -32,7 +32,7 @@ def train(
     held_out: Annotated[float, typer.Option(help="Share of prompts held out.")] = 0.25,
     length: Annotated[bool, typer.Option(help="Whether the model may read the length of a response.")] = True,
     limit: Annotated[int, typer.Option(min=0, help="Use the first pairs only; 0 uses all.")] = 0,
-    column: ColumnNames = None,
+    column: o.Columns = None,
 ) -> None:
     """Fit a reward model on preference pairs (columns prompt, chosen, rejected) and test it on held-out prompts.
 
@@ -48,7 +48,7 @@ def train(
     if out.suffix != ".safetensors":
         raise UserError(f"{out} does not end in .safetensors.", "Name the weights NAME.safetensors.")
     console = Console()
-    pairs = Pairs.of(read_pairs(preferences, parse_columns(column)))
+    pairs = Pairs.of(read_pairs(preferences, o.parse_columns(column)))
     if limit:
         pairs = pairs.take(range(min(limit, len(pairs))))
     embedder = build_embedder()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,18 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from personalllm.cli import options as o
-from personalllm.cli.leaderboard import interval_cell, output_console, watch
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-    from personalllm.data import Benchmark
-    from personalllm.evaluation import SweepCell, SweepResults
+    from personalllm.evaluation import Sweep
+    from personalllm.evaluation.contests import SweepCell
+    from personalllm.report.tables import Grid
 
 __all__ = ["sweep"]
-
-_WIDE = 150
 
 Vary = Annotated[
     list[str],
@@ -34,27 +32,52 @@ Methods = Annotated[
     list[str],
     typer.Argument(help="As for evaluate; 'all' is not allowed.", autocompletion=o.complete_methods),
 ]
-Out = Annotated[Path, typer.Option(help="Folder of runs; the same command again resumes.")]
+Metric = Annotated[str | None, typer.Option(help="What cells are compared by.", **o.default("the track's main metric"))]
 
 
 def sweep(
     methods: Methods,
     *,
     vary: Vary,
-    data: o.Data = "mini",
-    out: Out = Path("runs"),
+    data: o.DataOptions,
+    out: o.Out = Path("runs"),
     dry_run: o.DryRun = False,
+    metric: Metric = None,
     protocol: o.ProtocolOptions,
     backends: o.BackendOptions,
+    executor: o.Executor = "serial",
 ) -> None:
     """Evaluate every combination of values and print one table; every cell is an ordinary run, and re-running resumes.
 
-    A winner is named only if it beats every other cell on the same users: paired tests, corrected for their number. In
-    the predict track cells are compared by accuracy at the most shots.
+    A winner is named only if it beats every other cell on the same users: paired tests, corrected for their number.
     """
+    from rich.console import Console
+
+    from personalllm.cli.evaluate import build_workers
+    from personalllm.cli.leaderboard import output_console, watch
+    from personalllm.cli.progress import embed_texts, resumable
+    from personalllm.evaluation import plan_sweep, run_sweep
+    from personalllm.evaluation.resolve import named
+
+    loaded = data.load()
+    cells = plan_sweep(methods, _axes(vary), loaded, protocol=protocol.build(loaded))
+    if dry_run:
+        _show_plan(cells, output_console())
+        return
+    entries = [named(cell.method) for cell in cells]
+    workers = build_workers(executor)
+    objects = backends.build(entries, {cell.protocol.track for cell in cells}, loaded)
+    console = Console(stderr=True)
+    if any("embedder" in entry.method.needs for entry in entries):
+        embed_texts(loaded, objects["embedder"], console)
+    with resumable(console), watch(console) as progress:
+        swept = run_sweep(cells, loaded, metric=metric, executor=workers, out=out, progress=progress, **objects)
+    _show(swept, output_console())
+
+
+def _axes(vary: Sequence[str]) -> dict[str, Sequence[Any]]:
     from personalllm.core.errors import UserError
-    from personalllm.data import load
-    from personalllm.evaluation import parse_axis, plan_sweep
+    from personalllm.evaluation import parse_axis
 
     axes: dict[str, Sequence[Any]] = {}
     for text in vary:
@@ -62,119 +85,73 @@ def sweep(
         if name in axes:
             raise UserError(f"--vary {name} is given twice.", "Give all its values at once, separated by commas.")
         axes[name] = values
-    benchmark = load(data)
-    cells = plan_sweep(methods, axes, protocol.build(benchmark), benchmark)
-    if dry_run:
-        _show_plan(cells, output_console())
-        return
-    tracks = {cell.protocol.track for cell in cells}
-    if "predict" not in tracks:
-        _show(_run(cells, benchmark, backends, out), output_console())
-        return
-    if len(tracks) > 1:
-        raise UserError("The predict track cannot be swept together with another one.", "Sweep them one by one.")
-    from personalllm.cli.prediction_sweep import run_cells, show_cells
-
-    show_cells(run_cells(cells, benchmark, backends, out), output_console())
-
-
-def _run(cells: Sequence[SweepCell], benchmark: Benchmark, options: o.BackendOptions, out: Path) -> SweepResults:
-    """Run the cells, watched."""
-    from rich.console import Console
-
-    from personalllm.cli.progress import embed_texts, resumable
-    from personalllm.evaluation import resolve, run_sweep
-
-    tracks = dict.fromkeys(cell.protocol.track for cell in cells)
-    entries = tuple(
-        entry
-        for track in tracks
-        for entry in resolve([cell.method for cell in cells if cell.protocol.track == track], track)[0]
-    )
-    needed = "generate" if "generate" in tracks else "rank"
-    backends = options.build(entries, needed, benchmark.metadata)
-    console = Console(stderr=True)
-    if any("embedder" in entry.method.needs for entry in entries):
-        embed_texts(benchmark, backends["embedder"], console)
-    with resumable(console), watch(console) as progress:
-        return run_sweep(cells, benchmark, out=out, progress=progress, **backends)
+    return axes
 
 
 def _show_plan(cells: Sequence[SweepCell], console: Console) -> None:
-    """List the cells and what they cost."""
-    from rich.markup import escape
+    """List the cells and how much work they are."""
+    from rich.text import Text
+
+    from personalllm.evaluation import load_track
 
     for number, cell in enumerate(cells):
-        console.print(f"{number:4d}  {escape(str(cell))}", highlight=False, soft_wrap=True)
-    requests = sum(cell.n_queries for cell in cells if cell.protocol.track == "generate")
-    queries = sum(cell.n_queries for cell in cells if cell.protocol.track != "predict")
-    pairs = sum(cell.n_queries for cell in cells if cell.protocol.track == "predict")
+        console.print(Text(f"{number:4d}  {cell}"), soft_wrap=True)
+    weights: Counter[str] = Counter()
+    for cell in cells:
+        weights[load_track(cell.protocol.track).work_unit] += cell.weight
+    work = ", ".join(f"{weight:,} {unit}" for unit, weight in weights.items())
     runs = len({cell.protocol.fingerprint for cell in cells})
-    work = (
-        f"{queries:,} queries, {requests:,} requests to the chat model (fewer where an earlier run or the reply cache "
-    )
-    work += "has them)"
-    if pairs:
-        work = f"{pairs:,} test pairs, each predicted once for every number of shots"
     console.print(
-        f"{len(cells)} cells under {runs} protocol{'s' * (runs > 1)}: {work}. Nothing was run.",
-        highlight=False,
+        Text(
+            f"{len(cells)} cells under {runs} protocol{'s' * (runs > 1)}: {work}, fewer where an earlier run has them. "
+            "Nothing was run."
+        ),
         soft_wrap=True,
     )
 
 
-def _show(results: SweepResults, console: Console) -> None:
+def _show(swept: Sweep, console: Console) -> None:
     """Print the table, the verdicts and the files."""
-    from rich.markup import escape
+    from rich.text import Text
 
-    if results.rows[0].cell.protocol.preset:
-        console.print(
-            "Preset " + escape(results.rows[0].preset) + " (first cell; the table's file has the others)",
-            highlight=False,
-            soft_wrap=True,
-        )
-    console.print(_table(results, plain=not console.is_terminal, wide=console.width >= _WIDE))
-    if console.width < _WIDE:
-        console.print("Gain, win rates and p-values stand in the files; a wide terminal shows them.", highlight=False)
-    for contest in results.contests:
-        console.print(escape(contest.sentence()), highlight=False, soft_wrap=True)
-    for path in results.files:
-        console.print(f"Table: {escape(str(path))}", highlight=False, soft_wrap=True)
+    from personalllm.cli.leaderboard import show_grid
+
+    if swept.rows[0].preset:
+        text = f"Preset {swept.rows[0].preset} (first cell; the table's file has the others)"
+        console.print(Text(text), soft_wrap=True)
+    show_grid(_grid(swept), console)
+    for contest in swept.contests:
+        console.print(Text(contest.sentence()), soft_wrap=True)
+    for path in swept.files:
+        console.print(Text(f"Table: {path}"), soft_wrap=True)
 
 
-def _table(results: SweepResults, *, plain: bool, wide: bool) -> Table:
-    """Return a row for each cell, cells of the same users together; the narrow one has no gain, win rate or p."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
+def _grid(swept: Sweep) -> Grid:
+    """Return a row for each cell, cells of the same users together; the name of a row is its values."""
     from personalllm.evaluation.settings import shown
+    from personalllm.report.leaderboard import metric_column
+    from personalllm.report.numbers import ABSENT, metric_value
+    from personalllm.report.tables import Column, Grid, Row
 
-    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
-    several = len({row.cell.base for row in results.rows}) > 1
-    apart = len(results.contests) > 1
-    names = [*(["users"] if apart else []), *(["method"] if several else [])]
-    for name in (*names, *(axis.removeprefix("protocol.") for axis in results.axes)):
-        table.add_column(escape(name), overflow="fold")
-    for name in ("utility", *(("gain", "wins vs reference %") if wide else ()), "behind the best"):
-        table.add_column(name, justify="right", no_wrap=True)
-    if wide:
-        table.add_column("Holm p", justify="right")
-    table.add_column("", min_width=len("cannot"))
-    gap = " " if wide else "\n"
-    placed = [(place, contest, row) for place, contest in enumerate(results.contests) for row in contest.rows]
-    for place, contest, row in placed:
-        metrics = row.result.metrics
-        compared = contest.comparison(row)
-        values = [*([f"set {place}"] if apart else []), *([row.cell.base] if several else [])]
-        values += [shown(row.cell.values[axis]) for axis in results.axes]
-        table.add_row(
-            *(escape(value) for value in values),
-            interval_cell(metrics["mean_utility"], gap),
-            *((interval_cell(metrics["gain"], gap),) if wide else ()),
-            *((interval_cell(metrics["win_rate_reference"], gap, percent=True),) if wide else ()),
-            interval_cell(compared.difference, gap) if compared else "-",
-            *((f"{compared.p_holm:.2g}" if compared else "-",) if wide else ()),
-            contest.verdict(row),
-        )
-    return table
+    several_sets = len(swept.contests) > 1
+    main = swept.contests[0].metric
+    others = [metric for metric in swept.rows[0].results.metrics if metric.id != main.id]
+    columns = [Column(axis.removeprefix("protocol."), numeric=False) for axis in swept.axes]
+    columns += [metric_column(main), Column("Behind the best"), Column("Holm p", optional=1)]
+    columns += [Column("Verdict", numeric=False)]
+    columns += [metric_column(metric, optional=2 + n) for n, metric in enumerate(others)]
+    rows = []
+    for number, contest in enumerate(swept.contests):
+        for row in contest.rows:
+            difference = contest.difference(row)
+            cells = [shown(row.cell.values[axis]) for axis in swept.axes]
+            cells += [metric_value(row.estimate(main.id), main)]
+            cells += [
+                metric_value(difference.difference, main) if difference else ABSENT,
+                f"{difference.p_holm:.2g}" if difference else ABSENT,
+                contest.verdict(row),
+            ]
+            cells += [metric_value(row.estimate(metric.id), metric) for metric in others]
+            name = row.cell.base + (f" (set {number})" if several_sets else "")
+            rows.append(Row(name, tuple(cells), name))
+    return Grid("sweep", "", "", tuple(columns), tuple(rows))

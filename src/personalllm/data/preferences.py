@@ -15,7 +15,7 @@ A prompt or response may be a list of chat messages (`role`, `content`).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -23,14 +23,14 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 
-from personalllm.core.errors import DataError
+from personalllm.core.errors import DataError, UserError
 from personalllm.core.seeding import generator
 from personalllm.core.storage import digest
 from personalllm.core.types import I32, Corpus, Histories
 from personalllm.data.cells import Row, conversation, is_messages
 from personalllm.data.rows import read_rows
 
-__all__ = ["Preferences", "is_annotator", "judgements", "read_pairs"]
+__all__ = ["Preferences", "holds_preferences", "is_annotator", "judgements", "read_pairs"]
 
 _PLAIN = ("user", "prompt", "chosen", "rejected")
 _PRISM = ("user_id", "interaction_id", "user_prompt", "model_response", "if_chosen")
@@ -115,8 +115,7 @@ class Preferences:
         Preferences('people': 3 of 2 users, 1 prompts, fingerprint ...)
         """
         name = name or (Path(rows).name if isinstance(rows, str | Path) else "people")
-        read = read_rows(rows, _NAMES, columns=columns, extra=lambda column: is_annotator(column) is not None)
-        return cls._collected(_comparisons(name, read), name, seed)
+        return cls._collected(_comparisons(name, _read(rows, columns)), name, seed)
 
     @classmethod
     def _collected(cls, comparisons: Iterable[_Comparison], name: str, seed: int) -> Self:
@@ -198,18 +197,43 @@ def _comparisons(name: str, rows: Iterator[Row]) -> Iterator[_Comparison]:
     first = next(rows, None)
     if first is None:
         raise DataError(f"{name} is empty.", _LAYOUTS)
-    every_row = chain([first], rows)
-    columns = first.values.keys()
-    if columns >= {"user", "chosen"} and not columns.isdisjoint(("rejected", "shown")):
-        for row in every_row:
-            yield from _plain(row)
-    elif columns >= set(_PRISM):
-        yield from _by_interaction(every_row)
-    elif columns >= set(_PANDALM) and any(map(is_annotator, columns)):
-        for row in every_row:
-            yield from _annotated(row)
-    else:
+    if (layout := _layout(first)) is None:
         raise DataError(f"{first.source} has the columns {', '.join(sorted(map(str, first.present)))}.", _LAYOUTS)
+    yield from layout(chain([first], rows))
+
+
+def _layout(row: Row) -> Callable[[Iterable[Row]], Iterator[_Comparison]] | None:
+    """Return what reads rows with the columns of this one; None if no layout has them."""
+    columns = row.values.keys()
+    if columns >= {"user", "chosen"} and not columns.isdisjoint(("rejected", "shown")):
+        return _by_row(_plain)
+    if columns >= set(_PRISM):
+        return _by_interaction
+    if columns >= set(_PANDALM) and any(map(is_annotator, columns)):
+        return _by_row(_annotated)
+    return None
+
+
+def _by_row(read: Callable[[Row], Iterator[_Comparison]]) -> Callable[[Iterable[Row]], Iterator[_Comparison]]:
+    return lambda rows: chain.from_iterable(map(read, rows))
+
+
+def holds_preferences(source: Any, columns: Mapping[str, str] | None = None) -> bool:
+    """Return whether a source holds people's preferences, by the columns of its first row.
+
+    Args:
+        source: As for `Preferences.from_rows`, or what `load` takes besides.
+        columns: As for `Preferences.from_rows`.
+    """
+    try:
+        first = next(_read(source, columns), None)
+    except UserError:
+        return False  # what reads it as something else reports what is wrong
+    return first is not None and _layout(first) is not None
+
+
+def _read(source: Any, columns: Mapping[str, str] | None) -> Iterator[Row]:
+    return read_rows(source, _NAMES, columns=columns, extra=lambda column: is_annotator(column) is not None)
 
 
 def _prompt(row: Row) -> str:

@@ -148,6 +148,7 @@ class Track(ABC):
         headline: Id of the metric that stands for a run.
         names: Baselines and oracles -> title; methods cannot have these names.
         elsewhere: Whether an executor may do the units; if not, all are done in this process.
+        work_unit: What the weights of units count, in the plural.
         large_pool: Whether slow methods (those with an extra) are left out of `all` because of the pool's size.
         people: Whether it takes people as well as simulated users.
 
@@ -167,6 +168,7 @@ class Track(ABC):
     headline: ClassVar[str]
     names: ClassVar[Mapping[str, str]] = {}
     elsewhere: ClassVar[bool] = True
+    work_unit: ClassVar[str] = "units of work"
     large_pool: ClassVar[bool] = False
     people: ClassVar[bool] = False
 

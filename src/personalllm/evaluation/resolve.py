@@ -21,7 +21,7 @@ from personalllm.evaluation.settings import read_value
 from personalllm.methods.base import Method
 from personalllm.methods.registry import get_method, list_methods, method_class
 
-__all__ = ["left_out", "named", "parse_method", "resolve", "slug", "split_list", "tracks_of"]
+__all__ = ["left_out", "named", "only_track", "parse_method", "resolve", "slug", "split_list", "tracks_of"]
 
 _FORM = re.compile(r"(?P<name>[^\[\]]+?)\s*(?:\[(?P<params>.*)\])?", re.DOTALL)
 _SYNTAX = "Write NAME, NAME[parameter=value,...] or module:Class, e.g. icl[n_shots=3]."
@@ -203,6 +203,19 @@ def left_out(track: type[Track], *, signals: bool = False) -> dict[str, str]:
 def tracks_of(method: type[Method]) -> tuple[str, ...]:
     """Return the names of the tracks that methods of a class can take part in."""
     return tuple(name for name in tracks if not load_track(name).accepts(method))
+
+
+def only_track(methods: Iterable[str]) -> str | None:
+    """Return the one track that all methods take part in; None if several do, or none.
+
+    >>> only_track(["zero-shot", "icl[n_shots=3]"]), only_track(["random"])
+    ('generate', None)
+    """
+    baselines = {name for track in tracks for name in load_track(track).names} - {*list_methods()}
+    names = [text for text in methods if text not in {"all", *baselines} and not text.startswith("model:")]
+    kinds = [method_class(parse_method(name)[0]) for name in names]
+    common = set.intersection(*(set(tracks_of(kind)) for kind in kinds)) if kinds else set()
+    return common.pop() if len(common) == 1 else None
 
 
 def _of_track(track: type[Track]) -> Iterator[tuple[str, type[Method]]]:

@@ -16,14 +16,27 @@ from personalllm.core.types import F64
 from personalllm.evaluation.contract import Condition, Estimate, Table
 from personalllm.evaluation.estimates import ALL, percentiles
 from personalllm.evaluation.results import Results
+from personalllm.methods.base import Method
+from personalllm.methods.registry import get_method
 
-__all__ = ["MIN_METHODS", "Agreement", "Orders", "Standing", "Transfer"]
+__all__ = ["MIN_METHODS", "Agreement", "Orders", "Standing", "Transfer", "methods_of"]
 
 MIN_METHODS = 3
 """Below so many methods an order says nothing."""
 
 _SLACK = 1e-12
 _UNDEFINED = Estimate(math.nan, math.nan, math.nan)
+
+
+def methods_of(results: Results) -> list[Method]:
+    """Return the methods of a run that learn from people's preferences too, unfitted, made again from their specs.
+
+    Raises:
+        UserError: If one is not installed any more.
+    """
+    specs = [result.spec for result in results.methods if result.kind == "method"]
+    methods = [get_method(str(spec.get("class", spec["id"])), **spec["params"]) for spec in specs]
+    return [method for method in methods if "signals" not in method.needs]
 
 
 @dataclass(frozen=True, slots=True)

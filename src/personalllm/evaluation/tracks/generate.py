@@ -71,6 +71,7 @@ class GenerateTrack(ChoiceTrack):
     id = "generate"
     title = "Write new responses"
     hook: ClassVar = "messages"
+    work_unit = "requests to the chat model"
     options = GenerationOptions
     needs = frozenset({"llm", "rewards"})
     elsewhere = False

@@ -54,6 +54,7 @@ class PredictTrack(Track):
 
     id = "predict"
     title = "Predict preferences"
+    work_unit = "predictions"
     options = PredictOptions
     metrics = PAIR_METRICS
     headline = "accuracy"

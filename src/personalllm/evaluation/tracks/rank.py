@@ -143,6 +143,7 @@ class RankTrack(ChoiceTrack):
     id = "rank"
     title = "Choose among stored responses"
     hook: ClassVar = "utilities"
+    work_unit = "queries"
 
     def units(self, key: str) -> Sequence[Unit]:
         """Cut the users into shards."""

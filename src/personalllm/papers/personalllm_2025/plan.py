@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from personalllm.core.errors import ParameterError
+from personalllm.core.types import JSON
 from personalllm.data.standardise import PUBLISHED
 from personalllm.evaluation.presets import get_preset
 from personalllm.evaluation.protocol import Protocol
@@ -35,6 +36,7 @@ __all__ = [
     "estimate_load",
     "is_paper_data",
     "make_plan",
+    "plan_settings",
 ]
 
 Settings: TypeAlias = Literal["text", "logged"]
@@ -53,6 +55,10 @@ FEEDBACK = {
 """What is shown of each pair, and its name in tables."""
 EMBEDDINGS = {"winning-minus-losing": "winning minus losing", "winning": "winning", "losing": "losing"}
 """User embeddings of `meta-icl`, and their names in tables."""
+
+PAPER_USERS = 1_000
+SMALL_USERS, SMALL_TOKENS = 24, 64
+"""Default sizes on data that are not the paper's."""
 
 _TITLES = {"icl": "ICL", "self-icl": "Self-ICL", "meta-icl": "Meta-ICL", "lookup-icl": "Look-up ICL"}
 _ACROSS: dict[Settings, str] = {"text": "paper-meta", "logged": "paper-meta-logged"}
@@ -263,6 +269,23 @@ def make_plan(
             cells += [replace(cell, counterfactual=kind) for cell in _cells([at], settings, layout)[1:]]
     changes = {name: dict(get_preset(name).changes(own)) for name in dict.fromkeys(cell.preset for cell in cells)}
     return Plan(tuple(cells), protocols, wanted, settings, changes, is_paper_data(benchmark), layout)
+
+
+def plan_settings(benchmark: Benchmark, *, users: int | None = None, max_tokens: int | None = None) -> JSON:
+    """Return settings for `make_plan`: the paper's sizes on its own data, small ones on any other benchmark.
+
+    Args:
+        benchmark: What to run on.
+        users: Users evaluated, the first of the population, which grows if it has fewer; None for the default.
+        max_tokens: Maximum number of new tokens of a reply; None for the default.
+    """
+    if not is_paper_data(benchmark):
+        users = SMALL_USERS if users is None else users
+        max_tokens = SMALL_TOKENS if max_tokens is None else max_tokens
+    settings = {"limit": users, "max_tokens": max_tokens}
+    if users is not None and users > PAPER_USERS:
+        settings["n_users"] = users
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
