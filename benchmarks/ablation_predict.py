@@ -13,8 +13,7 @@ from rich.table import Table
 
 from personalllm import Protocol, load
 from personalllm.backends.embedding import default_embedder
-from personalllm.evaluation import predict
-from personalllm.evaluation.prediction.metrics import Cell
+from personalllm.evaluation import Condition, evaluate
 from personalllm.methods import get_method
 
 VARIANTS = {
@@ -36,17 +35,17 @@ def main(name: str = "mini", seed: int = 0, pool_users: int = 1_000) -> None:
         benchmark, track="predict", seed=seed, n_users=300, pool_users=pool_users, prediction=prediction
     )
     variants = [get_method("calibrated-bayes", **params) for params in VARIANTS.values()]
-    learners = [*variants, get_method("hierarchical-bt")]
-    results = predict(learners, protocol, benchmark, embedder=default_embedder())
-    found = [learner for learner in results.learners if learner.kind == "learner"]
-    labels = dict(zip((learner.id for learner in found), [*VARIANTS, "hierarchical-bt"], strict=True))
+    methods = [*variants, get_method("hierarchical-bt")]
+    results = evaluate(methods, benchmark, protocol=protocol, embedder=default_embedder())
+    evaluated = [result.label for result in results.methods if result.kind == "method"]
+    labels = dict(zip(evaluated, [*VARIANTS, "hierarchical-bt"], strict=True))
     console = Console(width=150)
     for shots in SHOTS:
-        cell = Cell("unseen", "unseen", "true", shots)
+        cell = Condition(shots=shots)
         table = Table(title=f"{name}, {shots} comparisons, seed {seed}, {pool_users:,} users in the pool")
         for column in ("variant", *METRICS, "log-loss above the whole", "p (Holm)"):
             table.add_column(column)
-        against = results.comparisons("log_loss", cell, versus=found[0].id, among=list(labels))
+        against = results.comparisons("log_loss", cell, versus=evaluated[0], among=list(labels))
         differences = {difference.b: difference for difference in against}
         for learner, label in labels.items():
             numbers = [results.estimate(learner, metric, cell) for metric in METRICS]

@@ -26,7 +26,7 @@ from personalllm.core.types import ChatRequest, Histories
 from personalllm.data import ScoreTable
 from personalllm.data.standardise import PUBLISHED
 from personalllm.evaluation import get_preset
-from personalllm.evaluation.task import Task
+from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.feedback import InteractionPool, interact
 from personalllm.methods import Method, get_method
 from personalllm.methods.icl.lookup_icl import LookupICL
@@ -52,7 +52,7 @@ class Shown:
 class Lab:
     """The task of section 4, and ways to do it as the released code does."""
 
-    task: Task
+    task: Simulated
     embedder: Any
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class Lab:
         own = self.task.histories("random", self.embedder)
         self.near, self.own = (h.prompt.reshape(self.task.n_users, -1) for h in (near, own))
         self.random = own
-        self.pool_prompts = self.task.pool.prompt.reshape(self.task.others.n_users, -1)
+        self.pool_prompts = self.task.pool.prompt.reshape(self.task.pool_population.n_users, -1)
 
     def raw(self, sds: Any = None) -> ScoreTable:
         """Return scores that are not standardised: the benchmark's, or ours on scales of given spreads."""
@@ -91,7 +91,7 @@ class Lab:
         """Return the other users' feedback, from other scores, or on all but the last `drop` responses."""
         table = self.task.table if table is None else table
         kept = ScoreTable(np.ascontiguousarray(table.values[:, : table.n_responses - drop]), table.reward_models)
-        made = interact(self.task.others, kept, self.pool_prompts, self.task.rule, 0)
+        made = interact(self.task.pool_population, kept, self.pool_prompts, self.task.rule, 0)
         return dataclasses.replace(made, n_responses=table.n_responses)
 
     def across(self, method: Any, pool: Histories) -> tuple[Shown, Any]:
@@ -276,7 +276,7 @@ def main() -> None:
     given = parser.parse_args()
     benchmark = load(given.data)
     protocol = get_preset("paper-meta").protocol_for(benchmark, n_users=given.users, pool_users=given.pool_users)
-    lab = Lab(Task(protocol, benchmark), default_embedder())
+    lab = Lab(Simulated(protocol, benchmark), default_embedder())
     sds = np.sort(benchmark.scores.reshape(-1, len(benchmark.reward_models)).std(axis=0))
     Console().print(f"spread of the raw scores: sd {sds[0]:.2f} to {sds[-1]:.2f}, ratio {sds[-1] / sds[0]:.2f}")
     show(

@@ -12,8 +12,8 @@ from personalllm.build import score
 from personalllm.build.prompts import Prompt
 from personalllm.core.seeding import generator
 from personalllm.data import Benchmark, Standardiser, load, validate, write_benchmark
-from personalllm.evaluation import Protocol, compare, evaluate
-from personalllm.evaluation.task import Task
+from personalllm.evaluation import Protocol, evaluate
+from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.users import iter_utilities
 
 pytestmark = [pytest.mark.models, pytest.mark.shared]
@@ -57,7 +57,7 @@ def benchmark(path):
 @pytest.fixture(scope="module")
 def results(benchmark, embedder):
     protocol = Protocol.for_benchmark(benchmark, track="rank", n_users=1000, seed=0)
-    return evaluate([*NULLS, *LEARNERS], protocol, benchmark, embedder=embedder)
+    return evaluate([*NULLS, *LEARNERS], benchmark, protocol=protocol, embedder=embedder)
 
 
 def test_it_is_a_valid_benchmark_of_the_released_schema(path, benchmark):
@@ -67,12 +67,12 @@ def test_it_is_a_valid_benchmark_of_the_released_schema(path, benchmark):
 
 
 def test_no_policy_beats_the_oracle_or_loses_to_the_worst_response(benchmark, results):
-    task = Task(Protocol.from_spec(results.protocol), benchmark)
+    task = Simulated(Protocol.from_spec(results.protocol), benchmark)
     table = benchmark.score_table(Standardiser.fit(benchmark), benchmark.rows("test"))
     population = task.population
     worst = np.concatenate([block.min(-1).mean(-1) for _, block in iter_utilities(population, table)])
     best = np.concatenate([block.max(-1).mean(-1) for _, block in iter_utilities(population, table)])
-    utility = {r.id: r.per_user["mean_utility"] for r in results.methods}
+    utility = {r.label: results.per_user(r.label, "utility") for r in results.methods}
     np.testing.assert_allclose(utility["oracle"], best, atol=1e-5)
     for name, values in utility.items():
         assert (values <= utility["oracle"] + 1e-6).all(), name
@@ -81,7 +81,7 @@ def test_no_policy_beats_the_oracle_or_loses_to_the_worst_response(benchmark, re
 
 
 def test_the_references_span_the_gain(results):
-    gain = {r.id: r.metrics["gain"].value for r in results.methods}
+    gain = {r.label: results.estimate(r.label, "gain").value for r in results.methods}
     assert gain["oracle"] == 1
     assert gain["population-best"] == 0
     assert gain["best-single-rm"] <= 0
@@ -94,8 +94,9 @@ SIDE = {(5, "random"): 1, (5, "longest"): -1, (200, "random"): 1, (200, "longest
 @pytest.mark.parametrize(("pairs", "null"), SIDE)
 def test_where_the_embedding_ranker_stands(benchmark, embedder, pairs, null):
     protocol = Protocol.for_benchmark(benchmark, track="rank", n_users=1000, seed=0, pairs=pairs)
-    results = evaluate([null, "embedding-ranker"], protocol, benchmark, embedder=embedder)
-    difference = compare(results, null)["embedding-ranker"].versus_reference["gain"]
-    assert min(SIDE[pairs, null] * end for end in (difference.low, difference.high)) > 0, (
-        f"the difference to {null} is now {difference}: if that is meant, say so in docs/LOG.md and here"
+    results = evaluate([null, "embedding-ranker"], benchmark, protocol=protocol, embedder=embedder)
+    ours, other = (results.draws(label, "gain") for label in ("embedding-ranker", null))
+    low, high = np.quantile(ours - other, (0.025, 0.975))
+    assert min(SIDE[pairs, null] * end for end in (low, high)) > 0, (
+        f"the difference to {null} is now [{low}, {high}]: if that is meant, say so in docs/LOG.md and here"
     )

@@ -11,12 +11,10 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from personalllm.evaluation import Progress, ProgressEvent
-    from personalllm.report.tables import Grid
 
-__all__ = ["output_console", "show_grid", "watch"]
+__all__ = ["output_console", "watch"]
 
 _PIPE_WIDTH = 200
-_LINE_WIDTH = 1_000
 
 
 @contextmanager
@@ -56,15 +54,3 @@ def output_console() -> Console:
 
     console = RichConsole()
     return console if console.is_terminal else RichConsole(width=_PIPE_WIDTH)
-
-
-def show_grid(grid: Grid, console: Console) -> None:
-    """Print a table as wide as the terminal allows; in a pipe each row is one line, however long it is."""
-    from rich.console import Console as RichConsole
-
-    from personalllm.report.tables import terminal_table
-
-    frame = console.is_terminal
-    if not frame:
-        console = RichConsole(file=console.file, width=_LINE_WIDTH, color_system=None)
-    console.print(terminal_table(grid, console.width, frame=frame))

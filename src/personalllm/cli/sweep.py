@@ -114,12 +114,12 @@ def _show(swept: Sweep, console: Console) -> None:
     """Print the table, the verdicts and the files."""
     from rich.text import Text
 
-    from personalllm.cli.leaderboard import show_grid
+    from personalllm.report.terminal import show_table
 
     if swept.rows[0].preset:
         text = f"Preset {swept.rows[0].preset} (first cell; the table's file has the others)"
         console.print(Text(text), soft_wrap=True)
-    show_grid(_grid(swept), console)
+    show_table(_grid(swept), console)
     for contest in swept.contests:
         console.print(Text(contest.sentence()), soft_wrap=True)
     for path in swept.files:

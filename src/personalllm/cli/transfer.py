@@ -36,10 +36,11 @@ def transfer(
     from rich.text import Text
 
     from personalllm.cli.evaluate import Job
-    from personalllm.cli.leaderboard import output_console, show_grid
+    from personalllm.cli.leaderboard import output_console
     from personalllm.core.storage import atomic_path
     from personalllm.evaluation import load_run
     from personalllm.evaluation.transfer import Transfer, methods_of
+    from personalllm.report.terminal import show_table
     from personalllm.report.transfer import render_transfer, standings_table, transfer_findings
 
     run = load_run(simulated)
@@ -52,7 +53,7 @@ def transfer(
         results = job.run(Console(stderr=True))
     beside = Transfer(run, results)
     console = output_console()
-    show_grid(standings_table(beside), console)
+    show_table(standings_table(beside), console)
     lines = [f"{finding.topic} {finding.text}" for finding in transfer_findings(beside)]
     for name, table in (("people", results.table()), ("transfer", beside.table())):
         with atomic_path(out / f"{name}.csv") as temporary:
