@@ -27,8 +27,8 @@ def test_the_front_door():
         "evaluate",
         "load",
         "load_method",
+        "load_results",
         "methods",
-        "read_results",
     ]
     for name in personalllm.__all__:
         assert getattr(personalllm, name) is not None
