@@ -30,12 +30,12 @@ check: $(STAMP) ## Lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(STAMP) ## Mend what the formatter and the linter can mend
+format: $(STAMP) ## Fix what the formatter and the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 test: models check ## All checks and the fast tests: unit, contract, end-to-end, docs' examples
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
 test-torch: $(STAMP) ## Install torch (choose the build with TORCH=...) and run the tests that need it
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[torch]" "$(TORCH)"
@@ -43,7 +43,7 @@ test-torch: $(STAMP) ## Install torch (choose the build with TORCH=...) and run 
 	$(BIN)/pytest -m "torch and not slow" tests --ignore tests/backends
 
 test-all: models check ## The slow tests too
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 bench: models ## Measure the speed targets, as ratios in one run
 	$(BIN)/python benchmarks/run.py
