@@ -135,3 +135,13 @@ def test_its_options_are_its_own(toy: str, benchmark_: Benchmark) -> None:
         Protocol.for_data(benchmark_, rounds=3)
     assert _protocol(benchmark_, rounds=3).spec()["toy"] == {"rounds": 3}
     assert _protocol(benchmark_, rounds=3).fingerprint != _protocol(benchmark_, rounds=2).fingerprint
+
+
+def test_it_is_reported(toy: str, benchmark_: Benchmark, tmp_path: Path) -> None:
+    from personalllm.report import leaderboard, render_report
+
+    results = evaluate(METHODS, benchmark_, toy, _protocol(benchmark_))
+    page = render_report([results], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "longest" in page
+    assert "Regret" in page
+    assert "longest" in str(leaderboard(results))
