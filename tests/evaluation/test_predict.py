@@ -272,9 +272,9 @@ def test_one_user_alone_has_no_interval(benchmark_: Benchmark) -> None:
 
 
 def test_shards_and_executors_change_nothing(benchmark_: Benchmark) -> None:
-    names = ["longest", "embedding-ranker"]
+    names, more = ["embedding-ranker"], {"embedder": HashEmbedder()}
     whole, *others = [
-        run(names, small(benchmark_, users_per_shard=size), benchmark_, embedder=HashEmbedder(), executor=executor)
+        run(names, small(benchmark_, shots=(0, 8), users_per_shard=size), benchmark_, **more, executor=executor)
         for size, executor in ((11, None), (500, None), (11, ProcessExecutor(2)))
     ]
     for other in others:

@@ -108,14 +108,16 @@ def test_the_population_allows_for_noise_in_the_outcome(benchmark_: Benchmark) -
 
 
 def test_the_best_linear_function_allows_for_noise_in_the_outcome() -> None:
-    synthetic = make_synthetic(300, seed=1)
-    noisy = {"feedback": {"pairs": "random", "temperature": 1.5, "flip": 0.15}, "prediction": {"outcome": "drawn"}}
-    results = run(
-        [], small(synthetic, shots=(0,), n_users=40, test_pairs=20, **noisy), synthetic, embedder=HashEmbedder()
-    )
+    synthetic = make_synthetic(200, seed=1)
+    noisy: dict[str, Any] = {
+        "feedback": {"pairs": "random", "temperature": 0.6, "flip": 0.1},
+        "prediction": {"outcome": "drawn", "users": "unseen", "prompts": "unseen"},
+    }
+    protocol = small(synthetic, shots=(0,), n_users=40, test_pairs=16, **noisy)
+    results = run([], protocol, synthetic, embedder=HashEmbedder())
     at = Condition("unseen", "unseen", "true", 0)
     accuracy, loss, ece = (value(results, "best-linear", name, at) for name in ("accuracy", "log_loss", "ece"))
-    assert accuracy > 0.5
+    assert accuracy > 0.52
     assert loss < math.log(2)
     assert ece < 0.06
 
