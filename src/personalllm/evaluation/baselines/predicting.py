@@ -32,6 +32,9 @@ from personalllm.evaluation.contract import Outcome, Unit
 from personalllm.evaluation.sources.pairs import Group, Pairs, TestPairs
 from personalllm.evaluation.sources.people import Fold, People
 from personalllm.feedback import FeedbackRule, interact, sample_prompts
+from personalllm.methods.parts.features import FeatureMap
+from personalllm.methods.parts.linear_method import score_queries
+from personalllm.methods.parts.logistic import newton_map
 
 __all__ = ["PEOPLE_BASELINES", "TITLES", "pair_baselines", "people_baselines", "rejected_share"]
 
@@ -172,12 +175,22 @@ class BestLinear(_PairBaseline):
         prompts: I32 = sample_prompts(1, rows, min(len(rows), _LINEAR_PROMPTS), seed)[0]
         return prompts
 
-    def answer(self, group: Group, tests: TestPairs) -> Answer:
-        """Return the best linear utility of each response, after a search for the ridge."""
-        from personalllm.methods.parts.features import FeatureMap
-        from personalllm.methods.parts.linear_method import score_queries
-        from personalllm.methods.parts.logistic import newton_map
+    @cached_property
+    def _fits(self) -> dict[str, tuple[FeatureMap, F64]]:
+        """Kind of users -> their fit, which the tests on unseen and on seen prompts share."""
+        return {}
 
+    def answer(self, group: Group, tests: TestPairs) -> Answer:
+        """Return the best linear utility of each response."""
+        if group.kind not in self._fits:
+            self._fits[group.kind] = self._fitted(group)
+        features, weights = self._fits[group.kind]
+        queries = self.pairs.queries(tests, 0, group.n_users)
+        candidates, row = features.candidates(self.embedder, queries)
+        return _of_values(tests, self.pairs.by_response(tests, score_queries(weights, candidates, row, queries.user)))
+
+    def _fitted(self, group: Group) -> tuple[FeatureMap, F64]:
+        """Return the features, and the weights of each user after a search for the ridge."""
         noisy = self.pairs.outcome
         noiseless = dataclasses.replace(noisy, temperature=0.0, flip=0.0)
         comparisons, pool = self._comparisons(group, noiseless), self.pairs.source.pool
@@ -200,9 +213,7 @@ class BestLinear(_PairBaseline):
             swapped = swapped[: len(held_out)][held_out]
             logits = logits_by_precision[best]
             weights = weights * _one_coefficient(np.where(swapped, -logits, logits))
-        queries = self.pairs.queries(tests, 0, group.n_users)
-        candidates, row = features.candidates(self.embedder, queries)
-        return _of_values(tests, self.pairs.by_response(tests, score_queries(weights, candidates, row, queries.user)))
+        return features, weights
 
     def _comparisons(self, group: Group, rule: FeedbackRule) -> Histories:
         """Return what the users of a group prefer on the same prompts."""
