@@ -16,6 +16,7 @@ from personalllm.evaluation.contract import (
     Unit,
 )
 from personalllm.evaluation.differences import Difference
+from personalllm.evaluation.measures import reliability
 from personalllm.evaluation.parts import (
     FeedbackSpec,
     FoldSpec,
@@ -34,6 +35,7 @@ from personalllm.evaluation.resolve import parse_method, resolve
 from personalllm.evaluation.results import MethodResult, Results
 from personalllm.evaluation.run import evaluate
 from personalllm.evaluation.sweep import Sweep, parse_axis, plan_sweep, run_sweep, sweep
+from personalllm.evaluation.transfer import Transfer
 
 __all__ = [
     "METRICS_VERSION",
@@ -61,6 +63,7 @@ __all__ = [
     "Sums",
     "Sweep",
     "Track",
+    "Transfer",
     "Unit",
     "evaluate",
     "get_preset",
@@ -71,6 +74,7 @@ __all__ = [
     "parse_axis",
     "parse_method",
     "plan_sweep",
+    "reliability",
     "resolve",
     "run_sweep",
     "sweep",
