@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pytest
 
+from personalllm.backends.executor import ProcessExecutor
 from personalllm.core.errors import RunError, UserError
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, Histories, Queries
@@ -196,6 +197,15 @@ def test_a_run_is_read_back(people: Preferences, tmp_path: Path) -> None:
     samples = read.samples("first-letter")
     assert samples.column_names == ["condition", "user", "prompt", "row", "margin", "longer"]
     assert len(samples) == len(people.histories) * len(read.conditions)
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(people: Preferences) -> None:
+    serial, processes = (
+        evaluate(["longest"], people, protocol=SHORT, executor=executor) for executor in (None, ProcessExecutor(2))
+    )
+    assert processes.table().equals(serial.table())
+    assert processes.samples("longest").equals(serial.samples("longest"))
 
 
 def test_the_fingerprint_tells_protocols_and_preferences_apart(people: Preferences) -> None:
