@@ -238,38 +238,26 @@ def long_table(rows: Sequence[SweepRow], axes: Sequence[str]) -> Table:
     axes that are parameters of the methods.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     columns = {axis: _axis_column([row.cell.values[axis] for row in rows]) for axis in axes}
-    tables: dict[str, Table] = {}
-    parts = []
+    fields = rows[0].results.table().schema
+    # a parameter of a method may have the name of a column
+    names = {axis: f"axis {axis}" if axis in {"preset", "fingerprint", *fields.names} else axis for axis in axes}
+    records: list[JSON] = []
+    runs: set[str] = set()
     for number, row in enumerate(rows):
         fingerprint = row.results.fingerprint
         values = {axis: columns[axis][number] for axis in axes}
-        fixed: JSON = {"preset": row.preset or None, "fingerprint": fingerprint}
-        first = fingerprint not in tables
-        if first:
-            tables[fingerprint] = row.results.table()
-        table = tables[fingerprint]
-        values_of_cell = {"sweep_cell": number, "base": row.cell.base} | values
-        parts.append(_with_columns(table.filter(pc.field("method") == row.cell.label), values_of_cell, fixed))
-        if first:
-            beside = {axis: value if axis.startswith(PREFIX) else None for axis, value in values.items()}
-            others = table.filter(pc.field("kind") != "method")
-            parts.append(_with_columns(others, {"sweep_cell": None, "base": None} | beside, fixed))
-    joined = pa.concat_tables(parts, promote_options="permissive")
-    for position, field in enumerate(joined.schema):
-        if pa.types.is_null(field.type):
-            joined = joined.set_column(position, field.name, pa.nulls(len(joined), pa.string()))
-    return joined
-
-
-def _with_columns(table: Table, before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
-    """Return a table with constant columns in front and behind; a name that is taken gets `axis ` in front."""
-    import pyarrow as pa
-
-    names_in_use = {*table.column_names, *after}
-    front = {f"axis {name}" if name in names_in_use else name: value for name, value in before.items()}
-    names = [*front, *table.column_names, *after]
-    constant = {name: pa.array([value] * len(table)) for name, value in (*front.items(), *after.items())}
-    return pa.table({name: constant[name] if name in constant else table[name] for name in names})
+        of_run = {names[axis]: value if axis.startswith(PREFIX) else None for axis, value in values.items()}
+        of_cell = {"sweep_cell": number, "base": row.cell.base} | {names[axis]: values[axis] for axis in axes}
+        fixed = {"preset": row.preset or None, "fingerprint": fingerprint}
+        for record in row.results.table().to_pylist():
+            if record["method"] == row.cell.label:
+                records.append(of_cell | record | fixed)
+            elif record["kind"] != "method" and fingerprint not in runs:
+                records.append({"sweep_cell": None, "base": None} | of_run | record | fixed)
+        runs.add(fingerprint)
+    text = pa.string()
+    types = [(names[axis], pa.array(columns[axis]).type) for axis in axes]
+    before, after = [("sweep_cell", pa.int64()), ("base", text)], [("preset", text), ("fingerprint", text)]
+    return pa.Table.from_pylist(records, schema=pa.schema([*before, *types, *fields, *after]))
