@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from html import unescape
@@ -115,6 +116,15 @@ def test_what_feedback_is_worth(view: PredictView) -> None:
     assert "Hierarchical Bayes Bradley-Terry" in rises
     assert "Pooled Bradley-Terry" in flat
     assert "Pooled Bradley-Terry" not in rises
+    head = view.headline
+    changes = {
+        row.label: view.results.change(row.label, "accuracy", head, dataclasses.replace(head, shots=0))
+        for row in view.methods
+    }
+    first = max((label for label in changes if changes[label].low > 0), key=lambda label: changes[label].value)
+    value = changes[first]
+    expected = f"{100 * value.value:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}] points"
+    assert f"(most of all {view.name(first)}, {expected})" in text
 
 
 def test_who_does_not_use_whose_history_it_was(view: PredictView) -> None:

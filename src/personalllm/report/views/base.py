@@ -341,19 +341,23 @@ class View:
             return (change.value > 0) == self.main.higher_is_better
         return None
 
+    def _names(self, changes: Sequence[tuple[MethodResult, Estimate]]) -> str:
+        return listed([self.name(row) for row, _ in changes])
+
     def _shots(self) -> Iterator[Finding]:
         shots = self.shots(self.headline)
         changes = self._changes(self.headline, replace(self.headline, shots=shots[0])) if len(shots) > 1 else []
         if changes:
-            groups = {
-                verdict: [self.name(row) for row, change in changes if self._improves(change) is verdict]
+            better, equal, worse = (
+                [(row, change) for row, change in changes if self._improves(change) is verdict]
                 for verdict in (True, None, False)
-            }
-            text = f"From {shots[0]} to {shots[-1]} shots significantly better: {listed(groups[True])}"
-            if groups[True]:
-                text += f" (most of all {groups[True][0]}, {metric_text(changes[0][1], self.main, signed=True)})"
-            text += f". No significant change: {listed(groups[None])}."
-            text += f" Worse: {listed(groups[False])}." if groups[False] else ""
+            )
+            text = f"From {shots[0]} to {shots[-1]} shots significantly better: {self._names(better)}"
+            if better:
+                row, change = better[0]
+                text += f" (most of all {self.name(row)}, {metric_text(change, self.main, signed=True)})"
+            text += f". No significant change: {self._names(equal)}."
+            text += f" Worse: {self._names(worse)}." if worse else ""
             yield Finding("What more shots are worth", f"{text} (95 % intervals of the paired change, uncorrected.)")
 
     def _histories(self) -> Iterator[Finding]:
@@ -362,15 +366,13 @@ class View:
         for condition in self.counterfactuals:
             changes = self._changes(condition, self.headline)[::-1]
             losers = [(row, change) for row, change in changes if self._improves(change) is False]
-            others = [self.name(row) for row, change in changes if self._improves(change) is not False]
-            text = (
-                f"With {histories.get(condition.history, condition.history)}, {len(losers)} of {len(changes)} methods"
-            )
-            text += " become significantly worse"
+            others = [(row, change) for row, change in changes if self._improves(change) is not False]
+            history = histories.get(condition.history, condition.history)
+            text = f"With {history}, {len(losers)} of {len(changes)} methods become significantly worse"
             if losers:
                 row, change = losers[0]
                 text += f", most of all {self.name(row)} ({metric_text(change, self.main, signed=True)})"
-            text += f"; not shown for {listed(others)}." if others and losers else "."
+            text += f"; not shown for {self._names(others)}." if others and losers else "."
             sentences.append(text)
         if sentences:
             yield Finding("Is it the user's own feedback?", " ".join(sentences))
