@@ -24,12 +24,12 @@ from personalllm.report.reproduction import (
     paper_figure,
     reproduction_figure,
     reproduction_notes,
-    terminal_tables,
     text_tables,
     tidy_tables,
     verdict_on_levels,
     write_reproduction,
 )
+from personalllm.report.tables import terminal_table
 from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
 
 HOSTILE = "<script>alert(1)</script>|[b]*x*"
@@ -146,7 +146,7 @@ def test_the_tables_for_people_hold_each_cell_once(found: Reproduction) -> None:
 
 def test_a_narrow_terminal_leaves_columns_out(found: Reproduction) -> None:
     for width, n_columns in ((150, (11, 7, 6)), (80, (6, 5, 5))):
-        tables = terminal_tables(found, width)
+        tables = [terminal_table(grid, width) for grid in text_tables(found)]
         assert tuple(len(table.columns) for table in tables) == n_columns
         console = Console(width=width, file=io.StringIO())
         console.print(*tables)

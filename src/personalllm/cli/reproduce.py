@@ -215,17 +215,13 @@ def _show(reproduction: Reproduction, out: Path) -> None:
     from rich.text import Text
 
     from personalllm.cli.leaderboard import output_console
-    from personalllm.report.reproduction import (
-        reproduction_notes,
-        terminal_tables,
-        verdict_on_levels,
-        write_reproduction,
-    )
+    from personalllm.report.reproduction import reproduction_notes, text_tables, verdict_on_levels, write_reproduction
+    from personalllm.report.terminal import show_table
 
     written = write_reproduction(reproduction, out)
     console = output_console()
-    for table in terminal_tables(reproduction, console.width):
-        console.print(table)
+    for table in text_tables(reproduction):
+        show_table(table, console)
     console.print(Text(verdict_on_levels(reproduction), style="bold"))
     for note in reproduction_notes(reproduction):
         console.print(Text(f"- {note}"))

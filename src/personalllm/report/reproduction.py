@@ -15,20 +15,17 @@ from personalllm.report._reproduction_figure import paper_figure, reproduction_f
 from personalllm.report._reproduction_tables import text_tables, tidy_tables
 from personalllm.report.numbers import number
 from personalllm.report.page import Figure, draw
-from personalllm.report.tables import Grid, terminal_table
+from personalllm.report.tables import Grid
 from personalllm.report.template import render, write_table
 from personalllm.report.views.base import Drawing, listed
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from personalllm.papers.personalllm_2025.reproduction import Reproduction
 
 __all__ = [
     "paper_figure",
     "reproduction_figure",
     "reproduction_notes",
-    "terminal_tables",
     "text_tables",
     "tidy_tables",
     "verdict_on_levels",
@@ -87,16 +84,6 @@ def reproduction_notes(reproduction: Reproduction) -> tuple[str, ...]:
         ),
         "A tie counts half a win. The intervals cover the choice of users, not that of prompts, seed or sampling.",
     )
-
-
-def terminal_tables(reproduction: Reproduction, width: int = 150) -> list[Table]:
-    """Return the tables to print with rich; texts are shown as they are, without markup.
-
-    Args:
-        reproduction: What to show.
-        width: Of the terminal; columns that have no room are left out, and the captions name them.
-    """
-    return [terminal_table(grid, width) for grid in text_tables(reproduction)]
 
 
 def _markdown(reproduction: Reproduction) -> str:
