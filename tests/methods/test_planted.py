@@ -232,8 +232,8 @@ def test_simplex_weights_are_mixtures():
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_the_page_of_learners_has_the_card(name, root):
-    page = (root / "docs" / "learners.md").read_text(encoding="utf-8")
+def test_the_page_of_methods_has_the_card(name, root):
+    page = (root / "docs" / "methods.md").read_text(encoding="utf-8")
     cls = method_class(name)
     _, found, card = page.partition(f"\n### {name}\n")
     assert found

@@ -37,7 +37,7 @@ class CalibratedBayes(HierarchicalBT):
     which the compact reward models (`compact-v1`) are made: length, length of words, lines, list items, question and
     exclamation marks, digits. So on benchmarks that those models scored, the embedded `mini` included, the measures
     say what users' utilities are partly made of, and most of the lead over `hierarchical-bt` is theirs
-    (`text_measures=False` shows what is left; figures in docs/learners.md). With reward models of another kind they
+    (`text_measures=False` shows what is left; figures in docs/methods.md). With reward models of another kind they
     need not help more than length does.
 
     Args:
