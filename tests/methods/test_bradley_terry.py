@@ -1,4 +1,4 @@
-"""The Bradley-Terry learners against their definitions, on small planted populations."""
+"""The Bradley-Terry methods against their definitions, on small planted populations."""
 
 import numpy as np
 import pytest
@@ -88,11 +88,11 @@ def drawn(n_users, n_pairs, mean, root, seed):
 def test_the_prior_is_recovered_and_each_step_raises_the_evidence():
     mean, root = np.array([1.0, -0.5, 0.0]), np.array([[0.8, 0, 0], [0.4, 0.3, 0], [0, 0, 0.05]])
     pairs, _ = drawn(600, 40, mean, root, 0)
-    learner = get_method("hierarchical-bt", pseudo_users=1.0, steps=40)
-    learner.learn(pairs)
-    assert learner.prior_.mean == pytest.approx(mean, abs=0.1)
-    assert learner.prior_.spread == pytest.approx(root @ root.T, abs=0.15)
-    evidence = np.array(learner.prior_.evidence)
+    method = get_method("hierarchical-bt", pseudo_users=1.0, steps=40)
+    method.learn(pairs)
+    assert method.prior_.mean == pytest.approx(mean, abs=0.1)
+    assert method.prior_.spread == pytest.approx(root @ root.T, abs=0.15)
+    evidence = np.array(method.prior_.evidence)
     assert (np.diff(evidence) > -0.01).all()
     assert evidence[-1] - evidence[0] > 10
 
@@ -108,9 +108,9 @@ def test_the_slope_undoes_a_prior_of_the_wrong_scale(scale, low, high, monkeypat
         return GaussianPrior(scale * prior.mean, scale**2 * prior.spread, prior.evidence)
 
     monkeypatch.setattr(calibrated_bayes, "fit_prior", scaled)
-    learner = get_method("calibrated-bayes", steps=4)
-    learner.learn(pairs)
-    assert low <= learner.slopes_[0] <= high
+    method = get_method("calibrated-bayes", steps=4)
+    method.learn(pairs)
+    assert low <= method.slopes_[0] <= high
     off = get_method("calibrated-bayes", steps=1, calibrated=False)
     off.learn(pairs)
     assert off.slopes_.tolist() == [1, 1, 1, 1]
@@ -118,12 +118,12 @@ def test_the_slope_undoes_a_prior_of_the_wrong_scale(scale, low, high, monkeypat
 
 def test_slopes_multiply_scores_by_the_number_of_comparisons(make_histories, make_queries):
     pool, targets = make_histories([20] * 30, "pool"), make_histories([0, 2, 5, 24], "targets")
-    learner = fitted("calibrated-bayes", pool, n_features=6, steps=2)
+    method = fitted("calibrated-bayes", pool, n_features=6, steps=2)
     queries = make_queries([0, 1, 2, 3], [25, 26, 27, 28], 4)
-    learner.slopes_ = np.ones(4)
-    plain = learner.adapt(targets).utilities(queries)
-    learner.slopes_ = np.array([2.0, 3.0, 4.0, 5.0])
-    scaled = learner.adapt(targets).utilities(queries)
+    method.slopes_ = np.ones(4)
+    plain = method.adapt(targets).utilities(queries)
+    method.slopes_ = np.array([2.0, 3.0, 4.0, 5.0])
+    scaled = method.adapt(targets).utilities(queries)
     between = np.interp(np.log1p([0, 2, 5, 24]), np.log1p([0, 2, 8, 32]), [2, 3, 4, 5])
     assert scaled == pytest.approx(plain * between[:, None], rel=1e-4)
 
@@ -139,10 +139,10 @@ def test_low_rank_learners_find_a_planted_basis(name):
     won = utility[first, user] > utility[second, user]
     chosen, rejected = np.where(won, first, second), np.where(won, second, first)
     pairs = Pairs(vectors, chosen, rejected, user, user, np.arange(201) * 40)
-    learner = get_method(name, n_basis=3)
-    learner.learn(pairs.of_users(np.arange(150)))
+    method = get_method(name, n_basis=3)
+    method.learn(pairs.of_users(np.arange(150)))
     new = pairs.of_users(np.arange(150, 200))
-    found = learner.user_weights(new.first(16))
+    found = method.user_weights(new.first(16))
     held = new.where(np.arange(len(new)) - new.offsets[new.user] >= 16)
     right = ((held.differences() * found[held.user]).sum(axis=1) > 0).mean()
     assert right > 0.93
@@ -151,30 +151,30 @@ def test_low_rank_learners_find_a_planted_basis(name):
 
 def test_pref_asks_the_comparison_that_tells_most(make_histories, make_queries):
     pool, targets = make_histories([20] * 30, "pool"), make_histories([3, 0, 8], "targets")
-    learner = fitted("pref", pool, n_features=6, n_basis=3, rounds=2).adapt(targets)
+    method = fitted("pref", pool, n_features=6, n_basis=3, rounds=2).adapt(targets)
     queries = make_queries([0, 2, 0, 2, 0], [25, 26, 27, 28, 29], 3)
-    row, first, second = learner.next_query(queries)
+    row, first, second = method.next_query(queries)
     assert row[1] == -1
-    candidates, place = learner.features_.candidates(learner.embedder, queries)
-    z = candidates @ learner.basis_
+    candidates, place = method.features_.candidates(method.embedder, queries)
+    z = candidates @ method.basis_
     for user in (0, 2):
         gains = {}
         for i in np.flatnonzero(queries.user == user):
             for a in range(4):
                 for b in range(a + 1, 4):
                     d = z[place[i]][a] - z[place[i]][b]
-                    p = 1 / (1 + np.exp(-d @ learner.vectors_[user]))
-                    gains[i, a, b] = 0.5 * np.log1p(p * (1 - p) * d @ learner.uncertainty_[user] @ d)
+                    p = 1 / (1 + np.exp(-d @ method.vectors_[user]))
+                    gains[i, a, b] = 0.5 * np.log1p(p * (1 - p) * d @ method.uncertainty_[user] @ d)
         assert max(gains, key=gains.get) == (row[user], first[user], second[user])
-    single = learner.next_query(make_queries([0], [queries.prompt[row[0]]], 3))
+    single = method.next_query(make_queries([0], [queries.prompt[row[0]]], 3))
     assert [part[0] for part in single] == [0, first[0], second[0]]
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_adapting_leaves_what_was_fitted(name, make_histories, make_queries, corpus):
     pool = make_histories([12] * 20, "pool")
-    learner = fitted(name, pool, **method_class(name).example_params())
+    method = fitted(name, pool, **method_class(name).example_params())
     queries = make_queries([0, 1], [25, 26], 2)
-    before = learner.adapt(Histories.empty(corpus, 2)).utilities(queries)
-    learner.adapt(make_histories([9, 3], "targets"))
-    assert np.array_equal(learner.adapt(Histories.empty(corpus, 2)).utilities(queries), before)
+    before = method.adapt(Histories.empty(corpus, 2)).utilities(queries)
+    method.adapt(make_histories([9, 3], "targets"))
+    assert np.array_equal(method.adapt(Histories.empty(corpus, 2)).utilities(queries), before)

@@ -79,9 +79,9 @@ def liking_world(n_users=40, n_prompts=60):
 @pytest.mark.parametrize("name", ["nearest-users", "matrix-factorisation"])
 def test_strangers_get_the_majority_and_the_minority_is_found_after_few_comparisons(name):
     corpus, histories, pool = liking_world()
-    learner = get_method(name).bind(embedder=HashEmbedder()).fit(pool)
+    method = get_method(name).bind(embedder=HashEmbedder()).fit(pool)
     queries = Queries(corpus, 2, [0, 1], [57, 57])
-    margin = lambda h: np.subtract(*learner.adapt(h).utilities(queries).T)  # noqa: E731
+    margin = lambda h: np.subtract(*method.adapt(h).utilities(queries).T)  # noqa: E731
     strangers = margin(Histories.empty(corpus, 2))
     assert strangers[0] == pytest.approx(strangers[1])
     assert 0.2 < strangers[0] < np.log(0.75 / 0.25) + 0.3
@@ -91,13 +91,13 @@ def test_strangers_get_the_majority_and_the_minority_is_found_after_few_comparis
 
 def test_only_the_nearest_users_vote():
     corpus, histories, pool = liking_world()
-    learner = get_method("nearest-users", n_neighbours=3).bind(embedder=HashEmbedder()).fit(pool)
-    learner.adapt(histories(np.array([False]), 5))
-    voters = np.flatnonzero(learner.shares_[0])
+    method = get_method("nearest-users", n_neighbours=3).bind(embedder=HashEmbedder()).fit(pool)
+    method.adapt(histories(np.array([False]), 5))
+    voters = np.flatnonzero(method.shares_[0])
     assert len(voters) == 3
     assert voters.min() >= 30
-    learner.adapt(Histories.empty(corpus, 1))
-    assert learner.shares_[0] == pytest.approx(1 / 40)
+    method.adapt(Histories.empty(corpus, 1))
+    assert method.shares_[0] == pytest.approx(1 / 40)
 
 
 def test_the_gradient_of_the_factorisation_is_the_slope_of_its_objective():
@@ -135,12 +135,12 @@ def test_a_response_that_everybody_prefers_gets_factors_of_its_own():
 
 def test_known_responses_use_their_own_factors_and_unknown_ones_their_features():
     corpus, _, pool = liking_world()
-    learner = get_method("matrix-factorisation", n_features=8).bind(embedder=HashEmbedder()).fit(pool)
-    assert learner.deviations_.shape == (len(learner.names_), 1 + learner.size_)
-    learner.deviations_ = learner.deviations_ + 5.0
-    features = FeatureMap.of_keys(learner.features_, HashEmbedder(), corpus, np.arange(2 * 60))
-    items = learner._items(features, _names(corpus, np.arange(2 * 60)))
-    own = items - features.astype(np.float64) @ learner.slopes_
+    method = get_method("matrix-factorisation", n_features=8).bind(embedder=HashEmbedder()).fit(pool)
+    assert method.deviations_.shape == (len(method.names_), 1 + method.size_)
+    method.deviations_ = method.deviations_ + 5.0
+    features = FeatureMap.of_keys(method.features_, HashEmbedder(), corpus, np.arange(2 * 60))
+    items = method._items(features, _names(corpus, np.arange(2 * 60)))
+    own = items - features.astype(np.float64) @ method.slopes_
     known = np.isin(np.arange(2 * 60), used_responses(pool)[0])
     assert np.all(own[known] > 4)
     assert np.all(own[~known] == 0)
@@ -151,12 +151,12 @@ def test_known_responses_use_their_own_factors_and_unknown_ones_their_features()
 def test_a_response_is_known_by_its_texts_not_by_its_place():
     """Another corpus may hold the same texts elsewhere, or the same text twice."""
     corpus, _, pool = liking_world()
-    learner = get_method("matrix-factorisation", n_features=8).bind(embedder=HashEmbedder()).fit(pool)
-    learner.deviations_ = generator("tests", "own").standard_normal(learner.deviations_.shape)
+    method = get_method("matrix-factorisation", n_features=8).bind(embedder=HashEmbedder()).fit(pool)
+    method.deviations_ = generator("tests", "own").standard_normal(method.deviations_.shape)
     prompts, rows = list(corpus.prompts), [list(row) for row in corpus.responses]
 
     def ranked(other, row):
-        return learner.adapt(Histories.empty(other, 1)).utilities(Queries(other, 1, [0], [row]))[0]
+        return method.adapt(Histories.empty(other, 1)).utilities(Queries(other, 1, [0], [row]))[0]
 
     turned = Corpus(prompts[::-1], [row[::-1] for row in rows[::-1]])
     assert ranked(turned, 59 - 3) == pytest.approx(ranked(corpus, 3)[::-1], abs=1e-5)
@@ -212,22 +212,22 @@ def signals_world():
 def test_the_mixture_finds_the_reward_model_that_a_user_is():
     corpus, signals, histories = signals_world()
     pool = histories(np.eye(3)[[0] * 20 + [1] * 10], 10)
-    learner = get_method("rm-mixture").bind(signals=signals).fit(pool)
+    method = get_method("rm-mixture").bind(signals=signals).fit(pool)
     queries = Queries(corpus, 2, np.repeat([0, 1], 10), np.tile(np.arange(50, 60), 2))
-    strangers = learner.adapt(Histories.empty(corpus, 2)).utilities(queries)
+    strangers = method.adapt(Histories.empty(corpus, 2)).utilities(queries)
     assert np.array_equal(strangers[:10], strangers[10:])
     shared = vote(np.array([[2 / 3, 1 / 3]]), 8 * np.eye(3)[:2], signals.scores[50:], np.arange(10), np.zeros(10, int))
     assert np.corrcoef(strangers[:10].ravel(), shared.ravel())[0, 1] > 0.95
-    known = learner.adapt(histories(np.eye(3)[[0, 1]], 6)).utilities(queries)
+    known = method.adapt(histories(np.eye(3)[[0, 1]], 6)).utilities(queries)
     assert (known[:10].argmax(axis=1) == signals.scores[50:, :, 0].argmax(axis=1)).mean() >= 0.9
     assert (known[10:].argmax(axis=1) == signals.scores[50:, :, 1].argmax(axis=1)).mean() >= 0.9
 
 
 def test_the_mixture_serves_users_who_dislike_what_a_reward_model_likes():
     corpus, signals, histories = signals_world()
-    learner = get_method("rm-mixture").bind(signals=signals).fit(histories(-np.eye(3)[[0] * 20 + [1] * 10], 10))
+    method = get_method("rm-mixture").bind(signals=signals).fit(histories(-np.eye(3)[[0] * 20 + [1] * 10], 10))
     queries = Queries(corpus, 1, np.zeros(10), np.arange(50, 60))
-    known = learner.adapt(histories(-np.eye(3)[[0]], 6)).utilities(queries)
+    known = method.adapt(histories(-np.eye(3)[[0]], 6)).utilities(queries)
     assert (known.argmax(axis=1) == signals.scores[50:, :, 0].argmin(axis=1)).mean() >= 0.9
 
 
@@ -238,7 +238,7 @@ def test_the_mixture_needs_a_protocol_that_allows_it():
 
 def test_without_a_pool_the_mixture_of_nobody_in_particular_is_near_the_mean_of_the_reward_models():
     corpus, signals, _ = signals_world()
-    learner = get_method("rm-mixture").bind(signals=signals).fit(Histories.empty(corpus, 0))
-    scores = learner.adapt(Histories.empty(corpus, 1)).utilities(Queries(corpus, 1, np.zeros(10), np.arange(50, 60)))
+    method = get_method("rm-mixture").bind(signals=signals).fit(Histories.empty(corpus, 0))
+    scores = method.adapt(Histories.empty(corpus, 1)).utilities(Queries(corpus, 1, np.zeros(10), np.arange(50, 60)))
     shared = signals.scores[50:].mean(axis=2)
     assert np.corrcoef(scores.ravel(), (shared - shared.mean(axis=1, keepdims=True)).ravel())[0, 1] > 0.95

@@ -1,4 +1,4 @@
-"""Learners against populations whose truth is known, and the truth itself."""
+"""Methods against populations whose truth is known, and the truth itself."""
 
 from functools import cache
 
@@ -19,7 +19,7 @@ ALLOWED_LOSS, ALLOWED_CONFIDENCE = 0.01, 0.075
 
 SHOTS = (0, 1, 4, 16, 64)
 SEEDS = (1, 2, 3, 4)
-"""The worlds that judge. World 0 does not: the learners' defaults were chosen while it was looked at."""
+"""The worlds that judge. World 0 does not: the methods' defaults were chosen while it was looked at."""
 
 MADE_FOR = (
     ("pooled-bt", "linear"),
@@ -39,7 +39,7 @@ MADE_FOR = (
     ("vpl", "non-linear"),
     ("spl", "non-linear"),
 )
-"""Every learner with its defaults is judged at every k of `SHOTS` on each family it was made for."""
+"""Every method with its defaults is judged at every k of `SHOTS` on each family it was made for."""
 
 NOT_LOOKED_AT = "by design: it does not look at the user's comparisons"
 ALONE = "by design: it learns no tastes from the pool"
@@ -61,7 +61,7 @@ SHORT = {
     ("pal", "clustered", 16): f"0.92, {SOFT}",
     ("pal", "clustered", 64): f"0.94, {SOFT}",
 }
-"""Where a learner falls short, what it reaches, and why."""
+"""Where a method falls short, what it reaches, and why."""
 
 LEARNERS = [name for name in list_methods() if method_class(name).log_odds]
 NEEDS_TORCH = {name for name in LEARNERS if method_class(name).extra == "torch"}

@@ -83,7 +83,11 @@ def test_everything_that_can_be_learned_comes_back_as_it_was(tmp_path):
     assert same(read_state(tmp_path / "saved", read_note(tmp_path / "saved"), __name__)["it"], EVERYTHING)
 
 
-@pytest.mark.parametrize("value", [lambda: 0, {1: 2}, object(), {"deep": [b"bytes"]}, SimpleNamespace(), {3}], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [lambda: 0, {1: 2}, object(), {"deep": [b"bytes"]}, SimpleNamespace(), {3}],
+    ids=["function", "dict", "object", "bytes", "namespace", "set"],
+)
 def test_what_cannot_be_saved_is_named(value, pool, tmp_path):
     with pytest.raises(
         UserError, match=r"attribute 'value_(\.deep\.0)?' cannot be saved: it is of type .* Learn arrays"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -126,7 +126,7 @@ def bare_scenes(scene: Scene) -> list[Scene]:
     corpus, queries = scene.queries.corpus, scene.queries
     no_pool = Histories.empty(corpus, 0)
     no_history = Histories.empty(corpus, scene.targets.n_users)
-    no_queries = type(queries)(corpus, queries.n_users, queries.user[:0], queries.prompt[:0])
+    no_queries = replace(queries, user=queries.user[:0], prompt=queries.prompt[:0])
     return [
         Scene(scene.pool, no_history, queries),
         Scene(no_pool, scene.targets, queries),

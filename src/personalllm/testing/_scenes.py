@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.protocols import RewardSignals, TextEmbedder
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32, U8, Corpus, Histories, Queries
+from personalllm.core.types import F32, Corpus, Histories, Queries
 from personalllm.testing._standins import PlantedSignals, surface_signals
 
 __all__ = [
@@ -171,14 +171,12 @@ def permuted(scene: Scene) -> tuple[Scene, npt.NDArray[np.int64]]:
         list(old.prompts),
         [[row[j] for j in columns] for row, columns in zip(old.responses, order.tolist(), strict=True)],
     )
-    inverse = np.argsort(order, axis=1)
+    inverse = np.argsort(order, axis=1).astype(np.uint8)
 
     def moved(h: Histories) -> Histories:
-        chosen: U8 = inverse[h.prompt, h.chosen].astype(np.uint8)
-        return Histories(new, h.n_users, h.user, h.prompt, chosen, inverse[h.prompt, h.rejected].astype(np.uint8))
+        return replace(h, corpus=new, chosen=inverse[h.prompt, h.chosen], rejected=inverse[h.prompt, h.rejected])
 
-    q = scene.queries
-    return Scene(moved(scene.pool), moved(scene.targets), Queries(new, q.n_users, q.user, q.prompt)), order
+    return Scene(moved(scene.pool), moved(scene.targets), replace(scene.queries, corpus=new)), order
 
 
 def ragged(scene: Scene) -> Scene:
@@ -188,18 +186,14 @@ def ragged(scene: Scene) -> Scene:
     for h in (scene.pool, scene.targets):
         np.maximum.at(widths, h.prompt, np.maximum(h.chosen, h.rejected).astype(np.int64) + 1)
     new = Corpus(old.prompts, [row[:width] for row, width in zip(old.responses, widths.tolist(), strict=True)])
-
-    def moved(h: Histories) -> Histories:
-        return Histories(new, h.n_users, h.user, h.prompt, h.chosen, h.rejected)
-
-    q = scene.queries
-    return Scene(moved(scene.pool), moved(scene.targets), Queries(new, q.n_users, q.user, q.prompt))
+    pool, targets = replace(scene.pool, corpus=new), replace(scene.targets, corpus=new)
+    return Scene(pool, targets, replace(scene.queries, corpus=new))
 
 
 def alone(queries: Queries, index: int) -> Queries:
     """Return one query as a batch of its own."""
     part = slice(index, index + 1)
-    return Queries(queries.corpus, queries.n_users, queries.user[part], queries.prompt[part])
+    return replace(queries, user=queries.user[part], prompt=queries.prompt[part])
 
 
 def snapshot(scene: Scene) -> tuple[object, ...]:

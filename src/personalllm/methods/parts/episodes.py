@@ -1,4 +1,4 @@
-"""Users' comparisons as padded arrays, split into what is known of a user and what is to be predicted."""
+"""Users' comparisons as padded arrays, split into support (given) and target (predicted)."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ class Inputs:
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """What is known of some users, and what is to be predicted for them.
+    """Comparisons of some users: the support is given, the target is predicted.
 
     Attributes:
         user: int64 (n_users,).
-        support: float32 (n_users, n_known, 2, width): the inputs of chosen and rejected response; padded.
-        support_mask: bool (n_users, n_known): which of them are there.
-        target: float32 (n_users, n_asked, 2, width); padded.
-        target_mask: bool (n_users, n_asked).
+        support: float32 (n_users, n_support, 2, width): the inputs of chosen and rejected response; padded.
+        support_mask: bool (n_users, n_support): which of them are there.
+        target: float32 (n_users, n_target, 2, width); padded.
+        target_mask: bool (n_users, n_target).
     """
 
     user: I64
@@ -153,12 +153,12 @@ class Comparisons:
         return sides, places < self.counts[users][:, None]
 
     def drawn(self, users: I64, n_support: int, n_target: int, rng: np.random.Generator) -> Episode:
-        """Split the comparisons of each user at random: at most `n_support` are known, at least one is asked.
+        """Split the comparisons of each user at random: at most `n_support` are given, at least one is predicted.
 
         Args:
             users: int64 (n,), each with a comparison.
-            n_support: Most comparisons that are known.
-            n_target: Most comparisons that are asked.
+            n_support: Maximum number of given comparisons.
+            n_target: Maximum number of predicted comparisons.
             rng: Draws the order of each user's comparisons.
         """
         counts = self.counts[users][:, None]

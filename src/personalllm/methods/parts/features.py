@@ -1,4 +1,4 @@
-"""Features of responses for linear learners: principal components of the embedding within prompts."""
+"""Features of responses for linear methods: principal components of the embedding within prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What learners of a linear utility share: features, weights of users, and scores of candidates."""
+"""The base of methods with a linear utility: features, weights of users, and scores of candidates."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def moderated_margins(mean: F64, covariance: npt.NDArray[np.floating[Any]], pair
 
 @dataclass
 class LinearMethod(Method):
-    """Base of the learners whose utility is linear in the features of a response: u = w . x.
+    """Base of the methods whose utility is linear in the features of a response: u = w . x.
 
-    A learner implements `learn` (from the pool) and `user_weights` (of the target users). Differences of utilities are
+    A subclass implements `learn` (from the pool) and `user_weights` (of the target users). Differences of utilities are
     log-odds. It handles a pool without comparisons and users without comparisons.
 
     Args:

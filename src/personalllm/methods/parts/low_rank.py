@@ -2,6 +2,8 @@ r"""Low-rank utilities: $u = w_u^\top B^\top x$ with a basis B that users share 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from personalllm.core.types import F64
@@ -34,7 +36,7 @@ def some_users(pairs: Pairs, n_users: int) -> Pairs:
 def as_one_user(pairs: Pairs) -> Pairs:
     """Return the comparisons as if one user had made them all."""
     user, offsets = np.zeros_like(pairs.user), np.array([0, len(pairs)], dtype=np.int64)
-    return Pairs(pairs.vectors, pairs.chosen, pairs.rejected, user, pairs.prompt, offsets)
+    return replace(pairs, user=user, offsets=offsets)
 
 
 def in_basis(pairs: Pairs, basis: F64) -> Pairs:

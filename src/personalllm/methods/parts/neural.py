@@ -1,4 +1,4 @@
-"""What the neural learners share: torch when it is wanted, one training loop, batched inference."""
+"""The base of the neural methods: torch imported on use, one training loop, batched inference."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def coder(rng: np.random.Generator, width: int, n_hidden: int) -> dict[str, F32]
 def coded(torch: Any, weights: Weights, x: Tensor) -> Tensor:
     """Return responses' inputs (..., width) with a hidden layer of them beside, (..., width + n_hidden).
 
-    The difference of two coded responses tells more than the coded difference: what is liked may be no line.
+    Coding responses before taking differences lets utility be non-linear; coding the difference would not.
     """
     return torch.cat([x, torch.nn.functional.gelu(x @ weights["code"] + weights["code_shift"])], dim=-1)
 
 
 def moderated(torch: Any, utilities: Tensor, spread: Tensor) -> Tensor:
-    """Return utilities made less sure by what is not known of the user.
+    """Return utilities shrunk by the uncertainty about the user.
 
     The mean of sigmoid(t) over t ~ N(m, v) is about sigmoid(m / sqrt(1 + pi v / 8)) (MacKay 1992). Here v is the
     variance of the difference of two responses of a prompt, the mean over its pairs, so that a prompt's responses keep
@@ -110,15 +110,15 @@ def tensors(torch: Any, weights: dict[str, F32]) -> Weights:
 
 @dataclass
 class NeuralMethod(Method):
-    """Base of the learners with a network: meta-trained on the pool's users, each as a small task.
+    """Base of the methods with a network, meta-trained on the pool's users, each of whom is a small task.
 
-    A step draws users of the pool, shows the learner a few comparisons of each (from none to all but one) and asks for
+    A step draws users of the pool, gives the network a few comparisons of each (from none to all but one) and predicts
     others of the same user. A seventh of the prompts and an eighth of the users are set aside: training ends when the
     log-loss on comparisons of those prompts no longer falls, and the best weights are kept. Those comparisons also give
-    a factor of the log-odds for 0, 4, 16 and 64 known comparisons, between which is interpolated: it calibrates. Runs
-    on one thread, and is the same to the last bit on the same machine.
+    a calibrating factor of the log-odds for 0, 4, 16 and 64 comparisons of a user, interpolated in between. Runs on one
+    thread, so that results are equal to the last bit on one machine.
 
-    A learner implements `start`, `infer` and `utility`, and may replace `loss`, `starting` and `finish`. A network's
+    A subclass implements `start`, `infer` and `utility`, and may replace `loss`, `starting` and `finish`. A network's
     weights are a dict of arrays; all methods are handed torch, so that nothing here imports it.
 
     Args:
@@ -148,13 +148,13 @@ class NeuralMethod(Method):
         raise NotImplementedError
 
     def infer(self, torch: Any, weights: Weights, support: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-        """Return what is inferred of users, each (n_users, ...), from what is known of them.
+        """Return what is inferred of users, each (n_users, ...), from their comparisons.
 
         Args:
             torch: The module.
             weights: The network.
-            support: (n_users, n_known, 2, width), chosen and rejected; n_known may be 0.
-            mask: bool (n_users, n_known): which of them are there.
+            support: (n_users, n_support, 2, width), chosen and rejected; n_support may be 0.
+            mask: bool (n_users, n_support): which of them are there.
         """
         raise NotImplementedError
 
@@ -163,13 +163,13 @@ class NeuralMethod(Method):
         raise NotImplementedError
 
     def loss(self, torch: Any, weights: Weights, episode: Task, progress: float) -> Tensor:
-        """Return what a step makes smaller: by default the mean log-loss of the comparisons that are asked."""
+        """Return what a step minimises: by default the mean log-loss of the target comparisons."""
         state = self.infer(torch, weights, episode.support, episode.support_mask)
         losses = self.log_losses(torch, weights, state, episode)
         return losses[episode.target_mask].mean()
 
     def log_losses(self, torch: Any, weights: Weights, state: tuple[Tensor, ...], episode: Task) -> Tensor:
-        """Return the log-loss of each comparison that is asked, (n_users, n_asked)."""
+        """Return the log-loss of each target comparison, (n_users, n_target)."""
         u = self.utility(torch, weights, state, episode.target)
         return torch.nn.functional.softplus(u[..., 1] - u[..., 0])
 

@@ -1,4 +1,4 @@
-"""Training of a neural method on the pool's users, and what the training is judged by."""
+"""Train a network on the pool's users, with early stopping on prompts and users that are set aside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["JUDGED", "Split", "Task", "Tensor", "trained"]
 Tensor: TypeAlias = Any
 
 JUDGED = (0, 4, 16, 64)
-"""Numbers of comparisons after which the training is judged."""
+"""Numbers of comparisons of a user at which the validation loss is taken."""
 
 _SUPPORT = (0, 1, 2, 4, 8, 16, 32, 64)
 _USERS_PER_STEP = 64
@@ -55,25 +55,19 @@ class Task:
     @classmethod
     def of(cls, torch: Any, episode: Episode) -> Self:
         """Return an episode as tensors."""
-        return cls(
-            torch.from_numpy(episode.user),
-            torch.from_numpy(episode.support),
-            torch.from_numpy(episode.support_mask),
-            torch.from_numpy(episode.target),
-            torch.from_numpy(episode.target_mask),
-        )
+        return cls(**{name: torch.from_numpy(value) for name, value in vars(episode).items()})
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What a method is trained on, and what the training is judged by: other prompts, and first of all other users.
+    """Training and validation comparisons: validation is on other prompts, and of other users first.
 
     Attributes:
         train: Comparisons of the prompts and users that are not set aside.
         users: int64 (n,): users with a comparison in `train`.
-        support: Comparisons of all users, of the prompts that are not set aside.
-        target: Comparisons of all users, of the prompts that are.
-        judges: int64 (n_judges,): users who are asked; those who are not trained on come first.
+        support: Comparisons of all users on the prompts that are not set aside.
+        target: Comparisons of all users on the prompts that are.
+        judges: int64 (n_judges,): validation users; those who are not trained on come first.
     """
 
     train: Comparisons
@@ -95,11 +89,11 @@ class Split:
 
     @property
     def is_enough(self) -> bool:
-        """Whether there is enough to judge by."""
+        """Whether there are enough comparisons for a validation loss."""
         return len(self.users) > 0 and int(self.target.counts[self.judges].sum()) >= _FEWEST_JUDGED
 
     def margins(self, method: NeuralMethod, torch: Any, weights: Mapping[str, F32 | Tensor]) -> list[F64]:
-        """Return the log-odds of what the judges chose, (n,), after each number of comparisons."""
+        """Return the log-odds of the validation choices, (n,), after each number of comparisons."""
         given = {name: torch.as_tensor(value) for name, value in weights.items()}
         margins_by_shots = []
         with torch.no_grad():
@@ -111,12 +105,12 @@ class Split:
         return margins_by_shots
 
     def validation_loss(self, method: NeuralMethod, torch: Any, weights: Mapping[str, F32 | Tensor]) -> float:
-        """Return the log-loss of what the judges are asked, the mean over numbers of comparisons."""
+        """Return the log-loss of the validation choices, the mean over numbers of comparisons."""
         return float(np.mean([np.logaddexp(0, -m).mean() for m in self.margins(method, torch, weights)]))
 
     @cached_property
     def exams(self) -> list[Episode]:
-        """Return what the judges are asked after each number of comparisons."""
+        """Return the validation tasks, one for each number of comparisons."""
         target, target_mask = self.target.first(self.judges, _TARGETS_PER_STEP)
         episodes = []
         for k in JUDGED:
@@ -160,7 +154,7 @@ class _Run:
                     self.mean[name].lerp_(w, share)
 
     def validation_loss(self, split: Split) -> float:
-        """Return the log-loss of what the judges are asked, by the averaged weights."""
+        """Return the validation loss of the averaged weights."""
         return split.validation_loss(self.method, self.torch, self.mean)
 
     def arrays(self) -> dict[str, F32]:
@@ -178,9 +172,9 @@ class _Run:
 def trained(method: NeuralMethod, torch: Any, pairs: Comparisons) -> tuple[dict[str, F32], F64]:
     """Return the weights after training, and the factors that calibrate the log-odds after `JUDGED` comparisons.
 
-    When the judges' log-loss has not fallen for a few looks, training goes back to the best weights with smaller steps,
-    a few times; at last it takes small steps on everything, what was set aside included. A pool that is too small to
-    judge by gets few steps, and log-odds drawn in by n / (n + 30) for its n comparisons.
+    When the validation loss has not fallen for a few checks, training goes back to the best weights with smaller steps,
+    a few times; at last it takes small steps on all comparisons, those set aside included. A pool that is too small for
+    validation gets few steps, and log-odds shrunk by n / (n + 30) for its n comparisons.
     """
     rng = generator(method.seed, method.id, "train")
     split = Split.of(pairs, rng)
@@ -216,7 +210,7 @@ def trained(method: NeuralMethod, torch: Any, pairs: Comparisons) -> tuple[dict[
 
 
 def _calibrated(margins: F64) -> float:
-    """Return the factor of log-odds with the lowest log-loss, drawn to 1 as by some comparisons that fit well."""
+    """Return the factor of log-odds with the lowest log-loss, shrunk towards 1."""
 
     def loss(factor: float) -> float:
         return float(np.logaddexp(0, -factor * margins).sum() + 0.5 * _DRAWN_TO_ONE * (factor - 1) ** 2)
