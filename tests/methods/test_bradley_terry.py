@@ -29,7 +29,7 @@ def accuracy(ranked, histories):
 def test_each_has_a_card(name):
     cls = method_class(name)
     assert cls.log_odds
-    assert cls.tracks() == ("rank", "predict")
+    assert cls.implements("utilities")
     for text in (cls.objective, cls.fitted_per_user, cls.cost):
         assert text.endswith(".")
         assert len(text) < 140

@@ -24,12 +24,11 @@ from personalllm.core.types import F32, I32, JSON, U8, Conversation, Histories, 
 from personalllm.methods.state import write_state
 from personalllm.methods.user import User
 
-__all__ = ["HistoryRule", "Method", "Need", "Track", "fitting"]
+__all__ = ["HistoryRule", "Method", "Need", "fitting"]
 
 M = TypeVar("M", bound="Method")
 
 Need = Literal["embedder", "llm", "signals"]
-Track = Literal["rank", "generate", "predict"]
 HistoryRule = Literal["random", "nearest"]
 
 _NEEDS = {"embedder": "'minilm-l6-int8'", "llm": "'smollm2-135m-instruct'", "signals": "..."}
@@ -312,20 +311,6 @@ class Method:
         False
         """
         return any(getattr(cls, hook, None) is not getattr(Method, hook, None) for hook in hooks)
-
-    @classmethod
-    def tracks(cls) -> tuple[Track, ...]:
-        """Tell which tracks the method can take part in: the methods that it overrides.
-
-        Whoever ranks can predict; what needs the scores of the RMs takes part in the predict track alone.
-        """
-        ranks = cls.utilities is not Method.utilities
-        names: dict[Track, bool] = {
-            "rank": ranks and "signals" not in cls.needs,
-            "generate": cls.messages is not Method.messages,
-            "predict": ranks,
-        }
-        return tuple(track for track, has in names.items() if has)
 
     @classmethod
     def example_params(cls) -> dict[str, Any]:
