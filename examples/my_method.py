@@ -32,7 +32,7 @@ class MyMethod(Method):
         return self
 
     def utilities(self, queries):
-        prompts, place = np.unique(queries.prompt, return_inverse=True)
+        prompts, index = np.unique(queries.prompt, return_inverse=True)
         vectors = self.embedder.embed([text for p in prompts for text in queries.corpus.responses[p]])
         scores = (self.taste_ @ vectors.T).reshape(len(self.taste_), len(prompts), queries.corpus.n_responses)
-        return scores[queries.user, place]
+        return scores[queries.user, index]

@@ -72,10 +72,9 @@ def test_it_is_evaluated_from_python(example):
         scores=scores.astype(np.float32),
     )
     protocol = Protocol.for_benchmark(benchmark, n_users=40, alpha=0.05, pairs=15, pool_users=20)
-    results = evaluate([example(), "pooled-ranker"], protocol, benchmark, embedder=HashEmbedder())
-    own, pooled = results.methods[:2]
-    assert own.id == "my-method"
-    assert own.metrics["gain"].low > max(0.0, pooled.metrics["gain"].value)
+    results = evaluate([example(), "pooled-ranker"], benchmark, protocol=protocol, embedder=HashEmbedder())
+    assert results.methods[0].label == "my-method"
+    assert results.estimate("my-method", "gain").low > max(0.0, results.estimate("pooled-ranker", "gain").value)
 
 
 def test_the_guide_lists_every_method_as_it_declares_itself(root):
