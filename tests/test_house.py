@@ -18,8 +18,8 @@ MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 400
 
 # What breaks a rule today. An entry may go, none may come; one that is no longer needed fails the tests as well.
 CYCLES: set[frozenset[str]] = set()
-LONG_FUNCTIONS = {"build/prompts.py:gather_prompts", "data/benchmark.py:from_arrays"}
-LONG_FILES = {"backends/endpoint.py", "data/rows.py"}
+LONG_FUNCTIONS: set[str] = set()
+LONG_FILES: set[str] = set()
 
 
 @cache

@@ -248,7 +248,9 @@ class Protocol(Frozen):
             ParameterError: As `for_data`, and if a value means nothing for people.
         """
         values, nested = expand(overrides)
-        simulated = [name for name in _SIMULATED if values.get(name) is not None or _was_given(name, overrides, nested)]
+        # `seed` alone seeds population and pool, which sets no simulated users
+        parts_given = {name for name, fields in nested.items() if set(fields) - {"seed"}}
+        simulated = [name for name in _SIMULATED if values.get(name) is not None or name in parts_given]
         if simulated:
             name = simulated[0]
             raise ParameterError(
@@ -317,11 +319,6 @@ class Protocol(Frozen):
             raise ParameterError("history.counterfactual", "another one where there is only one user", "other-user")
         if self.reference_response_model not in benchmark.response_models:
             raise UnknownName("response model", str(self.reference_response_model), benchmark.response_models)
-
-
-def _was_given(name: str, overrides: Mapping[str, Any], nested: Mapping[str, Any]) -> bool:
-    """Tell whether a part was set by hand: `seed` alone seeds population and pool and is no such setting."""
-    return (bool(nested.get(name)) and set(nested[name]) != {"seed"}) or bool(overrides.get(name))
 
 
 def _complete(data: Data, track: str, values: JSON, nested: dict[str, dict[str, Any]], sizes: Sizes) -> JSON:
