@@ -307,9 +307,9 @@ def test_a_plugin_of_the_wrong_type_is_broken(sick: Path, kind: str, message: st
 
 def test_reward_models_and_servers_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
-    assert subject_of("gemma_2b").made.reward_models == ("gemma_2b",)
+    assert subject_of("gemma_2b").built.reward_models == ("gemma_2b",)
     assert subject_of("published").kind is Kind.REWARD_ENSEMBLE
-    assert subject_of("transformers:someone/model").made.reward_models == ("model",)
+    assert subject_of("transformers:someone/model").built.reward_models == ("model",)
     assert subject_of("openai:some-model").kind is Kind.CHAT_MODEL
 
 
@@ -481,7 +481,7 @@ def test_check_finds_out_what_a_thing_is(mine: None, target: str, what: str, sta
 
 def test_an_identity_that_changes_is_found(mine: None) -> None:
     text = flat(run("check", "mine_plugin:Restless").output)
-    assert "Made twice, it has two identities: 'restless" in text
+    assert "Built twice, it has two identities: 'restless" in text
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_a_dry_run_builds_no_model_and_writes_nothing(folder: Path, monkeypatch:
     assert result.exit_code == 0, result.output
     assert "37 cells under 4 protocols, 5 users: 185 requests" in result.stdout
     assert "at most 1,480 new ones" in result.stdout
-    assert "is not known yet: give --rate" in result.stdout
+    assert "is unknown: give --rate" in result.stdout
     assert "paper-icl-v1: limit is 5, not None" in result.stdout
     assert "s at 1,000 tokens a second (given)" in run(*SMALL, "--dry-run", "--rate", "1000").stdout
     own = run(*SMALL, "--dry-run", "--no-counterfactuals")

@@ -39,9 +39,9 @@ def validate(path: Source, *, column: o.Columns = None) -> None:
         table = Table(title=f"Problems of {escape(path)}", title_justify="left", show_lines=True)
         for heading in ("", "column", "row", "problem", "remedy"):
             table.add_column(heading, overflow="fold")
-        several = len({problem.file for problem in problems}) > 1
+        several_files = len({problem.file for problem in problems}) > 1
         for problem in problems:
-            where = f"{Path(problem.file).name}: " if several else ""
+            where = f"{Path(problem.file).name}: " if several_files else ""
             table.add_row(
                 "[red]error[/red]" if problem.severity == "error" else "[yellow]warning[/yellow]",
                 escape(problem.column),
@@ -181,14 +181,14 @@ def _facts(benchmark: Benchmark) -> list[tuple[str, str]]:
     from collections import Counter
 
     subsets = Counter(benchmark.subsets.to_pylist()).most_common()
-    shown = ", ".join(f"{name} {count}" for name, count in subsets[:12])
+    listed = ", ".join(f"{name} {count}" for name, count in subsets[:12])
     n_bytes = sum(_text_bytes(texts) for texts in (benchmark.prompts, benchmark.responses))
     return [
         ("prompts", f"{benchmark.n_prompts:,}"),
         ("splits", ", ".join(f"{split} {len(rows):,}" for split, rows in benchmark.splits.items())),
         ("responses of each prompt", str(benchmark.n_responses)),
         ("text", f"{n_bytes / 1e6:,.1f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:,.1f} kB"),
-        ("subsets", shown + (f" and {len(subsets) - 12} more" if len(subsets) > 12 else "")),
+        ("subsets", listed + (f" and {len(subsets) - 12} more" if len(subsets) > 12 else "")),
         *((name.replace("_", " "), _brief(value)) for name, value in benchmark.metadata.items() if name != "name"),
         ("fingerprint", benchmark.fingerprint),
     ]

@@ -70,7 +70,7 @@ class Listing:
         title: A few words.
         tracks: Of a method.
         needs: Of a method.
-        problem: Why it cannot be used; empty if it can, as far as loading tells.
+        problem: Why it cannot be used; empty if it can, as far as loading shows.
     """
 
     entry: Registered
@@ -126,7 +126,7 @@ def _plugin(kind: Kind, registry: Registry, entry: Registered) -> Listing:
         return _described(kind, registry, entry)
     except UserError as error:
         return Listing(entry, problem=error.message)
-    except Exception as error:  # noqa: BLE001  (a stranger's class: one that cannot even be asked is broken)
+    except Exception as error:  # noqa: BLE001  (a stranger's class may fail in any way)
         return Listing(entry, problem=f"{type(error).__name__}: {error}")
 
 
@@ -165,7 +165,7 @@ class Subject:
         kind: What it is.
         name: Registered name or reference.
         origin: Where it comes from.
-        made: A class (methods) or a backend.
+        built: A class (methods) or a backend.
         again: A second backend from the same factory; None if there is no factory.
         registered: Whether `name` is a registered one.
     """
@@ -173,13 +173,13 @@ class Subject:
     kind: Kind
     name: str
     origin: str
-    made: Any
+    built: Any
     again: Any = None
     registered: bool = False
 
 
 def subject_of(target: str, kind: Kind | None = None) -> Subject:
-    """Return what a registered name or `module:attribute` stands for, and find out what it is.
+    """Return what a registered name or `module:attribute` refers to, and its kind.
 
     Raises:
         UserError: If there is no such thing, it cannot be loaded or made, it is nothing of a kind that has a contract
@@ -188,10 +188,10 @@ def subject_of(target: str, kind: Kind | None = None) -> Subject:
     if target.startswith(PREFIXES) or (target.partition("=")[0] in registry_of(Kind.REWARD_MODEL) and "=" in target):
         return _prefixed(target)
     if ":" in target:
-        found, made, again = _recognised(load_object(target), target)
-        if kind not in (None, found):
-            raise PluginError(f"{target!r} is one of the {found.value}, not of the {kind}.", "Leave --kind out.")
-        return Subject(found, target, f"the module {target.partition(':')[0]}", made, again)
+        target_kind, built, again = _recognised(load_object(target), target)
+        if kind not in (None, target_kind):
+            raise PluginError(f"{target!r} is one of the {target_kind.value}, not of the {kind}.", "Leave --kind out.")
+        return Subject(target_kind, target, f"the module {target.partition(':')[0]}", built, again)
     kinds = [k for k in Kind if target in registry_of(k) and k is not Kind.MODEL_FILE and kind in (None, k)]
     if not kinds and kind is None and Path(f"{target.removesuffix('.py')}.py").is_file():
         module = target.removesuffix(".py").replace("/", ".")
@@ -209,26 +209,26 @@ def subject_of(target: str, kind: Kind | None = None) -> Subject:
         return _transformers(target, entry.origin)
     if not entry.distribution:
         return Subject(kinds[0], target, entry.origin, *_builtin_backend(kinds[0], target), registered=True)
-    found, made, again = _recognised(registry.load(target), target)
-    if found is not kinds[0]:
+    actual, built, again = _recognised(registry.load(target), target)
+    if actual is not kinds[0]:
         raise PluginError(
-            f"{target!r} of {entry.origin} is registered as one of the {kinds[0].value}, but is one of the {found}.",
-            f'Register it in [project.entry-points."{registry_of(found).group}"].',
+            f"{target!r} of {entry.origin} is registered as one of the {kinds[0].value}, but is one of the {actual}.",
+            f'Register it in [project.entry-points."{registry_of(actual).group}"].',
         )
-    return Subject(found, target, entry.origin, made, again, registered=True)
+    return Subject(actual, target, entry.origin, built, again, registered=True)
 
 
 PREFIXES = ("openai:", "transformers:")
 
 
 def _prefixed(target: str) -> Subject:
-    """Return what `openai:MODEL` or `transformers:MODEL` stands for; the former's address is `$OPENAI_BASE_URL`."""
+    """Return what `openai:MODEL` or `transformers:MODEL` refers to; the former's address is `$OPENAI_BASE_URL`."""
     from personalllm.backends.names import build_llm
 
     if target.startswith("openai:"):
         if not os.environ.get("OPENAI_BASE_URL"):
             raise UserError(
-                f"The address of the server of {target!r} is not known.",
+                f"The address of the server of {target!r} is unknown.",
                 "Set the environment variable OPENAI_BASE_URL, e.g. to http://127.0.0.1:8000/v1",
             )
         return Subject(Kind.CHAT_MODEL, target, "a server", build_llm(target, cache=False))
@@ -269,11 +269,11 @@ def _recognised(loaded: Any, reference: str) -> tuple[Kind, Any, Any]:
         return kind, loaded, None
     if not callable(loaded):
         raise _nothing(loaded, reference, f"is {_a(type(loaded).__name__)}")
-    made = called(loaded, reference)
-    kind = _protocol_kind(made)
+    built = called(loaded, reference)
+    kind = _protocol_kind(built)
     if kind is None:
-        raise _nothing(made, reference, f"makes {_a(type(made).__name__)}")
-    return kind, made, called(loaded, reference)
+        raise _nothing(built, reference, f"makes {_a(type(built).__name__)}")
+    return kind, built, called(loaded, reference)
 
 
 def _protocols() -> dict[Kind, Any]:
@@ -287,7 +287,7 @@ def _members(protocol: Any) -> list[str]:
 
 
 def _protocol_kind(thing: Any) -> Kind | None:
-    """Return the kind of a backend, or None; attributes are looked for, not asked."""
+    """Return the kind of a backend, or None; attributes are looked up, not read."""
     present = set(dir(thing))
     return next((kind for kind, protocol in _protocols().items() if present.issuperset(_members(protocol))), None)
 

@@ -46,13 +46,13 @@ def pull(
     from personalllm.backends.models import pull as pull_models
 
     console = Console()
-    wanted = list(dict.fromkeys(names or DEFAULT_NAMES))
-    for entry in map(find_entry, wanted):
+    models = list(dict.fromkeys(names or DEFAULT_NAMES))
+    for entry in map(find_entry, models):
         if entry.caution:
             console.print(f"[yellow]{entry.name}[/]: {escape(entry.caution)}", highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bars:
-        paths = pull_models(wanted, source=source, progress=_Bars(bars))
+        paths = pull_models(models, source=source, progress=_Bars(bars))
     for name, path in paths.items():
         console.print(f"[green]ready[/]  {name}  [dim]{escape(str(path))}[/]", highlight=False, soft_wrap=True)
 
@@ -73,7 +73,7 @@ class _Bars:
 
 @command(app, "list")
 def list_models() -> None:
-    """Show every known model: kind, size, licence, source, and whether it is in the cache."""
+    """Show every model: kind, size, licence, source, and whether it is in the cache."""
     from rich import box
     from rich.console import Console
     from rich.markup import escape
@@ -100,13 +100,13 @@ def list_models() -> None:
 
 def _short_source(source: str) -> str:
     """Return the first of several sources and how many more there are."""
-    first, *others = source.split(", ")
-    return f"{first} and {len(others)} more" if others else first
+    first, *further = source.split(", ")
+    return f"{first} and {len(further)} more" if further else first
 
 
 @command(app)
 def verify(names: Names = None) -> None:
-    """Compute the SHA-256 of the files anew; by default of every model in the cache."""
+    """Compute the SHA-256 of the files again; by default of every model in the cache."""
     from rich.console import Console
 
     from personalllm.backends.models import verify as verify_models
@@ -123,7 +123,7 @@ def verify(names: Names = None) -> None:
 def serve(
     name: Annotated[str, typer.Argument(help="A chat model, see `list`.", autocompletion=_complete)],
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
-    context_length: Annotated[int, typer.Option(help="Most tokens of prompt and reply together.")] = 4096,
+    context_length: Annotated[int, typer.Option(help="Maximum of tokens of prompt and reply together.")] = 4096,
     threads: Annotated[int, typer.Option(help="Threads of the computation; on a busy machine more are slower.")] = 1,
 ) -> None:
     """Serve a chat model over HTTP (OpenAI protocol) on this machine only, until Ctrl-C.

@@ -39,9 +39,9 @@ def list_names(
     console = output_console()
     broken: list[Listing] = []
     for each in [kind] if kind else list(Kind):
-        found = listings(each)
-        broken += [listing for listing in found if listing.problem]
-        console.print(_table(each, registry_of(each).group, found))
+        rows = listings(each)
+        broken += [listing for listing in rows if listing.problem]
+        console.print(_table(each, registry_of(each).group, rows))
     if broken:
         plural = "plugin is" if len(broken) == 1 else "plugins are"
         console.print(f"[red]{len(broken)} {plural} broken[/]; everything else works.", highlight=False)
@@ -51,7 +51,7 @@ def list_names(
     console.print("Check one: personalllm check NAME. Add your own: docs/plugins.md", highlight=False)
 
 
-def _table(kind: Kind, group: str, found: list[Listing]) -> Table:
+def _table(kind: Kind, group: str, rows: list[Listing]) -> Table:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -64,7 +64,7 @@ def _table(kind: Kind, group: str, found: list[Listing]) -> Table:
         table.add_column("tracks")
         table.add_column("needs")
     table.add_column("from", overflow="fold")
-    for listing in found:
+    for listing in rows:
         what = escape(listing.title) if not listing.problem else "[red]broken[/], see below"
         cells = [escape(listing.entry.name), what]
         if kind is Kind.METHOD:
@@ -91,9 +91,8 @@ def check(
 ) -> None:
     """Run the contract suite on a method, embedder, chat model or reward ensemble, yours or a registered one.
 
-    What it is is found out by looking at it. Every clause is checked, also after one that is broken; each line says
-    whether it is kept and how long it took, and below a broken one stand what is wrong and how that is usually mended.
-    Exits with 1 if a clause is broken.
+    Every clause is checked, also after a broken one; each line shows the verdict and the time, and below a broken
+    clause stand what is wrong and the usual fix. Exits with 1 if a clause is broken.
     """
     import time
 
@@ -106,7 +105,7 @@ def check(
     console = output_console()
     subject = subject_of(target, kind)
     what = registry_of(subject.kind).kind
-    require = getattr(subject.made, "require", None)
+    require = getattr(subject.built, "require", None)
     if callable(require) and (subject.origin == "built in" or ":" not in subject.name or target.startswith(PREFIXES)):
         require()  # weights or a package that are not here say nothing about the contract
     console.print(f"[bold]{escape(target)}[/]: {what}, from {escape(subject.origin)}", highlight=False)
@@ -129,7 +128,7 @@ def _article(noun: str) -> str:
 
 
 def _show(outcome: Outcome, console: Console) -> str:
-    """Print one line for a check, and below a broken one what is wrong and how to mend it."""
+    """Print one line for a check, and below a broken one what is wrong and how to fix it."""
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
@@ -166,7 +165,7 @@ def _checks(subject: Subject, embedder: str | None, llm: str | None) -> tuple[Ch
     if subject.kind is Kind.METHOD:
         return (
             *method_checks(
-                subject.made,
+                subject.built,
                 embedder=build_embedder(embedder) if embedder else None,
                 llm=build_llm(llm, cache=False) if llm else None,
             ),
@@ -179,7 +178,7 @@ def _checks(subject: Subject, embedder: str | None, llm: str | None) -> tuple[Ch
         Kind.CHAT_MODEL: chat_model_checks,
         Kind.REWARD_ENSEMBLE: reward_ensemble_checks,
     }
-    checks: tuple[Check, ...] = suites[subject.kind](subject.made)
+    checks: tuple[Check, ...] = suites[subject.kind](subject.built)
     return (*checks, *_one_identity(subject))
 
 
@@ -188,13 +187,12 @@ def _registered_as(subject: Subject) -> tuple[Check, ...]:
     from personalllm.testing import Check
 
     def run() -> None:
-        found = subject.made.id
-        if found != subject.name:
-            raise AssertionError(f"It is registered as {subject.name!r}, but its id is {found!r}.")
+        if subject.built.id != subject.name:
+            raise AssertionError(f"It is registered as {subject.name!r}, but its id is {subject.built.id!r}.")
 
     if not subject.registered:
         return ()
-    remedy = "Results are filed under the id, and found again under the name: make them equal."
+    remedy = "Results are filed under the id, and read back under the name: make them equal."
     return (Check("registered-name", "Its id is the name under which it is registered.", run, remedy),)
 
 
@@ -203,11 +201,11 @@ def _one_identity(subject: Subject) -> tuple[Check, ...]:
     from personalllm.testing import Check
 
     def run() -> None:
-        first, second = subject.made.identity, subject.again.identity
+        first, second = subject.built.identity, subject.again.identity
         if first != second:
-            raise AssertionError(f"Made twice, it has two identities: {first!r} and {second!r}.")
+            raise AssertionError(f"Built twice, it has two identities: {first!r} and {second!r}.")
 
     if subject.again is None:
         return ()
     remedy = "Leave out addresses, times and random numbers: caches and results are filed under the identity."
-    return (Check("one-identity", "Made twice, it has the same identity.", run, remedy),)
+    return (Check("one-identity", "Built twice, it has the same identity.", run, remedy),)

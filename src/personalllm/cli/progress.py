@@ -47,21 +47,21 @@ def bars(console: Console | None = None, *, disable: bool = False) -> Progress:
 @contextmanager
 def counted(title: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback `(done, total)` behind a bar; nothing is drawn before its first call with a total above 0."""
-    with bars(console) as shown:
-        task = shown.add_task(title, total=None, visible=False)
-        yield lambda done, total: shown.update(task, completed=done, total=total, visible=total > 0)
+    with bars(console) as display:
+        task = display.add_task(title, total=None, visible=False)
+        yield lambda done, total: display.update(task, completed=done, total=total, visible=total > 0)
 
 
 @contextmanager
 def reported(title: str, console: Console) -> Iterator[Callable[[int, int], None]]:
     """Yield a callback `(done, total)`: behind a bar on a terminal, else a line now and then.
 
-    Lines come each minute, or each tenth if that takes ten seconds. The first call says what was done before; the time
-    left is reckoned from what is done since.
+    Lines come each minute, or each tenth if that takes ten seconds. The first call reports what was done before; the
+    time left is estimated from what is done since.
     """
     if console.is_terminal:
-        with counted(title, console) as shown:
-            yield shown
+        with counted(title, console) as show:
+            yield show
         return
     yield _Lines(title, console)
 
@@ -103,12 +103,12 @@ def duration(seconds: float) -> str:
     >>> [duration(s) for s in (0.4, 42, 75, 7260, 200_000)]
     ['0 s', '42 s', '1 min 15 s', '2 h 1 min', '2 d 7 h']
     """
-    whole = round(seconds)
+    total = round(seconds)
     for size, name, small, small_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            rest = whole % size // small
-            return f"{whole // size} {name}" + (f" {rest} {small_name}" if rest else "")
-    return f"{whole} s"
+        if total >= size:
+            remainder = total % size // small
+            return f"{total // size} {name}" + (f" {remainder} {small_name}" if remainder else "")
+    return f"{total} s"
 
 
 def embed_texts(data: Benchmark | Preferences, embedder: Any, console: Console) -> None:

@@ -197,11 +197,11 @@ def _show_plan(plan: Plan, benchmark: Benchmark, rate: float | None, out: Path) 
     per_token = 1 / rate if rate else measured_rate(out / "runs")
     source = "given" if rate else "measured in the finished cells"
     if per_token is None:
-        lines.append("How long it takes is not known yet: give --rate, or run a part first.")
+        lines.append("The time is unknown: give --rate, or run a part first.")
     else:
-        taken = duration((prompt + new) * per_token)
+        expected = duration((prompt + new) * per_token)
         lines.append(
-            f"About {taken} at {1 / per_token:,.0f} tokens a second ({source}), if every reply is full length."
+            f"About {expected} at {1 / per_token:,.0f} tokens a second ({source}), if every reply is full length."
         )
     for preset, changes in plan.changes.items():
         for name, (before, after) in changes.items():
@@ -218,13 +218,13 @@ def _show(reproduction: Reproduction, out: Path) -> None:
     from personalllm.report.reproduction import reproduction_notes, text_tables, verdict_on_levels, write_reproduction
     from personalllm.report.terminal import show_table
 
-    written = write_reproduction(reproduction, out)
+    files = write_reproduction(reproduction, out)
     console = output_console()
     for table in text_tables(reproduction):
         show_table(table, console)
     console.print(Text(verdict_on_levels(reproduction), style="bold"))
     for note in reproduction_notes(reproduction):
         console.print(Text(f"- {note}"))
-    for path in written:
+    for path in files:
         if path.suffix in {".html", ".md", ".png", ".csv"}:
             console.print(Text(str(path)), soft_wrap=True)

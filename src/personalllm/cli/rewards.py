@@ -1,4 +1,4 @@
-"""`personalllm rewards`: fit compact reward models, show the known ones, and test that a score depends on its text."""
+"""`personalllm rewards`: fit compact reward models, list them, and test that a score depends on its text."""
 
 from __future__ import annotations
 

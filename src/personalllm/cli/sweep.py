@@ -135,11 +135,11 @@ def _grid(swept: Sweep) -> Grid:
 
     several_sets = len(swept.contests) > 1
     main = swept.contests[0].metric
-    others = [metric for metric in swept.rows[0].results.metrics if metric.id != main.id]
+    other_metrics = [metric for metric in swept.rows[0].results.metrics if metric.id != main.id]
     columns = [Column(axis.removeprefix("protocol."), numeric=False) for axis in swept.axes]
     columns += [metric_column(main), Column("Behind the best"), Column("Holm p", optional=1)]
     columns += [Column("Verdict", numeric=False)]
-    columns += [metric_column(metric, optional=2 + n) for n, metric in enumerate(others)]
+    columns += [metric_column(metric, optional=2 + n) for n, metric in enumerate(other_metrics)]
     rows = []
     for number, contest in enumerate(swept.contests):
         for row in contest.rows:
@@ -151,7 +151,7 @@ def _grid(swept: Sweep) -> Grid:
                 f"{difference.p_holm:.2g}" if difference else ABSENT,
                 contest.verdict(row),
             ]
-            cells += [metric_value(row.estimate(metric.id), metric) for metric in others]
+            cells += [metric_value(row.estimate(metric.id), metric) for metric in other_metrics]
             name = row.cell.base + (f" (set {number})" if several_sets else "")
             rows.append(Row(name, tuple(cells), name))
     return Grid("sweep", "", "", tuple(columns), tuple(rows))
