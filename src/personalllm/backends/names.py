@@ -105,29 +105,14 @@ def build_llm(
         UserError: If no address was given for a server, or a server's settings for another model.
         PluginError: If a plugin or your own does not load, or makes no chat model.
     """
-    from personalllm.backends.llm import (
-        CachedChatModel,
-        LocalChatModel,
-        OpenAIChatModel,
-        ServerOptions,
-        VLLMChatModel,
-    )
+    from personalllm.backends.llm import CachedChatModel, LocalChatModel, VLLMChatModel
     from personalllm.backends.registry import CHAT_MODELS
 
     check_chat_model_name(name)
     model: ChatModel
     if name.startswith(_SERVED):
-        options = options or ServerOptions()
-        tokenizer = options.tokenizer or os.environ.get("PERSONALLLM_TOKENIZER") or None
-        model = OpenAIChatModel(
-            name.removeprefix(_SERVED),
-            base_url=_address(name, base_url),
-            context_length=context_length,
-            stream=stream,
-            concurrency=8 if concurrency is None else concurrency,
-            revision=revision,
-            options=replace(options, tokenizer=tokenizer),
-        )
+        sizes = {"context_length": context_length, "concurrency": 8 if concurrency is None else concurrency}
+        model = _served(name, base_url, options, stream=stream, revision=revision, **sizes)
         return CachedChatModel(model) if cache else model
     here = name.startswith(_OFFLINE_ENGINE)
     given = {"base_url": base_url, "stream": stream}
@@ -175,6 +160,16 @@ def _refuse(settings: Sequence[str], name: str, kind: str) -> None:
     """Raise if settings were given that a model would ignore."""
     if settings:
         raise UserError(f"{', '.join(settings)} only apply to {kind}; {name!r} is none.", "Leave them out.")
+
+
+def _served(name: str, base_url: str | None, options: ServerOptions | None, **settings: Any) -> ChatModel:
+    """Return the model behind a server, with the tokenizer of the environment if the options name none."""
+    from personalllm.backends.llm import OpenAIChatModel, ServerOptions
+
+    options = options or ServerOptions()
+    options = replace(options, tokenizer=options.tokenizer or os.environ.get("PERSONALLLM_TOKENIZER") or None)
+    address = _address(name, base_url)
+    return OpenAIChatModel(name.removeprefix(_SERVED), base_url=address, options=options, **settings)
 
 
 def _address(name: str, base_url: str | None) -> str:
