@@ -505,7 +505,7 @@ def test_an_identity_that_changes_is_found(mine: None) -> None:
         (("no_such_folder.part:Thing",), "Cannot import.*must be importable from the folder you are in"),
         (("mine_plugin",), "'mine_plugin' is a file here, and it may hold several.*Name one: mine_plugin:Thing"),
         (("mine_plugin.py",), "is a file here, and it may hold several.*Name one: mine_plugin:Thing"),
-        (("openai:some-model",), "The address of the server of 'openai:some-model' is not known.*Set.*OPENAI_BASE_URL"),
+        (("openai:some-model",), "The address of the server of 'openai:some-model' is unknown.*Set.*OPENAI_BASE_URL"),
         (("gemma_2b=/nope",), "^There is no folder /nope"),
         (("gemma_2b",), "are not all on this machine|is not installed"),
         (("longes",), "Did you mean 'longest'"),

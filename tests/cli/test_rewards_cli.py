@@ -82,7 +82,7 @@ def test_train_says_when_a_model_is_no_better_than_chance(run, pairs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["absent.jsonl", "--name", "x", "--out", "x.safetensors"], "There is no preference file"),
+        (["absent.jsonl", "--name", "x", "--out", "x.safetensors"], "There is no file or folder"),
         (["{pairs}", "--name", "x", "--out", "x.bin"], "does not end in .safetensors"),
         (["{pairs}", "--name", "x", "--out", "x.safetensors", "--held-out", "1.5"], "held_out must be"),
     ],
