@@ -501,7 +501,7 @@ def test_an_identity_that_changes_is_found(mine: None) -> None:
         (("./a/b.py:C",), r"Write a\.b:C"),
         (("no_such_module:Thing",), "Cannot import 'no_such_module'"),
         (("mine_needs:Thing",), "No module named 'no_such_package'.*It needs no_such_package: install that"),
-        (("mine_wrong:Thing",), "SyntaxError.*The module is there, but its code fails: mend it"),
+        (("mine_wrong:Thing",), "SyntaxError.*The module is there, but its code fails: fix it"),
         (("no_such_folder.part:Thing",), "Cannot import.*must be importable from the folder you are in"),
         (("mine_plugin",), "'mine_plugin' is a file here, and it may hold several.*Name one: mine_plugin:Thing"),
         (("mine_plugin.py",), "is a file here, and it may hold several.*Name one: mine_plugin:Thing"),

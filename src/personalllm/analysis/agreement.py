@@ -1,4 +1,4 @@
-"""How often two users choose the same response."""
+"""Measure how often two users choose the same response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much populations disagree about the best response, side by side (section 3.1 of the paper)."""
+"""Compare how much populations disagree about the best response (section 3.1 of the paper)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which prompts a population disagrees about: entropy by keyword and by first word (section 3.1 of the paper)."""
+"""Find the prompts that a population disagrees about: entropy by keyword and first word (section 3.1 of the paper)."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Votes:
         prompts: Texts of the prompts, length n_prompts; empty if not known.
         prompt_ids: Ids of the prompts, length n_prompts; empty if not known.
         choices: uint8 (n_users, n_prompts), each voter's column; None if not kept or if a voter was split.
-        squares: float64 (n_prompts,), sum over voters of the sum of their squared votes; None if nobody is split.
+        squares: float64 (n_prompts,), sum over voters of the sum of their squared votes; None if no voter is split.
 
     Raises:
         AxisMismatch: If the shapes do not fit together.

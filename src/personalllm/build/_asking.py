@@ -1,4 +1,4 @@
-"""Ask a chat model many things, and go on after what fails."""
+"""Send many requests to a chat model, and continue after failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of the rows of each source."""
+"""Count what happened to the rows of each source."""
 
 from __future__ import annotations
 

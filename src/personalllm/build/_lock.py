@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""Allow one run at a time in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Describe what is wrong with a recipe: where, what is there, and what may have been intended."""
+"""Describe what is wrong with a recipe: where, the value, and what may have been intended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of the step `respond` has done and what it has left."""
+"""Summarise a run of the step `respond`: what is done and what remains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one response model still has to answer, and where its answers go."""
+"""List the requests that one response model still has to answer, and where its answers are stored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data card of a built benchmark, as Markdown."""
+"""Render the data card of a built benchmark as Markdown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leave out prompts that nearly repeat another one.
+"""Drop prompts that nearly repeat another one.
 
 The prompts are taken in the order in which they are given; one is kept unless it is near to one that was kept before.
 So no two kept prompts are near, each left-out prompt is near to a kept one, and nothing depends on files or batches.

@@ -1,4 +1,4 @@
-"""What a build will ask for, cost and take, before it starts; nobody is asked anything."""
+"""Estimate the requests, cost and time of a build before it starts, without making a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reasons to refuse a response (it is empty, or it repeats itself) and to leave a prompt out."""
+"""Decide whether to reject a response (empty or repetitive) and whether to drop a prompt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the responses of a build have cost: tokens and dollars.
+"""Track what the responses of a build cost: tokens and dollars.
 
 The journals are the ledger: every reply that was received stands in exactly one line of one journal, with the tokens
 that it used, the replies that were refused and drawn again included, and those of settings that were given up since. So

@@ -1,4 +1,4 @@
-"""Fourth step: join prompts, responses and scores into one benchmark in the released wide schema."""
+"""Join prompts, responses and scores into one benchmark in the released wide schema (fourth step)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which versions of which packages took part."""
+"""List the versions of the packages that took part."""
 
 from __future__ import annotations
 

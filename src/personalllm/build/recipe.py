@@ -1,4 +1,4 @@
-"""A recipe: everything that decides what a built benchmark contains, read from one TOML file."""
+"""Read a recipe: one TOML file with everything that determines a built benchmark."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Second step: let every response model answer every prompt.
+"""Let every response model answer every prompt (second step).
 
 Responses are appended to one journal for each response model, a JSON line each, as soon as they are there. A journal's
-name carries a digest of everything that decides its texts, so a changed knob starts another journal and never mixes
+name carries a digest of everything that decides its texts, so a changed setting starts another journal and never mixes
 with old lines; a line that a kill cut short is dropped and drawn again. Whether a response is refused is not kept but
 decided anew at each reading, so a sharper filter costs only the responses that it refuses.
 

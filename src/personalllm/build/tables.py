@@ -1,4 +1,4 @@
-"""Scoring and responding over Parquet tables that do not fit into memory: what is done to each piece.
+"""Score and respond over Parquet tables larger than memory: the work on each part.
 
 Both are picklable functions from table to table for `personalllm.backends.executor.map_parquet`. They hold their
 backend, so a worker loads its weights once.

@@ -1,4 +1,4 @@
-"""`personalllm sweep`: every combination of lists of values, one table, and a winner only if there is one."""
+"""`personalllm sweep`: evaluate every combination of lists of values, in one table, and test for a winner."""
 
 from __future__ import annotations
 

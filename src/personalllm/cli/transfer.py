@@ -1,4 +1,4 @@
-"""`personalllm transfer`: do methods stand in the same order among simulated users and among people?"""
+"""`personalllm transfer`: compare the order of methods among simulated users and among people."""
 
 from __future__ import annotations
 

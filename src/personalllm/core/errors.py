@@ -1,6 +1,6 @@
-"""The exception tree.
+"""Define the exception tree.
 
-Two families under `PersonalLLMError`: `UserError`, which the person at the keyboard can mend (the command line
+Two families under `PersonalLLMError`: `UserError`, which the person at the keyboard can fix (the command line
 prints it with its remedy and exits with status 2), and `RunError`, which arose while work was under way.
 """
 
@@ -29,7 +29,7 @@ class PersonalLLMError(Exception):
 
     Args:
         message: What was wrong and where.
-        remedy: How to mend it; empty if there is nothing to add.
+        remedy: How to fix it; empty if there is nothing to add.
     """
 
     def __init__(self, message: str, remedy: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What rooms expect of the backends that the edge hands to them."""
+"""Define the protocols of the backends that the edge hands to the rooms."""
 
 from __future__ import annotations
 

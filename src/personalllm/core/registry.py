@@ -1,4 +1,4 @@
-"""Names that stand for things: listed without importing them, loaded when asked for.
+"""Resolve registered names: listed without importing them, loaded on request.
 
 A room registers `name -> "module:attribute"`. Outsiders add names through entry points of the group
 `personalllm.<kind>` (docs/plugins.md); a local file is reached as `module:attribute`.
@@ -53,7 +53,7 @@ def _how_to_import(module_name: str, error: BaseException) -> str:
     absent = str(error.name) if isinstance(error, ModuleNotFoundError) and error.name else ""
     if not module_name or (absent and f"{module_name}.".startswith(f"{absent}.")):
         return "The file must be importable from the folder you are in, or be an installed package."
-    return f"It needs {absent}: install that." if absent else "The module is there, but its code fails: mend it."
+    return f"It needs {absent}: install that." if absent else "The module is there, but its code fails: fix it."
 
 
 def _as_module(reference: str) -> str:

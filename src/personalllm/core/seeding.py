@@ -1,4 +1,4 @@
-"""Random generators derived from an identity, so that order and parallelism cannot change a draw."""
+"""Derive random generators from an identity, so that order and parallelism cannot change a draw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Intervals by resampling, paired tests over users, and what several of them at once may claim."""
+"""Compute intervals by resampling, paired tests over users, and corrections for several tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things are kept and how they are written: cache folder, atomic writes, canonical JSON, hashes."""
+"""Store files: cache folder, atomic writes, canonical JSON, hashes."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def write_json(target: Path, value: Any) -> None:
 
 
 def open_cache(path: Path, identity: str, schema: str) -> sqlite3.Connection:
-    """Open the SQLite file of a cache, made anew if it is damaged: what a cache holds can be computed again.
+    """Open the SQLite file of a cache, and create it again if it is damaged: its content can be recomputed.
 
     Several threads and processes may share the file. A damaged one is kept beside it under the suffix `.damaged`.
 

@@ -1,4 +1,4 @@
-"""Values that cross room borders: texts, interactions, queries, chat requests.
+"""Define the values that cross rooms: texts, interactions, queries, chat requests.
 
 Nothing here knows a weight vector or a reward score, so whatever a method is handed cannot leak them.
 Axes are always in the order (n_users, n_prompts, n_responses, n_reward_models).
@@ -51,7 +51,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What a chat model is asked: the messages and the sampling knobs.
+    """A request to a chat model: the messages and the sampling settings.
 
     Attributes:
         messages: The turns, oldest first; the last one is the user's.

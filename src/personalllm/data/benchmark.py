@@ -1,4 +1,4 @@
-"""The one object of the data room: prompts, responses, raw scores, splits and a content fingerprint."""
+"""Hold a benchmark: prompts, responses, raw scores, splits and a content fingerprint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One row of a source, and its cells as texts, names, numbers and chat messages."""
+"""Read one row of a source: its cells as texts, names, numbers and chat messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turn a batch of one column into texts or scores, and name the rows that cannot be turned."""
+"""Convert a batch of one column to texts or scores, and name the rows that cannot be converted."""
 
 from __future__ import annotations
 

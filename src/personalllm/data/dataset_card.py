@@ -1,4 +1,4 @@
-"""The card of a benchmark on the hub: `README.md` with the front matter that the hub reads."""
+"""Render the card of a benchmark on the hub: `README.md` with the front matter that the hub reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks on the hub: the published release, and any other dataset in the released layout."""
+"""Load benchmarks from the hub: the published release, and any dataset in the released layout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`load` and `validate`: from the name or path of a source to a benchmark, or to the list of its problems."""
+"""Load or validate a source: from a name or path to a benchmark, or to the list of its problems."""
 
 from __future__ import annotations
 

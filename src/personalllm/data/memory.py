@@ -1,4 +1,4 @@
-"""Tables in memory as parts of a source: pandas, polars, pyarrow, `datasets`, and lists of dicts.
+"""Treat tables in memory as sources: pandas, polars, pyarrow, `datasets`, and lists of dicts.
 
 None of these libraries is imported: a table is recognised by the methods that it has.
 """

@@ -1,4 +1,4 @@
-"""What validation found: one problem for each kind, file and column, with the rows and the remedy."""
+"""Collect validation problems: one for each kind, file and column, with the rows and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pass over the files of a source: reads them, checks every row and hands on what is sound.
+"""Read the files of a source in one pass: check every row and pass on the valid ones.
 
 `validate` and `load` both use it, so they cannot disagree.
 """

@@ -1,4 +1,4 @@
-"""The released wide schema: which columns a benchmark file has and what they mean."""
+"""Define the released wide schema: the columns of a benchmark file and their meaning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cached form of a source: Arrow IPC texts and `.npy` arrays, memory-mapped on every later load."""
+"""Cache a source as Arrow IPC texts and `.npy` arrays, memory-mapped on every later load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The factor model behind the synthetic benchmark: how its scores and lengths arise from independent normal draws."""
+"""Define the factor model of the synthetic benchmark: scores and lengths from independent normal draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns on disk: Parquet with the sizes in the metadata, texts as dictionaries."""
+"""Write and read columns as Parquet: sizes in the metadata, texts as dictionaries."""
 
 from __future__ import annotations
 

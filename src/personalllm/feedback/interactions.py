@@ -1,4 +1,4 @@
-"""Which prompts users see and what they say about the responses."""
+"""Draw the prompts that users see and their feedback on the responses."""
 
 from __future__ import annotations
 

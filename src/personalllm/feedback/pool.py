@@ -1,4 +1,4 @@
-"""Interactions of many users, columnar; the texts are referred to by row."""
+"""Store the interactions of many users in columns; texts are referred to by row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stars that users give to single responses."""
+"""Draw users' star ratings of single responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a user's utilities become feedback: which pair is shown, and how reliably the better response wins."""
+"""Turn a user's utilities into feedback: which pair is shown, and how reliably the better response wins."""
 
 from __future__ import annotations
 

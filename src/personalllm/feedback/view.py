@@ -1,4 +1,4 @@
-"""A benchmark as a method may read it: texts only, the responses in an order that tells nothing."""
+"""Present a benchmark to methods: texts only, with the responses in a random order."""
 
 from __future__ import annotations
 

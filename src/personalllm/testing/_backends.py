@@ -1,4 +1,4 @@
-"""What the contracts of the backends share: texts, remedies, and the clauses about names, arrays and copies."""
+"""Share what the contracts of the backends need: texts, remedies, and clauses about names, arrays and copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A class under test: trained on small scenes, its results checked for shape and range."""
+"""Train the class under test on small scenes, and check its results for shape and range."""
 
 from __future__ import annotations
 

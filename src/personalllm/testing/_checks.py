@@ -1,4 +1,4 @@
-"""What a check is, and how a list of them is run: to the first failure, or one after the other with a verdict each."""
+"""Define a check, and run a list of them: up to the first failure, or all with a verdict each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Check:
         name: Short and unique within its list, e.g. `equal-seeds`.
         asks: What the clause asks, as a sentence.
         run: Raises `AssertionError` with what is broken unless the clause is kept.
-        remedy: How such a break is usually mended.
+        remedy: The usual fix of such a failure.
         after: Names of the checks without which this one says nothing.
     """
 

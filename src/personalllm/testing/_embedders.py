@@ -104,7 +104,7 @@ def check_embedder(embedder: TextEmbedder) -> None:
     """Raise `AssertionError` unless an embedder keeps the contract of `personalllm.core.protocols.TextEmbedder`.
 
     Checked: names; float32 unit rows of length `dim`; equal vectors on a second call, from a pickled copy, and for a
-    text alone (to 1e-5); unicode, blank and very long texts; different texts told apart; inputs left as they were.
+    text alone (to 1e-5); unicode, blank and very long texts; different texts distinguished; inputs left as they were.
 
     >>> from personalllm.testing import HashEmbedder
     >>> check_embedder(HashEmbedder())

@@ -1,4 +1,4 @@
-"""What the answers of a method, utilities or messages, must keep to."""
+"""Check the answers of a method, utilities or messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method declares, and that it can be written down, copied and trained."""
+"""Check the declarations of a method, and that it can be serialised, copied and trained."""
 
 from __future__ import annotations
 

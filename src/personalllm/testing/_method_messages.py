@@ -1,4 +1,4 @@
-"""What the messages to a chat model must keep to."""
+"""Check the messages of a method to a chat model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a ranking must keep to."""
+"""Check the rankings of a method."""
 
 from __future__ import annotations
 

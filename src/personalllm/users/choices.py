@@ -1,4 +1,4 @@
-"""What users choose: best and worst response, ranks, for all prompts or for some prompts of each user."""
+"""Compute users' choices: best and worst response and ranks, for all prompts or for some prompts of each user."""
 
 from __future__ import annotations
 

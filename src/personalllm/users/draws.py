@@ -1,4 +1,4 @@
-"""Draws of weight vectors: Dirichlet in log space, mixtures, near-duplicates."""
+"""Draw weight vectors: Dirichlet in log space, mixtures, near-duplicates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users as weight vectors over reward models."""
+"""Represent users as weight vectors over reward models."""
 
 from __future__ import annotations
 

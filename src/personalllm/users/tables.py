@@ -1,4 +1,4 @@
-"""What the kernels are given: checked float32 scores and weights, tiles, threads, and the utility itself."""
+"""Prepare the input of the kernels: checked float32 scores and weights, tiles, threads; and define the utility."""
 
 from __future__ import annotations
 

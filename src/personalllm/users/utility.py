@@ -1,4 +1,4 @@
-"""Utilities of users: for chosen (user, prompt) pairs, and for all of them block by block."""
+"""Compute utilities of users: for chosen (user, prompt) pairs, or for all of them in blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which features separate a user's best response from a lower one (section 3 of the paper)."""
+"""Find the features that separate a user's best response from a lower one (section 3 of the paper)."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class MRM(NeuralMethod):
         n_bases: Base rewards, >= 1.
         n_steps: Steps of gradient descent for a user, >= 1.
         hard_share: Share of users, in (0, 1), that count as hard.
-        smoothing: How softly hard users are told from others, in nats, > 0.
+        smoothing: How softly hard users are distinguished from others, in nats, > 0.
     """
 
     id: ClassVar[str] = "mrm"
