@@ -58,7 +58,7 @@ class AuditWarning:
 
 @dataclass(frozen=True, eq=False)
 class RewardAudit(Analysis):
-    """What a reward ensemble looks like on a set of prompts.
+    """An audit of a reward ensemble on a set of prompts.
 
     Attributes:
         reward_models: Names, in the order of all axes below.

@@ -20,7 +20,7 @@ _SHOWN = 120
 
 @dataclass(frozen=True, slots=True)
 class SourceCounts:
-    """What became of the rows of a source; every row is counted once besides `read`, so the others sum to it.
+    """Counts of the rows of a source; every row is counted once besides `read`, so the others sum to it.
 
     Attributes:
         name: What the source is called.

@@ -13,7 +13,7 @@ __all__ = ["ModelAnswers", "RespondReport"]
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswers:
-    """How far one response model is.
+    """The progress of one response model.
 
     Attributes:
         response_model: Its name.
@@ -23,7 +23,7 @@ class ModelAnswers:
         not_asked: Prompts that were not asked for any more, because the model was set aside.
         aside: Why the model was set aside; empty if it was not.
         example: What the last failure said; empty if there was none.
-        unreachable: Whether nobody listened at its address.
+        unreachable: Whether its server could not be reached.
         remedy: How to fix the last failure; empty if there was none.
         cut: Usable responses that `max_tokens` cut.
     """
@@ -56,7 +56,7 @@ class ModelAnswers:
 
 @dataclass(frozen=True, slots=True)
 class RespondReport:
-    """What a run of the step `respond` has done.
+    """The result of a run of the step `respond`.
 
     Attributes:
         models: How far each response model is, in the order of the recipe.

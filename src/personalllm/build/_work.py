@@ -93,12 +93,12 @@ class Work:
 
     @property
     def aside(self) -> bool:
-        """Whether the model is not asked any more in this run."""
+        """Whether the model gets no further request in this run."""
         return bool(self._aside)
 
     @property
     def unreachable(self) -> PersonalLLMError | None:
-        """What was said when nobody listened at the model's address; None if somebody did."""
+        """The error of a server that could not be reached; None if it could."""
         return self._unreachable
 
     def set_aside(self, error: PersonalLLMError) -> None:

@@ -26,7 +26,7 @@ _MILLION = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How fast the slow steps are; None where nothing is known.
+    """Rates of the slow steps; None where unknown.
 
     Attributes:
         responses_per_second: Responses that all response models write in a second, > 0.
@@ -45,7 +45,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class ModelEstimate:
-    """What one response model will be asked for.
+    """The expected requests to one response model.
 
     Attributes:
         name: The response model.
@@ -74,7 +74,7 @@ class ModelEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a build will ask for.
+    """The expected requests, tokens and cost of a build.
 
     Attributes:
         prompts: Prompts that are answered.
@@ -264,7 +264,7 @@ class Clock:
 
     @property
     def left(self) -> int:
-        """How much there was to do at the first call, in the unit of the callback."""
+        """The amount of work at the first call, in the unit of the callback."""
         return self._total - self._first
 
     def note(self, out: Path, step: str, n_responses: int = 0) -> None:

@@ -23,7 +23,7 @@ _MILLION = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What was asked of a response model.
+    """Requests to a response model and their cost.
 
     Attributes:
         replies: Replies that were paid for.

@@ -208,7 +208,7 @@ def _alpacaeval(source: Source, path: Path, row: Row) -> tuple[str, str]:
 
 
 class _Reader(NamedTuple):
-    """How the rows of a data set become prompts; `format` overrides the suffix of the files."""
+    """Rules that turn the rows of a data set into prompts; `format` overrides the suffix of the files."""
 
     prompt_of: Callable[[Source, Path, Row], tuple[str, str]]
     columns: tuple[str, ...]

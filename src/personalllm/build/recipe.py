@@ -96,7 +96,7 @@ class Source(_Frozen):
 
     @property
     def label(self) -> str:
-        """What the tables call the source."""
+        """The name of the source in tables."""
         return self.name or f"{self.reader} {_shown(self.files[0])}"
 
 
@@ -255,7 +255,7 @@ _SHARED = 7  # the prices may differ between response models that share a connec
 
 
 class Recipe(_Frozen):
-    """How a benchmark is built.
+    """The recipe of a benchmark.
 
     Attributes:
         name: Name of the benchmark.

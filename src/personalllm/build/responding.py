@@ -2,8 +2,8 @@
 
 Responses are appended to one journal for each response model, a JSON line each, as soon as they are there. A journal's
 name carries a digest of everything that decides its texts, so a changed setting starts another journal and never mixes
-with old lines; a line that a kill cut short is dropped and drawn again. Whether a response is refused is not kept but
-decided anew at each reading, so a sharper filter costs only the responses that it refuses.
+with old lines; a line that a kill cut short is dropped and drawn again. Whether a response is rejected is
+decided at each reading, so a stricter filter costs only the responses that it rejects.
 
 A request that fails leaves no line: what is not in a journal is asked for by the next run.
 """
@@ -198,7 +198,7 @@ class _Unit:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What became of a unit."""
+    """The outcome of a unit."""
 
     responses: tuple[Response, ...]
     failures: tuple[tuple[Draw, str, PersonalLLMError], ...]

@@ -51,7 +51,7 @@ class ScoreBlock:
 
     @property
     def identity(self) -> str:
-        """How the block is named in messages."""
+        """The name of the block in messages."""
         return f"prompts {self.prompt_ids[0]} to {self.prompt_ids[-1]}"
 
 

@@ -39,7 +39,7 @@ class ScoreRows:
 
     @property
     def identity(self) -> str:
-        """What decides the scores, and their columns."""
+        """Everything that determines the scores, and their columns."""
         return digest(["score-rows-1", self.ensemble.identity, list(self.ensemble.reward_models)], 32)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -91,7 +91,7 @@ class RespondRows:
 
     @property
     def identity(self) -> str:
-        """What decides the responses."""
+        """Everything that determines the responses."""
         return digest(["respond-rows-1", self.model.deciding, self.chat.identity, self.seed, self.attempts], 32)
 
     def __call__(self, table: pa.Table) -> pa.Table:

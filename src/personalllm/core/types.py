@@ -84,7 +84,7 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """What a chat model returned.
+    """The reply of a chat model.
 
     Attributes:
         text: The reply, surrounding white space removed; may be empty.
@@ -105,7 +105,7 @@ class ChatReply:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a method asks a chat model on behalf of one query.
+    """The messages of a method to a chat model for one query.
 
     Attributes:
         messages: The turns to send.
@@ -269,7 +269,7 @@ class Histories:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Queries:
-    """What target users ask: query i is prompt `prompt[i]` asked by user `user[i]`.
+    """The queries of target users: query i is prompt `prompt[i]` asked by user `user[i]`.
 
     Attributes:
         corpus: Where `prompt` points; in the rank track its responses are the candidates.

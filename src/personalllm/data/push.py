@@ -38,7 +38,7 @@ _LONGEST_MESSAGE = 300
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What a push did, or would do.
+    """The result of a push, or of its dry run.
 
     Attributes:
         url: Page of the dataset.

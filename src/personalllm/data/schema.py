@@ -17,7 +17,7 @@ _RESPONSE = re.compile(r"response_([1-9][0-9]*)(?:_(.+))?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What the columns of a file say.
+    """The columns of a file and their roles.
 
     Attributes:
         n_responses: Responses of each prompt.

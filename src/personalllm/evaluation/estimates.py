@@ -216,7 +216,7 @@ def _of_users(sums: Sums, metric: Metric, present: F64) -> _Statistic:
 
 
 def _of_pairs(sums: Sums, metric: Metric, prefix: str) -> _Statistic:
-    """Return a metric over all pairs of a stratum, whoever's they are: few users have many of the rare ones."""
+    """Return a metric over all pairs of a stratum, pooled over users: few users have many of the rare ones."""
     size = int((sums.columns[f"{prefix}n"] > 0).sum())
     name, n = f"{prefix}{metric.pooled}", f"{prefix}n"
     if name not in sums.columns:

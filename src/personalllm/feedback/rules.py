@@ -28,7 +28,7 @@ def _check_number(name: str, value: float, *, upper: float = math.inf) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackRule:
-    r"""Which two responses a user compares, and how the comparison comes out.
+    r"""A rule that chooses two responses for a user to compare, and the outcome.
 
     The pairs:
 
@@ -89,7 +89,7 @@ class FeedbackRule:
 
 @dataclass(frozen=True, slots=True)
 class RatingRule:
-    r"""How many stars a response gets.
+    r"""A rule that gives a response its stars.
 
     The scale turns a utility u into $1 + \#\{c : c < u\}$ stars, where the n - 1 cuts c are
 

@@ -45,7 +45,7 @@ class Answers:
 
     @property
     def first(self) -> Any:
-        """What a freshly trained method answers in the small scene."""
+        """Return the answers of a freshly trained method in the small scene."""
         return self.bench.first(self.hook)
 
     def fresh(self, scene: Scene) -> Any:

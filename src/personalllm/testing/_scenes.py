@@ -40,7 +40,7 @@ ODD_TEXTS = (
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What a method is given: other users' histories, the target users' histories, and their queries."""
+    """The input of a method: other users' histories, the target users' histories, and their queries."""
 
     pool: Histories
     targets: Histories

@@ -152,7 +152,7 @@ def score_personas(
 
 @dataclass(frozen=True, slots=True)
 class PersonaEstimate:
-    """How long a run will take.
+    """The estimated time of a run.
 
     Attributes:
         n_pairs: Pairs of persona and prompt, those without a persona included.

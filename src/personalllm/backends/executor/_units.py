@@ -1,4 +1,4 @@
-"""What happens to one work unit, wherever it runs: its result or its exception, with the unit's name."""
+"""Run one work unit anywhere: return its result, or its exception with the unit's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the classifiers share: optional imports, versions, words."""
+"""Share helpers of the classifiers: optional imports, versions, words."""
 
 from __future__ import annotations
 

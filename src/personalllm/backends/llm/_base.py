@@ -1,4 +1,4 @@
-"""What the chat models here share: batches, copies in other processes, messages as servers take them."""
+"""Share the base of chat models: batches, copies in other processes, messages in the servers' format."""
 
 from __future__ import annotations
 

