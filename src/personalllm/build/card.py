@@ -137,14 +137,14 @@ def _response_models(benchmark: Benchmark, provenance: Mapping[str, Any]) -> lis
         )
         for m in provenance.get("response_models", [])
     ]
-    head = ("name", "weights and runtime", "style instruction", "temperature", "top-p", "most tokens", "mean tokens")
+    head = ("name", "weights and runtime", "style instruction", "temperature", "top-p", "maximum tokens", "mean tokens")
     return [
         "## Response models",
         "",
         (
             "Responses are as the model wrote them; only empty and repetitive ones were drawn again. *Characters* are "
-            "the 10th, 50th and 90th percentile, *cut* is the share that the token limit ended, *redrawn* how many "
-            "responses took more than one draw."
+            "the 10th, 50th and 90th percentile, *cut* is the share that the token limit ended, *redrawn* the number "
+            "of responses that took more than one draw."
         ),
         "",
         *_table((*head, "characters", "cut", "redrawn"), rows),

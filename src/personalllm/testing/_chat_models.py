@@ -59,7 +59,7 @@ def _chat_names(at: _Chat) -> None:
     check_name(at.model, "identity")
 
 
-@_CHAT.clause("context", "context_length is at least 1.", "Return the most tokens of prompt and reply together.")
+@_CHAT.clause("context", "context_length is at least 1.", "Return the maximum tokens of prompt and reply together.")
 def _context(at: _Chat) -> None:
     length: object = at.model.context_length
     require(at.model, isinstance(length, int) and length >= 1, f"context_length must be >= 1, got {length!r}")

@@ -11,9 +11,9 @@ __all__ = ["render_cards"]
 _INTRODUCTION = """\
 Ten small reward models come with the package. Each is a linear Bradley-Terry head on frozen text vectors: it runs on a
 CPU in milliseconds and stands in for a large reward model where a benchmark must be scored on a laptop. They are real
-reward models, fitted on real preferences, but weak ones: read the accuracies below before you draw conclusions.
+reward models, fitted on real preferences, but weak: read the accuracies below before drawing conclusions.
 
-## How a score is made
+## Scores
 
 `score = bias + c . [3 r, 3 sqrt(d) p * r, clip((s - mean) / sd, -3, 3)]`
 
@@ -30,7 +30,7 @@ reward models, fitted on real preferences, but weak ones: read the accuracies be
   alpaca8 (answers of eight strong LLMs to {n_prompts} AlpacaEval prompts; no label is used). A score does not depend on
   the rest of the batch and is the same bits on every run.
 
-## How they were tested
+## Test accuracy
 
 About {held_out:.0%} of the prompts are held out by a hash of the prompt (dialogues: of their first turn). Held-out
 pairs whose prompt is also fitted on are left out, so no prompt is on both sides, in a single file or across the parts
@@ -41,7 +41,7 @@ number of characters on alpaca8, over all responses and, in brackets, the mean o
 """
 
 _CAVEATS = """\
-## What they are not for
+## Limitations
 
 - They are not judges of quality: the best of them orders seven pairs in ten as its source does.
 - Picks are one real reward model's favourites among sixteen responses of one 13B model. Six of the sixteen are used for
@@ -51,7 +51,7 @@ _CAVEATS = """\
 - The data are English; dialogue pairs are judged by the last human turn only.
 - They were fitted on texts that people wrote to provoke harm (harmless-base). A low score is no safety filter.
 
-## What was tried and left out
+## Alternatives that were dropped
 
 Held-out accuracy, same split rule: it was known when the ten were chosen, so their own figures are slightly flattered.
 
@@ -67,7 +67,7 @@ Held-out accuracy, same split rule: it was known when the ten were chosen, so th
   the same held-out accuracy within the intervals, and heads that agree less with each other.
 - Helpful and harmless pairs in one model: .525 (.492 to .561), since the two tastes pull in opposite directions.
 
-## Make them again
+## Rebuild
 
     python recipes/compact-v1/build.py ../shared/data --work /tmp/compact-v1
 
@@ -179,7 +179,7 @@ def render_cards(metadata: JSON) -> str:
         f"# Reward models: {metadata['ensemble']}\n",
         introduction,
         _overview(cards),
-        "## How far they agree\n",
+        "## Agreement\n",
         f"{agreement}\n",
         _agreement(names, alpaca["top_agreement"]),
         f"{divided}\n",
