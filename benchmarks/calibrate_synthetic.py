@@ -4,7 +4,7 @@ Run `python benchmarks/calibrate_synthetic.py [--steps N] [--resume] [--check]`.
 
 Levenberg-Marquardt on fixed draws (common random numbers) moves the factor model towards the figures of the paper:
 vote shares and numbers of winners for three concentrations, wins of each response model, agreement of the reward
-models, correlation with length, entropy. Prints the constants to paste into `personalllm/data/synthetic.py`. With
+models, correlation with length, entropy. Prints the constants to paste into `personalllm/data/synthetic.toml`. With
 `--resume` it starts at the committed ones instead of the hand-set start. With `--check` it measures the committed
 constants on the synthetic benchmark itself and prints the rows of `docs/synthetic.md`.
 """
@@ -217,7 +217,7 @@ def main() -> None:
     model = search(arguments.steps, arguments.prompts, arguments.seed, model)
     show(measure(*synthetic_scores(model, draw_noise(3000, np.random.default_rng(99))), overlap=True))
     for name in FactorModel.__slots__:
-        print(f"    {name}=({', '.join(f'{value:.4f}' for value in getattr(model, name))}),")
+        print(f"{name} = [{', '.join(f'{value:.4f}' for value in getattr(model, name))}]")
 
 
 if __name__ == "__main__":

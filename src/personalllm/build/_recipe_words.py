@@ -8,60 +8,14 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from personalllm.core.storage import shipped_tables
+
 __all__ = ["LANGUAGES", "explain", "hint", "language_fault"]
 
-_CODES = """
-af als am an ar arz as ast av az azb ba bar bcl be bg bh bn bo bpy br bs bxr ca cbk ce ceb ckb co cs cv cy da de diq
-dsb dty dv el eml en eo es et eu fa fi fr frr fy ga gd gl gn gom gu gv he hi hif hr hsb ht hu hy ia id ie ilo io is
-it ja jbo jv ka kk km kn ko krc ku kv kw ky la lb lez li lmo lo lrc lt lv mai mg mhr min mk ml mn mr mrj ms mt mwl
-my myv mzn nah nap nds ne new nl nn no oc or os pa pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh
-si sk sl so sq sr su sv sw ta te tg th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh
-"""
-LANGUAGES = frozenset(_CODES.split())
+_WORDS = shipped_tables("personalllm.build", "recipe_words.toml")
+LANGUAGES: frozenset[str] = frozenset(_WORDS["codes"].split())
 """Codes of the languages that the detector tells apart."""
 
-_LANGUAGE_NAMES = {
-    "arabic": "ar",
-    "chinese": "zh",
-    "dutch": "nl",
-    "english": "en",
-    "eng": "en",
-    "french": "fr",
-    "german": "de",
-    "deu": "de",
-    "hindi": "hi",
-    "italian": "it",
-    "japanese": "ja",
-    "korean": "ko",
-    "polish": "pl",
-    "portuguese": "pt",
-    "russian": "ru",
-    "spanish": "es",
-    "turkish": "tr",
-}
-_KINDS = {
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "string_type": 'a text in "quotes"',
-    "tuple_type": "a list in [brackets]",
-    "dict_type": "a table in {braces}",
-    "model_type": "a table",
-}
-_BOUNDS = {
-    "greater_than_equal": ("ge", "{} or more"),
-    "greater_than": ("gt", "more than {}"),
-    "less_than_equal": ("le", "at most {}"),
-    "less_than": ("lt", "less than {}"),
-}
-_PATTERNS = {
-    "name": "made of letters, digits, '.', '_' and '-', and begin with a letter or a digit",
-    "chat_model": "a name without blanks around it",
-    "reference_response_model": "the name of a response model",
-    "api_key_env": "the name of an environment variable, e.g. OPENROUTER_API_KEY, never the key itself",
-}
 _SECRET = ("api_key_env", "base_url")
 
 Location = tuple[int | str, ...]
@@ -139,14 +93,14 @@ def _sentence(kind: str, loc: Location, detail: Any, recipe: type[BaseModel]) ->
     if kind in special:
         return special[kind]()
     shown = "" if key in _SECRET else f", got {given!r}"
-    if kind in _BOUNDS:
-        bound, words = _BOUNDS[kind]
+    if kind in _WORDS["bounds"]:
+        bound, words = _WORDS["bounds"][kind]
         return f"{key!r} must be {words.format(format(detail['ctx'][bound], 'g'))}{shown}"
-    if kind in _KINDS:
-        what = "a number such as 0.8, or a table" if key == "near_duplicates" else _KINDS[kind]
+    if kind in _WORDS["kinds"]:
+        what = "a number such as 0.8, or a table" if key == "near_duplicates" else _WORDS["kinds"][kind]
         return f"{key!r} must be {what}{shown}"
-    if kind == "string_pattern_mismatch" and key in _PATTERNS:
-        return f"{key!r} must be {_PATTERNS[key]}{shown}"
+    if kind == "string_pattern_mismatch" and key in _WORDS["patterns"]:
+        return f"{key!r} must be {_WORDS['patterns'][key]}{shown}"
     return f"{key!r}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
 
 
@@ -211,7 +165,7 @@ def language_fault(code: str) -> str:
     if code in LANGUAGES:
         return ""
     lower = code.lower()
-    meant = _LANGUAGE_NAMES.get(lower) or next(
+    meant = _WORDS["language_names"].get(lower) or next(
         (c for c in (lower.replace("_", "-").split("-")[0],) if c in LANGUAGES), ""
     )
     what = (

@@ -10,9 +10,9 @@ import numpy as np
 
 from personalllm.data import Benchmark
 
-__all__ = ["data_card"]
+__all__ = ["DROPS", "data_card"]
 
-_DROPS = (
+DROPS = (
     ("empty", "empty"),
     ("damaged", "damaged"),
     ("too_short", "too short"),
@@ -23,6 +23,7 @@ _DROPS = (
     ("over_limit", "over the source's limit"),
     ("not_drawn", "not drawn"),
 )
+"""Why a prompt of a source is left out: field of `SourceCounts`, and words for it."""
 
 
 def _row(*cells: object) -> str:
@@ -75,7 +76,7 @@ def _sources(provenance: Mapping[str, Any]) -> list[str]:
     if not sources:
         return []
     lines = ["## Prompts", ""]
-    shown = [(key, title) for key, title in _DROPS if any(source.get(key) for source in sources)]
+    shown = [(key, title) for key, title in DROPS if any(source.get(key) for source in sources)]
     rows = [
         (f"`{s['name']}`", f"{s['read']:,}", *(f"{s[key]:,}" for key, _ in shown), f"{s['drawn']:,}") for s in sources
     ]

@@ -19,18 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["interruptible", "show_counts", "show_estimate"]
 
-_LEFT_OUT = (
-    ("empty", "empty"),
-    ("damaged", "damaged"),
-    ("too_short", "too short"),
-    ("too_long", "too long"),
-    ("duplicate", "equal to another"),
-    ("other_language", "other language"),
-    ("near_duplicate", "near to another"),
-    ("over_limit", "over the limit"),
-    ("not_drawn", "not drawn"),
-)
-
 
 @contextmanager
 def interruptible(console: Console, out: Path) -> Iterator[None]:
@@ -71,9 +59,11 @@ def show_counts(console: Console, counts: Sequence[SourceCounts]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from personalllm.build.card import DROPS
+
     rows = [asdict(count) for count in counts]
     if len(rows) > 1:
-        keys = ("read", "drawn", *(key for key, _ in _LEFT_OUT))
+        keys = ("read", "drawn", *(key for key, _ in DROPS))
         rows.append({"name": "all"} | {key: sum(row[key] for row in rows) for key in keys})
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("source", overflow="fold")
@@ -83,7 +73,7 @@ def show_counts(console: Console, counts: Sequence[SourceCounts]) -> None:
     for i, row in enumerate(rows):
         if i and i == len(counts):
             table.add_section()
-        reasons = [f"{row[key]:,} {title}" for key, title in _LEFT_OUT if row[key]]
+        reasons = [f"{row[key]:,} {title}" for key, title in DROPS if row[key]]
         table.add_row(escape(row["name"]), f"{row['read']:,}", f"{row['drawn']:,}", ", ".join(reasons) or "none")
     console.print(table)
 

@@ -87,16 +87,16 @@ def listings(kind: Kind) -> list[Listing]:
 
 
 def _builtin(kind: Kind, entry: Registered) -> Listing:
-    from personalllm.cli.summaries import METHODS
-
     if kind in (Kind.CHAT_MODEL, Kind.MODEL_FILE):
         return Listing(entry, _model_title(entry.name, kind))
     if kind is Kind.REWARD_MODEL:
         return Listing(entry, str(registry_of(kind).load(entry.name).model))
     if kind is not Kind.METHOD:
         return Listing(entry, _summary(registry_of(kind).load(entry.name)))
-    title, hooks, needs = METHODS[entry.name]
-    return Listing(entry, title, _tracks(hooks.split(), needs.split()), tuple(needs.split()))
+    from personalllm.methods.registry import BUILT_IN
+
+    method = BUILT_IN[entry.name]
+    return Listing(entry, method["title"], _tracks(method["implements"], method["needs"]), tuple(method["needs"]))
 
 
 def _summary(thing: Any) -> str:

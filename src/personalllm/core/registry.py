@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ __all__ = ["Registered", "Registry", "load_object"]
 
 
 def load_object(reference: str) -> Any:
-    """Import `module:attribute`; a module beside the user (in the working folder) is found too.
+    """Import `module:attribute`, dotted or not; a module beside the user (in the working folder) is found too.
 
     Raises:
         PluginError: If the module cannot be imported or has no such attribute.
@@ -43,7 +44,7 @@ def load_object(reference: str) -> Any:
         if added:
             sys.path.remove(here)
     try:
-        return getattr(module, attribute)
+        return attrgetter(attribute)(module)
     except AttributeError:
         raise UnknownName(f"attribute of {module_name!r}", attribute, (n for n in dir(module) if n[0] != "_")) from None
 

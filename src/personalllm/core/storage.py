@@ -8,8 +8,10 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ __all__ = [
     "file_sha256",
     "offline",
     "open_cache",
+    "shipped_tables",
+    "shipped_text",
     "write_json",
 ]
 
@@ -34,6 +38,16 @@ def cache_dir(*parts: str) -> Path:
     import platformdirs  # deferred: rarely needed, and import time counts
 
     return Path(platformdirs.user_cache_dir("personalllm", appauthor=False)).joinpath(*parts)
+
+
+def shipped_text(package: str, name: str) -> str:
+    """Return a text file that stands beside the modules of a package."""
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def shipped_tables(package: str, name: str) -> dict[str, Any]:
+    """Return the content of a TOML file that stands beside the modules of a package."""
+    return tomllib.loads(shipped_text(package, name))
 
 
 def offline() -> bool:

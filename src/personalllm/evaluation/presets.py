@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from personalllm.core.errors import UnknownName, UserError
+from personalllm.core.storage import shipped_tables
 from personalllm.core.types import JSON
 from personalllm.evaluation.parts import load_track
 from personalllm.evaluation.protocol import Protocol
@@ -131,8 +130,7 @@ def _in_python(name: str, value: Any) -> str:
 
 def _read() -> dict[str, Preset]:
     """Return the presets in `presets.toml`."""
-    text = resources.files("personalllm.evaluation").joinpath("presets.toml").read_text(encoding="utf-8")
-    tables = tomllib.loads(text)
+    tables = shipped_tables("personalllm.evaluation", "presets.toml")
     return {
         name: Preset(name, **_with_none(table) | {"methods": tuple(table["methods"])}) for name, table in tables.items()
     }

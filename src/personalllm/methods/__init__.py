@@ -75,7 +75,7 @@ __all__ = [
     "method_from_spec",
 ]
 
-_CLASSES = {reference.partition(":")[2]: reference.partition(":")[0] for reference in BUILT_IN.values()}
+_CLASSES = {cls: f"{__name__}.{module}" for module, cls in (table["class"].split(":") for table in BUILT_IN.values())}
 
 
 def __getattr__(name: str) -> Any:

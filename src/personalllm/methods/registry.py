@@ -8,41 +8,16 @@ from typing import Any
 
 from personalllm.core.errors import PluginError, UnknownName, UserError
 from personalllm.core.registry import Registry
+from personalllm.core.storage import shipped_tables
 from personalllm.core.types import JSON
 from personalllm.methods.base import Method
 
 __all__ = ["BUILT_IN", "METHODS", "get_method", "list_methods", "method_class", "method_from_spec"]
 
-_ROOM = "personalllm.methods"
+BUILT_IN: dict[str, JSON] = shipped_tables("personalllm.methods", "methods.toml")
+"""Name -> `class` (`module:Class` below `personalllm.methods`), `title`, what it `implements` and `needs`."""
 
-BUILT_IN = {
-    "calibrated-bayes": f"{_ROOM}.linear.calibrated_bayes:CalibratedBayes",
-    "embedding-ranker": f"{_ROOM}.baselines.embedding_ranker:EmbeddingRanker",
-    "gpo": f"{_ROOM}.neural.gpo:GPO",
-    "hierarchical-bt": f"{_ROOM}.linear.hierarchical_bt:HierarchicalBT",
-    "icl": f"{_ROOM}.icl.icl:ICL",
-    "longest": f"{_ROOM}.baselines.longest:Longest",
-    "lookup-icl": f"{_ROOM}.icl.lookup_icl:LookupICL",
-    "lore": f"{_ROOM}.linear.lore:LoRe",
-    "matrix-factorisation": f"{_ROOM}.linear.matrix_factorisation:MatrixFactorisation",
-    "meta-icl": f"{_ROOM}.icl.meta_icl:MetaICL",
-    "mrm": f"{_ROOM}.neural.mrm:MRM",
-    "nearest-users": f"{_ROOM}.linear.nearest_users:NearestUsers",
-    "pal": f"{_ROOM}.neural.pal:PAL",
-    "pooled-bt": f"{_ROOM}.linear.pooled_bt:PooledBT",
-    "pooled-ranker": f"{_ROOM}.baselines.pooled_ranker:PooledRanker",
-    "pref": f"{_ROOM}.linear.pref:PReF",
-    "random": f"{_ROOM}.baselines.random_choice:RandomChoice",
-    "rm-mixture": f"{_ROOM}.linear.rm_mixture:RMMixture",
-    "self-icl": f"{_ROOM}.icl.self_icl:SelfICL",
-    "spl": f"{_ROOM}.neural.spl:SPL",
-    "user-bt": f"{_ROOM}.linear.user_bt:UserBT",
-    "vpl": f"{_ROOM}.neural.vpl:VPL",
-    "zero-shot": f"{_ROOM}.icl.zero_shot:ZeroShot",
-}
-"""Name -> `module:Class`."""
-
-METHODS = Registry("method", BUILT_IN)
+METHODS = Registry("method", {name: f"personalllm.methods.{table['class']}" for name, table in BUILT_IN.items()})
 
 
 def list_methods() -> tuple[str, ...]:

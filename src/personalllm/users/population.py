@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -115,13 +116,7 @@ class Population:
         return cls(
             weights=weights,
             reward_models=names,
-            _origin={
-                "kind": "dirichlet",
-                "n_users": int(n_users),
-                "alpha": given,
-                "reward_models": list(names),
-                "seed": int(seed),
-            },
+            _origin=_drawn("dirichlet", n_users, names, seed, alpha=given),
         )
 
     @classmethod
@@ -164,14 +159,7 @@ class Population:
         return cls(
             weights=weights,
             reward_models=names,
-            _origin={
-                "kind": "mixed",
-                "n_users": int(n_users),
-                "alphas": kinds,
-                "reward_models": list(names),
-                "seed": int(seed),
-                "shares": given,
-            },
+            _origin=_drawn("mixed", n_users, names, seed, alphas=kinds, shares=given),
         )
 
     @classmethod
@@ -331,6 +319,11 @@ def _check_simplex(weights: F64) -> None:
         if bad.any():
             user = int(np.flatnonzero(bad)[0])
             raise ParameterError(f"weights of user {user}", allowed, weights[user].tolist())
+
+
+def _drawn(kind: str, n_users: int, reward_models: Sequence[str], seed: int, **more: Any) -> JSON:
+    """Return the origin of drawn users, as JSON."""
+    return {"kind": kind, "n_users": int(n_users), "reward_models": list(reward_models), "seed": int(seed), **more}
 
 
 def _subset(of: JSON, rows: Sequence[int]) -> Population:

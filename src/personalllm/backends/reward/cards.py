@@ -4,80 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from personalllm.core.storage import shipped_text
 from personalllm.core.types import JSON
 
 __all__ = ["render_cards"]
-
-_INTRODUCTION = """\
-Ten small reward models come with the package. Each is a linear Bradley-Terry head on frozen text vectors: it runs on a
-CPU in milliseconds and stands in for a large reward model where a benchmark must be scored on a laptop. They are real
-reward models, fitted on real preferences, but weak: read the accuracies below before drawing conclusions.
-
-## Scores
-
-`score = bias + c . [3 r, 3 sqrt(d) p * r, clip((s - mean) / sd, -3, 3)]`
-
-- `p` and `r` are the unit vectors of prompt and response ({embedder}, d = 384). The embedder reads the first 256 tokens
-  of a text; what a long response says after that is seen by the surface features only.
-- `s` are twenty surface features of the whole response: length, sentences, list items, emphasis, punctuation, digits,
-  mean word length, vocabulary, first and second person, hedges, refusals, code marks, words shared with the prompt.
-  The word lists are English.
-- `c` minimises the Bradley-Terry loss with a ridge penalty: the largest whose accuracy in a five-fold cross-validation
-  over prompts, on the pairs to fit on only, is within one standard error of the best. Models marked *length-neutral*
-  have the log word count regressed out of every feature over the responses fitted on, so that the score is uncorrelated
-  with it there.
-- Scores have no unit. They are shifted and scaled to mean 0 and standard deviation 1 over the {n_scored:,} responses of
-  alpaca8 (answers of eight strong LLMs to {n_prompts} AlpacaEval prompts; no label is used). A score does not depend on
-  the rest of the batch and is the same bits on every run.
-
-## Test accuracy
-
-About {held_out:.0%} of the prompts are held out by a hash of the prompt (dialogues: of their first turn). Held-out
-pairs whose prompt is also fitted on are left out, so no prompt is on both sides, in a single file or across the parts
-of a mixture. Accuracy is the share of held-out pairs in the right order; the interval is a 95 % percentile bootstrap
-over prompts (2,000 resamples). *Always longer* prefers the response with more characters, on the same pairs; chance is
-.5. *Length* is Spearman's rank correlation of score and
-number of characters on alpaca8, over all responses and, in brackets, the mean of those within a prompt.
-"""
-
-_CAVEATS = """\
-## Limitations
-
-- They are not judges of quality: the best of them orders seven pairs in ten as its source does.
-- Picks are one real reward model's favourites among sixteen responses of one 13B model. Six of the sixteen are used for
-  each prompt, every pick among them, so that the others shown are mostly favourites of other reward models.
-- hh-rlhf prompts overlap with the PersonalLLM test split, and the prompts of the picks are those of alpaca8 (with other
-  responses): do not report these models' accuracy on either.
-- The data are English; dialogue pairs are judged by the last human turn only.
-- They were fitted on texts that people wrote to provoke harm (harmless-base). A low score is no safety filter.
-
-## Alternatives that were dropped
-
-Held-out accuracy, same split rule: it was known when the ten were chosen, so their own figures are slightly flattered.
-
-- Picks of the oasst 1.4b model: .551 (.498 to .598), not above chance. Picks of the beaver cost model: .561 (.508 to
-  .610). Picks of the deberta model: .614 (.568 to .660), but .528 (.480 to .579) once length is regressed out: what was
-  learned is a taste for short responses (always-longer has .396).
-- LLMBar, adversarial (.694, .600 to .788) and PandaLM (.649, .570 to .722), length-neutral. They beat chance, but sets
-  of ten with one or both of them divided the users on 57 to 96 % of the prompts (measured on 214 to 805 of them),
-  further from the paper than the ten here.
-- helpful-online (.589, .529 to .646; length-neutral .589, .531 to .646): its cross-validated accuracy on the pairs
-  fitted on is only .548 (.524), so the held-out figure looks lucky.
-- Choosing the penalty with the best cross-validated accuracy instead of the largest within one standard error of it:
-  the same held-out accuracy within the intervals, and heads that agree less with each other.
-- Helpful and harmless pairs in one model: .525 (.492 to .561), since the two tastes pull in opposite directions.
-
-## Rebuild
-
-    python recipes/compact-v1/build.py ../shared/data --work /tmp/compact-v1
-
-writes weights, JSON and this page, the same bytes each time on one machine. Your own:
-
-    personalllm rewards train PAIRS.jsonl --name NAME --out NAME.safetensors [--no-length]
-
-PAIRS is JSONL, JSONL.gz, Parquet or CSV with the text columns `prompt`, `chosen` and `rejected`, and optionally `group`
-(what must stay on one side of the split; the prompt if absent).
-"""
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]], align: str = "") -> str:
@@ -151,7 +81,7 @@ def render_cards(metadata: JSON) -> str:
     cards, alpaca = metadata["reward_models"], metadata["alpaca8"]
     diversity = alpaca["diversity"]
     shares = diversity["top_share_at_most"]
-    introduction = _INTRODUCTION.format(
+    introduction = shipped_text("personalllm.backends.reward", "introduction.md").format(
         embedder=metadata["embedder"],
         n_scored=alpaca["n_prompts"] * alpaca["n_responses"],
         n_prompts=alpaca["n_prompts"],
@@ -186,6 +116,6 @@ def render_cards(metadata: JSON) -> str:
         "## Cards\n",
         *(_card(name, card) for name, card in cards.items()),
         f"{weights}\n",
-        _CAVEATS,
+        shipped_text("personalllm.backends.reward", "caveats.md"),
     ]
     return "\n".join(parts)

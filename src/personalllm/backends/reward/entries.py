@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 from personalllm.core.errors import ParameterError, PluginError, UnknownName, UserError
 from personalllm.core.registry import Registry
-from personalllm.core.storage import digest
+from personalllm.core.storage import digest, shipped_tables
 from personalllm.core.types import JSON
 
 __all__ = ["PUBLISHED", "REWARD_MODELS", "Released", "RewardEntry", "Template", "find_reward"]
@@ -115,161 +116,21 @@ class RewardEntry:
         }
 
 
-_CHAT = "The release's code renders the tokenizer's chat template, takes the BOS out and lets the tokenizer add one."
-_BARE = "The release's code writes 'User: ...\\nAssistant: ...' where a tokenizer has no chat template."
-_USER_ASSISTANT = Template("plain", "User: {prompt}\nAssistant: {response}")
-_OASST = Template("plain", "<|prompter|>{prompt}<|endoftext|><|assistant|>{response}<|endoftext|>")
+def _entry(name: str, table: JSON) -> RewardEntry:
+    """Return the entry that a table of `entries.toml` describes."""
+    released = table.pop("released", None)
+    if released:
+        table["released"] = Released(**released | {"template": Template(**released["template"])})
+    return RewardEntry(name, **table | {"template": Template(**table.get("template", {}))})
 
-BEAVER_7B = RewardEntry(
-    "beaver_7b",
-    "PKU-Alignment/beaver-7b-v1.0-cost",
-    template=Template("plain", "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:{response}", end_token=True),
-    head="score-head",
-    sign=1,
-    dtype="bfloat16",
-    max_tokens=2048,
-    parameters=6.61,
-    licence="LLaMA derivative, non-commercial",
-    certain="Hub id; layout (score_head on the last attended token) and optional scaling, from safe-rlhf as "
-    "reward-bench 0.1.1 carries it; a cost model: to its authors a higher score is more harmful.",
-    from_memory="The EOS at the end (safe-rlhf trains with one); the licence.",
-    released=Released(
-        Template("plain", _USER_ASSISTANT.text, end_token=True),
-        sign=-1,
-        note=f"{_BARE} reward-bench 0.1.1, which the release pins and scores through, returns the cost negated; "
-        "the published mean of +6.2 over mostly harmless text fits that (to its authors harmless is below 0).",
-    ),
-)
-GEMMA_2B = RewardEntry(
-    "gemma_2b",
-    "weqweasdas/RM-Gemma-2B",
-    head="sequence-classification",
-    dtype="bfloat16",
-    max_tokens=8192,
-    parameters=2.51,
-    licence="Gemma terms (base model)",
-    certain=f"Hub id; template. {_CHAT}",
-    from_memory="Licence.",
-)
-GEMMA_7B = RewardEntry(
-    "gemma_7b",
-    "weqweasdas/RM-Gemma-7B",
-    head="sequence-classification",
-    dtype="bfloat16",
-    max_tokens=8192,
-    parameters=8.54,
-    licence="Gemma terms (base model)",
-    certain=f"Hub id; template. {_CHAT}",
-    from_memory="Licence.",
-)
-LLAMA3_SFAIRX = RewardEntry(
-    "llama3_sfairx",
-    "sfairXC/FsfairX-LLaMA3-RM-v0.1",
-    head="sequence-classification",
-    dtype="bfloat16",
-    max_tokens=8192,
-    parameters=7.50,
-    licence="CC BY-NC 4.0; Llama 3 licence (base model)",
-    certain=f"Hub id; template. {_CHAT}",
-    from_memory="Licence.",
-)
-MISTRAL_RAFT = RewardEntry(
-    "mistral_raft",
-    "hendrydong/Mistral-RM-for-RAFT-GSHF-v0",
-    tokenizer="mistralai/Mistral-7B-Instruct-v0.2",
-    head="sequence-classification",
-    dtype="bfloat16",
-    max_tokens=8192,
-    parameters=7.11,
-    licence="not stated; base model Apache-2.0",
-    certain=f"Hub ids of model and tokenizer; template. {_CHAT} The card recommends another text, a rating "
-    "instruction, which neither reward-bench nor the release uses.",
-    from_memory="Licence. The tokenizer's template was changed after the release (spaces).",
-    released=Released(
-        Template(),
-        read_at="before-eos",
-        note="That tokenizer has no padding token, so the release sets it to EOS, and transformers 4.41 then reads the "
-        "score at the token before the first EOS.",
-    ),
-)
-MISTRAL_RAY = RewardEntry(
-    "mistral_ray",
-    "Ray2333/reward-model-Mistral-7B-instruct-Unified-Feedback",
-    head="sequence-classification",
-    dtype="bfloat16",
-    max_tokens=8192,
-    parameters=7.11,
-    licence="MIT",
-    certain=f"Hub id; licence; template. {_CHAT}",
-    from_memory="The card's example has the BOS twice (template and tokenizer); it is there once here.",
-)
-MISTRAL_WEQWEASDAS = RewardEntry(
-    "mistral_weqweasdas",
-    "weqweasdas/RM-Mistral-7B",
-    head="sequence-classification",
-    dtype="bfloat16",
-    max_tokens=8192,
-    parameters=7.11,
-    licence="not stated; base model Apache-2.0",
-    certain=f"Hub id; template; safetensors in three shards. {_CHAT}",
-    from_memory="Licence of the base model.",
-)
-OASST_DEBERTA_V3 = RewardEntry(
-    "oasst_deberta_v3",
-    "OpenAssistant/reward-model-deberta-v3-large-v2",
-    template=Template("pair"),
-    head="sequence-classification",
-    dtype="float32",
-    max_tokens=512,
-    parameters=0.435,
-    licence="MIT",
-    certain="Hub id.",
-    from_memory="Pair encoding (prompt, response) and the limit of 512 tokens, from the model card; licence.",
-    released=Released(_USER_ASSISTANT, note=f"{_BARE} One segment, not a pair; cut at 8,192 tokens, not at 512."),
-)
-OASST_PYTHIA_1B = RewardEntry(
-    "oasst_pythia_1b",
-    "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5",
-    template=_OASST,
-    head="out-proj",
-    dtype="bfloat16",
-    max_tokens=2048,
-    parameters=1.31,
-    licence="Apache-2.0",
-    certain="Hub id; template and head (out_proj on the pooled hidden states), from Open-Assistant's code and card.",
-    from_memory="Licence. Only .bin weights are published: read with torch.load(weights_only=True).",
-    released=Released(_USER_ASSISTANT, note=_BARE),
-)
-OASST_PYTHIA_7B = RewardEntry(
-    "oasst_pythia_7b",
-    "OpenAssistant/oasst-rm-2-pythia-6.9b-epoch-1",
-    template=_OASST,
-    head="out-proj",
-    dtype="bfloat16",
-    max_tokens=2048,
-    parameters=6.65,
-    licence="Apache-2.0",
-    certain="Hub id; licence; template and head, from Open-Assistant's code and card; only .bin weights are "
-    "published: read with torch.load(weights_only=True).",
-    from_memory="",
-    released=Released(_USER_ASSISTANT, note=_BARE),
-)
 
-PUBLISHED = (
-    "beaver_7b",
-    "gemma_2b",
-    "gemma_7b",
-    "llama3_sfairx",
-    "mistral_raft",
-    "mistral_ray",
-    "mistral_weqweasdas",
-    "oasst_deberta_v3",
-    "oasst_pythia_1b",
-    "oasst_pythia_7b",
-)
+_TABLES = shipped_tables("personalllm.backends.reward", "entries.toml")
+
+PUBLISHED = tuple(_TABLES)
 """The paper's ten reward models, sorted: the order of the weights of its users."""
 
-REWARD_MODELS = Registry("reward model", {name: f"{__name__}:{name.upper()}" for name in PUBLISHED})
+BUILT_IN = SimpleNamespace(**{name: _entry(name, table) for name, table in _TABLES.items()})
+REWARD_MODELS = Registry("reward model", {name: f"{__name__}:BUILT_IN.{name}" for name in PUBLISHED})
 """`RewardEntry` by name; entry points `personalllm.reward_model` that name one add more."""
 
 

@@ -7,7 +7,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+
+from personalllm.core.storage import shipped_text
 
 __all__ = ["PAPER_USERS", "PaperRow", "cross_user_row", "find_paper_row", "paper_rows", "win_rate_error"]
 
@@ -59,7 +60,7 @@ def paper_rows() -> tuple[PaperRow, ...]:
     >>> sum(row.printed for row in paper_rows()), len(paper_rows())
     (19, 123)
     """
-    text = resources.files("personalllm.papers.personalllm_2025").joinpath("section4.csv").read_text(encoding="utf-8")
+    text = shipped_text("personalllm.papers.personalllm_2025", "section4.csv")
     return tuple(_row(values) for values in csv.DictReader(text.splitlines()))
 
 

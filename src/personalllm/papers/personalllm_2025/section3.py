@@ -14,6 +14,8 @@ from personalllm.analysis.votes import Votes
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.core.plotting import INK, bare, figure, key_of_series, look, whisker
 from personalllm.core.stats import DRAWS
+from personalllm.core.storage import shipped_tables
+from personalllm.data.synthetic import RESPONSE_MODELS
 from personalllm.users import PUBLISHED_ALPHAS
 
 if TYPE_CHECKING:
@@ -37,62 +39,29 @@ __all__ = [
 PERSONA = "persona"
 """Key of the paper's persona-prompting baseline (500 personas, responses scored by llama3_sfairx)."""
 
-PAPER_TOP_SHARES: dict[str, tuple[float, ...]] = {
-    "0.01": (0.4955, 0.936, 0.998),
-    "0.05": (0.426, 0.896, 0.998),
-    "0.1": (0.34, 0.83, 0.997),
-    PERSONA: (0.1415, 0.5575, 0.8515),
-}
+_PRINTED = shipped_tables("personalllm.papers.personalllm_2025", "section3.toml")
+
+PAPER_TOP_SHARES: dict[str, tuple[float, ...]] = {key: tuple(values) for key, values in _PRINTED["top_shares"].items()}
 """Share of the 1,000 test prompts whose top response gets at most 50, 75, 95 % of the votes (section 3.1)."""
 
-PAPER_BINS: dict[str, tuple[float, ...]] = {
-    "0.01": (0.058, 0.186, 0.283, 0.289, 0.182),
-    "0.05": (0.053, 0.167, 0.277, 0.287, 0.214),
-    "0.1": (0.066, 0.173, 0.275, 0.292, 0.192),
-    PERSONA: (0.353, 0.33, 0.205, 0.057, 0.036),
-}
+PAPER_BINS: dict[str, tuple[float, ...]] = {key: tuple(values) for key, values in _PRINTED["bins"].items()}
 """Share of the test prompts in each bin of distinct winners, as plotted (`diversity.PLOTTED_BINS`)."""
 
-_WINNERS = (
-    "cohere/command-r-plus",
-    "openai/gpt-4-turbo",
-    "openai/gpt-4o",
-    "anthropic/claude-3-opus",
-    "anthropic/claude-3-sonnet",
-    "meta-llama/llama-3-70b-instruct",
-    "google/gemini-pro-1.5",
-    "mistralai/mixtral-8x22b-instruct",
-)
 PAPER_WINS: dict[str, dict[str, float]] = {
-    key: dict(zip(_WINNERS, values, strict=True))
-    for key, values in {
-        "0.01": (0.1089, 0.1645, 0.2489, 0.1011, 0.1, 0.1171, 0.1244, 0.036),
-        "0.05": (0.108, 0.1662, 0.2623, 0.0974, 0.0991, 0.1145, 0.1227, 0.03),
-        "0.1": (0.1058, 0.1709, 0.2782, 0.0938, 0.0969, 0.1071, 0.1222, 0.0253),
-        PERSONA: (0.0528, 0.1882, 0.2188, 0.0541, 0.0481, 0.1989, 0.2209, 0.0175),
-    }.items()
+    key: dict(zip(RESPONSE_MODELS, values, strict=True)) for key, values in _PRINTED["wins"].items()
 }
 """Share of the votes of each response model on the test prompts, read off the figure (within 0.0005)."""
 
-PAPER_ENTROPY: dict[str, tuple[float, float]] = {"0.05": (1.1804801659023665, 0.29886578137188535)}
+PAPER_ENTROPY: dict[str, tuple[float, float]] = {key: (mean, sd) for key, (mean, sd) in _PRINTED["entropy"].items()}
 """Mean and standard deviation over the 9,402 train prompts of the entropy of the vote, in nats."""
 
 PAPER_GROUPS: dict[tuple[str, str], tuple[float, int]] = {
-    ("contains", "imagine"): (1.275822777221968, 21),
-    ("contains", "opinion"): (1.2769870842840405, 24),
-    ("contains", "poem"): (1.2327884304495773, 158),
-    ("contains", "taste"): (1.3332091817614784, 27),
-    ("starts with", "who"): (1.1118209477981373, 112),
-    ("starts with", "what"): (1.1867537481803405, 2345),
-    ("starts with", "when"): (1.0091079267514482, 79),
-    ("starts with", "where"): (1.0482039271841512, 67),
+    (kind, word): (mean, n) for kind, words in _PRINTED["groups"].items() for word, (mean, n) in words.items()
 }
 """Mean entropy in nats and number of prompts that the paper reports (train split, alpha .05, 1,000 users)."""
 
 PAPER_OVERLAP: dict[str, tuple[float, float, float]] = {
-    "0.01": (0.3592881, 0.09480162782893023, 0.96947),
-    "0.05": (0.411777075, 0.1023574578011142, 0.93334),
-    "0.1": (0.445225175, 0.12149961109673098, 0.90892),
+    key: (mean, sd, top) for key, (mean, sd, top) in _PRINTED["overlap"].items()
 }
 """Overlap of the first 100 users with 400 others: mean, standard deviation over the 100, mean of the maximum."""
 

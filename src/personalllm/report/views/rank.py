@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from personalllm.core.storage import shipped_tables
 from personalllm.report.dots import Panel, Series, boxes_figure, dots_figure
 from personalllm.report.numbers import ABSENT, count, metric_text, number, percent
 from personalllm.report.tables import Column, Grid
@@ -145,22 +146,6 @@ class RankView(View):
 
     def definitions(self) -> dict[str, str]:
         """Return terms and what they mean."""
-        return {
-            "User": "A weight vector over the reward models: non-negative numbers that sum to one.",
-            "Utility": "The sum of the user's weights times the standardised scores of a response. The unit is one "
-            "standard deviation of a reward model's scores. Higher is better.",
-            "Mean utility": "The utility of the chosen or written response, averaged over the prompts of each user, "
-            "then over users.",
-            "Gain": "(mean utility \u2212 best baseline) / (oracle \u2212 best baseline). 0 is as good as one can do "
-            "by ignoring the user; 1 is the user's own best stored response. It can be negative, and, for written "
-            "responses, above 1.",
-            "Best baseline": "The baseline population-best: for each prompt the one stored response with the highest "
-            "mean utility over the whole population. It reads the scores, so it is the strongest choice without "
-            "personalisation, not a method.",
-            "Oracle": "For each user and prompt, the stored response with the highest utility for that user. It reads "
-            "the user's weights.",
-            "Win rate": "The share of prompts on which the user prefers the result to the response of the reference "
-            f"model ({self.results.protocol.get('reference_response_model')}), or to the user's own best stored "
-            "response. A tie counts one half.",
-            "Regret": "The oracle's utility minus the utility reached, averaged like mean utility. Lower is better.",
-        }
+        reference = str(self.results.protocol.get("reference_response_model"))
+        terms = shipped_tables("personalllm.report.views", "rank.toml")
+        return {term: text.replace("{reference}", reference) for term, text in terms.items()}
