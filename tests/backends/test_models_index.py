@@ -32,6 +32,7 @@ class Index(ThreadingHTTPServer):
         self.data, self.listed = DATA, SHA
         self.cut_at = []
         self.ranges = True
+        self.refuse_ranges = False
         self.requests = []
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -66,6 +67,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def send_file(self):
+        if self.server.refuse_ranges and self.headers.get("Range"):
+            self.send_error(416)
+            return
         start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "") if self.server.ranges else None
         body = self.server.data[int(start[1]) :] if start else self.server.data
         self.send_response(206 if start else 200)
@@ -128,6 +132,21 @@ def test_a_server_without_ranges_sends_the_file_again(server, tmp_path, monkeypa
     monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/json")
     server.cut_at, server.ranges = [300_000], False
     assert fetch(tmp_path).read_bytes() == DATA
+
+
+def test_a_server_that_refuses_the_range_sends_the_file_from_its_beginning(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/json")
+    server.cut_at, server.refuse_ranges = [300_000], True
+    assert fetch(tmp_path).read_bytes() == DATA
+    ranges = [header for path, header in server.requests if path.endswith(".whl")]
+    assert ranges == [None, "bytes=300000-", None]
+
+
+@pytest.mark.parametrize("credentials", ["user:secret", "user:se@cret", "u:se/cret", "u:se@c/r@et", "secret"])
+def test_no_part_of_a_password_is_shown(credentials):
+    text = f"'https://{credentials}@host:80/simple' or https://{credentials}@other/x,https://third:8080/y at 5 @ noon"
+    shown = "'https://host:80/simple' or https://other/x,https://third:8080/y at 5 @ noon"
+    assert index._without_password(text) == shown
 
 
 def test_a_download_that_never_ends_is_an_error_and_the_next_pull_goes_on(server, tmp_path, monkeypatch):

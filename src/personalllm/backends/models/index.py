@@ -292,8 +292,10 @@ def _receive(client: httpx.Client, url: str, target: Path, wheel: Wheel, progres
     # Without `identity` a server may compress, and a range would count bytes of the compressed file.
     headers = {"Accept": "*/*", "Accept-Encoding": "identity"} | ({"Range": f"bytes={arrived}-"} if arrived else {})
     with client.stream("GET", url, headers=headers) as response:
-        if response.status_code == 416:  # the file there is shorter than what arrived
+        if response.status_code == 416 and arrived:  # the file there is shorter than what arrived, or has changed
             target.unlink()
+            _receive(client, url, target, wheel, progress)
+            return
         response.raise_for_status()
         arrived = arrived if response.status_code == 206 else 0
         with target.open("ab" if arrived else "wb") as output:
@@ -320,5 +322,10 @@ def _file_url(path: Path) -> str:
 
 
 def _without_password(text: str) -> str:
-    """Return an address, or a text with addresses, without passwords."""
-    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+    """Return an address, or a text with addresses, without users and passwords.
+
+    A password may hold `@` and `/` as they are, so all up to the last `@` of an address goes: where the path holds one
+    too, the host is lost with the password.
+    """
+    rest = r"(?:(?!://)\S)*@"  # up to the last @ before the next address
+    return re.sub(rf"(?<=://)[^\s/:@]*(?::{rest}|@(?:{rest})?)", "", text)
