@@ -25,7 +25,7 @@ from personalllm.papers.personalllm_2025.claims import Claim, judge, paper_claim
 from personalllm.papers.personalllm_2025.plan import Cell, Plan, estimate_load, is_paper_data, make_plan
 from personalllm.papers.personalllm_2025.printed import find_paper_row, paper_rows
 from personalllm.papers.personalllm_2025.reproduction import Reproduction, _departures, measured_rate, reproduce
-from personalllm.papers.personalllm_2025.survival import paired_differences, surviving_share
+from personalllm.papers.personalllm_2025.survival import metric_differences, surviving_share
 
 SMALL: dict[str, Any] = {"limit": 9, "max_tokens": 10, "pool_users": 20, "pool_pairs": 6, "bootstrap_draws": 100}
 
@@ -160,7 +160,7 @@ def test_the_table_holds_what_evaluate_finds(found: Reproduction, benchmark_: Be
         assert row.result.estimates == result.estimates
         assert row.result.counts == result.counts
         assert row.result.sums.keys() == result.sums.keys()
-        theirs = paired_differences(result, alone["zero-shot"], seed=0, draws=100)
+        theirs = metric_differences(result, alone["zero-shot"], seed=0, draws=100)
         assert row.improvement == ({} if cell.id == "zero-shot" else theirs)
         if row.paper is not None:
             gap = row.difference("utility")
@@ -363,7 +363,7 @@ def test_the_claims_are_judged_on_our_cells(found: Reproduction) -> None:
     parts = [found.row(f"icl/{mode}/{k}").estimate("utility").value for mode in ("losing", "winning") for k in (1, 3)]
     assert one.ours.value == pytest.approx((parts[0] + parts[1] - parts[2] - parts[3]) / 2)
     self_icl = judged["across-beats-self", "win_rate_reference"]
-    paired = paired_differences(
+    paired = metric_differences(
         found.row("meta-icl/winning-minus-losing/3").result, found.row("self-icl/winning/3").result, draws=100
     )
     assert self_icl.ours == paired["win_rate_reference"]

@@ -11,7 +11,7 @@ import pytest
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.data import Benchmark
 from personalllm.evaluation import Condition, MethodResult, Protocol, Sums, evaluate
-from personalllm.papers.personalllm_2025.survival import paired_differences, surviving_share
+from personalllm.papers.personalllm_2025.survival import metric_differences, surviving_share
 
 SMALL: dict[str, Any] = {"n_users": 30, "pool_users": 5, "bootstrap_draws": 300}
 
@@ -36,13 +36,13 @@ def test_two_runs_on_the_same_users_are_paired(benchmark_: Benchmark) -> None:
     one = evaluate(["longest", "random"], benchmark_, protocol=Protocol.for_benchmark(benchmark_, **SMALL))
     other = evaluate(["random"], benchmark_, protocol=Protocol.for_benchmark(benchmark_, pool_pairs=3, **SMALL))
     assert one.fingerprint != other.fingerprint
-    across = paired_differences(one["longest"], other["random"], seed=0, draws=300)
+    across = metric_differences(one["longest"], other["random"], seed=0, draws=300)
     assert list(across) == [metric.id for metric in one.metrics]
     (within,) = one.comparisons("utility", versus="longest", among=["random"])
     assert across["utility"] == within.difference
     mean = float(np.mean(one.per_user("longest", "utility").astype(float) - other.per_user("random", "utility")))
     assert across["utility"].value == pytest.approx(mean, abs=1e-9)
-    back = paired_differences(other["random"], one["longest"], seed=0, draws=300)["utility"]
+    back = metric_differences(other["random"], one["longest"], seed=0, draws=300)["utility"]
     assert back.value == -across["utility"].value
     assert back.low == pytest.approx(-across["utility"].high)
 
@@ -62,14 +62,14 @@ def test_other_users_or_queries_are_refused(benchmark_: Benchmark, change: dict[
     protocols = [Protocol.for_benchmark(benchmark_, **settings) for settings in (base, base | change)]
     one, other = (evaluate(["random"], benchmark_, protocol=protocol)["random"] for protocol in protocols)
     with pytest.raises(UserError, match=f"not evaluated on the same users and queries: {message}"):
-        paired_differences(one, other)
+        metric_differences(one, other)
     with pytest.raises(UserError, match="not evaluated on the same users"):
         surviving_share(one, one, other)
 
 
 def test_too_few_draws_are_refused() -> None:
     with pytest.raises(ParameterError, match="draws must be >= 100, got 9"):
-        paired_differences(result([1.0]), result([1.0]), draws=9)
+        metric_differences(result([1.0]), result([1.0]), draws=9)
     with pytest.raises(ParameterError, match="draws must be >= 100, got 9"):
         surviving_share(result([1.0]), result([1.0]), result([1.0]), draws=9)
 

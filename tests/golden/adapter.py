@@ -51,7 +51,7 @@ from personalllm.methods.base import Method
 from personalllm.methods.registry import get_method, list_methods
 from personalllm.papers.personalllm_2025.plan import make_plan
 from personalllm.papers.personalllm_2025.reproduction import reproduce
-from personalllm.papers.personalllm_2025.survival import paired_differences, sums_of, surviving_share
+from personalllm.papers.personalllm_2025.survival import metric_differences, sums_of, surviving_share
 from personalllm.users import Population
 
 __all__ = [
@@ -456,7 +456,7 @@ def _ranked(results: Results, *, brief: bool = True) -> Values:
         }
         if not brief:
             draws, seed = results.protocol["bootstrap_draws"], results.protocol["seed"]
-            versus = paired_differences(row, results.methods[0], draws=draws, seed=seed)
+            versus = metric_differences(row, results.methods[0], draws=draws, seed=seed)
             found[row.label]["versus"] = {NAMES.get(name, name): _numbers(versus[name]) for name in ("utility", "gain")}
         if counts:
             found[row.label]["counts"] = counts
@@ -492,7 +492,7 @@ def rank_run(variant: str = "plain", *, interrupted: bool = False, processes: in
     def told(results: Results) -> Values:
         found: Values = {"methods": _ranked(results, brief=variant != "plain")}
         if variant == "plain" and not processes:
-            more = paired_differences(results["longest"], results["random"], seed=11, draws=300)
+            more = metric_differences(results["longest"], results["random"], seed=11, draws=300)
             found["longest against random"] = {NAMES.get(name, name): _numbers(e) for name, e in more.items()}
             left = surviving_share(results["longest"], results["random"], results["worst"], seed=11, draws=300)
             parts = {"share": left.share, "gain": left.gain, "remaining": left.remaining}

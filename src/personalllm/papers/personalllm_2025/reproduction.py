@@ -25,7 +25,7 @@ from personalllm.evaluation.settings import shown
 from personalllm.papers.personalllm_2025.claims import CLAIM_METRICS, ClaimResult, judge, paper_claims
 from personalllm.papers.personalllm_2025.plan import ZERO_SHOT, Cell, Plan
 from personalllm.papers.personalllm_2025.printed import PAPER_USERS, PaperRow, find_paper_row
-from personalllm.papers.personalllm_2025.survival import SurvivingShare, paired_differences, sums_of, surviving_share
+from personalllm.papers.personalllm_2025.survival import SurvivingShare, metric_differences, sums_of, surviving_share
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
@@ -250,7 +250,7 @@ def _compared(plan: Plan, results: Mapping[str, Results], found: Mapping[str, Me
         CellRow(
             cell,
             found[cell.id],
-            {} if cell.id == ZERO_SHOT else paired_differences(found[cell.id], zero, **resampling),
+            {} if cell.id == ZERO_SHOT else metric_differences(found[cell.id], zero, **resampling),
             cell.paper,
         )
         for cell in plan.of("none")
@@ -261,7 +261,7 @@ def _compared(plan: Plan, results: Mapping[str, Results], found: Mapping[str, Me
             continue
         true = found[Cell(cell.method, cell.shots, cell.variant, settings=cell.settings).id]
         share = surviving_share(true, found[cell.id], zero, **resampling)
-        survivals.append(Survival(cell, found[cell.id], share, paired_differences(true, found[cell.id], **resampling)))
+        survivals.append(Survival(cell, found[cell.id], share, metric_differences(true, found[cell.id], **resampling)))
     return Reproduction(
         plan=plan,
         results=dict(results),

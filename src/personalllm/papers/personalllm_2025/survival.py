@@ -15,7 +15,7 @@ from personalllm.evaluation.estimates import difference, percentiles, resample, 
 from personalllm.evaluation.metrics import CHOICE_METRICS, metric_by_id
 from personalllm.evaluation.results import MethodResult
 
-__all__ = ["SurvivingShare", "paired_differences", "sums_of", "surviving_share"]
+__all__ = ["SurvivingShare", "metric_differences", "sums_of", "surviving_share"]
 
 _UTILITY = metric_by_id(CHOICE_METRICS, "utility")
 _MIN_DRAWS = 100
@@ -27,7 +27,7 @@ def sums_of(result: MethodResult) -> Sums:
     return sums
 
 
-def paired_differences(a: MethodResult, b: MethodResult, *, seed: int = 0, draws: int = 2000) -> dict[str, Estimate]:
+def metric_differences(a: MethodResult, b: MethodResult, *, seed: int = 0, draws: int = 2000) -> dict[str, Estimate]:
     """Return every metric of `a` minus that of `b`, paired by user, with 95 % user-bootstrap intervals.
 
     Args:
