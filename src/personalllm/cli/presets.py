@@ -45,6 +45,7 @@ def _show(preset: Preset, console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from personalllm.evaluation import load_track
     from personalllm.evaluation.settings import flatten, shown
 
     console.print(f"[bold]{preset.id}[/]  {escape(preset.title)}", highlight=False, soft_wrap=True)
@@ -57,7 +58,7 @@ def _show(preset: Preset, console: Console) -> None:
     console.print("\nMethods", highlight=False)
     for method in preset.methods:
         console.print(f"  {escape(method)}", highlight=False, soft_wrap=True)
-    llm = " --llm MODEL" if preset.protocol["track"] == "generate" else ""
+    llm = " --llm MODEL" if "llm" in load_track(preset.protocol["track"]).needs else ""
     console.print(
         f"\nRun: personalllm evaluate --preset {preset.id} --data BENCHMARK{llm}; change a field with "
         "--set FIELD=VALUE",

@@ -123,10 +123,10 @@ class Registry:
 
     @property
     def _plugins(self) -> dict[str, list[EntryPoint]]:
-        found: dict[str, list[EntryPoint]] = {}
+        points: dict[str, list[EntryPoint]] = {}
         for point in entry_points(group=self.group):
-            found.setdefault(point.name, []).append(point)
-        return found
+            points.setdefault(point.name, []).append(point)
+        return points
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted({*self._builtin, *self._plugins}))
@@ -146,7 +146,7 @@ class Registry:
         return tuple(sorted(listed, key=lambda entry: (entry.name, bool(entry.distribution), entry.distribution)))
 
     def load(self, name: str) -> Any:
-        """Return the object that a name, or a `module:attribute`, stands for.
+        """Return the object of a registered name or of a `module:attribute`.
 
         Raises:
             UnknownName: If nothing has that name; lists the nearest ones.
@@ -166,7 +166,7 @@ class Registry:
         return self._load_plugin(points[0])
 
     def load_entry(self, entry: Registered) -> Any:
-        """Return the object that one registration stands for.
+        """Return the object of one registration.
 
         Raises:
             PluginError: If it does not load, or its name is taken; names it and its distribution.
@@ -192,7 +192,7 @@ class Registry:
         except (Exception, SystemExit) as error:  # a stranger's code: any failure is reported under its name
             raise PluginError(
                 f"{where} does not load: {type(error).__name__}: {error}.",
-                f"Mend, update or uninstall {origin.partition(' ')[0]}; everything else works without it.",
+                f"Fix, update or uninstall {origin.partition(' ')[0]}; everything else works without it.",
             ) from error
 
 

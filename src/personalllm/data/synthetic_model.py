@@ -55,18 +55,6 @@ class FactorModel:
         """Return all parameters as one float64 vector, in the order of the attributes."""
         return np.concatenate([np.asarray(getattr(self, item.name)) for item in fields(self)])
 
-    @classmethod
-    def from_flat(cls, vector: Any) -> FactorModel:
-        """Return the model whose `flat` is the vector."""
-        sizes = dict.fromkeys(("length", "quality", "family", "noise", "between"), len(REWARD_MODELS))
-        sizes |= {"model_length": N_RESPONSES, "model_quality": N_RESPONSES, "spread": 2}
-        values: dict[str, tuple[float, ...]] = {}
-        start = 0
-        for name, size in sizes.items():
-            values[name] = tuple(float(value) for value in vector[start : start + size])
-            start += size
-        return cls(**values)
-
 
 def draw_noise(n_prompts: int, rng: np.random.Generator) -> dict[str, F32]:
     """Return the independent standard normal draws of the model, float32."""
