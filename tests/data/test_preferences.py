@@ -15,6 +15,7 @@ import pytest
 
 from personalllm.core.errors import DataError, ParameterError
 from personalllm.data import Preferences
+from personalllm.data.preferences import holds_preferences
 
 PLAIN = [
     {"user": "ann", "prompt": "Hi", "chosen": "Hello.", "rejected": "What?"},
@@ -155,6 +156,27 @@ def test_a_broken_file_is_told_what_is_wrong(tmp_path: Path, name: str, text: st
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match=message):
         Preferences.from_rows(path)
+
+
+def test_what_is_wrong_with_preferences_is_not_reported_as_a_benchmark(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.csv", PLAIN)
+    with pytest.raises(DataError, match=r"no column 'usr' \(for 'user'\).*Did you mean 'user'"):
+        holds_preferences(path, {"user": "usr"})
+    path.write_text("user,prompt,chosen,rejected\na,b,c\nann,Hi,a,b\n", encoding="utf-8")
+    with pytest.raises(DataError, match="line 2: 3 fields where the header has 4"):
+        holds_preferences(path)
+    path.write_text("who,prompt,chosen,rejected\nann,Hi,a,b\n", encoding="utf-8")
+    assert holds_preferences(path), "from_rows says how to map `who`"
+    path.write_text("prompt,response_1,chosen\na\n", encoding="utf-8")
+    assert not holds_preferences(path)
+    assert not holds_preferences("mini", {"user": "usr"})
+
+
+def test_a_dict_of_columns_is_a_table() -> None:
+    columns = {name: [row[name] for row in PLAIN] for name in PLAIN[0]}
+    assert Preferences.from_rows(columns).fingerprint == Preferences.from_rows(PLAIN).fingerprint
+    arrays = {name: np.array(column) for name, column in columns.items()}
+    assert Preferences.from_rows(arrays).fingerprint == Preferences.from_rows(PLAIN).fingerprint
 
 
 def test_values_that_a_layout_does_not_have(tmp_path: Path) -> None:

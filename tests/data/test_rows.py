@@ -56,11 +56,13 @@ FILES: list[tuple[str, bytes]] = [
     ("a.jsonl.gz", LINES.encode()),
     ("a.jsonl.gz", gzip.compress(LINES.encode("utf-8-sig"), mtime=0)),
     ("a.json", json.dumps(ROWS, indent=1).encode()),
+    ("a.json", b" \n" * 2000 + json.dumps(ROWS).encode()),
     ("a.json", LINES.encode()),
     ("a.jsonl", LINES.encode("utf-16")),
     ("a.csv", CSV.encode()),
     ("a.csv", CSV.encode("utf-8-sig")),
     ("a.csv", CSV.encode("utf-16")),
+    ("a.csv", '\n  \nprompt;note\nÇa va?;a, b\n"Two\nlines";"c; d"\n'.encode()),
     ("a.csv", 'prompt;note\nÇa va?;a, b\n"Two\nlines";"c; d"\n'.encode()),
     ("a.tsv", 'note\tprompt\na, b\tÇa va?\nc; d\t"Two\nlines"\n'.encode()),
     ("a.csv.gz", gzip.compress(b'"prompt"|"note"\n\xc3\x87a va?|a, b\n\n"Two\nlines"|c; d\n', mtime=0)),
@@ -95,7 +97,16 @@ def test_every_table_format_gives_the_same_rows(tmp_path: Path, kind: str) -> No
 def test_every_table_in_memory_gives_the_same_rows() -> None:
     pandas = pytest.importorskip("pandas")
     table = pa.Table.from_pylist(ROWS)
-    for source in (ROWS, iter(ROWS), table, Stream(table), Dataset(), pandas.DataFrame(COLUMNS), {"train": ROWS}):
+    for source in (
+        ROWS,
+        iter(ROWS),
+        table,
+        Stream(table),
+        Dataset(),
+        pandas.DataFrame(COLUMNS),
+        {"train": ROWS},
+        COLUMNS,
+    ):
         assert cells(source) == [tuple(row.values()) for row in ROWS], type(source)
 
 
@@ -105,6 +116,7 @@ def test_every_table_in_memory_gives_the_same_rows() -> None:
         (3, "source must be a path, a list of dicts, a pandas or polars DataFrame"),
         (["text"], "Item 1 is a str, not a dict"),
         ([("a", "b")], "Item 1 is a tuple, not a dict"),
+        ({"prompt": ["a"], "note": ["b", "c"]}, "The columns differ in length: 'prompt' 1, 'note' 2. Give each column"),
     ],
 )
 def test_other_objects_are_refused(source: Any, message: str) -> None:
@@ -123,6 +135,32 @@ def test_columns_are_recognised_in_other_case_and_by_mapping(tmp_path: Path) -> 
         cells(tmp_path / "b.jsonl", columns={"prompt": "questions"})
     with pytest.raises(ParameterError, match="columns must be of note, prompt, got"):
         cells(tmp_path / "b.jsonl", columns={"reply": "question"})
+
+
+def test_names_are_matched_for_every_row_of_json(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "note": "b"}] * 600 + [{"Prompt": "c", "NOTE": "d"}, {"text": "e", "note": "f"}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    read = list(read_rows(path, ("prompt", "note"), columns={"prompt": "text"}))
+    assert read[601].text("prompt") == "e"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows[:601]), encoding="utf-8")
+    assert cells(path)[600] == ("c", "d")
+    with pytest.raises(
+        DataError, match=r"no column 'text' \(for 'prompt'\). It has 'prompt', 'note', 'Prompt', 'NOTE'"
+    ):
+        cells(path, columns={"prompt": "text"})
+
+
+def test_a_question_ends_with_its_own_mark() -> None:
+    with pytest.raises(DataError, match=r"it has 'notes', 'prompt'\. Did you mean 'notes'\? If a column"):
+        cells([{"prompt": "a", "notes": "b"}])
+
+
+@pytest.mark.parametrize("encoding", ["utf-32-le", "utf-32-be"])
+def test_utf_32_is_named(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.csv").write_bytes(("\ufeff" + CSV).encode(encoding))
+    with pytest.raises(DataError, match=r"a\.csv: the file is UTF-32\. Save it as UTF-8\."):
+        cells(tmp_path / "a.csv")
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
@@ -144,6 +182,7 @@ BAD_CELLS: list[tuple[str, str]] = [
     ('{"user": NaN, "prompt": "p", "chosen": "c", "rejected": "r"}', r"line 1: 'user' is empty \(null\)"),
     ('{"user": "u", "prompt": "p", "chosen": NaN, "rejected": "r"}', r"line 1: 'chosen' is empty \(null\)"),
     ('{"user": "u", "prompt": "p", "chosen": "\\ud83d", "rejected": "r"}', "'chosen' is not valid Unicode"),
+    ('{"user": "a\\u0000b", "prompt": "p", "chosen": "c", "rejected": "r"}', "line 1: 'user' holds a NUL character"),
     ('{"user": 1.5, "prompt": "p", "chosen": "c", "rejected": "r"}', "'user' is not a text: 1.5"),
     ('{"user": "u", "prompt": "p", "chosen": {"a": 1}, "rejected": "r"}', "'chosen' is not a text"),
     ('{"user": "u", "prompt": "p", "chosen": "c"}', "has the columns chosen, prompt, user"),

@@ -70,12 +70,12 @@ class Row:
         """
         if column not in self.values:
             near = get_close_matches(column, sorted(self.present), n=2, cutoff=0.6)
-            meant = f". Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
             held = ", ".join(map(repr, sorted(self.present))) or "nothing"
             raise BadCell(
                 self.where,
-                f"there is no {column!r}; it has {held}{meant}",
-                f"If a column has another name, map it: --column {column}=NAME, or columns={{{column!r}: NAME}}.",
+                f"there is no {column!r}; it has {held}",
+                f"{hint}If a column has another name, map it: --column {column}=NAME, or columns={{{column!r}: NAME}}.",
                 column,
             )
         value = self.values[column]
@@ -132,7 +132,7 @@ class Row:
         """Return a cell as the name of somebody or something: a text that is not blank, or a whole number.
 
         Raises:
-            BadCell: If it is missing, blank or something else.
+            BadCell: If it is missing, blank, holds a NUL or is something else.
         """
         value = self.cell(column)
         # pandas turns a column of whole numbers with a missing one into fractions.
@@ -143,6 +143,8 @@ class Row:
         text = self.text(column)
         if not text.strip():
             raise self.bad(f"{column!r} is empty")
+        if "\0" in text:
+            raise self.bad(f"{column!r} holds a NUL character: {text!r:.40}", "Remove it; the file may be damaged.")
         return text
 
     def optional(self, column: str) -> str:

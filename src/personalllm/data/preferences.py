@@ -28,7 +28,7 @@ from personalllm.core.seeding import generator
 from personalllm.core.storage import digest
 from personalllm.core.types import I32, Corpus, Histories
 from personalllm.data.cells import Row, conversation, is_messages
-from personalllm.data.rows import read_rows
+from personalllm.data.rows import parts_of, read_names, read_rows
 
 __all__ = ["Preferences", "holds_preferences", "is_annotator", "judgements", "read_pairs"]
 
@@ -99,8 +99,9 @@ class Preferences:
         """Read comparisons in one of three layouts (see the module).
 
         Args:
-            rows: A list of dicts, a pandas or polars DataFrame, a pyarrow table, a `datasets.Dataset`, or the path of a
-                file or folder (JSONL, JSON, CSV, TSV, Parquet, Arrow; texts also gzipped).
+            rows: A list of dicts, a pandas or polars DataFrame, a pyarrow table, a `datasets.Dataset`, a dict of
+                columns of equal length, or the path of a file or folder (JSONL, JSON, CSV, TSV, Parquet, Arrow; texts
+                also gzipped).
             columns: What the rows call a column, e.g. `{"user": "annotator"}`.
             name: Whose preferences they are; by default the name of the file, or "people".
             seed: Seed of the order of the two responses.
@@ -219,17 +220,39 @@ def _by_row(read: Callable[[Row], Iterator[_Comparison]]) -> Callable[[Iterable[
 
 
 def holds_preferences(source: Any, columns: Mapping[str, str] | None = None) -> bool:
-    """Return whether a source holds people's preferences, by the columns of its first row.
+    """Return whether a source holds people's preferences, by its columns.
+
+    It does if its first row has those of a layout. It also does if one column is missing or misnamed: an error of
+    `Preferences.from_rows` then says more than that of whatever else would read it.
 
     Args:
         source: As for `Preferences.from_rows`, or what `load` takes besides.
         columns: As for `Preferences.from_rows`.
+
+    Raises:
+        UserError: If the columns are those of preferences and the first row cannot be read.
     """
     try:
         first = next(_read(source, columns), None)
     except UserError:
+        if _resembles_preferences(_headings(source), columns):
+            raise
         return False  # what reads it as something else reports what is wrong
-    return first is not None and _layout(first) is not None
+    return first is not None and (_layout(first) is not None or _resembles_preferences(first.present, columns))
+
+
+def _headings(source: Any) -> list[str]:
+    """Return the names of the columns of a source; none if they cannot be read."""
+    try:
+        return [heading for part in parts_of(source) for heading in read_names(part)]
+    except UserError:
+        return []
+
+
+def _resembles_preferences(headings: Iterable[str], columns: Mapping[str, str] | None) -> bool:
+    """Return whether at most one column of a layout is missing; one that `columns` maps, even wrongly, is not."""
+    names = {"_".join(heading.casefold().split()) for heading in headings} | {*(columns or ())}
+    return any(len({*layout} - names) <= 1 for layout in (_PLAIN, _PRISM, _PANDALM))
 
 
 def _read(source: Any, columns: Mapping[str, str] | None) -> Iterator[Row]:

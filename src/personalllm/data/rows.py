@@ -19,7 +19,7 @@ from personalllm.core.errors import DataError, ParameterError
 from personalllm.core.types import JSON
 from personalllm.data.cells import Row
 from personalllm.data.files import Part, find_parts
-from personalllm.data.memory import table_part
+from personalllm.data.memory import is_columns, table_part
 from personalllm.data.text_rows import COPY_AGAIN, BadRow, Unreadable, csv_header, text_rows
 
 __all__ = [
@@ -78,7 +78,7 @@ def parts_of(source: Any) -> list[Part]:
 
     Args:
         source: The path of a file or folder, a list of dicts, a pandas or polars DataFrame, a pyarrow table, a
-            `datasets.Dataset`, or a dict of these by split.
+            `datasets.Dataset`, a dict of columns of equal length, or a dict of these by split.
 
     Raises:
         DataError: If there is nothing to read.
@@ -86,7 +86,7 @@ def parts_of(source: Any) -> list[Part]:
     """
     if isinstance(source, str | Path):
         return find_parts(Path(source).expanduser())
-    if isinstance(source, dict):
+    if isinstance(source, dict) and not is_columns(source):
         return [table_part(table, split) for split, table in source.items()]
     return [table_part(source)]
 
@@ -143,24 +143,39 @@ def _part_entries(
 ) -> Iterator[Row | BadRow]:
     source = str(part.path)
     if part.format == "json":
-        # Rows of JSON may differ in their keys, and reading all keys first would parse the file twice.
-        blocks = read_blocks(part)
-        first = next((block for block in blocks if len(block) or block.bad), None)
-        present: Sequence[str] = list(dict.fromkeys(chain(*first.rows()))) if first is not None else ()
-        renames = match_names(present, requested, columns) if present else {}
-        blocks = chain(() if first is None else (first,), blocks)
-    else:
-        present = read_names(part)
-        renames = match_names(present, requested, columns)
-        blocks = read_blocks(part, lambda name: renames.get(name, name) in requested or extra(name))
+        yield from _json_entries(part, requested, columns)
+        return
+    present = read_names(part)
+    renames = match_names(present, requested, columns)
     with _reading(part):
-        for block in blocks:
+        for block in read_blocks(part, lambda name: renames.get(name, name) in requested or extra(name)):
             for number, values in zip(block.numbers, block.rows(), strict=True):
-                cells = {renames.get(name, name): value for name, value in values.items()} if renames else values
-                names = tuple(values) if part.format == "json" else present
-                yield Row(source, f"{block.unit} {number}", cells, names)
+                yield Row(source, f"{block.unit} {number}", _renamed(values, renames), present)
             if block.bad is not None:
                 yield block.bad
+
+
+def _json_entries(part: Part, requested: frozenset[str], columns: Mapping[str, str]) -> Iterator[Row | BadRow]:
+    """Yield the rows of JSON; they may differ in their keys, so the names are matched for each set of keys."""
+    source = str(part.path)
+    renames: dict[tuple[str, ...], dict[str, str]] = {}
+    for block in read_blocks(part):
+        for number, values in zip(block.numbers, block.rows(), strict=True):
+            keys = tuple(values)
+            if keys not in renames:
+                mapped = {column: heading for column, heading in columns.items() if heading in values}
+                if not renames and len(mapped) < len(columns):
+                    # A later row may have the column. Only then is the file read twice: a misspelt name is reported
+                    # before the rows that lack it.
+                    match_names(read_names(part), requested, columns)
+                renames[keys] = match_names(keys, requested - (columns.keys() - mapped.keys()), mapped)
+            yield Row(source, f"{block.unit} {number}", _renamed(values, renames[keys]), keys)
+        if block.bad is not None:
+            yield block.bad
+
+
+def _renamed(values: JSON, renames: Mapping[str, str]) -> JSON:
+    return {renames.get(name, name): value for name, value in values.items()} if renames else values
 
 
 def match_names(present: Sequence[str], requested: Iterable[str], columns: Mapping[str, str]) -> dict[str, str]:

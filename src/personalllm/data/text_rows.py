@@ -63,9 +63,13 @@ class BadRow:
 
 
 def csv_header(path: Path) -> list[str]:
-    """Return the first row of a CSV file."""
+    """Return the first row of a CSV file that is not blank."""
     with _open_text(path) as stream:
-        return next(csv.reader(stream, delimiter=_delimiter(stream), strict=True), [])
+        return _header(csv.reader(stream, delimiter=_delimiter(stream), strict=True))
+
+
+def _header(reader: Iterator[list[str]]) -> list[str]:
+    return next((cells for cells in reader if any(map(str.strip, cells))), [])
 
 
 def text_rows(part: Part) -> Iterator[tuple[str, int, JSON | BadRow]]:
@@ -97,6 +101,9 @@ def _open_text(path: Path) -> Iterator[IO[str]]:
         if head == b"PAR1" or head[:2] == b"PK":
             what = "Parquet" if head == b"PAR1" else "a ZIP archive, such as an Excel file"
             raise Unreadable("truncated", f"the file is {what}", f"Name it so, or save it as {path.suffix[1:]}.")
+        # That of UTF-32 also begins with the mark of UTF-16, as which its every second character would be a NUL.
+        if head in (b"\xff\xfe\0\0", b"\0\0\xfe\xff"):
+            raise Unreadable("encoding", "the file is UTF-32", "Save it as UTF-8.")
         encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
         # A wrong byte becomes a lone surrogate, so that it is reported with its row and not before the first one.
         with io.TextIOWrapper(binary, encoding=encoding, errors="surrogateescape", newline="") as stream:
@@ -104,8 +111,8 @@ def _open_text(path: Path) -> Iterator[IO[str]]:
 
 
 def _delimiter(stream: IO[str]) -> str:
-    """Return the delimiter that the first line holds most often outside quotes, and go back to the start."""
-    line = stream.readline()
+    """Return the delimiter that the header holds most often outside quotes, and go back to the start."""
+    line = next((line for line in stream if line.strip()), "")
     stream.seek(0)
     bare = "".join(line.split('"')[::2])
     return max(_DELIMITERS, key=bare.count)
@@ -114,7 +121,7 @@ def _delimiter(stream: IO[str]) -> str:
 def _csv_rows(stream: IO[str], source: str) -> Iterator[tuple[int, JSON | BadRow]]:
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(stream, delimiter=_delimiter(stream), strict=True)
-    header = next(reader, [])
+    header = _header(reader)
     if reason := _wrong_bytes("".join(header)):
         raise Unreadable("encoding", f"the header is {reason}", "Save it as UTF-8.")
     before = reader.line_num
@@ -140,9 +147,9 @@ def _whole_rows(reader: Any) -> Iterator[list[str]]:
 
 
 def _first_character(stream: IO[str]) -> str:
-    head = stream.read(64).lstrip()
+    head = next((head for head in iter(lambda: stream.read(1024), "") if not head.isspace()), "")
     stream.seek(0)
-    return head[:1]
+    return head.lstrip()[:1]
 
 
 def _json_items(stream: IO[str], source: str) -> Iterator[tuple[int, JSON | BadRow]]:
