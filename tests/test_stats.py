@@ -85,3 +85,14 @@ def test_sign_flips_keep_their_level() -> None:
 def test_sign_flips_refuse(differences: Any, draws: int, message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         sign_flip_p(differences, draws=draws)
+
+
+@pytest.mark.parametrize("n_users", [4, 40], ids=["every pattern", "drawn patterns"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
+def test_a_column_that_is_not_finite_has_no_p_value(n_users: int, bad: float) -> None:
+    gaps = np.random.default_rng(0).normal(size=(n_users, 2))
+    spoilt = np.column_stack([gaps, gaps[:, 0]])
+    spoilt[1, 2] = bad
+    p = sign_flip_p(spoilt, draws=999)
+    assert np.isnan(p[2])
+    assert p[:2].tolist() == sign_flip_p(gaps, draws=999).tolist()

@@ -119,3 +119,18 @@ def test_an_unknown_stratum_is_refused_and_no_pair_is_no_difference() -> None:
     with pytest.raises(ParameterError, match="stratum must be one in which accuracy is known"):
         paired_differences(sums, [("a", "b")], ACCURACY, "rm:x", draws=100, seed=0)
     assert paired_differences(sums, [], ACCURACY, draws=100, seed=0) == ()
+
+
+def test_a_method_without_the_metric_takes_part_in_no_correction() -> None:
+    sums = sides(good=1.5, fair=1.2, poor=0.2)
+    answers = dataclasses.replace(answers_of(0), log_odds=False)
+    sums["ranks-only"] = sums_of(answers, groups_of())
+    pairs = [("good", "fair"), ("good", "ranks-only"), ("good", "poor")]
+    compared = paired_differences(sums, pairs, LOSS, draws=200, seed=3)
+    assert math.isnan(compared[1].difference.value)
+    assert math.isnan(compared[1].p_value)
+    assert math.isnan(compared[1].p_holm)
+    assert compared[1].better is None
+    without = paired_differences(sums, [pairs[0], pairs[2]], LOSS, draws=200, seed=3)
+    assert [compared[0].p_holm, compared[2].p_holm] == [c.p_holm for c in without]
+    assert compared[2].better == "good"

@@ -90,3 +90,25 @@ def test_a_response_model_that_is_not_the_reference_is_refused(benchmark_: Bench
     assert (
         evaluate(["random", "oracle", "model:alpha-1"], benchmark_, protocol=protocol)["model:alpha-1"].kind != "method"
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("mini", r"got 'mini'\. Load them first: pl\.load\('mini'\)"),
+        (None, r"got None\. Load them first: pl\.load\("),
+        (5, r"got 5\. Load them first"),
+        ([{"user": "u"}], r"got list\. Load them first: .*pl\.Preferences\.from_rows"),
+    ],
+    ids=["name", "none", "number", "rows"],
+)
+def test_what_is_no_data_is_refused(data: Any, message: str) -> None:
+    with pytest.raises(UserError, match="data must be a Benchmark or Preferences, " + message):
+        evaluate(["random"], data)
+
+
+def test_a_single_method_needs_no_list_and_a_track_is_a_name(benchmark_: Benchmark) -> None:
+    settings = {"n_users": 5, "pool_users": 3, "bootstrap_draws": 100}
+    assert "longest" in {result.label for result in evaluate("longest", benchmark_, protocol=settings).methods}
+    with pytest.raises(ParameterError, match=r"track must be the name of a track \(.*rank.*\), got 5"):
+        evaluate("longest", benchmark_, track=5)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ from personalllm.core.seeding import generator
 from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Preferences
 from personalllm.evaluation import Condition, Protocol, Results, evaluate, load_run
+from personalllm.evaluation.differences import check_paired
 from personalllm.evaluation.sources.people import People
 from personalllm.methods.base import Method
 
@@ -288,3 +289,12 @@ def test_adapting_does_not_change_what_was_fitted(people: Preferences) -> None:
             return super().adapt(histories)
 
     run(people, Greedy())
+
+
+def test_other_preferences_of_the_same_shape_are_not_paired(people: Preferences) -> None:
+    others = [{**row, "prompt": f"{row['prompt']}?"} for row in preferences()]
+    ours, theirs = run(people), run(Preferences.from_rows(others, name="six"))
+    again = run(people, FirstLetter(), bootstrap_draws=200)
+    check_paired({"ours": ours.sums("first-letter"), "again": again.sums("first-letter")})
+    with pytest.raises(UserError, match="'ours' and 'theirs' were not evaluated on the same users and queries"):
+        check_paired({"ours": ours.sums("first-letter"), "theirs": theirs.sums("first-letter")})

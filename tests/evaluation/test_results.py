@@ -226,3 +226,8 @@ def test_conditions_are_json() -> None:
     condition = Condition("unseen", "seen", "flipped", 4)
     assert Condition.from_spec(condition.spec()) == condition
     assert str(condition) == "unseen users, seen prompts, flipped history, 4 shots"
+
+
+def test_nothing_is_compared_with_a_method_without_the_metric(results: Results) -> None:
+    with pytest.raises(UserError, match=r"log_loss is not defined for 'ranks-only', so nothing .* Choose another"):
+        results.comparisons("log_loss", versus="ranks-only")

@@ -24,7 +24,7 @@ import personalllm
 from personalllm.core.errors import DataError, UserError
 from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Benchmark, write_benchmark
-from personalllm.evaluation import ProgressEvent, Protocol, evaluate, load_run
+from personalllm.evaluation import ProgressEvent, Protocol, Results, evaluate, load_results, load_run
 from personalllm.evaluation.store import DiskStore, Unit
 from personalllm.methods.base import Method
 from personalllm.testing import EchoChatModel
@@ -386,3 +386,72 @@ def test_a_run_directory_that_cannot_be_made_is_named(benchmark_: Benchmark, tmp
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"Cannot make the run directory .*Choose another --out"):
         evaluate(["random"], benchmark_, protocol=protocol_for(benchmark_, "rank"), out=tmp_path / "file")
+
+
+@pytest.mark.parametrize("damage", ["cut", "no note", "gone"])
+@pytest.mark.parametrize("name", ["longest", "oracle"])
+def test_a_damaged_part_of_a_complete_method_is_recomputed(
+    benchmark_: Benchmark, tmp_path: Path, damage: str, name: str
+) -> None:
+    protocol = protocol_for(benchmark_, "rank")
+    evaluate(["longest"], benchmark_, protocol=protocol, out=tmp_path)
+    run = only(tmp_path)
+    whole = comparable(run)
+    part = first_part(run, name)
+    if damage == "cut":
+        part.write_bytes(part.read_bytes()[:100])
+    else:
+        part.with_suffix(".json" if damage == "no note" else ".parquet").unlink()
+    events: list[ProgressEvent] = []
+    results = evaluate(["longest"], benchmark_, protocol=protocol, out=tmp_path, progress=events.append)
+    assert comparable(run) == whole
+    assert [str(part) in event.message for event in events if event.stage == "damaged"] == [True] * (damage != "gone")
+    assert results.samples(name).num_rows
+
+
+def test_swapped_parts_are_refused_when_samples_are_read(benchmark_: Benchmark, tmp_path: Path) -> None:
+    evaluate(["random"], benchmark_, protocol=protocol_for(benchmark_, "rank"), out=tmp_path)
+    first = first_part(only(tmp_path), "random")
+    second = first.with_name("part-00001.parquet")
+    for suffix in (".parquet", ".json"):
+        one, other = first.with_suffix(suffix), second.with_suffix(suffix)
+        content = one.read_bytes()
+        one.write_bytes(other.read_bytes())
+        other.write_bytes(content)
+    with pytest.raises(DataError, match=f"{first} belongs to another unit of work"):
+        load_run(tmp_path).samples("random")
+
+
+def test_an_altered_manifest_is_refused(benchmark_: Benchmark, tmp_path: Path) -> None:
+    evaluate(["random"], benchmark_, protocol=protocol_for(benchmark_, "rank"), out=tmp_path)
+    path = only(tmp_path) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    altered = [
+        ("was altered: it has another fingerprint", {"protocol": manifest["protocol"] | {"seed": 9}}),
+        ("was altered: it has another fingerprint", {"protocol": {}}),
+        ("was altered: it has another fingerprint", {"protocol": None}),
+        ("has conditions that are none", {"conditions": [{"users": "unseen"}]}),
+    ]
+    for message, change in altered:
+        path.write_text(json.dumps(manifest | change))
+        with pytest.raises(DataError, match=rf"manifest\.json.*{message}"):
+            load_run(tmp_path)
+    path.write_text(json.dumps(manifest | {"benchmark": "renamed", "note": 1}))
+    assert load_run(tmp_path).fingerprint == manifest["fingerprint"]
+
+
+def test_a_folder_of_runs_is_read_without_those_that_are_incomplete(benchmark_: Benchmark, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        protocol = protocol_for(benchmark_, "rank").changed(benchmark_, seed=seed)
+        evaluate(["random"], benchmark_, protocol=protocol, out=tmp_path)
+    killed, whole = sorted(tmp_path.iterdir())
+    for record in killed.glob("*/record.json"):
+        record.unlink()
+    with pytest.warns(UserWarning, match=f"Left out: No method of the run in {killed} is complete"):
+        results = load_results(tmp_path)
+    assert isinstance(results, Results)
+    assert results.fingerprint == whole.name
+    for record in whole.glob("*/record.json"):
+        record.unlink()
+    with pytest.raises(UserError, match=r"No method of the run in .* is complete"):
+        load_results(tmp_path)

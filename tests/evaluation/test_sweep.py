@@ -535,3 +535,20 @@ def test_the_reply_is_the_methods_own(benchmark_: Benchmark, standins: Any) -> N
     both = sweep(["icl"], {"n_shots": [1, 2]}, benchmark_, protocol=protocol, **standins)
     alone = sweep(["icl"], {"n_shots": [2]}, benchmark_, protocol=protocol, **(standins | {"llm": EchoChatModel()}))
     assert both.rows[1].result.estimates == alone.rows[0].result.estimates
+
+
+def test_a_cell_without_a_value_never_wins(benchmark_: Benchmark) -> None:
+    base = np.random.default_rng(0).normal(size=100)
+    undefined = np.full(100, np.nan)
+    contest = contest_of(benchmark_, undefined, base - 1, base)
+    assert contest.winner is contest.rows[2]
+    assert [contest.verdict(row) for row in contest.rows] == ["not defined", "behind", "winner"]
+    assert contest.sentence().startswith("Winner by utility among 2 cells on the same 100 users: c2")
+    alone = contest_of(benchmark_, undefined, base)
+    assert alone.sentence() == "c1: the only cell with a utility on its 100 users, so it is compared with none."
+    none = contest_of(benchmark_, undefined, undefined)
+    assert none.winner is None
+    assert none.differences == ()
+    assert none.sentence() == (
+        "No winner: utility is not defined for any cell on these 100 users; choose another metric."
+    )

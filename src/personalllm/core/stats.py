@@ -145,7 +145,7 @@ def sign_flip_p(differences: npt.ArrayLike, *, draws: int = 9_999, seed: int = 0
         seed: Seed of the patterns.
 
     Returns:
-        float64 (n_comparisons,), in (0, 1].
+        float64 (n_comparisons,), in (0, 1]; NaN for a column that is not finite.
 
     Raises:
         ParameterError: If there is no user, or too few draws.
@@ -159,15 +159,18 @@ def sign_flip_p(differences: npt.ArrayLike, *, draws: int = 9_999, seed: int = 0
     if draws < 99:
         raise ParameterError("draws", ">= 99", draws)
     n_users = len(d)
+    # NaN exceeds no threshold, so such a column would get the smallest p of all
+    finite = np.isfinite(d).all(axis=0)
+    d = np.where(finite, d, 0.0)
     threshold = np.abs(d.sum(axis=0)) - _SLACK * np.abs(d).sum(axis=0)
     if 2**n_users <= draws + 1:
         patterns = (np.arange(2**n_users)[:, None] >> np.arange(n_users)) & 1
         extreme = np.abs((1.0 - 2.0 * patterns) @ d) >= threshold
-        return np.asarray(extreme.mean(axis=0))
+        return np.where(finite, extreme.mean(axis=0), np.nan)
     rng = generator(seed, "sign flips", n_users)
     n_extreme = np.zeros(d.shape[1])
     step = max(1, _SIGNS_PER_BLOCK // n_users)
     for start in range(0, draws, step):
         signs = 1.0 - 2.0 * rng.integers(0, 2, (min(step, draws - start), n_users), dtype=np.int8)
         n_extreme += (np.abs(signs @ d) >= threshold).sum(axis=0)
-    return np.asarray((1 + n_extreme) / (1 + draws))
+    return np.where(finite, (1 + n_extreme) / (1 + draws), np.nan)

@@ -94,8 +94,8 @@ class Contest:
     Attributes:
         metric: What is compared.
         rows: In the order of the sweep.
-        best: The best by the metric; of equal ones the first.
-        differences: Between the best and every other row, in their order; labels are those of the cells.
+        best: The best by the metric; of equal ones the first. A row without a value is best only if none has one.
+        differences: Between the best and every other row with a value, in their order; labels are those of the cells.
     """
 
     metric: Metric
@@ -116,11 +116,13 @@ class Contest:
         return self.best if self.differences and not self.ties else None
 
     def difference(self, row: SweepRow) -> Difference | None:
-        """Return the best cell's difference from a row; None for the best cell itself."""
+        """Return the best cell's difference from a row; None for itself and for a row without a value."""
         return next((difference for difference in self.differences if difference.b == str(row.cell)), None)
 
     def verdict(self, row: SweepRow) -> str:
         """Return what a row is, in a few words."""
+        if math.isnan(row.estimate(self.metric.id).value):
+            return "not defined"
         if row is self.best:
             return "winner" if self.winner else "best, no winner" if self.differences else "alone"
         return "not significantly different from the best" if row in self.ties else "behind"
@@ -129,10 +131,13 @@ class Contest:
         """Return what can be claimed of the best cell."""
         n_users, n_tests = self.best.sums.n_clusters, len(self.differences)
         users = f"{n_users:,} {self.best.sums.axis}"
+        if math.isnan(self.best.estimate(self.metric.id).value):
+            return f"No winner: {self.metric.id} is not defined for any cell on these {users}; choose another metric."
         if not self.differences:
-            return f"{self.best.cell}: the only cell on its {users}, so it is compared with none."
+            with_value = f" with a {self.metric.id}" if len(self.rows) > 1 else ""
+            return f"{self.best.cell}: the only cell{with_value} on its {users}, so it is compared with none."
         where = f" ({self.best.at})" if len(self.best.results.conditions) > 1 else ""
-        among = f"among {len(self.rows)} cells on the same {users}{where}"
+        among = f"among {n_tests + 1} cells on the same {users}{where}"
         tests = f"paired sign-flip tests over users, Holm-corrected for {n_tests} comparison{'s' * (n_tests > 1)}"
         if self.winner:
             largest = max(difference.p_holm for difference in self.differences)
@@ -162,9 +167,10 @@ def hold_contests(rows: Sequence[SweepRow], metric: Metric) -> tuple[Contest, ..
 
 def _contest(rows: tuple[SweepRow, ...], metric: Metric) -> Contest:
     sign = 1 if metric.higher_is_better else -1
-    best = max(rows, key=lambda row: sign * row.estimate(metric.id).value)
+    defined = [row for row in rows if not math.isnan(row.estimate(metric.id).value)]
+    best = max(defined, key=lambda row: sign * row.estimate(metric.id).value, default=rows[0])
     sums = {str(row.cell): row.sums for row in rows}
-    pairs = [(str(best.cell), str(row.cell)) for row in rows if row is not best]
+    pairs = [(str(best.cell), str(row.cell)) for row in defined if row is not best]
     protocol = best.cell.protocol
     differences = paired_differences(
         sums, pairs, metric, draws=protocol.bootstrap_draws, seed=protocol.seed, patterns=_PATTERNS

@@ -30,7 +30,8 @@ class Difference:
         a: Label of the first.
         b: Label of the second.
         difference: The metric of `a` minus that of `b`, with its 95 % interval over users.
-        p_value: Two-sided, of the sign-flip test over users; NaN where the metric is not a mean over users.
+        p_value: Two-sided, of the sign-flip test over users; NaN where the metric is not a mean over
+            users or not defined for one of the two.
         p_holm: The same, corrected for all comparisons that were made together.
         better: Label of the better one if they differ significantly at a family-wise level of 5 %, else None.
     """
@@ -75,7 +76,7 @@ def paired_differences(
     seed: int,
     patterns: int = _PATTERNS_PER_COMPARISON,
 ) -> tuple[Difference, ...]:
-    """Return a difference for each pair of methods, Holm-corrected for their number.
+    """Return a difference for each pair of methods, Holm-corrected for the number of those that have a p-value.
 
     Args:
         sums: Label -> sums under one condition.
@@ -99,7 +100,8 @@ def paired_differences(
     gaps_of_users = _user_differences(sums, pairs, metric, stratum)
     if gaps_of_users is not None and len(gaps_of_users):
         p_values = sign_flip_p(gaps_of_users, draws=max(_PATTERNS, patterns * len(pairs)), seed=seed)
-    corrected = p_values if np.isnan(p_values).any() else holm(p_values)
+    corrected, defined = np.full(len(pairs), np.nan), ~np.isnan(p_values)
+    corrected[defined] = holm(p_values[defined])
     compared = []
     for (a, b), gap, p, p_holm in zip(pairs, gaps, p_values.tolist(), corrected.tolist(), strict=True):
         ahead = a if (gap.value > 0) == metric.higher_is_better else b

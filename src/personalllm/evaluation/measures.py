@@ -277,16 +277,17 @@ def _add(answers: PairAnswers, part: I64 | None, prefixes: Sequence[str], column
     return sums
 
 
-def pairing_digest(*columns: npt.NDArray[Any]) -> str:
+def pairing_digest(*columns: npt.NDArray[Any], data: str = "") -> str:
     """Return a digest of what was asked of whom: results with equal digests may be compared user by user.
 
     Args:
         columns: What no method can change, e.g. the user, the prompt and the two responses of every test pair.
+        data: Fingerprint of the data that the columns are positions in; empty if they are the content themselves.
 
     >>> pairing_digest(np.array([1, 2])) == pairing_digest(np.array([2, 1]))
     False
     """
-    content = hashlib.sha256()
+    content = hashlib.sha256(data.encode())
     for column in columns:
         little = np.ascontiguousarray(column.astype(column.dtype.newbyteorder("<")))
         content.update(f"{little.dtype.str}{little.shape}".encode())

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from personalllm.core.errors import ParameterError
 from personalllm.core.registry import Registry
 from personalllm.core.types import JSON
 
@@ -48,9 +49,12 @@ def load_track(name: str) -> Any:
     """Return the class of a track, a subclass of `contract.Track`.
 
     Raises:
+        ParameterError: If the name is no text.
         UnknownName: If there is no such track; lists the nearest.
         PluginError: If it does not load.
     """
+    if not isinstance(name, str):
+        raise ParameterError("track", f"the name of a track ({', '.join(tracks)})", name)
     return tracks.load(name)
 
 

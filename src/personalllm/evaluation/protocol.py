@@ -37,7 +37,7 @@ from personalllm.evaluation.sizes import Data, benchmark_sizes, default_referenc
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
 
-__all__ = ["METRICS_VERSION", "NAMES_ONLY", "RUN_FORMAT", "Protocol"]
+__all__ = ["METRICS_VERSION", "NAMES_ONLY", "RUN_FORMAT", "Protocol", "fingerprint_of"]
 
 METRICS_VERSION: Literal[1] = 1
 """Raised whenever the same protocol could give another number; part of every fingerprint."""
@@ -136,8 +136,7 @@ class Protocol(Frozen):
 
         The names are for readers: the fingerprint of the data is what counts, and the values of the preset.
         """
-        content = {name: value for name, value in self.spec().items() if name not in NAMES_ONLY}
-        return digest(content | {"run_format": RUN_FORMAT})
+        return fingerprint_of(self.spec())
 
     def spec(self) -> JSON:
         """Return the protocol as replayable JSON."""
@@ -319,6 +318,12 @@ class Protocol(Frozen):
             raise ParameterError("history.counterfactual", "another one where there is only one user", "other-user")
         if self.reference_response_model not in benchmark.response_models:
             raise UnknownName("response model", str(self.reference_response_model), benchmark.response_models)
+
+
+def fingerprint_of(spec: Mapping[str, Any]) -> str:
+    """Return the fingerprint of a protocol's JSON."""
+    content = {name: value for name, value in spec.items() if name not in NAMES_ONLY}
+    return digest(content | {"run_format": RUN_FORMAT})
 
 
 def _complete(data: Data, track: str, values: JSON, nested: dict[str, dict[str, Any]], sizes: Sizes) -> JSON:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from personalllm.core.errors import DataError, UserError
 from personalllm.core.types import JSON
 from personalllm.evaluation.contract import Condition
 from personalllm.evaluation.parts import load_track
-from personalllm.evaluation.protocol import RUN_FORMAT
+from personalllm.evaluation.protocol import RUN_FORMAT, fingerprint_of
 from personalllm.evaluation.results import MethodResult, Results
 from personalllm.evaluation.store import DiskStore, MethodRecord, Store, read_json
 
@@ -20,11 +21,15 @@ __all__ = ["assemble", "load_results", "load_run"]
 
 T = TypeVar("T")
 
+_KEYS = ("protocol", "fingerprint", "conditions")
+_REMEDY = "Run the same evaluation again."
 _KINDS = ("method", "baseline", "oracle")
 
 
 def load_results(path: str | Path) -> Results | tuple[Results, ...]:
     """Read back a run, or every run in a folder; neither the data nor the backends are needed.
+
+    A run of a folder of several that is incomplete or of another version is left out with a warning that names it.
 
     Args:
         path: The run directory, or the folder that was given as `out`.
@@ -33,12 +38,24 @@ def load_results(path: str | Path) -> Results | tuple[Results, ...]:
         The results of a run, or, of a folder with several runs, those of each, by name of their folder.
 
     Raises:
-        UserError: If there is no run, or one of another version of this package.
+        UserError: If there is no run, or none that is complete and of this version of the package.
         DataError: If a file of a run is cut off, altered or of another run; names it.
     """
     folders = _runs(Path(path))
-    results = tuple(_load(folder) for folder in folders)
-    return results[0] if len(results) == 1 else results
+    results: list[Results] = []
+    failures: list[UserError] = []
+    for folder in folders:
+        try:
+            results.append(_load(folder))
+        except DataError:
+            raise
+        except UserError as error:
+            failures.append(error)
+    if not results:
+        raise failures[0]
+    for failure in failures:
+        warnings.warn(f"Left out: {failure}", stacklevel=2)
+    return results[0] if len(results) == 1 else tuple(results)
 
 
 def load_run(path: str | Path) -> Results:
@@ -128,14 +145,21 @@ def _load(folder: Path) -> Results:
             f"{RUN_FORMAT}.",
             "Run the same evaluation again, or read it with the version of personalllm in its manifest.json.",
         )
-    if not {"protocol", "fingerprint", "conditions"} <= set(manifest):
-        raise DataError(f"{folder / 'manifest.json'} describes no run.", "Run the same evaluation again.")
+    if not set(_KEYS) <= set(manifest):
+        raise DataError(f"{folder / 'manifest.json'} describes no run.", _REMEDY)
+    protocol = manifest["protocol"]
+    if not isinstance(protocol, dict) or fingerprint_of(protocol) != manifest["fingerprint"]:
+        raise DataError(f"The protocol in {folder / 'manifest.json'} was altered: it has another fingerprint.", _REMEDY)
+    try:
+        [Condition.from_spec(spec) for spec in manifest["conditions"]]
+    except (KeyError, TypeError, ValueError):
+        raise DataError(f"{folder / 'manifest.json'} has conditions that are none.", _REMEDY) from None
     order: list[str] = []
     if (folder / "leaderboard.json").exists():
         order = [str(key) for key in read_json(folder / "leaderboard.json").get("order", [])]
     written = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/record.json")}
     complete = sorted(written, key=lambda key: (-written[key], key))
     if not complete:
-        raise UserError(f"No method of the run in {folder} is complete.", "Run the same evaluation again.")
+        raise UserError(f"No method of the run in {folder} is complete.", _REMEDY)
     keys = [key for key in order if key in complete] + [key for key in complete if key not in order]
     return assemble(DiskStore(folder, str(manifest["fingerprint"])), manifest, keys)

@@ -218,6 +218,7 @@ class Results:
 
         Raises:
             UnknownName: If there is no such method or metric.
+            UserError: If the metric is not defined for `versus`.
         """
         chosen, condition = self.metric(metric or self.main_metric), at or self.headline
         key = (stratum, chosen.id)
@@ -226,9 +227,12 @@ class Results:
             pairs = [(a, b) for index, a in enumerate(labels) for b in labels[index + 1 :]]
         else:
             first = versus or self._best(chosen, key, condition, labels)
-            if first is not None:
-                self.estimate(first, chosen.id, condition, stratum)
             pairs = [(first, other) for other in labels if first is not None and other != first]
+            if first is not None and math.isnan(self.estimate(first, chosen.id, condition, stratum).value) and pairs:
+                raise UserError(
+                    f"{chosen.id} is not defined for {first!r}, so nothing can be compared with it.",
+                    "Choose another versus or another metric, e.g. one that needs no log-odds.",
+                )
         sums = {label: self[label].sums[condition] for pair in pairs for label in pair}
         draws, seed = self._resampling
         return paired_differences(sums, pairs, chosen, stratum, draws=draws, seed=seed)

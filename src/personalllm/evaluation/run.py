@@ -25,6 +25,7 @@ from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.reading import assemble
 from personalllm.evaluation.resolve import resolve, slug
 from personalllm.evaluation.results import Results
+from personalllm.evaluation.sizes import check_data
 from personalllm.evaluation.sources.people import People
 from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.evaluation.store import DiskStore, MethodRecord, Store
@@ -36,7 +37,7 @@ _NEEDS = {"llm": "a chat model", "rewards": "a reward ensemble"}
 
 
 def evaluate(
-    methods: Sequence[Method | str],
+    methods: Sequence[Method | str] | Method | str,
     data: Any,
     track: str | None = None,
     protocol: Protocol | str | Mapping[str, Any] | None = None,
@@ -54,7 +55,8 @@ def evaluate(
     or altered is computed again; the numbers are the same, bit for bit, whether a run was interrupted or not.
 
     Args:
-        methods: Objects, registered names, names with parameters (`icl[n_shots=3]`), `module:Class`, or `all`.
+        methods: Objects, registered names, names with parameters (`icl[n_shots=3]`), `module:Class`, or `all`; one
+            of them, or several in a list.
         data: A benchmark, whose users are simulated, or the preferences of people.
         track: `rank`, `generate`, `predict` or a plug-in's; None: that of the protocol, else `rank`, for people
             `predict`.
@@ -71,8 +73,8 @@ def evaluate(
         The methods in the order given, then the baselines, then the oracles of the track.
 
     Raises:
-        UserError: If a backend is missing, a method is not of the track or breaks its contract, or a baseline is named
-            that this run does not have.
+        UserError: If the data are neither, a backend is missing, a method is not of the track or breaks its contract,
+            or a baseline is named that this run does not have.
         RunError: If a method's own code fails; names the method and the step.
         AxisMismatch: If the reward ensemble's RMs are not the benchmark's.
         DataError: If the data lack a split or a reference response that the protocol needs.
@@ -81,7 +83,8 @@ def evaluate(
     workers = backend("executor", executor)
     chosen = as_protocol(protocol, data, track)
     kind = load_track(chosen.track)
-    entries, names = resolve(methods, kind, signals=getattr(chosen.options, "reward_signals", False))
+    several = [methods] if isinstance(methods, str | Method) else methods
+    entries, names = resolve(several, kind, signals=getattr(chosen.options, "reward_signals", False))
     instance = make_track(chosen, data, backends, writes=any("llm" in entry.method.needs for entry in entries))
     for entry in entries:
         instance.check(entry)
@@ -115,9 +118,10 @@ def as_protocol(protocol: Protocol | str | Mapping[str, Any] | None, data: Any, 
         track: Name of the track; None: that of the protocol.
 
     Raises:
-        UserError: If the protocol is of another track, or was made for other data.
+        UserError: If the data are neither, or the protocol is of another track, or was made for other data.
         ParameterError: If a setting is unknown or out of range.
     """
+    check_data(data)
     chosen: Mapping[str, Any] = {} if track is None else {"track": track}
     if isinstance(protocol, Protocol):
         if track not in (None, protocol.track):
@@ -233,7 +237,9 @@ class _Run:
         label, total = about["label"], sum(unit.weight for unit in units)
         # of baselines, which are not asked for, only damage is reported
         progress = self.progress if about["kind"] == "method" else _silent
-        if self._read(label, partial(self.store.read_method, key)) is not None:
+        complete = self._read(label, partial(self.store.read_method, key)) is not None
+        # a record does not vouch for the samples it was made from: a damaged one is computed again
+        if complete and all(map(self.store.has_unit, units)):
             progress(ProgressEvent(label, "start", total, total))
             progress(ProgressEvent(label, "finish", total, total))
             return

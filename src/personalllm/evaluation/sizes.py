@@ -6,16 +6,32 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from personalllm.core.errors import DataError
+from personalllm.core.errors import DataError, UserError
 from personalllm.evaluation.parts import Sizes
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
 
-__all__ = ["Data", "benchmark_sizes", "default_reference", "holds_people", "people_sizes"]
+__all__ = ["Data", "benchmark_sizes", "check_data", "default_reference", "holds_people", "people_sizes"]
 
 Data: TypeAlias = Any
 """A `data.Benchmark`, or `data.Preferences` of people."""
+
+
+def check_data(data: object) -> None:
+    """Raise unless data are a benchmark or people's preferences.
+
+    Raises:
+        UserError: If they are anything else; says how to load them.
+    """
+    if hasattr(data, "reward_models") or hasattr(data, "histories"):
+        return
+    given = f"{data!r:.60}" if isinstance(data, str | int | float | None) else type(data).__name__
+    example = repr(data) if isinstance(data, str) else "..."
+    raise UserError(
+        f"data must be a Benchmark or Preferences, got {given}.",
+        f"Load them first: pl.load({example}), or pl.Preferences.from_rows(...) for rows of people's comparisons.",
+    )
 
 
 def holds_people(data: Data) -> bool:

@@ -73,6 +73,10 @@ class Store:
         """Return the samples of a unit; None if they are absent or damaged."""
         return self._units.get((unit.key, unit.index))
 
+    def has_unit(self, unit: Unit) -> bool:
+        """Tell whether the samples of a unit are there and undamaged, without reading them."""
+        return (unit.key, unit.index) in self._units
+
     def write_unit(self, unit: Unit, samples: Table) -> None:
         """Keep the samples of a unit."""
         self._units[unit.key, unit.index] = samples
@@ -122,6 +126,15 @@ class DiskStore(Store):
         except DataError:
             self.damaged.append(path)
             return None
+
+    def has_unit(self, unit: Unit) -> bool:
+        """Tell whether a unit's file is there and agrees with its note; its table is not parsed."""
+        path = self._unit_path(unit)
+        try:
+            self._check_unit(path, unit.key, unit.spec())
+        except DataError:
+            return False
+        return True
 
     def write_unit(self, unit: Unit, samples: Table) -> None:
         """Write a unit's samples, then its note, both atomically."""
@@ -199,7 +212,7 @@ class DiskStore(Store):
         write_json(self.directory / key / "timing.json", self._bound(key) | {"seconds": total})
 
     def _unit_path(self, unit: Unit) -> Path:
-        return self.directory / unit.key / "samples" / f"part-{unit.index:05d}.parquet"
+        return self.directory / unit.key / "samples" / _part_name(unit.index)
 
     def _bound(self, key: str) -> JSON:
         """Return what binds a file to this format, this run and a method."""
@@ -212,13 +225,21 @@ class DiskStore(Store):
 
     def _read_unit(self, path: Path, key: str, unit: JSON | None = None) -> Table:
         """Return a unit's samples if its note agrees with them, with this run and with the unit."""
+        self._check_unit(path, key, unit)
+        return read_table(path)
+
+    def _check_unit(self, path: Path, key: str, unit: JSON | None) -> None:
+        """Raise unless a note agrees with its samples, with this run and with the unit, or the number of its file."""
         note = read_json(path.with_suffix(".json"))
         self._check_bound(path.with_suffix(".json"), note, key)
+        if not path.exists():
+            raise DataError(f"{path} is missing.", _REMEDY)
         if note.get("sha256") != file_sha256(path):
             raise DataError(f"{path} is cut off or was altered.", _REMEDY)
-        if unit is not None and note.get("unit") != unit:
+        noted = note.get("unit")
+        right = noted == unit if unit else isinstance(noted, dict) and path.name == _part_name(noted.get("index"))
+        if not right:
             raise DataError(f"{path} belongs to another unit of work.", _REMEDY)
-        return read_table(path)
 
     def _checked_record(self, key: str) -> JSON:
         path = self.directory / key / "record.json"
@@ -227,6 +248,10 @@ class DiskStore(Store):
             raise DataError(f"{path} was altered.", _REMEDY)
         self._check_bound(path, record, key)
         return record
+
+
+def _part_name(index: Any) -> str:
+    return f"part-{index:05d}.parquet" if isinstance(index, int) else ""
 
 
 def _added(seconds: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:

@@ -141,10 +141,14 @@ def differences(
         at: Condition; None: that of the headline.
         key: Anchor.
     """
-    compared = {metric.id: {pair.b: pair for pair in results.comparisons(metric.id, at, versus)} for metric in metrics}
+    compared = {
+        metric.id: {pair.b: pair for pair in results.comparisons(metric.id, at, versus)}
+        for metric in metrics
+        if not math.isnan(results.estimate(versus, metric.id, at).value)
+    }
     rows = []
     for row in ranked(results, at):
-        pairs = {metric.id: compared[metric.id].get(row.label) for metric in metrics}
+        pairs = {metric.id: compared.get(metric.id, {}).get(row.label) for metric in metrics}
         if any(pairs.values()):
             gaps = [(metric, pairs[metric.id]) for metric in metrics]
             cells = [

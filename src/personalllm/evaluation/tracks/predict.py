@@ -183,7 +183,9 @@ class PredictTrack(Track):
             Sums(
                 pair_sums(answers) | {"group": strongest},
                 "users",
-                pairing_digest(*(column[name] for name in ("user", "prompt", "chosen", "rejected"))),
+                pairing_digest(
+                    *(column[name] for name in ("user", "prompt", "chosen", "rejected")), data=self.source.fingerprint
+                ),
                 tuple(f"rm:{name}" for name in self.source.benchmark.reward_models),
             ),
         )
@@ -282,7 +284,8 @@ class PeopleTrack(PredictTrack):
             longer=column["longer"],
             log_odds=log_odds,
         )
-        return (Sums(pair_sums(answers), axis, pairing_digest(column["user"], column["row"])),)
+        pairing = pairing_digest(column["user"], column["row"], data=self.source.fingerprint)
+        return (Sums(pair_sums(answers), axis, pairing),)
 
     def describe(self) -> JSON:
         """Return what was drawn, as JSON for the manifest."""
