@@ -18,7 +18,8 @@ from personalllm.evaluation.estimates import estimate
 from personalllm.evaluation.measures import PairAnswers, pair_sums
 from personalllm.evaluation.metrics import PAIR_METRICS
 from personalllm.evaluation.results import MethodResult, Results
-from personalllm.evaluation.transfer import Transfer
+from personalllm.evaluation.transfer import Transfer, methods_of
+from personalllm.methods import get_method
 
 
 def method(label: str, kind: Any, right: float, n_users: int, shots: tuple[int, ...]) -> MethodResult:
@@ -54,6 +55,24 @@ def test_the_same_order() -> None:
     assert (orders.same, orders.reversed, orders.total) == (6, 0, 6)
     assert [one.label for one in transfer.standings()] == ["a", "b", "c", "d", "random"]
     assert [one.rank_people for one in transfer.standings()[:4]] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [{"id": "mine", "class": "unknown_module:Mine"}, {"id": "unknown_module:Mine"}, {"id": "longest", "class": "m:L"}],
+)
+def test_a_run_folder_cannot_choose_a_class_to_import(spec: dict[str, Any]) -> None:
+    run = side({"a": 0.9})
+    rows = tuple(dataclasses.replace(row, spec=spec | {"params": {}}) for row in run.methods)
+    with pytest.raises(UserError, match=r"cannot be made again from its folder: .*Evaluate your methods .* yourself"):
+        methods_of(dataclasses.replace(run, methods=rows))
+
+
+def test_the_methods_of_a_run_are_made_again() -> None:
+    run = side({"a": 0.9})
+    spec = {"id": "embedding-ranker", "params": {"shrinkage": 2.0}}
+    rows = tuple(dataclasses.replace(row, spec=spec) for row in run.methods)
+    assert methods_of(dataclasses.replace(run, methods=rows)) == [get_method("embedding-ranker", shrinkage=2.0)]
 
 
 def test_the_reversed_order() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import OrderedDict
@@ -13,6 +14,7 @@ import pytest
 
 import personalllm as pl
 from personalllm.core.errors import ParameterError, UserError
+from personalllm.core.storage import digest
 from personalllm.core.types import Corpus, Histories, Queries
 from personalllm.methods import EmbeddingRanker, HierarchicalBT, Longest, PReF, load_method
 from personalllm.methods.state import read_note, read_state, write_state
@@ -179,9 +181,96 @@ def test_a_class_that_cannot_be_imported_is_passed(pool, tmp_path):
         id = "local"
 
     Local(learned=[1.5]).fit(pool).save(tmp_path / "own")
-    with pytest.raises(UserError, match=r"cannot be found.*cls=MyMethod"):
+    with pytest.raises(UserError, match=r"is not imported.*neither built in nor.*cls=MyMethod"):
         load_method(tmp_path / "own")
     assert load_method(tmp_path / "own", cls=Local).value_ == [1.5]
+
+
+def edited(folder, **changes):
+    """Change the note of a saved method as an attacker would, who writes a digest that matches."""
+    note = json.loads((folder / "method.json").read_text())
+    note = {key: value for key, value in (note | changes).items() if key != "digest" and value is not ...}
+    (folder / "method.json").write_text(json.dumps(note | {"digest": digest(note, 64)}))
+    return folder
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    """A module in the working folder that leaves a file when it is imported."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "evil_module.py").write_text("open('ran', 'w').close()\nX = f = dict\n")
+    yield tmp_path / "here" / "ran"
+    sys.modules.pop("evil_module", None)
+
+
+@pytest.mark.parametrize("name", ["evil", "evil_module:X", "longest"])
+def test_a_folder_cannot_choose_a_class_to_import(name, pool, tmp_path, evil):
+    Longest().fit(pool).save(tmp_path / "taste")
+    edited(tmp_path / "taste", **{"class": "evil_module:X", "method": {"id": name, "params": {}}})
+    with pytest.raises(UserError, match=r"'evil_module:X' of the saved method is not imported.*cls=MyMethod"):
+        load_method(tmp_path / "taste")
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize("need", ["embedder", "llm"])
+@pytest.mark.parametrize("name", ["evil_module:f", "openai:gpt"])
+def test_a_folder_cannot_choose_a_backend_to_build(need, name, pool, tmp_path, evil, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    method = HierarchicalBT(n_features=6, steps=3) if need == "embedder" else pl.methods.SelfICL()
+    method.fit(pool, embedder=EMBEDDER, llm=EchoChatModel()).save(tmp_path / "taste")
+    edited(tmp_path / "taste", backends={need: {"name": name, "identity": "x"}})
+    message = rf"'{name}', which is not a registered name.*load_method\(path, {need}=\.\.\.\)"
+    with pytest.raises(UserError, match=message):
+        load_method(tmp_path / "taste")
+    assert not evil.exists()
+
+
+def test_the_class_that_is_passed_is_the_saved_one(pool, tmp_path):
+    Odd(learned=[1]).fit(pool).save(tmp_path / "odd")
+    with pytest.raises(UserError, match=r"holds the method 'odd', but cls=Longest has the id 'longest'"):
+        load_method(tmp_path / "odd", cls=Longest)
+    with pytest.raises(UserError, match=r"cls must be a subclass of personalllm\.Method"):
+        load_method(tmp_path / "odd", cls=dict)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class": ...},
+        {"backends": ...},
+        {"backends": {}},
+        {"backends": {"embedder": {"name": "hash-stand-in"}}},
+        {"method": {"id": "hierarchical-bt"}},
+        {"state": ...},
+        {"state": {"x_": {"array": "99 unknown"}}},
+        {"state": {"x_": {}}},
+    ],
+)
+def test_a_note_without_what_save_writes_is_damaged(changes, fitted, tmp_path):
+    fitted.save(tmp_path / "taste")
+    with pytest.raises(UserError, match=r"method\.json is damaged: .*Save the method again"):
+        load_method(edited(tmp_path / "taste", **changes), embedder=EMBEDDER)
+
+
+def test_saving_deletes_nothing_but_a_saved_method(fitted, tmp_path, monkeypatch):
+    folder = tmp_path / "taste"
+    fitted.save(folder)
+    (folder / "README.md").write_text("do not lose me")
+    (folder / ".git").mkdir()
+    with pytest.raises(UserError, match=r"more than a saved method, and saving would delete it: \.git, README\.md"):
+        fitted.save(folder)
+    assert (folder / "README.md").read_text() == "do not lose me"
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"empty is the working folder.*inside it"):
+        fitted.save(".")
+    fitted.save("../empty/../new/.")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "new", "taste"]
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    Longest().fit(Histories(RAGGED, 1, [0], [0], [0], [1])).save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert load_method(tmp_path / "new") == Longest()
 
 
 def test_an_unfitted_method_is_not_saved(tmp_path):
@@ -238,6 +327,23 @@ def test_preferences_are_copies_that_rebuild_the_user(fitted):
     assert np.array_equal(again.utilities("p", ["a", "c"]), ann.utilities("p", ["a", "c"]))
 
 
+def test_shown_may_be_none(fitted):
+    assert fitted.user("ann").update("p", chosen="a", rejected="b", shown=None).preferences[0]["shown"] == []
+
+
+def test_a_user_follows_the_method_when_it_is_fitted_again(fitted, make_histories):
+    ann = fitted.user("ann").update("p", chosen="a b", rejected="c")
+    before = ann.utilities("q", ["d e", "f"])
+    other = make_histories([9, 8], "other pool")
+    fitted.fit(other)
+    new = HierarchicalBT(n_features=6, steps=3).fit(other, embedder=EMBEDDER).user("ann")
+    expected = new.update("p", chosen="a b", rejected="c").utilities("q", ["d e", "f"])
+    assert not np.array_equal(before, expected)
+    assert np.array_equal(ann.utilities("q", ["d e", "f"]), expected)
+    assert fitted.user("ann") is ann
+    assert len(ann.preferences) == 1
+
+
 def test_rank_and_probability(pool):
     ann = pl.methods.UserBT(n_features=6, ridge=0.1).fit(pool, embedder=EMBEDDER).user("ann")
     for _ in range(8):
@@ -268,7 +374,10 @@ def test_next_query_is_that_of_the_method(pool):
         (lambda u: u.update("p", chosen="a", rejected="b", shown="ab"), "shown must be a list"),
         (lambda u: u.update("p", chosen="a", rejected="b", shown=["a", None]), r"shown\[1\] must be a text"),
         (lambda u: u.utilities("p", "ab"), "responses must be a list of texts"),
+        (lambda u: u.update("p", chosen="a", rejected="b", shown=3), "shown must be a list"),
         (lambda u: u.utilities(None, ["a"]), "prompt must be a text"),
+        (lambda u: u.utilities("p", None), "responses must be a list of texts, got None"),
+        (lambda u: u.utilities("p", []), r"responses must be a list of at least one text, got \[\]"),
         (lambda u: u.next_query({"p": ["a", "b"]}), "'longest' does not choose what to ask"),
         (lambda u: u.messages("p"), "'longest' does not ask a chat model"),
         (lambda u: u.probability("p", "a", "b"), "ranks responses but gives no probabilities"),
@@ -304,6 +413,26 @@ def test_ragged_prompts_are_padded_with_minus_infinity():
     assert Longest().utilities(queries).tolist() == [[1, 3, inf], [1, 3, 1], [inf] * 3, [1, 3, inf]]
     with pytest.raises(ParameterError, match=r"rejected\[1\] must be in \[0, 2\), a response of prompt 0, got 2"):
         Histories(RAGGED, 1, [0, 0], [1, 0], [0, 0], [2, 2])
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda n, count: [[0.0] * count] * n, "'answers' returned a list, not an array"),
+        (lambda n, count: np.zeros((n, count)), "returned float64, expected float32"),
+        (lambda n, count: np.zeros((n, 1), np.float32), r"returned shape \(2, 1\), expected \(2, 2\)"),
+        (lambda n, count: np.zeros(count, np.float32), r"returned shape \(2,\), expected \(2, 2\)"),
+    ],
+)
+def test_ragged_answers_are_checked(answer, message):
+    class Answers(pl.Method):
+        id = "answers"
+
+        def utilities(self, queries):
+            return answer(len(queries), queries.corpus.n_responses)
+
+    with pytest.raises(UserError, match=message):
+        Answers().utilities(Queries(RAGGED, 1, [0, 0, 0], [0, 1, 0]))
 
 
 def test_a_built_in_class_is_imported_when_it_is_asked_for():

@@ -13,7 +13,7 @@ import numpy as np
 from personalllm.core.errors import PersonalLLMError, RunError, UserError
 from personalllm.core.types import F32, Histories
 from personalllm.evaluation.contract import Backends, NamedMethod
-from personalllm.methods.base import Method
+from personalllm.methods.base import UTILITIES_REMEDY, Method, check_utilities
 
 __all__ = ["checked", "fitted", "own_copy", "running"]
 
@@ -73,22 +73,13 @@ def checked(label: str, utilities: Any, shape: tuple[int, int]) -> F32:
     Raises:
         UserError: If type, shape or values are wrong; names the method.
     """
-    remedy = "utilities() must return a preference for each candidate: float32 (n_queries, n_responses) without NaN."
-    if not isinstance(utilities, np.ndarray):
-        raise UserError(f"The method {label!r} returned a {type(utilities).__name__}, not an array.", remedy)
-    if utilities.dtype != np.float32:
-        raise UserError(
-            f"The method {label!r} returned {utilities.dtype}, expected float32.",
-            "Add .astype(numpy.float32) at the end of utilities().",
-        )
-    if utilities.shape != shape:
-        raise UserError(f"The method {label!r} returned shape {utilities.shape}, expected {shape}.", remedy)
-    bad = np.isnan(utilities)
+    scores = check_utilities(label, utilities, shape)
+    bad = np.isnan(scores)
     if bad.any():
         query, column = (int(i) for i in np.argwhere(bad)[0])
         raise UserError(
             f"The method {label!r} returned NaN for {int(bad.sum())} of {bad.size} candidates "
             f"(first: query {query}, column {column}).",
-            remedy,
+            UTILITIES_REMEDY,
         )
-    return utilities
+    return scores

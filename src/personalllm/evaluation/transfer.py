@@ -17,7 +17,7 @@ from personalllm.evaluation.contract import Condition, Estimate, Table
 from personalllm.evaluation.estimates import ALL, percentiles
 from personalllm.evaluation.results import Results
 from personalllm.methods.base import Method
-from personalllm.methods.registry import get_method
+from personalllm.methods.registry import get_method, recorded_class
 
 __all__ = ["MIN_METHODS", "Agreement", "Orders", "Standing", "Transfer", "methods_of"]
 
@@ -32,10 +32,20 @@ def methods_of(results: Results) -> list[Method]:
     """Return the methods of a run that learn from people's preferences too, unfitted, made again from their specs.
 
     Raises:
-        UserError: If one is not installed any more.
+        UserError: If one is neither built in nor an installed plugin: a run may come from anybody, so the classes that
+            it names are not imported.
     """
     specs = [result.spec for result in results.methods if result.kind == "method"]
-    methods = [get_method(str(spec.get("class", spec["id"])), **spec["params"]) for spec in specs]
+    for spec in specs:
+        try:
+            recorded_class(str(spec["id"]), str(spec.get("class", "")))
+        except UserError as error:
+            raise UserError(
+                f"The run's method cannot be made again from its folder: {error.message}",
+                "Evaluate your methods on the people's preferences yourself (personalllm evaluate, or pl.evaluate with "
+                "the methods passed) and compare with that run.",
+            ) from error
+    methods = [get_method(str(spec["id"]), **spec["params"]) for spec in specs]
     return [method for method in methods if "signals" not in method.needs]
 
 

@@ -24,7 +24,7 @@ from personalllm.core.types import F32, I32, JSON, U8, Conversation, Histories, 
 from personalllm.methods.state import write_state
 from personalllm.methods.user import User
 
-__all__ = ["HistoryRule", "Method", "Need", "fitting"]
+__all__ = ["UTILITIES_REMEDY", "HistoryRule", "Method", "Need", "check_utilities", "fitting"]
 
 M = TypeVar("M", bound="Method")
 
@@ -33,6 +33,10 @@ HistoryRule = Literal["random", "nearest"]
 
 _NEEDS = {"embedder": "'minilm-l6-int8'", "llm": "'smollm2-135m-instruct'", "signals": "..."}
 _HISTORIES = ("random", "nearest")
+UTILITIES_REMEDY = (
+    "utilities() must return a preference for each candidate: float32 (n_queries, n_responses) without NaN."
+)
+"""What to do about utilities that break the contract."""
 
 
 class _NotLearned(UserError, AttributeError):
@@ -63,11 +67,30 @@ def fitting(learn: Callable[[M, Histories], M]) -> Callable[Concatenate[M, ...],
         before = dict(vars(self))
         fitted = learn(self, histories)
         new = {name for name, value in vars(self).items() if name.endswith("_") and value is not before.get(name)}
-        self._learned, self._users = frozenset(new) | getattr(self, "_learned", frozenset()), {}
+        self._learned = frozenset(new) | getattr(self, "_learned", frozenset())
+        self._fits += 1
         return fitted
 
     del fit.__wrapped__  # help() shows the signature above, not that of the function inside
     return fit
+
+
+def check_utilities(label: str, utilities: Any, shape: tuple[int, int]) -> F32:
+    """Return what `utilities` returned if it is a float32 array of this shape.
+
+    Raises:
+        UserError: If it is not; names the method.
+    """
+    if not isinstance(utilities, np.ndarray):
+        raise UserError(f"The method {label!r} returned a {type(utilities).__name__}, not an array.", UTILITIES_REMEDY)
+    if utilities.dtype != np.float32:
+        raise UserError(
+            f"The method {label!r} returned {utilities.dtype}, expected float32.",
+            "Add .astype(numpy.float32) at the end of utilities().",
+        )
+    if utilities.shape != shape:
+        raise UserError(f"The method {label!r} returned shape {utilities.shape}, expected {shape}.", UTILITIES_REMEDY)
+    return utilities
 
 
 def _of_any_width(score: Callable[[M, Queries], F32]) -> Callable[[M, Queries], F32]:
@@ -83,7 +106,7 @@ def _of_any_width(score: Callable[[M, Queries], F32]) -> Callable[[M, Queries], 
         for count in np.unique(counts[counts > 0]).tolist():
             rows = np.flatnonzero(counts == count)
             part = Queries(corpus.first_columns(count), queries.n_users, queries.user[rows], queries.prompt[rows])
-            result[rows, :count] = score(self, part)
+            result[rows, :count] = check_utilities(self.id, score(self, part), (len(rows), count))
         return result
 
     return utilities
@@ -134,6 +157,8 @@ class Method:
     objective: ClassVar[str] = ""
     fitted_per_user: ClassVar[str] = ""
     cost: ClassVar[str] = ""
+
+    _fits = 0
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -200,6 +225,11 @@ class Method:
         """The seed of this run; derive generators from it with `personalllm.core.seeding.generator`."""
         return getattr(self, "_seed", 0)
 
+    @property
+    def fit_count(self) -> int:
+        """How often it was fitted or restored: a named user compares it, so that none answers from an earlier fit."""
+        return self._fits
+
     @fitting
     def fit(self, pool: Histories) -> Self:
         """Learn from the histories of other users; the default learns nothing.
@@ -247,7 +277,8 @@ class Method:
     def user(self, name: str) -> User:
         """Return the handle of a named user, who starts from what the pool taught; the same one for the same name.
 
-        Users do not share what is learned of them, and are not saved with the method.
+        Users do not share what is learned of them, keep their preferences when the method is fitted again, and are not
+        saved with it.
 
         >>> from personalllm.core.types import Corpus, Histories
         >>> from personalllm.methods import EmbeddingRanker
@@ -300,7 +331,7 @@ class Method:
         """Set what an equal method learned in `fit`, by name of the attribute."""
         vars(self).update(learned)
         self._learned = frozenset(learned)
-        self._users: dict[str, User] = {}
+        self._fits += 1
         return self
 
     @classmethod

@@ -12,7 +12,9 @@ from personalllm.core.storage import shipped_tables
 from personalllm.core.types import JSON
 from personalllm.methods.base import Method
 
-__all__ = ["BUILT_IN", "METHODS", "get_method", "list_methods", "method_class", "method_from_spec"]
+__all__ = ["BUILT_IN", "METHODS", "get_method", "list_methods", "method_class", "method_from_spec", "recorded_class"]
+
+_OURS = "personalllm."
 
 BUILT_IN: dict[str, JSON] = shipped_tables("personalllm.methods", "methods.toml")
 """Name -> `class` (`module:Class` below `personalllm.methods`), `title`, what it `implements` and `needs`."""
@@ -43,6 +45,29 @@ def method_class(name: str) -> type[Method]:
             "Name a class, as in: module:MyMethod",
         )
     return loaded
+
+
+def recorded_class(name: str, reference: str) -> type[Method]:
+    """Return the class that a file names by its id, if one is registered; `reference` is never imported.
+
+    A file may come from anybody, so it chooses among built-in methods and installed plugins and nothing else.
+
+    Args:
+        name: The recorded id.
+        reference: The recorded `module:Class`; empty for a built-in method.
+
+    Raises:
+        UserError: If no such method is registered, or its class is not the recorded one.
+        PluginError: If a plugin does not load.
+    """
+    if ":" in name or name not in METHODS:
+        raise UserError(f"The method {name!r} ({reference or 'no class'}) is neither built in nor an installed plugin.")
+    cls = method_class(name)
+    # the module may have moved since, but a user's class of the same id is another method
+    ours = not reference or reference.startswith(_OURS)
+    if cls.id != name or cls.__module__.startswith(_OURS) != ours:
+        raise UserError(f"The registered method {name!r} is {cls.__module__}:{cls.__qualname__}, not {reference}.")
+    return cls
 
 
 def get_method(name: str, /, **params: Any) -> Method:

@@ -25,7 +25,7 @@ from personalllm.core.registry import load_object
 from personalllm.core.storage import digest, file_sha256, write_json
 from personalllm.core.types import JSON
 
-__all__ = ["FORMAT", "NOTE", "read_note", "read_state", "write_state"]
+__all__ = ["FORMAT", "NOTE", "damaged_note", "read_note", "read_state", "write_state"]
 
 FORMAT = 1
 """Version of the layout; a reader refuses every other."""
@@ -43,7 +43,7 @@ def write_state(folder: Path, note: JSON, state: Mapping[str, Any], module: str)
     """Write a note and named values, as a whole or not at all.
 
     Args:
-        folder: Replaced if it holds a saved method, made if it is absent.
+        folder: Made if it is absent, replaced if it holds a saved method and nothing else.
         note: JSON that describes the values.
         state: Arrays, numbers, texts, and lists, tuples, dicts and dataclasses of these.
         module: Module of the method: its dataclasses may be among the values, beside those of this package.
@@ -53,8 +53,8 @@ def write_state(folder: Path, note: JSON, state: Mapping[str, Any], module: str)
     """
     from safetensors.numpy import save_file
 
-    if folder.exists() and not (folder / NOTE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and holds no saved method.", "Name a new folder, or an empty one.")
+    folder = folder.resolve()  # "." and "x/.." have no name to rename
+    _check_replaceable(folder)
     arrays: Arrays = {}
     values = {name: _packed(value, name, arrays, module) for name, value in state.items()}
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -74,6 +74,28 @@ def write_state(folder: Path, note: JSON, state: Mapping[str, Any], module: str)
             raise
 
 
+def _check_replaceable(folder: Path) -> None:
+    """Raise if replacing a folder would lose anything but a saved method."""
+    if not folder.exists():
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not folder.is_dir() or (names and NOTE not in names):
+        raise UserError(f"{folder} exists and holds no saved method.", "Name a new folder, or an empty one.")
+    if others := sorted(names - {NOTE, ARRAYS}):
+        listed = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+        raise UserError(
+            f"{folder} holds more than a saved method, and saving would delete it: {listed}.",
+            "Name a new folder, or move these files away.",
+        )
+    if folder == Path.cwd():
+        raise UserError(f"{folder} is the working folder, which cannot be replaced.", "Name a folder inside it.")
+
+
+def damaged_note(folder: Path, reason: str) -> UserError:
+    """Return the error for a note that cannot be used."""
+    return UserError(f"{folder / NOTE} is damaged: {reason}.", _AGAIN)
+
+
 def read_note(folder: Path) -> JSON:
     """Return the note of a saved method.
 
@@ -86,7 +108,7 @@ def read_note(folder: Path) -> JSON:
         note: JSON = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         version = note["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / NOTE} is damaged: {type(error).__name__}: {error}.", _AGAIN) from error
+        raise damaged_note(folder, f"{type(error).__name__}: {error}") from error
     if version != FORMAT:
         remedy = f"Read it with the personalllm that wrote it ({note.get('personalllm', 'unknown')}), or fit again."
         raise UserError(f"{folder} has format {version}; this version of personalllm reads format {FORMAT}.", remedy)
@@ -99,17 +121,24 @@ def read_state(folder: Path, note: JSON, module: str) -> dict[str, Any]:
     """Return the values that `write_state` wrote beside a note.
 
     Raises:
-        UserError: If the file of the arrays is missing or is not the one that was written.
+        UserError: If the file of the arrays is missing or is not the one that was written, or the note does not
+            describe values.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     if not (folder / ARRAYS).is_file():
         raise UserError(f"{folder / ARRAYS} is missing.", _AGAIN)
     data = (folder / ARRAYS).read_bytes()
-    if sha256(data).hexdigest() != note["arrays"]:
+    if sha256(data).hexdigest() != note.get("arrays"):
         raise UserError(f"{folder / ARRAYS} is damaged: its SHA-256 is not the one in {NOTE}.", _AGAIN)
-    arrays = load(data)
-    return {name: _unpacked(value, arrays, module) for name, value in note["state"].items()}
+    try:
+        arrays = load(data)
+        return {name: _unpacked(value, arrays, module) for name, value in note["state"].items()}
+    except UserError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise damaged_note(folder, f"its values cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _packed(value: Any, name: str, arrays: Arrays, module: str) -> Any:

@@ -49,6 +49,7 @@ class User:
         self._method = method
         self._rows: list[JSON] = []
         self._state: Method | None = None
+        self._fit = -1
 
     def __repr__(self) -> str:
         return f"<user {self.name!r} of {self._method.id!r}, {len(self._rows)} preferences>"
@@ -58,7 +59,7 @@ class User:
         """Copies of the user's preferences in their order, rows as `Preferences.from_rows` takes them."""
         return tuple({**row, "shown": list(row["shown"])} for row in self._rows)
 
-    def update(self, prompt: str, *, chosen: str, rejected: str, shown: Sequence[str] = ()) -> User:
+    def update(self, prompt: str, *, chosen: str, rejected: str, shown: Sequence[str] | None = None) -> User:
         """Add a preference of the user.
 
         Args:
@@ -70,11 +71,14 @@ class User:
         Raises:
             UserError: If the two responses are equal, something is not text, or more than 256 were shown.
         """
-        row = {"user": self.name, "prompt": prompt, "chosen": chosen, "rejected": rejected, "shown": list(shown)}
-        for key, value in {**row, **{f"shown[{i}]": text for i, text in enumerate(shown)}}.items():
+        if isinstance(shown, str) or not isinstance(shown, Iterable | None):
+            raise ParameterError("shown", f"a list of at most {_MOST_SHOWN} texts", shown)
+        texts = list(() if shown is None else shown)
+        row = {"user": self.name, "prompt": prompt, "chosen": chosen, "rejected": rejected, "shown": texts}
+        for key, value in {**row, **{f"shown[{i}]": text for i, text in enumerate(texts)}}.items():
             if key != "shown" and not isinstance(value, str):
                 raise ParameterError(key, "a text", value)
-        if isinstance(shown, str) or len({chosen, rejected, *shown}) > _MOST_SHOWN:
+        if len({chosen, rejected, *texts}) > _MOST_SHOWN:
             raise ParameterError("shown", f"a list of at most {_MOST_SHOWN} texts", shown)
         if chosen == rejected:
             raise UserError("Chosen and rejected response are equal, which says nothing.", "Leave ties out.")
@@ -89,7 +93,10 @@ class User:
             UserError: If the method does not score responses, or no response is given.
         """
         self._require("utilities", "score responses")
-        return np.asarray(self._adapted().utilities(_queries([(prompt, responses)]))[0])
+        queries = _queries([(prompt, responses)])
+        if not queries.corpus.n_responses:
+            raise ParameterError("responses", "a list of at least one text", responses)
+        return np.asarray(self._adapted().utilities(queries)[0])
 
     def rank(self, prompt: str, responses: Sequence[str]) -> list[int]:
         """Return the indices of the responses, best first; ties go to the lower index."""
@@ -97,7 +104,11 @@ class User:
         return order
 
     def probability(self, prompt: str, a: str, b: str) -> float:
-        """Return the probability that the user prefers response a to response b.
+        """Return the probability that the user prefers response a to response b when these two alone are shown.
+
+        The utilities of some methods depend on all the candidates ('hierarchical-bt' centres them: each is the mean of
+        the log-odds against every candidate), so it need not be sigmoid(utility of a - utility of b) of `utilities`
+        with more responses.
 
         Raises:
             UserError: If differences of the method's utilities are not log-odds.
@@ -138,18 +149,19 @@ class User:
 
     def _adapted(self) -> Method:
         """Return a copy that shares what the pool taught and knows this user alone."""
-        if self._state is None:
+        if self._state is None or self._fit != self._method.fit_count:
             # shallow: fit's attributes are read only by contract, and adapt rebinds its own
-            self._state = copy.copy(self._method).adapt(_history(self._rows))
+            self._state, self._fit = copy.copy(self._method).adapt(_history(self._rows)), self._method.fit_count
         return self._state
 
 
-def _queries(prompts: Sequence[tuple[str, Sequence[str]]]) -> Queries:
+def _queries(prompts: Sequence[tuple[str, Any]]) -> Queries:
     """Return queries of one user."""
     for name, value in prompts:
         if not isinstance(name, str):
             raise ParameterError("prompt", "a text", name)
-        if isinstance(value, str) or not all(isinstance(text, str) for text in value):
+        listed = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str)
+        if not listed or not all(isinstance(text, str) for text in value):
             raise ParameterError("responses", "a list of texts", value)
     corpus = Corpus([prompt for prompt, _ in prompts], [tuple(responses) for _, responses in prompts])
     return Queries(corpus, 1, np.zeros(len(prompts), np.int32), np.arange(len(prompts), dtype=np.int32))
