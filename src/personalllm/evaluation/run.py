@@ -55,8 +55,7 @@ def evaluate(
     or altered is computed again; the numbers are the same, bit for bit, whether a run was interrupted or not.
 
     Args:
-        methods: Objects, registered names, names with parameters (`icl[n_shots=3]`), `module:Class`, or `all`; one
-            of them, or several in a list.
+        methods: One or a list of objects, registered names (`icl[n_shots=3]` with parameters), `module:Class`, `all`.
         data: A benchmark, whose users are simulated, or the preferences of people.
         track: `rank`, `generate`, `predict` or a plug-in's; None: that of the protocol, else `rank`, for people
             `predict`.
@@ -73,8 +72,7 @@ def evaluate(
         The methods in the order given, then the baselines, then the oracles of the track.
 
     Raises:
-        UserError: If the data are neither, a backend is missing, a method is not of the track or breaks its contract,
-            or a baseline is named that this run does not have.
+        UserError: If the data are neither, a backend or named baseline is missing, or a method is not of the track.
         RunError: If a method's own code fails; names the method and the step.
         AxisMismatch: If the reward ensemble's RMs are not the benchmark's.
         DataError: If the data lack a split or a reference response that the protocol needs.
