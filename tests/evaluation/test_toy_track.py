@@ -13,6 +13,7 @@ from pydantic import Field
 
 from personalllm.data import Benchmark
 from personalllm.evaluation import (
+    TRACKS,
     Condition,
     Metric,
     NamedMethod,
@@ -25,7 +26,6 @@ from personalllm.evaluation import (
     evaluate,
     load_results,
     sweep,
-    tracks,
 )
 from personalllm.evaluation.calls import fitted
 
@@ -80,9 +80,9 @@ class ToyTrack(Track):
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(tracks, "_builtin", dict(tracks._builtin))
+    monkeypatch.setattr(TRACKS, "_builtin", dict(TRACKS._builtin))
     monkeypatch.setitem(__import__("sys").modules, "toy_track", type("module", (), {"ToyTrack": ToyTrack}))
-    tracks.add("toy", "toy_track:ToyTrack")
+    TRACKS.add("toy", "toy_track:ToyTrack")
     return "toy"
 
 

@@ -43,9 +43,9 @@ def complete_presets(incomplete: str) -> list[str]:
 
 def complete_tracks(incomplete: str) -> list[str]:
     """Return the tracks that begin with the given text."""
-    from personalllm.evaluation import tracks
+    from personalllm.evaluation import TRACKS
 
-    return [name for name in tracks if name.startswith(incomplete)]
+    return [name for name in TRACKS if name.startswith(incomplete)]
 
 
 def default(text: str) -> Any:

@@ -18,6 +18,7 @@ from personalllm.evaluation.contract import (
 from personalllm.evaluation.differences import Difference
 from personalllm.evaluation.measures import reliability
 from personalllm.evaluation.parts import (
+    TRACKS,
     FeedbackSpec,
     FoldSpec,
     HistorySpec,
@@ -25,7 +26,6 @@ from personalllm.evaluation.parts import (
     PoolSpec,
     PopulationSpec,
     load_track,
-    tracks,
 )
 from personalllm.evaluation.presets import PRESETS, Preset, get_preset, list_presets
 from personalllm.evaluation.progress import Progress, ProgressEvent
@@ -41,6 +41,7 @@ __all__ = [
     "METRICS_VERSION",
     "PRESETS",
     "RUN_FORMAT",
+    "TRACKS",
     "Backends",
     "Condition",
     "Difference",
@@ -78,5 +79,4 @@ __all__ = [
     "resolve",
     "run_sweep",
     "sweep",
-    "tracks",
 ]

@@ -139,7 +139,7 @@ class Track(ABC):
     """What is asked of methods, and what is measured.
 
     Class attributes:
-        id: Name in the registry `parts.tracks`.
+        id: Name in the registry `parts.TRACKS`.
         title: A few words.
         hook: Which method of `Method` is called.
         options: Fields of the protocol that only this track has; None if there are none.

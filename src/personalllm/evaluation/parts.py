@@ -18,6 +18,7 @@ from personalllm.core.registry import Registry
 from personalllm.core.types import JSON
 
 __all__ = [
+    "TRACKS",
     "FeedbackSpec",
     "FoldSpec",
     "Frozen",
@@ -29,12 +30,11 @@ __all__ = [
     "list_of",
     "load_track",
     "track_options",
-    "tracks",
 ]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-tracks = Registry(
+TRACKS = Registry(
     "track",
     {
         "rank": "personalllm.evaluation.tracks.rank:RankTrack",
@@ -54,13 +54,13 @@ def load_track(name: str) -> Any:
         PluginError: If it does not load.
     """
     if not isinstance(name, str):
-        raise ParameterError("track", f"the name of a track ({', '.join(tracks)})", name)
-    return tracks.load(name)
+        raise ParameterError("track", f"the name of a track ({', '.join(TRACKS)})", name)
+    return TRACKS.load(name)
 
 
 def track_options() -> dict[str, type[Options]]:
     """Return the options of all tracks: part -> class; loads the tracks."""
-    classes = [_options(name) for name in tracks]
+    classes = [_options(name) for name in TRACKS]
     return {options.part: options for options in classes if options is not None}
 
 

@@ -19,6 +19,7 @@ from personalllm.core.errors import ParameterError, UnknownName, UserError
 from personalllm.core.storage import digest
 from personalllm.core.types import JSON
 from personalllm.evaluation.parts import (
+    TRACKS,
     FeedbackSpec,
     FoldSpec,
     Frozen,
@@ -29,7 +30,6 @@ from personalllm.evaluation.parts import (
     Sizes,
     load_track,
     track_options,
-    tracks,
 )
 from personalllm.evaluation.settings import expand, merge, parts, short_forms
 from personalllm.evaluation.sizes import Data, benchmark_sizes, default_reference, holds_people, people_sizes
@@ -343,7 +343,7 @@ def _complete(data: Data, track: str, values: JSON, nested: dict[str, dict[str, 
 
 
 def _not_of_track(part: str, track: str, value: Any) -> ParameterError:
-    owners = [name for name in tracks if (options := load_track(name).options) is not None and options.part == part]
+    owners = [name for name in TRACKS if (options := load_track(name).options) is not None and options.part == part]
     hint = f" (it is of the {owners[0]} track: --track {owners[0]})" if owners else ""
     return ParameterError(part, f"left out in the {track} track{hint}", value)
 

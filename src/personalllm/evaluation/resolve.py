@@ -16,7 +16,7 @@ from personalllm.core.errors import UserError
 from personalllm.core.storage import digest, file_sha256
 from personalllm.core.types import JSON
 from personalllm.evaluation.contract import NamedMethod, Track
-from personalllm.evaluation.parts import load_track, tracks
+from personalllm.evaluation.parts import TRACKS, load_track
 from personalllm.evaluation.settings import read_value
 from personalllm.methods.base import Method
 from personalllm.methods.registry import get_method, list_methods, method_class
@@ -202,7 +202,7 @@ def left_out(track: type[Track], *, signals: bool = False) -> dict[str, str]:
 
 def tracks_of(method: type[Method]) -> tuple[str, ...]:
     """Return the names of the tracks that methods of a class can take part in."""
-    return tuple(name for name in tracks if not load_track(name).accepts(method))
+    return tuple(name for name in TRACKS if not load_track(name).accepts(method))
 
 
 def only_track(methods: Iterable[str]) -> str | None:
@@ -211,7 +211,7 @@ def only_track(methods: Iterable[str]) -> str | None:
     >>> only_track(["zero-shot", "icl[n_shots=3]"]), only_track(["random"])
     ('generate', None)
     """
-    baselines = {name for track in tracks for name in load_track(track).names} - {*list_methods()}
+    baselines = {name for track in TRACKS for name in load_track(track).names} - {*list_methods()}
     names = [text for text in methods if text not in {"all", *baselines} and not text.startswith("model:")]
     kinds = [method_class(parse_method(name)[0]) for name in names]
     common = set.intersection(*(set(tracks_of(kind)) for kind in kinds)) if kinds else set()
@@ -240,7 +240,7 @@ def _expand(item: Method | str, track: type[Track], *, signals: bool) -> Sequenc
         without = left_out(track, signals=signals)
         return tuple(get_method(name) for name, _ in _of_track(track) if name not in without)
     name, params = parse_method(item)
-    others = [other for other in tracks if name not in list_methods() and load_track(other).is_baseline(name)]
+    others = [other for other in TRACKS if name not in list_methods() and load_track(other).is_baseline(name)]
     if others:
         raise UserError(
             f"{item!r} is a baseline of the {' and the '.join(others)} track.",

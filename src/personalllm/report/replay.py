@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from personalllm.evaluation import settings
-from personalllm.evaluation.parts import load_track, tracks
+from personalllm.evaluation.parts import TRACKS, load_track
 from personalllm.evaluation.protocol import Protocol
 from personalllm.report.numbers import ABSENT
 
@@ -92,7 +92,7 @@ def _changed(protocol: JSON, track: str) -> JSON:
     """Return the settings that differ from the defaults, and those whose default depends on the data."""
     flat = {name: value for name, value in settings.flatten(protocol).items() if name not in settings.NOT_SET}
     del flat["track"]
-    if track not in tracks:
+    if track not in TRACKS:
         return flat
     options = load_track(track).options
     derived, part = (tuple(options.derived), options.part) if options is not None else ((), "")
