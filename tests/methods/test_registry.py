@@ -179,3 +179,14 @@ def test_what_is_not_learned_yet_says_which_step_is_missing(name):
     with pytest.raises(AttributeError, match="no attribute 'colour'"):
         _ = method.colour
     assert type(copy.deepcopy(method)) is type(pickle.loads(pickle.dumps(method))) is type(method)
+
+
+def test_a_method_whose_parameters_are_unknown_is_refused():
+    class Plain(Method):
+        id = "plain"
+
+        def __init__(self, w: float) -> None:
+            self.w = w
+
+    with pytest.raises(UserError, match=r"'Plain' has an __init__ of its own.*Decorate it with @dataclass"):
+        Plain(1.0).spec()
