@@ -353,18 +353,11 @@ class Method:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def spec(self) -> JSON:
-        """Return `{"id": ..., "params": ...}`, replayable JSON.
-
-        Raises:
-            UserError: If the class sets its parameters in an `__init__` of its own, which no spec could describe: two
-                objects with different parameters would share one key and one result.
-        """
-        cls = type(self)
+        """Return `{"id": ..., "params": ...}`, replayable JSON; raise for a class with an `__init__` of its own."""
+        cls = type(self)  # two objects whose parameters are unknown would share one key and one result
         if "__init__" in vars(cls) and "__dataclass_fields__" not in vars(cls):
-            raise UserError(
-                f"The class {cls.__name__!r} has an __init__ of its own, so its parameters are unknown.",
-                "Decorate it with @dataclass and declare each parameter as a field, e.g. w: float = 1.0",
-            )
+            remedy = "Decorate it with @dataclass and declare each parameter as a field, e.g. w: float = 1.0"
+            raise UserError(f"{cls.__name__!r} has an __init__ of its own, so its parameters are unknown.", remedy)
         return {"id": self.id, "params": self.params()}
 
     def clone(self) -> Self:
