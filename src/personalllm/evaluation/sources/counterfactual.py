@@ -18,7 +18,7 @@ Counterfactual = Literal["none", "other-user", "flipped", "shuffled"]
 
 
 def partners(n_users: int, seed: int) -> I32:
-    """Return another user for each user: a random permutation that is one cycle, so nobody is their own partner.
+    """Return another user for each user: a random permutation that is one cycle, without a fixed point.
 
     Args:
         n_users: Number of users, >= 2.
