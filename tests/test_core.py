@@ -54,6 +54,8 @@ def test_unknown_name_suggests_the_nearest_or_lists_all():
         ({"chosen": [0, 3]}, r"chosen must be in \[0, 3\)"),
         ({"rejected": [[0, 1]]}, "rejected must be one-dimensional"),
         ({"prompt": [0]}, "differ in length"),
+        ({"best_worst": [True]}, "differ in length"),
+        ({"best_worst": [[True, False]]}, "best_worst must be one-dimensional"),
     ],
 )
 def test_histories_refuse_bad_columns(columns, message):
@@ -71,6 +73,28 @@ def test_histories_are_read_only_and_know_their_offsets():
     for column in (histories.user, histories.prompt, histories.chosen, histories.rejected):
         with pytest.raises(ValueError, match="cannot set WRITEABLE"):
             column.setflags(write=True)
+
+
+def test_the_best_and_the_worst_imply_what_lies_between_and_a_pair_implies_itself():
+    ragged = Corpus(["p", "q"], [["a", "b", "c", "d"], ["a", "b", "c"]])
+    histories = Histories(ragged, 2, [0, 0, 1], [0, 1, 1], [3, 2, 0], [1, 0, 1], [True, True, False])
+    comparisons, row = histories.implied()
+    found = list(zip(row.tolist(), comparisons.chosen.tolist(), comparisons.rejected.tolist(), strict=True))
+    assert found == [(0, 3, 1), (0, 3, 0), (0, 3, 2), (0, 0, 1), (0, 2, 1), (1, 2, 0), (1, 2, 1), (1, 1, 0), (2, 0, 1)]
+    assert comparisons.user.tolist() == histories.user[row].tolist()
+    assert comparisons.prompt.tolist() == histories.prompt[row].tolist()
+    assert not comparisons.best_worst.any()
+    assert len(Histories.empty(ragged, 3).implied()[0]) == 0
+    eight = Corpus(["p"], [list("abcdefgh")])
+    assert len(Histories(eight, 1, [0], [0], [5], [2], np.array(True)).implied()[0]) == 13
+
+
+def test_parts_of_histories_keep_what_was_shown():
+    histories = Histories(CORPUS, 3, [0, 0, 2], [0, 1, 0], [0, 1, 0], [1, 0, 1], [True, False, True])
+    assert histories.first(1).best_worst.tolist() == [True, True]
+    assert histories.of_users(1, 3).best_worst.tolist() == [True]
+    assert histories.of_users(1, 3).user.tolist() == [1]
+    assert histories.first(1).user.tolist() == [0, 2]
 
 
 def test_queries_and_corpus_refuse_mismatches():

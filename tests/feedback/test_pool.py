@@ -261,3 +261,21 @@ def test_bad_rating_rules(bad, message):
 def test_more_ratings_than_responses_are_refused(users, scores, prompts):
     with pytest.raises(ParameterError, match="at most 4"):
         ratings(users, scores, prompts, RatingRule(responses_per_prompt=5), seed=0)
+
+
+def test_histories_say_whether_users_named_their_best_and_worst(bench, users, scores, prompts, tmp_path):
+    view = CorpusView(bench, seed=0)
+    named = interact(users, scores, prompts, FeedbackRule(), seed=0)
+    named.write(tmp_path / "named.parquet")
+    history = InteractionPool.read(tmp_path / "named.parquet").histories(view)
+    assert history.best_worst.all()
+    comparisons, _ = history.implied()
+    assert len(comparisons) == 5 * len(history)  # 2 n - 3 of n = 4 responses
+    value = utilities(users, scores, comparisons.user, comparisons.prompt)
+    rows = np.arange(len(comparisons))
+    chosen, rejected = (
+        value[rows, view.to_responses(comparisons.prompt, side)] for side in (comparisons.chosen, comparisons.rejected)
+    )
+    assert (chosen >= rejected).all()
+    for rule, all_seen in ((FeedbackRule(pairs="ranks", ranks=(0, -1)), True), (FeedbackRule(pairs="random"), False)):
+        assert interact(users, scores, prompts, rule, seed=0).histories(view).best_worst.all() == all_seen

@@ -327,6 +327,30 @@ def test_preferences_are_copies_that_rebuild_the_user(fitted):
     assert np.array_equal(again.utilities("p", ["a", "c"]), ann.utilities("p", ["a", "c"]))
 
 
+def test_a_user_may_name_the_best_and_the_worst_of_what_was_shown(fitted):
+    seen = []
+
+    @dataclass
+    class Watching(pl.Method):
+        id = "watching"
+
+        def adapt(self, histories):
+            seen.append(histories)
+            return self
+
+        def utilities(self, queries):
+            return np.zeros((len(queries), queries.corpus.n_responses), np.float32)
+
+    ann = Watching().fit(Histories(RAGGED, 1, [0], [0], [0], [1])).user("ann")
+    ann.update("p", chosen="a", rejected="b", shown=["c", "a", "b"], best_worst=True)
+    ann.update("p", chosen="a", rejected="b", shown=["c", "a", "b"])
+    ann.rank("p", ["a", "b"])
+    (histories,) = seen
+    assert histories.best_worst.tolist() == [True, False]
+    assert [len(histories.implied()[1][histories.implied()[1] == row]) for row in (0, 1)] == [3, 1]
+    assert [row.get("best_worst", False) for row in ann.preferences] == [True, False]
+
+
 def test_shown_may_be_none(fitted):
     assert fitted.user("ann").update("p", chosen="a", rejected="b", shown=None).preferences[0]["shown"] == []
 

@@ -7,7 +7,7 @@ Axes are always in the order (n_users, n_prompts, n_responses, n_reward_models).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
@@ -192,11 +192,16 @@ def _column(name: str, values: npt.ArrayLike, dtype: type[np.generic], upper: in
     return np.frombuffer(array.tobytes(), dtype=dtype)
 
 
+_COLUMNS = ("user", "prompt", "chosen", "rejected", "best_worst")
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Histories:
     """Ordered interactions of several users, columnar, texts by reference.
 
     Row i says: user `user[i]` saw prompt `prompt[i]` and preferred response `chosen[i]` to response `rejected[i]`.
+    Where `best_worst[i]`, the user saw all responses of the prompt and named the best and the worst of them, which says
+    more than the one comparison: see `implied`.
     Rows are grouped by user in ascending order and, within a user, stand in the order in which they happened.
 
     Attributes:
@@ -206,6 +211,8 @@ class Histories:
         prompt: int32 (n,), row of the corpus.
         chosen: uint8 (n,), column of the corpus.
         rejected: uint8 (n,), column of the corpus.
+        best_worst: bool (n,): `chosen` is the best and `rejected` the worst of all responses of the prompt; false where
+            the two alone were compared, or nobody knows. One value stands for all rows.
     """
 
     corpus: Corpus
@@ -214,6 +221,7 @@ class Histories:
     prompt: I32
     chosen: U8
     rejected: U8
+    best_worst: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((), np.bool_))
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -221,7 +229,10 @@ class Histories:
         set_(self, "prompt", _column("prompt", self.prompt, np.int32, self.corpus.n_prompts))
         set_(self, "chosen", _column("chosen", self.chosen, np.uint8, self.corpus.n_responses))
         set_(self, "rejected", _column("rejected", self.rejected, np.uint8, self.corpus.n_responses))
-        if not len(self.user) == len(self.prompt) == len(self.chosen) == len(self.rejected):
+        best_worst = np.asarray(self.best_worst)
+        each = best_worst if best_worst.ndim else np.full(len(self.user), best_worst)
+        set_(self, "best_worst", _column("best_worst", each, np.bool_, 2))
+        if len({len(getattr(self, name)) for name in _COLUMNS}) > 1:
             raise AxisMismatch("The columns of a history differ in length.")
         counts = self.corpus.counts[self.prompt]
         for side, columns in (("chosen", self.chosen), ("rejected", self.rejected)):
@@ -242,17 +253,46 @@ class Histories:
     def of_users(self, start: int, stop: int) -> Histories:
         """Return the histories of users `start` to `stop`, who are numbered from 0."""
         first, last = np.searchsorted(self.user, (start, stop))
-        rows = slice(int(first), int(last))
-        user = self.user[rows] - np.int32(start)
-        return Histories(self.corpus, stop - start, user, self.prompt[rows], self.chosen[rows], self.rejected[rows])
+        part = self.rows(slice(int(first), int(last)))
+        return replace(part, n_users=stop - start, user=part.user - np.int32(start))
 
     def first(self, n: int | None) -> Histories:
         """Return the first n interactions of each user; all of them if n is None."""
         if n is None:
             return self
-        rows = np.arange(len(self)) - self.offsets[self.user] < n
-        user, prompt = self.user[rows], self.prompt[rows]
-        return Histories(self.corpus, self.n_users, user, prompt, self.chosen[rows], self.rejected[rows])
+        return self.rows(np.arange(len(self)) - self.offsets[self.user] < n)
+
+    def rows(self, rows: slice | npt.NDArray[Any]) -> Histories:
+        """Return some interactions, by a slice, a mask or ascending positions, of the same users."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
+
+    def implied(self) -> tuple[Histories, I64]:
+        """Return every comparison that the interactions imply, a row each, and which interaction it comes from.
+
+        Who names the best and the worst of n responses prefers the best to the n - 1 others, and each of these to the
+        worst: 2 n - 3 comparisons, 13 for n = 8. An interaction of two responses stays one comparison.
+
+        Returns:
+            The comparisons by interaction, the one that was made first, and int64 (n_comparisons,): the rows of this
+            history that they come from, ascending; their number for each row is what a weight for each would divide by.
+
+        >>> three = Corpus(["Hi"], [["Hello.", "What?", "Yes?"]])
+        >>> comparisons, row = Histories(three, 1, [0], [0], [2], [1], True).implied()
+        >>> list(zip(comparisons.chosen.tolist(), comparisons.rejected.tolist())), row.tolist()
+        ([(2, 1), (2, 0), (0, 1)], [0, 0, 0])
+        """
+        columns = np.arange(self.corpus.n_responses)
+        other = self.best_worst[:, None] & (columns < self.corpus.counts[self.prompt][:, None])
+        other &= (columns != self.chosen[:, None]) & (columns != self.rejected[:, None])
+        of, between = np.nonzero(other)
+        made = np.arange(len(self))
+        row = np.concatenate([made, of, of])
+        order = np.argsort(row, kind="stable")
+        row = row[order]
+        chosen = np.concatenate([self.chosen, self.chosen[of], between.astype(np.uint8)])[order]
+        rejected = np.concatenate([self.rejected, between.astype(np.uint8), self.rejected[of]])[order]
+        user, prompt = self.user[row], self.prompt[row]
+        return Histories(self.corpus, self.n_users, user, prompt, chosen, rejected), row
 
     @classmethod
     def empty(cls, corpus: Corpus, n_users: int) -> Histories:

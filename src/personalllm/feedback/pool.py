@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -58,7 +58,7 @@ class _Pool:
         return len(self.user)
 
     def _metadata(self) -> JSON:
-        names = ("n_users", "n_prompts", "n_responses", "origin")
+        names = [entry.name for entry in fields(self) if entry.name not in self.columns_]
         return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
     def table(self) -> Any:
@@ -126,6 +126,7 @@ class InteractionPool(_Pool):
         n_users: Number of users, those without an interaction included.
         n_prompts: Number of prompts that could have been shown.
         n_responses: Responses of each prompt.
+        best_worst: Whether users saw all responses, and the two are the best and the worst they named.
         origin: JSON: how the pool was made.
 
     Raises:
@@ -142,6 +143,7 @@ class InteractionPool(_Pool):
     n_users: int
     n_prompts: int
     n_responses: int
+    best_worst: bool = False
     origin: JSON = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -177,6 +179,7 @@ class InteractionPool(_Pool):
             prompt,
             view.to_columns(prompt, self.chosen[keep]),
             view.to_columns(prompt, self.rejected[keep]),
+            np.full(len(prompt), self.best_worst),
         )
 
 

@@ -73,6 +73,15 @@ class FeedbackRule:
         _check_number("flip", self.flip, upper=1.0)
         _check_number("tie_margin", self.tie_margin)
 
+    def best_worst(self, n_responses: int) -> bool:
+        """Whether the pair is a user's best and worst of n responses, so that it says something about the others too.
+
+        >>> FeedbackRule().best_worst(8), FeedbackRule(pairs="ranks", ranks=(0, 1)).best_worst(8)
+        (True, False)
+        """
+        ends = [rank % n_responses for rank in self.ranks]
+        return self.pairs == "best-vs-worst" or (self.pairs == "ranks" and ends == [0, n_responses - 1])
+
     def spec(self) -> JSON:
         """Return the rule as JSON."""
         return {**dataclasses.asdict(self), "ranks": list(self.ranks)}

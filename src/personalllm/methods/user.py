@@ -59,7 +59,15 @@ class User:
         """Copies of the user's preferences in their order, rows as `Preferences.from_rows` takes them."""
         return tuple({**row, "shown": list(row["shown"])} for row in self._rows)
 
-    def update(self, prompt: str, *, chosen: str, rejected: str, shown: Sequence[str] | None = None) -> User:
+    def update(
+        self,
+        prompt: str,
+        *,
+        chosen: str,
+        rejected: str,
+        shown: Sequence[str] | None = None,
+        best_worst: bool = False,
+    ) -> User:
         """Add a preference of the user.
 
         Args:
@@ -67,6 +75,8 @@ class User:
             chosen: The response that the user preferred.
             rejected: The other one.
             shown: All responses that were shown, if there were more than two.
+            best_worst: Whether the user named `chosen` as the best and `rejected` as the worst of all that were shown;
+                methods may then use what this says about the others.
 
         Raises:
             UserError: If the two responses are equal, something is not text, or more than 256 were shown.
@@ -74,15 +84,15 @@ class User:
         if isinstance(shown, str) or not isinstance(shown, Iterable | None):
             raise ParameterError("shown", f"a list of at most {_MOST_SHOWN} texts", shown)
         texts = list(() if shown is None else shown)
-        row = {"user": self.name, "prompt": prompt, "chosen": chosen, "rejected": rejected, "shown": texts}
+        row: JSON = {"user": self.name, "prompt": prompt, "chosen": chosen, "rejected": rejected}
         for key, value in {**row, **{f"shown[{i}]": text for i, text in enumerate(texts)}}.items():
-            if key != "shown" and not isinstance(value, str):
+            if not isinstance(value, str):
                 raise ParameterError(key, "a text", value)
         if len({chosen, rejected, *texts}) > _MOST_SHOWN:
             raise ParameterError("shown", f"a list of at most {_MOST_SHOWN} texts", shown)
         if chosen == rejected:
             raise UserError("Chosen and rejected response are equal, which says nothing.", "Leave ties out.")
-        self._rows.append(row)
+        self._rows.append({**row, "shown": texts, **({"best_worst": True} if best_worst else {})})
         self._state = None
         return self
 
@@ -170,14 +180,13 @@ def _queries(prompts: Sequence[tuple[str, Any]]) -> Queries:
 def _history(rows: Sequence[Mapping[str, Any]]) -> Histories:
     """Return preferences as one user's history; those on the same prompt and responses share a row of the corpus."""
     corpus: dict[tuple[str, frozenset[str]], tuple[int, dict[str, int]]] = {}
-    columns: list[tuple[int, int, int]] = []
+    columns: list[tuple[int, int, int, bool]] = []
     for row in rows:
         texts = dict.fromkeys((row["chosen"], row["rejected"], *row["shown"]))
         key = row["prompt"], frozenset(texts)
         index, columns_of = corpus.setdefault(key, (len(corpus), {text: i for i, text in enumerate(texts)}))
-        columns.append((index, columns_of[row["chosen"]], columns_of[row["rejected"]]))
-    prompt, chosen, rejected = np.array(columns, np.int32).reshape(-1, 3).T
+        columns.append((index, columns_of[row["chosen"]], columns_of[row["rejected"]], row.get("best_worst", False)))
+    prompt, chosen, rejected, best_worst = np.array(columns, np.int32).reshape(-1, 4).T
     texts_of = Corpus([name for name, _ in corpus], [tuple(columns_of) for _, columns_of in corpus.values()])
-    return Histories(
-        texts_of, 1, np.zeros(len(columns), np.int32), prompt, chosen.astype(np.uint8), rejected.astype(np.uint8)
-    )
+    sides = chosen.astype(np.uint8), rejected.astype(np.uint8)
+    return Histories(texts_of, 1, np.zeros(len(columns), np.int32), prompt, *sides, best_worst.astype(np.bool_))

@@ -97,10 +97,8 @@ def _adapts_alone(bench: Bench) -> None:
     scene, trained = bench.scene, bench.trained(bench.scene)
     h, q = scene.targets, scene.queries
     for user in range(h.n_users):
-        own, asked = h.user == user, q.user == user
-        columns = (h.prompt[own], h.chosen[own], h.rejected[own])
-        zeros = np.zeros(int(own.sum()), dtype=np.int32)
-        trained.adapt(Histories(h.corpus, 1, zeros, *columns))
+        asked = q.user == user
+        trained.adapt(h.of_users(user, user + 1))
         scores = trained.utilities(Queries(q.corpus, 1, np.zeros(int(asked.sum()), dtype=np.int32), q.prompt[asked]))
         bench.require(
             close(scores, bench.first("utilities")[asked]),
@@ -126,7 +124,8 @@ def _named_users(bench: Bench) -> None:
             prompt, chosen, rejected = int(h.prompt[row]), int(h.chosen[row]), int(h.rejected[row])
             shown = list(texts[prompt])
             handle = method.user(f"user {user}")
-            handle.update(h.corpus.prompts[prompt], chosen=shown[chosen], rejected=shown[rejected], shown=shown)
+            pair = {"chosen": shown[chosen], "rejected": shown[rejected]}
+            handle.update(h.corpus.prompts[prompt], **pair, shown=shown, best_worst=bool(h.best_worst[row]))
             handle.utilities("in between", ["one", "another"])
     for i, (user, prompt) in enumerate(zip(q.user.tolist(), q.prompt.tolist(), strict=True)):
         scores = method.user(f"user {user}").utilities(q.corpus.prompts[prompt], q.corpus.responses[prompt])

@@ -90,7 +90,8 @@ def _random_histories(corpus: Corpus, counts: list[int], n_train: int, key: str)
     prompt = np.concatenate([rng.permutation(n_train)[:count] for count in counts]).astype(np.int32)
     chosen = rng.integers(0, _N_RESPONSES, n)
     rejected = (chosen + rng.integers(1, _N_RESPONSES, n)) % _N_RESPONSES
-    return Histories(corpus, len(counts), user, prompt, chosen.astype(np.uint8), rejected.astype(np.uint8))
+    sides = chosen.astype(np.uint8), rejected.astype(np.uint8)
+    return Histories(corpus, len(counts), user, prompt, *sides, np.arange(n) % 2 == 0)
 
 
 def _queries(corpus: Corpus, n_users: int, rows: npt.NDArray[np.int64]) -> Queries:
@@ -142,7 +143,9 @@ def planted_scene(embedder: TextEmbedder, n_pairs: int = 40) -> PlantedScene:
         shown = np.take_along_axis(utilities[owners], rows[:, :, None], axis=1)
         user = np.repeat(np.arange(len(owners)), n_pairs).astype(np.int32)
         best, worst = (pick(shown, axis=2).ravel().astype(np.uint8) for pick in (np.argmax, np.argmin))
-        return Histories(corpus, len(owners), user, rows.ravel().astype(np.int32), best, worst)
+        return Histories(
+            corpus, len(owners), user, rows.ravel().astype(np.int32), best, worst, np.ones(len(user), np.bool_)
+        )
 
     users = np.arange(len(tastes))
     queries = Queries(
@@ -200,7 +203,9 @@ def snapshot(scene: Scene) -> tuple[object, ...]:
     """Return a copy of everything that a method was given, comparable with `==`."""
     corpus = scene.queries.corpus
     columns = [
-        column.tobytes() for h in (scene.pool, scene.targets) for column in (h.user, h.prompt, h.chosen, h.rejected)
+        column.tobytes()
+        for h in (scene.pool, scene.targets)
+        for column in (h.user, h.prompt, h.chosen, h.rejected, h.best_worst)
     ]
     texts = (tuple(corpus.prompts), tuple(tuple(row) for row in corpus.responses))
     return (texts, *columns, scene.queries.user.tobytes(), scene.queries.prompt.tobytes())

@@ -206,9 +206,10 @@ class People:
         owner = index_of[everything.user[rows]]
         rows, owner = rows[owner >= 0], owner[owner >= 0]
         order = np.argsort(owner, kind="stable")
-        rows = rows[order]
-        columns = (everything.prompt[rows], everything.chosen[rows], everything.rejected[rows])
-        return Histories(everything.corpus, len(users), owner[order].astype(np.int32), *columns)
+        picked = {
+            name: getattr(everything, name)[rows[order]] for name in ("prompt", "chosen", "rejected", "best_worst")
+        }
+        return Histories(everything.corpus, len(users), owner[order].astype(np.int32), **picked)
 
     def tests(self, fold: Fold) -> dict[str, I64]:
         """Return kind of prompts -> rows of the preferences to predict."""
