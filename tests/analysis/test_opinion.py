@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from personalllm.analysis.opinion import (
     OpinionQuestion,
+    ScoreRule,
     answer_shares,
     representation_score,
     representativeness,
@@ -46,12 +48,50 @@ def test_distances_of_the_paper(group: str) -> None:
     assert 1 - score == pytest.approx(found["distance"][group], abs=1e-6)
 
 
+SHARES, PEOPLE = np.array([0.375, 0.083, 0.542]), np.array([0.09402386, 0.69377638, 0.21219976])
+"""WORLDDANGER_W26 of the paper's notebook: the population's answers and everybody's; the last option is the middle."""
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("coded", 0.777), ("positions", 0.554)])
+@pytest.mark.parametrize("values", [[0.0, 1.0, 0.5], [1.0, 2.0, 1.5]])
+def test_a_middle_option_counts_in_the_papers_rule(values: list[float], rule: ScoreRule, expected: float) -> None:
+    asked = question(3, values=np.array(values))
+    assert representation_score(asked, SHARES, PEOPLE, rule) == pytest.approx(expected, abs=5e-4)
+    result = representativeness(
+        [replace(asked, choices={"x": 0})],
+        Population(np.array([[1.0]]), ("x",)),
+        {("overall", "overall"): {"Q": PEOPLE}},
+        others={"model": {"Q": SHARES}},
+        rule=rule,
+    )
+    assert result.of("model").score == pytest.approx(expected, abs=5e-4)
+    assert any("as in the paper" in note for note in result.notes())
+    assert any("codes, the middle option counted" in note for note in result.notes()) is (rule == "coded")
+
+
+def test_the_papers_rule_is_the_default() -> None:
+    asked = question(3, values=np.array([1.0, 2.0, 1.5]))
+    assert representation_score(asked, SHARES, PEOPLE) == representation_score(asked, SHARES, PEOPLE, "coded")
+    result = representativeness([question()], Population(np.eye(2), ("x", "y")), {("age", "old"): {"Q": PEOPLE}})
+    assert result.rule == "coded"
+    with pytest.raises(ParameterError, match="rule must be one of coded, positions, got 'ranks'"):
+        representativeness([], Population(np.eye(1), ("x",)), {}, rule="ranks")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("values", [[0, 1 / 3, 2 / 3, 1], [0, 25, 50, 100], [1, 2, 1.5, 1.25]])
+def test_values_that_are_no_codes_are_refused(values: list[float]) -> None:
+    asked, shares = question(4, values=np.array(values, float)), np.eye(4)[0]
+    with pytest.raises(DataError, match=r"these are no codes.*one apart.*rule='positions'"):
+        representation_score(asked, shares, np.eye(4)[1])
+    assert representation_score(asked, shares, np.eye(4)[1], "positions") < 1
+
+
 def question(n: int = 3, **changes: object) -> OpinionQuestion:
     fields: dict[str, object] = {
         "key": "Q",
         "text": "How?",
         "options": tuple("abcdef"[:n]),
-        "values": np.arange(n) / (n - 1),
+        "values": np.arange(n, dtype=float),
         "choices": {"x": 0, "y": n - 1},
     }
     return OpinionQuestion(**(fields | changes))  # type: ignore[arg-type]
@@ -65,7 +105,7 @@ def test_first_listed_option_wins_a_tie() -> None:
 
 
 def test_score_goes_by_values_not_by_the_listed_order() -> None:
-    listed = question(3, values=np.array([0.0, 1.0, 0.5]))
+    listed = question(3, values=np.array([0.0, 2.0, 1.0]))
     far = representation_score(listed, np.array([1.0, 0, 0]), np.array([0, 1.0, 0]))
     near = representation_score(listed, np.array([1.0, 0, 0]), np.array([0, 0, 1.0]))
     assert (far, near) == (0.0, 0.5)

@@ -218,6 +218,10 @@ def test_opinions_of_the_users_of_alpha_005(folder: Path) -> None:
     assert column("opinion-groups", "population") == [1, 0]
     assert "in 0 of 1 groups" in page()
     assert "<dt>alpha of opinion</dt><dd>0.05</dd>" in page()
+    Path("q.jsonl").write_text(json.dumps(asked | {"options": ["no", "yes", "both"], "values": [1, 2, 1.5]}))
+    for rule, score in (("coded", 0.5), ("positions", 0.0)):
+        fine("--only", "opinion", "--questions", "q.jsonl", "--opinions", "p.csv", "--opinion-score", rule)
+        assert column("opinion-groups", "population") == [1, score]
 
 
 def test_a_missing_package_is_named_and_the_rest_is_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ __all__ = [
     "OpinionQuestion",
     "Opinions",
     "Representativeness",
+    "ScoreRule",
     "answer_shares",
     "representation_score",
     "representativeness",
@@ -41,10 +42,19 @@ __all__ = [
 Opinions = Mapping[tuple[str, str], Mapping[str, F64]]
 """Shares of the options by (attribute, group) and question, float64 (n_options,), each summing to 1."""
 
+ScoreRule: TypeAlias = Literal["coded", "positions"]
+"""What lies between two options: the difference of their codes, or that of their positions on the scale."""
+
 OVERALL = ("overall", "overall")
+_SLACK = 1e-6  # codes such as 0.333 are rounded
 _EQUAL = 1e-12  # scores are means of the same terms in another order, so equal ones may differ in the last bits
 _COLUMNS = ("attribute", "group", "n_questions", "best")
 _MAX_GROUPS = 80
+_RULES: dict[str, str] = {
+    "coded": "Distances are between the options' codes, the middle option counted, as in the paper: with one, no score "
+    "is below 1/2.",
+    "positions": "Distances are between the options' positions on the scale, not between their codes as in the paper.",
+}
 _MARKERS: tuple[dict[str, Any], ...] = (
     {"marker": "D", "markerfacecolor": INK["paper"], "color": INK["muted"]},
     {"marker": "s", "markerfacecolor": INK["paper"], "color": INK["mark"]},
@@ -61,7 +71,7 @@ class OpinionQuestion:
         key: Name, e.g. `SAFECRIME_W26`.
         text: The question's words.
         options: Option texts, without refusals; at least 2.
-        values: float64 (n_options,), distinct; their order is the order of the options on the scale.
+        values: float64 (n_options,), distinct: the options' codes, one apart, a middle option halfway, e.g. 1, 2, 1.5.
         choices: Option that each reward model chooses, an index into `options`; empty until known.
     """
 
@@ -113,17 +123,38 @@ def answer_shares(question: OpinionQuestion, population: Population) -> F64:
     return np.bincount(answer, minlength=len(question.options)) / population.n_users
 
 
-def representation_score(question: OpinionQuestion, shares: F64, people: F64) -> float:
-    """Return `1 - W1(shares, people) / (n_options - 1)` in [0, 1]; 1 where both distributions are equal.
+def representation_score(question: OpinionQuestion, shares: F64, people: F64, rule: ScoreRule = "coded") -> float:
+    r"""Return `1 - W1(shares, people) / (n_options - 1)` in [0, 1]; 1 where both distributions are equal.
 
-    W1 is the Wasserstein distance between the positions 0, 1, ... of the options on the scale.
+    W1 is the Wasserstein distance between the values of the options.
 
-    >>> question = OpinionQuestion("Q", "How safe?", ("not", "very"), np.array([0.0, 1.0]), {})
-    >>> representation_score(question, np.array([0.75, 0.25]), np.array([0.25, 0.75]))
-    0.5
+    Args:
+        question: Whose options are compared.
+        shares: float64 (n_options,), summing to 1.
+        people: float64 (n_options,), summing to 1.
+        rule: `coded`, as the paper computes it: the values as they are coded, and n_options counts the middle option
+            too, so that 1, 2, 1.5 are at most 1 apart of 2 and no score is below 1/2. `positions`: 0, 1, 2, ... in the
+            order of the values, so that opposite distributions score 0.
+
+    Raises:
+        DataError: If codes are not one apart, so that `coded` would not be in [0, 1] or its scores far too high.
+
+    >>> question = OpinionQuestion("Q", "Better?", ("yes", "no", "the same"), np.array([1.0, 2.0, 1.5]), {})
+    >>> yes, no = np.array([1.0, 0, 0]), np.array([0, 1.0, 0])
+    >>> representation_score(question, yes, no), representation_score(question, yes, no, "positions")
+    (0.5, 0.0)
     """
-    gap = np.cumsum((shares - people)[question.order])[:-1]
-    return float(1 - np.abs(gap).sum() / (len(shares) - 1))
+    steps = np.ones(len(shares) - 1)
+    if rule == "coded":
+        steps = np.diff(question.values[question.order])
+        if not len(steps) - 1 - _SLACK <= steps.sum() <= len(steps) + _SLACK:
+            raise DataError(
+                f"The values of {question.key!r} are {question.values.tolist()}: these are no codes.",
+                "Give codes that are one apart, a middle option halfway: 1, 2, 3, 4 or 1, 2, 1.5. Or score by "
+                "positions (in Python rule='positions', on the command line --opinion-score positions).",
+            )
+    gap = np.abs(np.cumsum((shares - people)[question.order])[:-1])
+    return float(1 - gap @ steps / len(steps))
 
 
 def with_choices(questions: Sequence[OpinionQuestion], rewards: RewardEnsemble) -> list[OpinionQuestion]:
@@ -174,6 +205,7 @@ class Representativeness(Analysis):
         scores: One for each answerer and group, groups in the order of the file.
         n_users: Users of the population.
         questions: Keys of the questions that were compared.
+        rule: What W1 is measured between.
     """
 
     id: ClassVar[str] = "opinion"
@@ -183,6 +215,7 @@ class Representativeness(Analysis):
     scores: tuple[GroupScore, ...]
     n_users: int
     questions: tuple[str, ...]
+    rule: ScoreRule = "coded"
 
     @classmethod
     def of_study(cls, study: Study) -> tuple[Representativeness]:
@@ -190,7 +223,8 @@ class Representativeness(Analysis):
         if study.opinions is None:
             raise UserError("No opinion questions were given.", "Give --questions FILE --opinions FILE.")
         questions, people = study.opinions
-        return (representativeness(questions, study.population(study.main_alpha), people, seed=study.seed),)
+        users = study.population(study.main_alpha)
+        return (representativeness(questions, users, people, rule=study.opinion_score, seed=study.seed),)
 
     def of(self, answerer: str, attribute: str = OVERALL[0], group: str = OVERALL[1]) -> GroupScore:
         """Return one score.
@@ -259,6 +293,7 @@ class Representativeness(Analysis):
             for note in (
                 f"{len(self.questions)} questions, {self.n_users:,} users; intervals by resampling the questions.",
                 leads if groups else "",
+                _RULES[self.rule],
                 "A user's answer is the option nearest to the weighted mean of what its reward models choose.",
                 "Answers spread evenly over the options score high too: read the population beside `uniform answers`.",
             )
@@ -272,11 +307,12 @@ def representativeness(
     people: Opinions,
     *,
     others: Mapping[str, Mapping[str, F64]] | None = None,
+    rule: ScoreRule = "coded",
     seed: int = 0,
 ) -> Representativeness:
     """Compare a population's answers with people's, group by group.
 
-    Score of a group = mean over questions of `1 - W1(D, D_H) / (n_options - 1)`.
+    Score of a group = mean over questions of `1 - W1(D, D_H) / (n_options - 1)`, see `representation_score`.
 
     Args:
         questions: With the choices of the population's reward models.
@@ -284,12 +320,15 @@ def representativeness(
         people: Shares by (attribute, group) and question, as `read_opinions` returns them.
         others: Further answerers, e.g. language models: shares by question; a question that one lacks is left out of
             its mean.
+        rule: What W1 is measured between; the paper's rule by default.
         seed: Of the resampling.
 
     Raises:
-        DataError: If no question has answers of people, or shares do not fit a question.
-        ParameterError: If one of `others` has the name of a built-in answerer.
+        DataError: If no question has answers of people, or shares or codes do not fit a question.
+        ParameterError: If one of `others` has the name of a built-in answerer, or there is no such rule.
     """
+    if rule not in get_args(ScoreRule):
+        raise ParameterError("rule", f"one of {', '.join(get_args(ScoreRule))}", rule)
     by_key = {question.key: question for question in questions}
     answered = {key for by_question in people.values() for key in by_question}
     used = [key for key in by_key if key in answered]
@@ -305,12 +344,13 @@ def representativeness(
             name,
             group,
             [(by_key[key], shares[key], by_question[key]) for key in used if key in by_question and key in shares],
+            rule,
             seed,
         )
         for group, by_question in people.items()
         for name, shares in answers.items()
     ]
-    return Representativeness(tuple(s for s in scores if s is not None), population.n_users, tuple(used))
+    return Representativeness(tuple(s for s in scores if s is not None), population.n_users, tuple(used), rule)
 
 
 def _answerers(questions: Sequence[OpinionQuestion], population: Population) -> dict[str, dict[str, F64]]:
@@ -327,7 +367,7 @@ def _answerers(questions: Sequence[OpinionQuestion], population: Population) -> 
 
 
 def _group_score(
-    answerer: str, group: tuple[str, str], compared: list[tuple[OpinionQuestion, F64, F64]], seed: int
+    answerer: str, group: tuple[str, str], compared: list[tuple[OpinionQuestion, F64, F64]], rule: ScoreRule, seed: int
 ) -> GroupScore | None:
     """Return the mean over questions with its interval; None without any question."""
     if not compared:
@@ -339,7 +379,7 @@ def _group_score(
                     f"The shares of {whose!r} for {question.key!r} are {values.tolist()}.",
                     f"Give {len(question.options)} shares >= 0 that sum to 1.",
                 )
-    values = np.array([representation_score(question, shares, people) for question, shares, people in compared])
+    values = np.array([representation_score(question, shares, people, rule) for question, shares, people in compared])
     (mean,) = intervals(values[:, None], seed=seed)
     return GroupScore(answerer, *group, len(values), *mean)
 

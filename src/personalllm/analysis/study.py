@@ -18,7 +18,7 @@ from personalllm.data import Benchmark, ScoreTable, Standardiser
 from personalllm.users import PUBLISHED_ALPHAS, PUBLISHED_REWARD_MODELS, PUBLISHED_USERS, Population
 
 if TYPE_CHECKING:
-    from personalllm.analysis.opinion import OpinionQuestion, Opinions
+    from personalllm.analysis.opinion import OpinionQuestion, Opinions, ScoreRule
     from personalllm.analysis.persona import PersonaPopulation
 
 __all__ = ["Study"]
@@ -41,6 +41,7 @@ class Study:
         people: Votes of people.
         personas: Populations of personas on the same benchmark.
         opinions: Opinion questions, and people's answers to them.
+        opinion_score: What lies between two options: their codes (the paper's rule) or their positions.
         classifiers: Classifiers of each set of text features, by its name.
         progress: Opens a progress display with a title, and gives the callback for it; None for no display.
 
@@ -58,6 +59,7 @@ class Study:
     people: tuple[Votes, ...] = ()
     personas: tuple[PersonaPopulation, ...] = ()
     opinions: tuple[Sequence[OpinionQuestion], Opinions] | None = None
+    opinion_score: ScoreRule = "coded"
     classifiers: Mapping[str, Sequence[TextClassifier]] = field(default_factory=dict)
     progress: Callable[[str], AbstractContextManager[FeatureProgress]] | None = None
     _votes: dict[str, tuple[Votes, ...]] = field(default_factory=dict, init=False, repr=False)

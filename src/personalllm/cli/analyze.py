@@ -73,6 +73,10 @@ class InputOptions:
     ] = None
     questions: Annotated[Path | None, typer.Option(help="Opinion questions, JSON lines.")] = None
     opinions: Annotated[Path | None, typer.Option(help="People's answers to them, CSV.")] = None
+    opinion_score: Annotated[
+        Literal["coded", "positions"],
+        typer.Option(help="What lies between two options: their codes (the paper's rule) or their positions."),
+    ] = "coded"
     features: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,6 +99,7 @@ class InputOptions:
             people=_people(self.votes or [], self.ties),
             personas=_personas(study, self.personas or []),
             opinions=_opinions(self.questions, self.opinions),
+            opinion_score=self.opinion_score,
             classifiers={name: build_classifiers(name) for name in self.features or ("syntactic", "semantic-offline")},
         )
 
