@@ -53,41 +53,49 @@ class _Chat:
 _CHAT: Clauses[_Chat] = Clauses()
 
 
-@_CHAT.clause("names", "name and identity are texts that stay the same.", IDENTITY)
+@_CHAT.clause("names", IDENTITY)
 def _chat_names(at: _Chat) -> None:
+    """Its name and identity are texts that stay the same."""
     check_name(at.model, "name")
     check_name(at.model, "identity")
 
 
-@_CHAT.clause("context", "context_length is at least 1.", "Return the maximum tokens of prompt and reply together.")
+@_CHAT.clause("context")
 def _context(at: _Chat) -> None:
+    """context_length is at least 1.
+
+    Return the maximum tokens of prompt and reply together.
+    """
     length: object = at.model.context_length
     require(at.model, isinstance(length, int) and length >= 1, f"context_length must be >= 1, got {length!r}")
 
 
-@_CHAT.clause(
-    "chat",
-    "chat returns one ChatReply for each request, in order, for any text.",
-    "Return [ChatReply(text, finish_reason, prompt_tokens, completion_tokens), ...].",
-)
+@_CHAT.clause("chat")
 def _chats(at: _Chat) -> None:
+    """chat() returns one ChatReply for each request, in order, for any text.
+
+    Return [ChatReply(text, finish_reason, prompt_tokens, completion_tokens), ...].
+    """
     _ = at.replies
 
 
-@_CHAT.clause("reply-text", "White space around a reply is removed.", "Return text.strip().", after=("chat",))
+@_CHAT.clause("reply-text", after=("chat",))
 def _reply_text(at: _Chat) -> None:
+    """White space around a reply is removed.
+
+    Return text.strip().
+    """
     for reply in at.replies:
         stripped = reply.text == reply.text.strip()
         require(at.model, stripped, f"white space around a reply must be removed: {reply.text!r}")
 
 
-@_CHAT.clause(
-    "max-tokens",
-    "max_tokens is kept and finish_reason is true.",
-    "Stop at max_tokens new tokens and say 'length' then, 'stop' otherwise.",
-    after=("chat",),
-)
+@_CHAT.clause("max-tokens", after=("chat",))
 def _max_tokens(at: _Chat) -> None:
+    """max_tokens is kept and finish_reason is true.
+
+    Stop at max_tokens new tokens and say 'length' then, 'stop' otherwise.
+    """
     for request, reply in zip(at.requests, at.replies, strict=True):
         within = 0 <= reply.completion_tokens <= request.max_tokens
         more = f"{reply.completion_tokens} new tokens, more than max_tokens={request.max_tokens}"
@@ -101,13 +109,12 @@ def _max_tokens(at: _Chat) -> None:
         )
 
 
-@_CHAT.clause(
-    "token-counts",
-    "count_tokens agrees with the replies.",
-    "Count the messages as the model's own chat template renders them, special tokens included.",
-    after=("chat",),
-)
+@_CHAT.clause("token-counts", after=("chat",))
 def _token_counts(at: _Chat) -> None:
+    """count_tokens agrees with the replies.
+
+    Count the messages as the model's own chat template renders them, special tokens included.
+    """
     for request, reply in zip(at.requests, at.replies, strict=True):
         counted = at.model.count_tokens(request.messages)
         require(
@@ -117,23 +124,27 @@ def _token_counts(at: _Chat) -> None:
         )
 
 
-@_CHAT.clause("empty", "No requests give an empty list.", "Return [] for [].")
+@_CHAT.clause("empty")
 def _chats_nothing(at: _Chat) -> None:
+    """No requests give an empty list.
+
+    Return [] for [].
+    """
     require(at.model, at.model.chat([]) == [], "chat([]) must be []")
 
 
-@_CHAT.clause(
-    "repeatable",
-    "A second call gives equal replies, greedy and seeded.",
-    "Reset the state before each request and seed the sampler with the request's seed.",
-    after=("chat",),
-)
+@_CHAT.clause("repeatable", after=("chat",))
 def _chats_again(at: _Chat) -> None:
+    """A second call gives equal replies, greedy and seeded.
+
+    Reset the state before each request and seed the sampler with the request's seed.
+    """
     require(at.model, at.model.chat(at.requests) == at.replies, "a second call must give equal replies")
 
 
-@_CHAT.clause("pickle", "A copy by pickle replies alike to a request alone.", COPY, after=("chat",))
+@_CHAT.clause("pickle", COPY, after=("chat",))
 def _chat_pickles(at: _Chat) -> None:
+    """A copy by pickle replies alike to a request alone."""
     copy = pickled(at.model)
     require(at.model, copy.identity == at.model.identity, "a pickled copy must have the same identity")
     for i in (0, len(at.requests) - 1):
@@ -143,24 +154,22 @@ def _chat_pickles(at: _Chat) -> None:
         )
 
 
-@_CHAT.clause(
-    "order",
-    "A reply does not depend on the other requests.",
-    "Keep nothing from one request to the next: no shared sampler, no history.",
-    after=("repeatable",),
-)
+@_CHAT.clause("order", after=("repeatable",))
 def _chat_order(at: _Chat) -> None:
+    """A reply does not depend on the other requests.
+
+    Keep nothing from one request to the next: no shared sampler, no history.
+    """
     reverse = at.model.chat(at.requests[::-1])[::-1]
     require(at.model, reverse == at.replies, "a reply must not depend on the other requests")
 
 
-@_CHAT.clause(
-    "too-long",
-    "A prompt longer than the context is refused, not cut.",
-    "Raise personalllm.core.errors.RunError before the model sees it.",
-    after=("context",),
-)
+@_CHAT.clause("too-long", after=("context",))
 def _too_long(at: _Chat) -> None:
+    """A prompt longer than the context is refused, not cut.
+
+    Raise personalllm.core.errors.RunError before the model sees it.
+    """
     too_long = ChatRequest((Message("user", "word " * at.model.context_length),), max_tokens=1)
     try:
         at.model.chat([too_long])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -106,12 +107,19 @@ class Clauses(Generic[T]):
         self._clauses: list[tuple[str, str, Callable[[T], None], str, tuple[str, ...]]] = []
 
     def clause(
-        self, name: str, asks: str, remedy: str = "", *, after: tuple[str, ...] = ()
+        self, name: str, remedy: str = "", *, after: tuple[str, ...] = ()
     ) -> Callable[[Callable[[T], None]], Callable[[T], None]]:
-        """Add the decorated function; the arguments are those of `Check`."""
+        """Add the decorated function; the first line of its docstring says what is asked, the rest is the remedy.
+
+        Args:
+            name: As for `Check`.
+            remedy: The remedy where several clauses share it and the docstring has one line.
+            after: As for `Check`.
+        """
 
         def keep(run: Callable[[T], None]) -> Callable[[T], None]:
-            self._clauses.append((name, asks, run, remedy, after))
+            asks, _, rest = (inspect.getdoc(run) or "").partition("\n\n")
+            self._clauses.append((name, asks, run, remedy or " ".join(rest.split()), after))
             return run
 
         return keep

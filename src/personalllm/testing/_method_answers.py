@@ -20,11 +20,11 @@ Hook: TypeAlias = Literal["utilities", "messages"]
 _NAMES = {"utilities": "rank", "messages": "messages"}
 _FORMS = {
     "utilities": (
-        "utilities returns finite float32 (n_queries, n_responses).",
+        "utilities returns finite float32 (n_queries, n_responses)",
         "One row for each query, one column for each response: end with .astype(np.float32).",
     ),
     "messages": (
-        "messages returns one Conversation for each query, with the whole prompt in the user's last turn.",
+        "messages returns one Conversation for each query, with the whole prompt in the user's last turn",
         "Return Conversation(messages=(..., Message('user', ... + prompt)), n_examples=..., n_dropped=...).",
     ),
 }
@@ -84,18 +84,21 @@ _SHARED: Clauses[Answers] = Clauses()
 """Their texts are filled in for each hook."""
 
 
-@_SHARED.clause("{name}", "{asks}", "{remedy}", after=("parameters-stay",))
+@_SHARED.clause("{name}", after=("parameters-stay",))
 def _form(answers: Answers) -> None:
+    """{asks}.
+
+    {remedy}
+    """
     _ = answers.first
 
 
-@_SHARED.clause(
-    "{name}-inputs",
-    "{hook} leaves its inputs as they were.",
-    "Copy before you change: the corpus and the histories belong to the evaluation.",
-    after=("{name}",),
-)
+@_SHARED.clause("{name}-inputs", after=("{name}",))
 def _inputs(answers: Answers) -> None:
+    """{hook} leaves its inputs as they were.
+
+    Copy before you change: the corpus and the histories belong to the evaluation.
+    """
     scene = small_scene()
     before = snapshot(scene)
     answers.fresh(scene)
@@ -104,47 +107,43 @@ def _inputs(answers: Answers) -> None:
     )
 
 
-@_SHARED.clause(
-    "{name}-seeds",
-    "Equal seeds give equal {hook}.",
-    "Draw with personalllm.core.seeding.generator(self.seed, ...), not with np.random or random.",
-    after=("{name}", "{name}-inputs"),
-)
+@_SHARED.clause("{name}-seeds", after=("{name}", "{name}-inputs"))
 def _equal_seeds(answers: Answers) -> None:
+    """Equal seeds give equal {hook}.
+
+    Draw with personalllm.core.seeding.generator(self.seed, ...), not with np.random or random.
+    """
     answers.bench.require(
         answers.agree(answers.fresh(answers.bench.scene)), f"equal seeds must give equal {answers.hook}"
     )
 
 
-@_SHARED.clause(
-    "{name}-pickle",
-    "A copy by pickle has equal {hook} after fit and adapt.",
-    "Keep arrays and plain values, no lambda, generator or open file.",
-    after=("{name}-seeds",),
-)
+@_SHARED.clause("{name}-pickle", after=("{name}-seeds",))
 def _pickles(answers: Answers) -> None:
+    """A copy by pickle has equal {hook} after fit and adapt.
+
+    Keep arrays and plain values, no lambda, generator or open file.
+    """
     copy = answers.bench.copied(answers.bench.trained(answers.bench.scene), "after fit and adapt")
     answers.bench.require(answers.agree(answers.of(copy)), f"a pickled copy must have equal {answers.hook}")
 
 
-@_SHARED.clause(
-    "{name}-saved",
-    "A copy by save and load_method has equal {hook}.",
-    "Learn arrays, numbers, texts, and lists, tuples, dicts or dataclasses of these.",
-    after=("{name}-seeds",),
-)
+@_SHARED.clause("{name}-saved", after=("{name}-seeds",))
 def _saved(answers: Answers) -> None:
+    """A copy by save and load_method has equal {hook}.
+
+    Learn arrays, numbers, texts, and lists, tuples, dicts or dataclasses of these.
+    """
     copy = answers.bench.reloaded(answers.bench.scene).adapt(answers.bench.scene.targets)
     answers.bench.require(answers.agree(answers.of(copy)), f"a saved copy must have equal {answers.hook}")
 
 
-@_SHARED.clause(
-    "{name}-alone",
-    "The {hook} of a query are the same alone and in a batch.",
-    "Do not normalise over the batch; derive draws from user and prompt, not from the place in the batch.",
-    after=("{name}-seeds",),
-)
+@_SHARED.clause("{name}-alone", after=("{name}-seeds",))
 def _alone(answers: Answers) -> None:
+    """The {hook} of a query are the same alone and in a batch.
+
+    Do not normalise over the batch; derive draws from user and prompt, not from the place in the batch.
+    """
     queries, trained, expected = answers.bench.scene.queries, answers.bench.trained(answers.bench.scene), answers.first
     answers.of(trained)
     for i in range(len(queries)):
@@ -154,30 +153,30 @@ def _alone(answers: Answers) -> None:
         answers.bench.require(agrees, f"{message}: {single}, in the batch {expected[i]}")
 
 
-@_SHARED.clause(
-    "{name}-refit", "A second fit replaces the first.", "Start from nothing in fit and adapt.", after=("{name}-seeds",)
-)
+@_SHARED.clause("{name}-refit", after=("{name}-seeds",))
 def _refit(answers: Answers) -> None:
+    """A second fit replaces the first.
+
+    Start from nothing in fit and adapt.
+    """
     again = answers.bench.trained(answers.bench.scene).fit(answers.bench.scene.pool).adapt(answers.bench.scene.targets)
     answers.bench.require(answers.agree(answers.of(again)), "a second fit must replace the first, not add to it")
 
 
-@_SHARED.clause(
-    "{name}-bare",
-    "It answers without pool, without history, without queries.",
-    "Handle n_users == 0, len(histories) == 0 and len(queries) == 0.",
-    after=("{name}",),
-)
+@_SHARED.clause("{name}-bare", after=("{name}",))
 def _bare(answers: Answers) -> None:
+    """It answers without pool, without history, without queries.
+
+    Handle n_users == 0, len(histories) == 0 and len(queries) == 0.
+    """
     for scene in bare_scenes(answers.bench.scene):
         answers.fresh(scene)
 
 
-@_SHARED.clause(
-    "{name}-odd-texts",
-    "It answers to unicode, blank and very long texts.",
-    "Assume nothing about a text's length or script; drop examples that do not fit, never the prompt.",
-    after=("{name}",),
-)
+@_SHARED.clause("{name}-odd-texts", after=("{name}",))
 def _odd_texts(answers: Answers) -> None:
+    """It answers to unicode, blank and very long texts.
+
+    Assume nothing about a text's length or script; drop examples that do not fit, never the prompt.
+    """
     answers.fresh(odd_scene())

@@ -13,51 +13,54 @@ __all__ = ["MADE"]
 MADE: Clauses[Bench] = Clauses()
 
 
-@MADE.clause(
-    "dataclass",
-    "The class is a dataclass.",
-    "Put @dataclass on the class itself; a base class that is one is not enough.",
-)
+@MADE.clause("dataclass")
 def _dataclass(bench: Bench) -> None:
+    """The class is a dataclass.
+
+    Put @dataclass on the class itself; a base class that is one is not enough.
+    """
     bench.require("__dataclass_fields__" in vars(bench.cls), "decorate the class itself with @dataclass")
 
 
-@MADE.clause("id", "It has an id in lower case.", 'Write id: ClassVar[str] = "my-method".')
+@MADE.clause("id")
 def _id(bench: Bench) -> None:
+    """It has an id in lower case.
+
+    Write id: ClassVar[str] = "my-method".
+    """
     name: object = bench.cls.id
     bench.require(isinstance(name, str) and name.strip(), "set the class attribute 'id' to a non-empty text")
     text = str(name)
     bench.require(text == text.lower() and " " not in text, f"id must be lower case without spaces, got {name!r}")
 
 
-@MADE.clause(
-    "needs-and-history",
-    "needs and history hold what the evaluation can give.",
-    'needs: ClassVar = frozenset({"embedder"}); history: ClassVar = "random" or "nearest".',
-)
+@MADE.clause("needs-and-history")
 def _needs_and_history(bench: Bench) -> None:
+    """Its needs and history hold what the evaluation can give.
+
+    needs: ClassVar = frozenset({"embedder"}); history: ClassVar = "random" or "nearest".
+    """
     cls = bench.cls
     unknown = set(cls.needs) - {"embedder", "llm", "signals"}
     bench.require(not unknown, f"needs may hold 'embedder', 'llm' and 'signals', got {sorted(unknown)}")
     bench.require(cls.history in ("random", "nearest"), f"history must be 'random' or 'nearest', got {cls.history!r}")
 
 
-@MADE.clause(
-    "hook",
-    "It ranks or asks a chat model.",
-    "Override utilities(queries) or messages(queries).",
-)
+@MADE.clause("hook")
 def _has_a_hook(bench: Bench) -> None:
+    """It ranks or asks a chat model.
+
+    Override utilities(queries) or messages(queries).
+    """
     bench.require(bench.cls.implements("utilities", "messages"), "implement utilities or messages")
 
 
-@MADE.clause(
-    "spec-json",
-    "Its parameters can be written as JSON.",
-    "Use numbers, texts, booleans, None, lists and dicts as parameters.",
-    after=("dataclass",),
-)
+@MADE.clause("spec-json", after=("dataclass",))
 def _spec_is_json(bench: Bench) -> None:
+    """Its parameters can be written as JSON.
+
+    Use numbers, texts, booleans, None, lists and dicts as parameters.
+    """
     try:
         json.dumps(bench.cls(**bench.params).spec(), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -66,14 +69,16 @@ def _spec_is_json(bench: Bench) -> None:
 
 @MADE.clause(
     "spec-round-trip",
-    "The JSON of its spec gives the same method back.",
-    "JSON has no tuples and no sets: use lists, or convert in __post_init__.",
     after=(
         "dataclass",
         "spec-json",
     ),
 )
 def _rebuilt_from_spec(bench: Bench) -> None:
+    """The JSON of its spec gives the same method back.
+
+    JSON has no tuples and no sets: use lists, or convert in __post_init__.
+    """
     method = bench.cls(**bench.params)
     spec = method.spec()
     replayed = json.loads(json.dumps(spec, allow_nan=False))
@@ -83,39 +88,39 @@ def _rebuilt_from_spec(bench: Bench) -> None:
     )
 
 
-@MADE.clause(
-    "pickle",
-    "It can be pickled.",
-    "Define the class at the top of a module and keep no open file, lock or lambda in it.",
-    after=("dataclass",),
-)
+@MADE.clause("pickle", after=("dataclass",))
 def _pickles_unfitted(bench: Bench) -> None:
+    """It can be pickled.
+
+    Define the class at the top of a module and keep no open file, lock or lambda in it.
+    """
     method = bench.cls(**bench.params)
     bench.require(bench.copied(method, "as it was made") == method, "an unpickled copy must be equal")
 
 
 @MADE.clause(
     "parameters-stay",
-    "bind, fit and adapt return self and change no parameter.",
-    "Keep what is learned in attributes that end in an underscore, never in a dataclass field.",
     after=(
         "dataclass",
         "needs-and-history",
     ),
 )
 def _parameters_stay(bench: Bench) -> None:
+    """bind, fit and adapt return self and change no parameter.
+
+    Keep what is learned in attributes that end in an underscore, never in a dataclass field.
+    """
     spec = bench.cls(**bench.params).spec()
     used = bench.trained(small_scene())
     bench.require(used.spec() == spec, "fit and adapt must not change a parameter; keep what is learned in attributes")
 
 
-@MADE.clause(
-    "learned-names",
-    "What is learned ends in an underscore.",
-    "Rename the attribute, e.g. self.vectors_ = ...",
-    after=("parameters-stay",),
-)
+@MADE.clause("learned-names", after=("parameters-stay",))
 def _learned_names(bench: Bench) -> None:
+    """What is learned ends in an underscore.
+
+    Rename the attribute, e.g. self.vectors_ = ...
+    """
     used = bench.trained(small_scene())
     learned = set(vars(used)) - set(used.params())
     wrong = sorted(name for name in learned if not (name.startswith("_") or name.endswith("_")))

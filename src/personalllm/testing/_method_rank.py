@@ -21,13 +21,12 @@ LOG_ODDS: Clauses[Bench] = Clauses()
 _ALLOWED_LOSS = 0.02
 
 
-@RANK.clause(
-    "rank-order",
-    "Permuted responses give permuted scores.",
-    "Do not use a response's column: it is shuffled. Break ties by the text if you must.",
-    after=("rank-seeds",),
-)
+@RANK.clause("rank-order", after=("rank-seeds",))
 def _rank_order_of_responses(bench: Bench) -> None:
+    """Permuted responses give permuted scores.
+
+    Do not use a response's column: it is shuffled. Break ties by the text if you must.
+    """
     moved, order = permuted(bench.scene)
     expected = np.take_along_axis(bench.first("utilities"), order[bench.scene.queries.prompt], axis=1)
     bench.require(
@@ -36,13 +35,12 @@ def _rank_order_of_responses(bench: Bench) -> None:
     )
 
 
-@RANK.clause(
-    "rank-ragged",
-    "It ranks prompts with different numbers of responses.",
-    "Take the number of responses from queries.corpus.n_responses, which is that of the prompts at hand.",
-    after=("rank",),
-)
+@RANK.clause("rank-ragged", after=("rank",))
 def _rank_ragged(bench: Bench) -> None:
+    """It ranks prompts with different numbers of responses.
+
+    Take the number of responses from queries.corpus.n_responses, which is that of the prompts at hand.
+    """
     scene = ragged(bench.scene)
     corpus = scene.queries.corpus
     there = np.arange(corpus.n_responses) < corpus.counts[scene.queries.prompt][:, None]
@@ -52,14 +50,13 @@ def _rank_ragged(bench: Bench) -> None:
     bench.require((scores[~there] == -np.inf).all(), "utilities are -inf beyond the responses of a prompt")
 
 
-@RANK_PERSONAL.clause(
-    "serves-users",
-    "It serves users of opposite tastes, since it learns from their histories.",
-    "Check the sign (higher is better) and that each query is ranked with its own user's history.",
-    after=("rank",),
-)
+@RANK_PERSONAL.clause("serves-users", after=("rank",))
 def _serves_planted_users(bench: Bench) -> None:
-    """Require a mean utility of the choices that is above 0 by 2.6 standard errors over queries (p < .005)."""
+    """It serves users of opposite tastes, since it learns from their histories.
+
+    Check the sign (higher is better) and that each query is ranked with its own user's history.
+    """
+    # Require a mean utility of the choices that is above 0 by 2.6 standard errors over queries (p < .005).
     scene = bench.planted
     chosen = np.argmax(bench.answers("utilities", scene), axis=1)
     gained = scene.utilities[np.arange(len(chosen)), chosen].astype(np.float64)
@@ -71,13 +68,12 @@ def _serves_planted_users(bench: Bench) -> None:
     )
 
 
-@RANK_PERSONAL.clause(
-    "adapts-anew",
-    "adapt forgets the users of an earlier adapt and leaves what fit learned as it was.",
-    "Write what adapt learns to attributes of its own, and never into those of fit.",
-    after=("rank-seeds",),
-)
+@RANK_PERSONAL.clause("adapts-anew", after=("rank-seeds",))
 def _adapts_anew(bench: Bench) -> None:
+    """adapt() forgets the users of an earlier adapt and leaves what fit learned as it was.
+
+    Write what adapt learns to attributes of its own, and never into those of fit.
+    """
     scene, trained = bench.scene, bench.trained(bench.scene)
     trained.adapt(scene.pool).utilities(Queries(scene.queries.corpus, scene.pool.n_users, [0, 3], [20, 21]))  # type: ignore[arg-type]
     trained.adapt(Histories.empty(scene.queries.corpus, scene.targets.n_users)).utilities(scene.queries)
@@ -87,13 +83,12 @@ def _adapts_anew(bench: Bench) -> None:
     )
 
 
-@RANK_PERSONAL.clause(
-    "adapts-alone",
-    "A user's scores do not depend on who else is adapted to.",
-    "Learn what users share in fit; adapt handles each user by themself.",
-    after=("rank-alone",),
-)
+@RANK_PERSONAL.clause("adapts-alone", after=("rank-alone",))
 def _adapts_alone(bench: Bench) -> None:
+    """A user's scores do not depend on who else is adapted to.
+
+    Learn what users share in fit; adapt handles each user by themself.
+    """
     scene, trained = bench.scene, bench.trained(bench.scene)
     h, q = scene.targets, scene.queries
     for user in range(h.n_users):
@@ -106,13 +101,12 @@ def _adapts_alone(bench: Bench) -> None:
         )
 
 
-@RANK_PERSONAL.clause(
-    "named-users",
-    "Named users who are updated in turn get the utilities of adapt, and none forgets.",
-    "Let adapt rebind its attributes: a named user shares those of fit and has its own of adapt.",
-    after=("adapts-alone",),
-)
+@RANK_PERSONAL.clause("named-users", after=("adapts-alone",))
 def _named_users(bench: Bench) -> None:
+    """Named users who are updated in turn get the utilities of adapt, and none forgets.
+
+    Let adapt rebind its attributes: a named user shares those of fit and has its own of adapt.
+    """
     if "signals" in bench.cls.needs:
         return
     scene, method = bench.scene, bench.trained(bench.scene)
@@ -135,29 +129,26 @@ def _named_users(bench: Bench) -> None:
         )
 
 
-@LOG_ODDS.clause(
-    "card",
-    "It says what it fits and what a new user costs.",
-    "Set the class attributes objective, fitted_per_user and cost, one sentence each.",
-)
+@LOG_ODDS.clause("card")
 def _has_a_card(bench: Bench) -> None:
+    """It says what it fits and what a new user costs.
+
+    Set the class attributes objective, fitted_per_user and cost, one sentence each.
+    """
     for name in ("objective", "fitted_per_user", "cost"):
         value = getattr(bench.cls, name, "")
         bench.require(isinstance(value, str) and value.strip(), f"set the class attribute {name!r} to a sentence")
 
 
-@LOG_ODDS.clause(
-    "cautious-at-first",
-    "It is not confidently wrong about users of whom it knows nothing.",
-    "Shrink what is learned from the pool, and average over how users differ.",
-    after=("rank",),
-)
+@LOG_ODDS.clause("cautious-at-first", after=("rank",))
 def _cautious_at_first(bench: Bench) -> None:
-    """Require a log-loss of at most log 2 + 0.02 for unknown users, half of whom want the opposite of the others.
+    """It is not confidently wrong about users of whom it knows nothing.
 
-    Over such users every prediction has a probability of 1/2, so log-odds of l cost `log(2 cosh(l / 2))`, never less
-    than log 2.
+    Shrink what is learned from the pool, and average over how users differ.
     """
+    # Require a log-loss of at most log 2 + 0.02 for unknown users, half of whom want the opposite of the others. Over
+    # such users every prediction has a probability of 1/2, so log-odds of l cost `log(2 cosh(l / 2))`, never less
+    # than log 2.
     scene = bench.planted
     unknown = Histories.empty(scene.queries.corpus, scene.targets.n_users)
     scores = bench.answers("utilities", Scene(scene.pool, unknown, scene.queries)).astype(np.float64)

@@ -50,12 +50,9 @@ class _Scoring:
 _REWARDS: Clauses[_Scoring] = Clauses()
 
 
-@_REWARDS.clause(
-    "names",
-    "reward_models is a tuple of distinct names, identity a text that stays the same.",
-    "reward_models is the last axis of score, in its order. " + IDENTITY,
-)
+@_REWARDS.clause("names", "reward_models is the last axis of score, in its order. " + IDENTITY)
 def _reward_names(at: _Scoring) -> None:
+    """reward_models is a tuple of distinct names, identity a text that stays the same."""
     names = at.ensemble.reward_models
     require(
         at.ensemble, bool(names) and type(names) is tuple, f"reward_models must be a non-empty tuple, got {names!r}"
@@ -64,66 +61,70 @@ def _reward_names(at: _Scoring) -> None:
     check_name(at.ensemble, "identity")
 
 
-@_REWARDS.clause(
-    "score",
-    "score returns finite float32 (n, n_reward_models), also for unicode, blank and very long texts.",
-    "End with np.asarray(scores, np.float32); cut long texts inside.",
-    after=("names",),
-)
+@_REWARDS.clause("score", after=("names",))
 def _scores(at: _Scoring) -> None:
+    """score() returns finite float32 (n, n_reward_models), also for unicode, blank and very long texts.
+
+    End with np.asarray(scores, np.float32); cut long texts inside.
+    """
     _ = at.scores
 
 
-@_REWARDS.clause(
-    "repeatable", "A second call gives equal scores.", "Switch dropout off and fix every seed.", after=("score",)
-)
+@_REWARDS.clause("repeatable", after=("score",))
 def _scores_again(at: _Scoring) -> None:
+    """A second call gives equal scores.
+
+    Switch dropout off and fix every seed.
+    """
     require(at.ensemble, np.array_equal(at.asked(at.ensemble), at.scores), "a second call must score alike")
 
 
-@_REWARDS.clause("pickle", "A copy by pickle scores alike.", COPY, after=("score",))
+@_REWARDS.clause("pickle", COPY, after=("score",))
 def _rewards_pickle(at: _Scoring) -> None:
+    """A copy by pickle scores alike."""
     copy = pickled(at.ensemble)
     same = copy.reward_models == at.ensemble.reward_models
     require(at.ensemble, same, "a pickled copy must have the same reward models")
     require(at.ensemble, np.array_equal(at.asked(copy), at.scores), "a pickled copy must score alike")
 
 
-@_REWARDS.clause("alone", "A score does not depend on the other pairs (to 1e-4).", WHOLE, after=("score",))
+@_REWARDS.clause("alone", WHOLE, after=("score",))
 def _scores_alone(at: _Scoring) -> None:
+    """A score does not depend on the other pairs (to 1e-4)."""
     scale = np.maximum(1.0, np.abs(at.scores).max(axis=0))
     for i, (prompt, response) in enumerate(at.pairs):
         off = float((np.abs(at.ensemble.score([prompt], [response])[0] - at.scores[i]) / scale).max())
         require(at.ensemble, off <= 1e-4, f"a score must not depend on the other pairs; pair {i} is off by {off:.1e}")
 
 
-@_REWARDS.clause(
-    "empty", "No pairs give an array (0, n_reward_models).", "Return np.empty((0, n), np.float32).", after=("names",)
-)
+@_REWARDS.clause("empty", after=("names",))
 def _scores_nothing(at: _Scoring) -> None:
+    """No pairs give an array (0, n_reward_models).
+
+    Return np.empty((0, n), np.float32).
+    """
     n = len(at.ensemble.reward_models)
     empty = np.shape(at.ensemble.score([], []))
     require(at.ensemble, empty == (0, n), f"score([], []) must be (0, {n}), got {empty}")
 
 
-@_REWARDS.clause(
-    "reads-response",
-    "Scores depend on the response.",
-    "Check that the response reaches the model and is not cut away behind a long prompt.",
-    after=("score",),
-)
+@_REWARDS.clause("reads-response", after=("score",))
 def _reads_response(at: _Scoring) -> None:
+    """Scores depend on the response.
+
+    Check that the response reaches the model and is not cut away behind a long prompt.
+    """
     columns = at.scores[-len(TEXTS) :].T
     same = [name for name, column in zip(at.ensemble.reward_models, columns, strict=True) if np.ptp(column) == 0]
     require(at.ensemble, not same, f"scores must depend on the response; constant: {same}")
 
 
-@_REWARDS.clause(
-    "lengths",
-    "Two prompts with one response are refused.",
-    "Raise personalllm.core.errors.AxisMismatch unless the two lists are equally long.",
-)
+@_REWARDS.clause("lengths")
 def _refuses_lengths(at: _Scoring) -> None:
+    """Two prompts with one response are refused.
+
+    Raise personalllm.core.errors.AxisMismatch unless the two lists are equally long.
+    """
     try:
         at.ensemble.score(["one", "two"], ["only one"])
     except (PersonalLLMError, ValueError):
