@@ -12,6 +12,7 @@ from rich.console import Console
 from personalllm.evaluation.results import Results
 from personalllm.report import leaderboard, show_results
 from personalllm.report.tables import Column, Grid, Row, terminal_table
+from personalllm.report.terminal import show_rows
 
 
 def printed(results: Results, width: int = 80, *, terminal: bool = True, versus: str | None = None) -> str:
@@ -107,3 +108,22 @@ def test_optional_columns_go_in_their_order() -> None:
     grid = Grid("g", "", "", columns, (Row("a", ("1234567890",) * 6),))
     shown = [len(terminal_table(grid, width).columns) - 1 for width in (30, 60, 90)]
     assert shown == [1, 3, 6]
+
+
+def test_rows_in_a_pipe_are_one_line_each_without_frames_or_trailing_space():
+    console = Console(file=io.StringIO(), width=40)
+    rows = [("[dim]a name that is longer than the console\nwith a note[/]", "1"), None, ("b", "22")]
+    show_rows(console, ("name", "two\nwords"), rows, title="[bold]Title[/]", numeric=("two\nwords",))
+    title, heading, first, second = console.file.getvalue().splitlines()
+    assert (title, heading.split()) == ("Title", ["name", "two", "words"])
+    assert first == "a name that is longer than the console with a note          1"
+    assert second == f"b{'22':>{len(first) - 1}}"
+
+
+def test_rows_on_a_terminal_are_folded_to_its_width():
+    console = Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None)
+    show_rows(console, ("name", "n"), [("word " * 20, "1")], numeric=("n",))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert len(lines) > 4
+    assert "─" in console.file.getvalue()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from personalllm.cli.progress import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -55,33 +55,27 @@ def _n_lines(path: Path) -> int:
 
 def show_counts(console: Console, counts: Sequence[SourceCounts]) -> None:
     """Show what became of the rows of each source; the numbers of a row add up to those read."""
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
     from personalllm.build.card import DROPS
+    from personalllm.report.terminal import show_rows
 
     rows = [asdict(count) for count in counts]
     if len(rows) > 1:
         keys = ("read", "drawn", *(key for key, _ in DROPS))
         rows.append({"name": "all"} | {key: sum(row[key] for row in rows) for key in keys})
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("source", overflow="fold")
-    table.add_column("read", justify="right", no_wrap=True)
-    table.add_column("drawn", justify="right", no_wrap=True)
-    table.add_column("left out")
+    lines: list[Sequence[str] | None] = []
     for i, row in enumerate(rows):
-        if i and i == len(counts):
-            table.add_section()
         reasons = [f"{row[key]:,} {title}" for key, title in DROPS if row[key]]
-        table.add_row(escape(row["name"]), f"{row['read']:,}", f"{row['drawn']:,}", ", ".join(reasons) or "none")
-    console.print(table)
+        lines += [None] if i and i == len(counts) else []
+        lines.append((escape(row["name"]), f"{row['read']:,}", f"{row['drawn']:,}", ", ".join(reasons) or "none"))
+    show_rows(console, ("source", "read", "drawn", "left out"), lines, numeric=("read", "drawn"))
 
 
 def show_estimate(console: Console, costs: Estimate, steps: Sequence[str]) -> None:
     """Show what the steps `respond` and `score` will ask for."""
     if "respond" in steps:
-        console.print(_requests_table(costs))
+        _show_requests(console, costs)
         console.print(_respond_words(costs), markup=False, highlight=False)
     if "score" in steps:
         done = f", {costs.scored:,} of them are done" if costs.scored else ""
@@ -97,34 +91,24 @@ def show_estimate(console: Console, costs: Estimate, steps: Sequence[str]) -> No
         console.print(text, markup=False, highlight=False)
 
 
-def _requests_table(costs: Estimate) -> object:
-    from rich import box
+def _show_requests(console: Console, costs: Estimate) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
-    priced = costs.dollars is not None
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("response model", overflow="fold")
-    columns = ("requests", "prompt\ntokens", "new tokens\nexpected", "\nat most")
-    for title in (*columns, *(("dollars\nexpected", "\nat most") if priced else ())):
-        table.add_column(title, justify="right", no_wrap=True)
-    for m in costs.models:
-        numbers = (m.requests, m.prompt_tokens, m.new_tokens, m.most_new_tokens)
-        cells = [f"{number:,}" for number in numbers]
-        if priced:
-            cells += [_dollars(m.dollars), _dollars(m.most_dollars)]
-        table.add_row(escape(m.name), *cells)
-    table.add_section()
-    sums = [sum(getattr(m, key) for m in costs.models) for key in ("prompt_tokens", "new_tokens", "most_new_tokens")]
-    cells = [f"{costs.requests:,}", *(f"{number:,}" for number in sums)]
-    if priced:
-        cells += [_dollars(costs.dollars), _dollars(costs.most_dollars)]
-    table.add_row("all", *cells)
-    return table
+    from personalllm.report.terminal import show_rows
 
+    numeric: tuple[str, ...] = ("requests", "prompt\ntokens", "new tokens\nexpected", "new tokens\nat most")
+    numeric += ("dollars\nexpected", "dollars\nat most") if costs.dollars is not None else ()
 
-def _dollars(value: float | None) -> str:
-    return "?" if value is None else f"{value:,.2f}"
+    def cells(name: str, numbers: Iterable[int], *dollars: float | None) -> tuple[str, ...]:
+        prices = ("?" if value is None else f"{value:,.2f}" for value in dollars)
+        return (escape(name), *(f"{number:,}" for number in numbers), *prices)[: 1 + len(numeric)]
+
+    counted = [(m.requests, m.prompt_tokens, m.new_tokens, m.most_new_tokens) for m in costs.models]
+    rows: list[tuple[str, ...] | None] = [
+        cells(m.name, numbers, m.dollars, m.most_dollars) for m, numbers in zip(costs.models, counted, strict=True)
+    ]
+    total = cells("all", map(sum, zip(*counted, strict=True)), costs.dollars, costs.most_dollars)
+    show_rows(console, ("response model", *numeric), [*rows, None, total], numeric=numeric)
 
 
 def _respond_words(costs: Estimate) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,28 +29,28 @@ def validate(path: Source, *, column: o.Columns = None) -> None:
     """List everything that is wrong with a benchmark: column, row, remedy. Exits with 1 if there are errors."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from personalllm.data import validate as find_problems
+    from personalllm.report.terminal import show_rows
 
     console = Console()
     problems = find_problems(path, columns=o.parse_columns(column))
     errors = sum(problem.severity == "error" for problem in problems)
     if problems:
-        table = Table(title=f"Problems of {escape(path)}", title_justify="left", show_lines=True)
-        for heading in ("", "column", "row", "problem", "remedy"):
-            table.add_column(heading, overflow="fold")
         several_files = len({problem.file for problem in problems}) > 1
+        rows: list[list[str] | None] = []
         for problem in problems:
             where = f"{Path(problem.file).name}: " if several_files else ""
-            table.add_row(
-                "[red]error[/red]" if problem.severity == "error" else "[yellow]warning[/yellow]",
-                escape(problem.column),
+            texts = (
+                problem.column,
                 "" if problem.row is None else str(problem.row),
-                escape(where + problem.message),
-                escape(problem.remedy),
+                where + problem.message,
+                problem.remedy,
             )
-        console.print(table)
+            colour = "red" if problem.severity == "error" else "yellow"
+            rows += [[f"[{colour}]{problem.severity}[/]", *map(escape, texts)], None]
+        headings = ("", "column", "row", "problem", "remedy")
+        show_rows(console, headings, rows, title=f"Problems of {escape(path)}")
     warnings = len(problems) - errors
     verdict = "can be loaded" if not errors else "cannot be loaded"
     console.print(f"{escape(path)}: {_number(errors, 'error')}, {_number(warnings, 'warning')}; it {verdict}.")
@@ -60,22 +61,22 @@ def validate(path: Source, *, column: o.Columns = None) -> None:
 @command(app)
 def info(source: Source) -> None:
     """Describe a benchmark: sizes, splits, response models, reward models, fingerprint."""
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from personalllm.data import load
+    from personalllm.report.terminal import output_console, show_rows
 
     benchmark = load(source)
-    console = Console()
-    facts = Table(show_header=False, box=None, title=f"Benchmark {escape(benchmark.name)}", title_justify="left")
-    facts.add_column()
-    facts.add_column(overflow="fold")
-    for key, value in _facts(benchmark):
-        facts.add_row(f"[bold]{key}[/bold]", escape(value))
-    console.print(facts)
-    console.print(_reward_table(benchmark))
-    console.print(_response_table(benchmark))
+    console = output_console()
+    facts = [(f"[bold]{key}[/]", escape(value)) for key, value in _facts(benchmark)]
+    show_rows(console, ("", ""), facts, title=f"Benchmark {escape(benchmark.name)}", header=False)
+    split = "train" if "train" in benchmark.splits else next(iter(benchmark.splits))
+    numbers = ("mean", "sd", "lowest", "highest")
+    title = f"Reward models (raw scores, split {escape(split)})"
+    show_rows(console, ("reward model", *numbers), _reward_rows(benchmark, split), title=title, numeric=numbers)
+    sizes = ("responses", "mean characters")
+    rows = _response_rows(benchmark)
+    show_rows(console, ("response model", *sizes), rows, title="Response models", numeric=sizes)
 
 
 @command(app)
@@ -209,38 +210,25 @@ def _text_bytes(texts: Any) -> int:
     return int(pc.sum(pc.binary_length(texts)).as_py() or 0)
 
 
-def _reward_table(benchmark: Benchmark) -> Any:
+def _reward_rows(benchmark: Benchmark, split: str) -> Iterator[list[str]]:
     import numpy as np
     from rich.markup import escape
-    from rich.table import Table
 
-    split = "train" if "train" in benchmark.splits else next(iter(benchmark.splits))
     scores = benchmark.scores[benchmark.rows(split)].astype(np.float64)
-    table = Table(title=f"Reward models (raw scores, split {escape(split)})", title_justify="left")
-    table.add_column("reward model")
-    for heading in ("mean", "sd", "lowest", "highest"):
-        table.add_column(heading, justify="right")
     for b, name in enumerate(benchmark.reward_models):
         column = scores[:, :, b]
         figures = (column.mean(), column.std(), column.min(), column.max())
-        table.add_row(escape(name), *(f"{figure:.4f}" for figure in figures))
-    return table
+        yield [escape(name), *(f"{figure:.4f}" for figure in figures)]
 
 
-def _response_table(benchmark: Benchmark) -> Any:
+def _response_rows(benchmark: Benchmark) -> Iterator[list[str]]:
     import numpy as np
     import pyarrow.compute as pc
     from rich.markup import escape
-    from rich.table import Table
 
     sizes = pc.utf8_length(benchmark.responses).to_numpy()
     models = benchmark.response_model_index.ravel()
-    table = Table(title="Response models", title_justify="left")
-    table.add_column("response model")
-    table.add_column("responses", justify="right")
-    table.add_column("mean characters", justify="right")
     counts = np.bincount(models, minlength=len(benchmark.response_models))
     totals = np.bincount(models, weights=sizes, minlength=len(benchmark.response_models))
     for name, count, total in zip(benchmark.response_models, counts, totals, strict=True):
-        table.add_row(escape(name), f"{count:,}", f"{total / count:,.0f}")
-    return table
+        yield [escape(name), f"{count:,}", f"{total / count:,.0f}"]

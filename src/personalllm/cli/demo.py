@@ -33,11 +33,11 @@ def demo(
     from rich.console import Console
 
     from personalllm.backends.names import build_embedder, build_llm, build_rewards
-    from personalllm.cli.leaderboard import output_console, watch
-    from personalllm.cli.progress import embed_texts
+    from personalllm.cli.progress import embed_texts, watch
     from personalllm.data import load
     from personalllm.evaluation import evaluate
     from personalllm.report import render_report, show_results
+    from personalllm.report.terminal import output_console
 
     console = Console()
     began = time.perf_counter()

@@ -45,8 +45,8 @@ def evaluate(
     """
     from rich.console import Console
 
-    from personalllm.cli.leaderboard import output_console
     from personalllm.report import show_results
+    from personalllm.report.terminal import output_console
 
     names = _names(methods, protocol.preset)
     loaded = data.load()
@@ -113,8 +113,7 @@ class Job:
 
     def run(self, console: Console) -> Results:
         """Evaluate, with progress on a console."""
-        from personalllm.cli.leaderboard import watch
-        from personalllm.cli.progress import embed_texts, resumable
+        from personalllm.cli.progress import embed_texts, resumable, watch
         from personalllm.evaluation import evaluate as run
 
         workers = build_workers(self.executor)

@@ -74,28 +74,19 @@ class _Bars:
 @command(app, "list")
 def list_models() -> None:
     """Show every model: kind, size, licence, source, and whether it is in the cache."""
-    from rich import box
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from personalllm.backends.models import load_entries, model_state
+    from personalllm.report.terminal import output_console, show_rows
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("name, licence, source", overflow="fold")
-    for column in ("kind", "size", "state"):
-        table.add_column(column, no_wrap=True)
+    rows = []
     for name, entry in load_entries().items():
         state = model_state(name)
+        about = f"{escape(name)}\n[dim]  {escape(entry.licence)}\n  {escape(_short_source(entry.source))}[/]"
         kind = f"{entry.kind}, opt-in" if entry.opt_in else entry.kind
-        colour = f"[{_COLOURS[state]}]{state}[/]"
-        table.add_row(
-            f"{escape(name)}\n[dim]  {escape(entry.licence)}\n  {escape(_short_source(entry.source))}[/]",
-            kind,
-            f"{entry.size / 1e6:,.0f} MB",
-            colour,
-        )
-    Console().print(table)
+        rows.append((about, kind, f"{entry.size / 1e6:,.0f} MB", f"[{_COLOURS[state]}]{state}[/]"))
+    headings = ("name, licence, source", "kind", "size", "state")
+    show_rows(output_console(), headings, rows, numeric=("size",))
 
 
 def _short_source(source: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -14,7 +15,6 @@ from personalllm.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from personalllm.analysis.persona import PersonaEstimate, PersonaPopulation, PersonaScorer
     from personalllm.core.types import JSON
@@ -86,10 +86,12 @@ def score(
     Scores are kept as they come: the same command again continues where it was stopped.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from personalllm.analysis import persona as room
     from personalllm.cli.progress import counted
     from personalllm.data import load
+    from personalllm.report.terminal import show_rows
 
     if out.suffix != ".parquet":
         raise UserError(f"{out} does not end in .parquet.", "Name the scores NAME.parquet.")
@@ -111,7 +113,8 @@ def score(
         scores = room.score_personas(benchmark, drawn, model, rows=rows, progress=progress)
     scores.write(out)
     population = room.persona_population(scores)
-    console.print(_table(population))
+    title = escape(population.votes.name)
+    show_rows(console, ("measure", "value"), _measures(population), title=title, numeric=("value",))
     for note in population.notes():
         console.print(note, markup=False, highlight=False)
     console.print(f"Wrote {out}.", markup=False, highlight=False, soft_wrap=True)
@@ -128,24 +131,16 @@ def _say(console: Console, n_personas: int, n_prompts: int, scorer: PersonaScore
     console.print("\n".join(lines), markup=False, highlight=False)
 
 
-def _table(population: PersonaPopulation) -> Table:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(population.votes.name), title_justify="left")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    votes = population.votes
+def _measures(population: PersonaPopulation) -> Iterator[tuple[str, str]]:
+    """Yield what is measured and its value."""
+    votes, figures = population.votes, population.summary()
     for share in (0.5, 0.75, 0.95):
-        table.add_row(f"prompts with a top share <= {share:.0%} (ties half)", f"{votes.share_at_most(share):.1%}")
-    table.add_row("mean number of distinct winners", f"{votes.n_winners().mean():.2f}")
-    table.add_row("mean entropy, nats", f"{votes.entropy().mean():.3f}")
-    figures = population.summary()
+        yield f"prompts with a top share <= {share:.0%} (ties half)", f"{votes.share_at_most(share):.1%}"
+    yield "mean number of distinct winners", f"{votes.n_winners().mean():.2f}"
+    yield "mean entropy, nats", f"{votes.entropy().mean():.3f}"
     for key, words in _WORDS.items():
-        table.add_row(words, f"{figures[key]:.1%}")
-    table.add_row("rank correlation of score and length", f"{figures['length_correlation']:+.2f}")
-    return table
+        yield words, f"{figures[key]:.1%}"
+    yield "rank correlation of score and length", f"{figures['length_correlation']:+.2f}"
 
 
 _WORDS = {

@@ -10,7 +10,6 @@ from personalllm.cli.kinds import Kind
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from personalllm.cli.kinds import Listing, Subject
     from personalllm.testing import Check, Outcome
@@ -34,14 +33,16 @@ def list_names(
     from rich.text import Text
 
     from personalllm.cli.kinds import listings, registry_of
-    from personalllm.cli.leaderboard import output_console
+    from personalllm.report.terminal import output_console, show_rows
 
     console = output_console()
     broken: list[Listing] = []
     for each in [kind] if kind else list(Kind):
         rows = listings(each)
         broken += [listing for listing in rows if listing.problem]
-        console.print(_table(each, registry_of(each).group, rows))
+        headings = ("name", "what it is", *(("tracks", "needs") if each is Kind.METHOD else ()), "from")
+        title = f"[bold]{each.value}[/]  [dim]entry points {registry_of(each).group}[/]"
+        show_rows(console, headings, [_row(each, listing) for listing in rows], title=title)
     if broken:
         plural = "plugin is" if len(broken) == 1 else "plugins are"
         console.print(f"[red]{len(broken)} {plural} broken[/]; everything else works.", highlight=False)
@@ -51,26 +52,12 @@ def list_names(
     console.print("Check one: personalllm check NAME. Add your own: docs/plugins.md", highlight=False)
 
 
-def _table(kind: Kind, group: str, rows: list[Listing]) -> Table:
-    from rich import box
+def _row(kind: Kind, listing: Listing) -> list[str]:
     from rich.markup import escape
-    from rich.table import Table
 
-    title = f"[bold]{kind.value}[/]  [dim]entry points {group}[/]"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="")
-    table.add_column("name", overflow="fold")
-    table.add_column("what it is", overflow="fold")
-    if kind is Kind.METHOD:
-        table.add_column("tracks")
-        table.add_column("needs")
-    table.add_column("from", overflow="fold")
-    for listing in rows:
-        what = escape(listing.title) if not listing.problem else "[red]broken[/], see below"
-        cells = [escape(listing.entry.name), what]
-        if kind is Kind.METHOD:
-            cells += [", ".join(listing.tracks), ", ".join(listing.needs)]
-        table.add_row(*cells, escape(listing.entry.origin))
-    return table
+    what = escape(listing.title) if not listing.problem else "[red]broken[/], see below"
+    columns = [", ".join(listing.tracks), ", ".join(listing.needs)] if kind is Kind.METHOD else []
+    return [escape(listing.entry.name), what, *columns, escape(listing.entry.origin)]
 
 
 def check(
@@ -99,7 +86,7 @@ def check(
     from rich.markup import escape
 
     from personalllm.cli.kinds import PREFIXES, registry_of, subject_of
-    from personalllm.cli.leaderboard import output_console
+    from personalllm.report.terminal import output_console
     from personalllm.testing import run_checks
 
     console = output_console()

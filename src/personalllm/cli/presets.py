@@ -27,8 +27,8 @@ def presets(
     ] = None,
 ) -> None:
     """List the named protocols, or show every field and method of one."""
-    from personalllm.cli.leaderboard import output_console
     from personalllm.evaluation import get_preset, list_presets
+    from personalllm.report.terminal import output_console
 
     console = output_console()
     if name is not None:
@@ -43,18 +43,16 @@ def presets(
 def _show(preset: Preset, console: Console) -> None:
     """Print a preset, every field of it."""
     from rich.markup import escape
-    from rich.table import Table
 
     from personalllm.evaluation import load_track
     from personalllm.evaluation.settings import flatten, shown
+    from personalllm.report.terminal import show_rows
 
     console.print(f"[bold]{preset.id}[/]  {escape(preset.title)}", highlight=False, soft_wrap=True)
     console.print(escape(preset.description), highlight=False)
     console.print(f"Source: {escape(preset.source)}\n", highlight=False, soft_wrap=True)
-    table = Table(box=None, show_header=False)
-    for field, value in flatten(preset.protocol).items():
-        table.add_row(field, escape(shown(value)))
-    console.print(table)
+    fields = [(field, escape(shown(value))) for field, value in flatten(preset.protocol).items()]
+    show_rows(console, ("", ""), fields, header=False)
     console.print("\nMethods", highlight=False)
     for method in preset.methods:
         console.print(f"  {escape(method)}", highlight=False, soft_wrap=True)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from personalllm.data import Benchmark, Preferences
+    from personalllm.evaluation import Progress as RunProgress
+    from personalllm.evaluation import ProgressEvent
 
-__all__ = ["bars", "counted", "duration", "embed_texts", "reported", "resumable"]
+__all__ = ["bars", "counted", "duration", "embed_texts", "reported", "resumable", "watch"]
 
 _MOST_TEXTS = 20_000
 _SPEED_SECONDS = 1800.0  # blocks of slow models are minutes apart
@@ -144,3 +146,32 @@ def resumable(console: Console) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print("Stopped. The same command continues from here.")
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def watch(console: Console) -> Iterator[RunProgress]:
+    """Yield a progress callback: live bars with the time left on a terminal, a line for each method elsewhere."""
+    from rich.markup import escape
+    from rich.text import Text
+
+    tasks: dict[str, TaskID] = {}
+    live = console.is_terminal
+    with bars(console, disable=not live) as display:
+
+        def say(text: str, style: str = "") -> None:
+            console.print(Text(text, style=style), soft_wrap=True)
+
+        def show(event: ProgressEvent) -> None:
+            if event.stage in ("damaged", "note"):
+                say(f"{event.method}: {event.message}" if event.method else event.message, "yellow")
+                return
+            if event.stage == "start":
+                tasks[event.method] = display.add_task(escape(event.method), total=event.total, completed=event.done)
+                if event.done:
+                    say(f"{event.method}: {event.done} of {event.total} were done before")
+            fitting = " (fitting)" if event.stage == "prepare" else ""
+            display.update(tasks[event.method], completed=event.done, description=escape(event.method) + fitting)
+            if event.stage == "finish" and not live:
+                say(f"{event.method}: {event.total} done")
+
+        yield show

@@ -166,24 +166,22 @@ def _watch(console: Console) -> Iterator[Progress]:
 
 def _show_plan(plan: Plan, benchmark: Benchmark, rate: float | None, out: Path) -> None:
     """List the cells, what they cost and how long that takes; no model is asked."""
-    from rich import box
-    from rich.table import Table
+    from rich.markup import escape
     from rich.text import Text
 
-    from personalllm.cli.leaderboard import output_console
     from personalllm.papers.personalllm_2025.plan import estimate_load
     from personalllm.papers.personalllm_2025.reproduction import measured_rate
     from personalllm.report.numbers import duration
+    from personalllm.report.terminal import output_console, show_rows
 
     console = output_console()
-    table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("cell", "preset", "requests", "prompt tokens", "new tokens"):
-        table.add_column(heading, justify="left" if heading in {"cell", "preset"} else "right")
     load = estimate_load(plan, benchmark)
+    rows = []
     for item in load:
-        numbers = (f"{n:,}" for n in (item.requests, item.prompt_tokens, item.completion_tokens))
-        table.add_row(Text(item.cell.name), item.cell.preset, *numbers)
-    console.print(table)
+        numbers = (item.requests, item.prompt_tokens, item.completion_tokens)
+        rows.append((escape(item.cell.name), item.cell.preset, *(f"{n:,}" for n in numbers)))
+    headings = ("cell", "preset", "requests", "prompt tokens", "new tokens")
+    show_rows(console, headings, rows, numeric=headings[2:])
     prompt, new = sum(item.prompt_tokens for item in load), sum(item.completion_tokens for item in load)
     lines = [
         (
@@ -214,9 +212,8 @@ def _show(reproduction: Reproduction, out: Path) -> None:
     """Print the tables and say where the files are."""
     from rich.text import Text
 
-    from personalllm.cli.leaderboard import output_console
     from personalllm.report.reproduction import reproduction_notes, text_tables, verdict_on_levels, write_reproduction
-    from personalllm.report.terminal import show_table
+    from personalllm.report.terminal import output_console, show_table
 
     files = write_reproduction(reproduction, out)
     console = output_console()

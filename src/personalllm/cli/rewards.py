@@ -13,7 +13,6 @@ from personalllm.core.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from personalllm.backends.reward import SelfTest, TrainingReport
     from personalllm.core.protocols import RewardEnsemble
@@ -39,11 +38,13 @@ def train(
     The optional column `group` names what must stay on one side of the split; the prompt if absent.
     """
     from rich.console import Console
+    from rich.markup import escape
 
     from personalllm.backends.names import build_embedder
     from personalllm.backends.reward import Pairs, train_compact
     from personalllm.core.storage import write_json
     from personalllm.data.preferences import read_pairs
+    from personalllm.report.terminal import show_rows
 
     if out.suffix != ".safetensors":
         raise UserError(f"{out} does not end in .safetensors.", "Name the weights NAME.safetensors.")
@@ -57,30 +58,27 @@ def train(
     trained.heads.save(out)
     about = {"reward_models": {name: trained.report.spec()}, "embedder_identity": embedder.identity}
     write_json(out.with_suffix(".json"), about)
-    console.print(_report_table(name, trained.report))
+    headings = ("", "value", "95 % interval")
+    show_rows(console, headings, _report_rows(trained.report), title=escape(name), numeric=("value",))
     if not trained.report.beats_chance:
         console.print("[yellow]The interval includes .5: on held-out prompts it is no better than chance.[/]")
     console.print(f"Wrote {out} and {out.with_suffix('.json').name}.", highlight=False, markup=False, soft_wrap=True)
 
 
-def _report_table(name: str, report: TrainingReport) -> Table:
-    """Return the figures of a fit as a table."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(name), title_justify="left")
-    table.add_column("")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval")
-    for label, figure in (("held-out accuracy", report.held_out), ("always the longer", report.always_longer)):
-        table.add_row(label, f"{figure.value:.3f}", f"{figure.low:.3f} to {figure.high:.3f}")
-    table.add_row("chance", "0.500", "")
-    table.add_row("rank correlation with length", f"{report.length_correlation:.3f}", "")
-    table.add_row("pairs fitted on", f"{report.n_fitted:,}", f"of {report.n_fitted_groups:,} prompts")
-    table.add_row("pairs held out", f"{report.n_held_out:,}", f"of {report.n_held_out_groups:,} other prompts")
-    table.add_row("penalty (cross-validated)", f"{report.penalty:g}", "")
-    return table
+def _report_rows(report: TrainingReport) -> list[tuple[str, str, str]]:
+    """Return the figures of a fit."""
+    intervals = [
+        (label, f"{figure.value:.3f}", f"{figure.low:.3f} to {figure.high:.3f}")
+        for label, figure in (("held-out accuracy", report.held_out), ("always the longer", report.always_longer))
+    ]
+    return [
+        *intervals,
+        ("chance", "0.500", ""),
+        ("rank correlation with length", f"{report.length_correlation:.3f}", ""),
+        ("pairs fitted on", f"{report.n_fitted:,}", f"of {report.n_fitted_groups:,} prompts"),
+        ("pairs held out", f"{report.n_held_out:,}", f"of {report.n_held_out_groups:,} other prompts"),
+        ("penalty (cross-validated)", f"{report.penalty:g}", ""),
+    ]
 
 
 @command(app, "list")
@@ -104,28 +102,16 @@ def list_rewards(
 
 def _show_compact(console: Console, ensemble: str) -> None:
     """Show held-out accuracy, always-longer and part of length of a shipped ensemble."""
-    from rich import box
-    from rich.table import Table
-
     from personalllm.backends.reward import shipped_metadata
+    from personalllm.report.terminal import show_rows
 
-    metadata = shipped_metadata(ensemble)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=ensemble, title_justify="left")
-    table.add_column("reward model", no_wrap=True)
-    table.add_column("held-out accuracy", no_wrap=True)
-    table.add_column("longer", no_wrap=True)
-    table.add_column("length", justify="right", no_wrap=True)
-    table.add_column("pairs", justify="right", no_wrap=True)
-    for name, card in metadata["reward_models"].items():
-        held_out, longer = card["held_out"], card["always_longer"]
-        table.add_row(
-            name,
-            f"{held_out['value']:.3f} ({held_out['low']:.3f}-{held_out['high']:.3f})",
-            f"{longer['value']:.3f}",
-            f"{card['alpaca8']['length_correlation']:+.2f}",
-            f"{card['n_fitted']:,}",
-        )
-    console.print(table)
+    rows = []
+    for name, card in shipped_metadata(ensemble)["reward_models"].items():
+        held_out = "{value:.3f} ({low:.3f}-{high:.3f})".format(**card["held_out"])
+        length = f"{card['alpaca8']['length_correlation']:+.2f}"
+        rows.append((name, held_out, f"{card['always_longer']['value']:.3f}", length, f"{card['n_fitted']:,}"))
+    numeric = ("held-out accuracy", "longer", "length", "pairs")
+    show_rows(console, ("reward model", *numeric), rows, title=ensemble, numeric=numeric)
     console.print(
         "Accuracy on held-out pairs with its 95 % interval by prompt, beside that of always preferring the longer "
         "response; chance is .5. Length: rank correlation of score and characters on alpaca8. Pairs: those "
@@ -135,26 +121,22 @@ def _show_compact(console: Console, ensemble: str) -> None:
 
 def _show_published(console: Console) -> None:
     """Show the registered reward models that transformers runs."""
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
     from personalllm.backends.reward import REWARD_MODELS, find_reward
+    from personalllm.report.terminal import show_rows
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="published", title_justify="left")
-    table.add_column("reward model: on the hub, head and text, licence", overflow="fold")
-    table.add_column("numbers", no_wrap=True)
-    table.add_column("weights", justify="right", no_wrap=True)
+    rows = []
     for name in REWARD_MODELS:
         entry = find_reward(name)
         size = entry.parameters * (4 if entry.dtype == "float32" else 2)
-        table.add_row(
+        about = (
             f"{escape(name)}\n[dim]  {escape(entry.model)}\n"
-            f"  {entry.head or 'any'} head, {entry.template.kind} text\n  {escape(entry.licence)}[/]",
-            entry.dtype,
-            f"{size:.1f} GB" if size else "",
+            f"  {entry.head or 'any'} head, {entry.template.kind} text\n  {escape(entry.licence)}[/]"
         )
-    console.print(table)
+        rows.append((about, entry.dtype, f"{size:.1f} GB" if size else ""))
+    headings = ("reward model: on the hub, head and text, licence", "numbers", "weights")
+    show_rows(console, headings, rows, title="published", numeric=headings[1:])
     console.print(
         "They need the extra torch and their files on this machine, which you fetch once with `hf download`. "
         "All ten together: `published`. Any other sequence classifier: a folder, or owner/model on the hub. "
@@ -205,22 +187,19 @@ def _ensemble(model: str, dtype: str | None, device: str | None) -> RewardEnsemb
 
 def _show_selftest(console: Console, result: SelfTest) -> None:
     """Show the checks of one ensemble and the verdict."""
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
+
+    from personalllm.report.terminal import show_rows
 
     names = result.reward_models
     title = names[0] if len(names) == 1 else f"{len(names)} reward models"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=escape(title), title_justify="left")
-    table.add_column("what must not matter", overflow="fold")
-    table.add_column("measured", justify="right", no_wrap=True)
-    table.add_column("limit", justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
     colours = {"ok": "green", "failed": "bold red", "does not apply": "dim"}
+    rows = []
     for check in result.checks:
         name = f"{escape(check.name)}\n[dim]  {escape(check.note)}[/]" if check.note else escape(check.name)
-        table.add_row(name, check.measured, check.limit, f"[{colours[check.verdict]}]{check.verdict}[/]")
-    console.print(table)
+        rows.append((name, check.measured, check.limit, f"[{colours[check.verdict]}]{check.verdict}[/]"))
+    headings = ("what must not matter", "measured", "limit", "verdict")
+    show_rows(console, headings, rows, title=escape(title), numeric=headings[1:3])
     console.print(f"[dim]{escape(result.identity)}[/]", highlight=False, soft_wrap=True)
     spread = f"{min(result.sd):.3g}" if len(result.sd) == 1 else f"{min(result.sd):.3g} to {max(result.sd):.3g}"
     about = f"{result.n_texts} built-in texts; standard deviation of the scores {spread}."

@@ -54,10 +54,10 @@ def sweep(
     from rich.console import Console
 
     from personalllm.cli.evaluate import build_workers
-    from personalllm.cli.leaderboard import output_console, watch
-    from personalllm.cli.progress import embed_texts, resumable
+    from personalllm.cli.progress import embed_texts, resumable, watch
     from personalllm.evaluation import plan_sweep, run_sweep
     from personalllm.evaluation.resolve import named
+    from personalllm.report.terminal import output_console
 
     loaded = data.load()
     cells = plan_sweep(methods, _axes(vary), loaded, protocol=protocol.build(loaded))

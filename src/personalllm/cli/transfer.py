@@ -36,11 +36,10 @@ def transfer(
     from rich.text import Text
 
     from personalllm.cli.evaluate import Job
-    from personalllm.cli.leaderboard import output_console
     from personalllm.core.storage import atomic_path
     from personalllm.evaluation import load_run
     from personalllm.evaluation.transfer import Transfer, methods_of
-    from personalllm.report.terminal import show_table
+    from personalllm.report.terminal import output_console, show_table
     from personalllm.report.transfer import render_transfer, standings_table, transfer_findings
 
     run = load_run(simulated)

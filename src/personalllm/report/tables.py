@@ -143,13 +143,17 @@ def terminal_table(grid: Grid, width: int, *, frame: bool = True) -> Table:
         title=Text(grid.title), title_justify="left", caption=Text(caption), caption_justify="left",
         box=box.SIMPLE_HEAD if frame else None, padding=(0, _GAP - frame, 0, 0), pad_edge=False, show_edge=False,
     )  # fmt: skip
-    table.add_column(Text(grid.first), min_width=_NAME_WIDTHS[0], max_width=_NAME_WIDTHS[1], overflow="fold")
+    shortest, longest = _NAME_WIDTHS if frame else (None, None)
+    table.add_column(Text(grid.first), min_width=shortest, max_width=longest, overflow="fold")
     for index in shown:
         column = grid.columns[index]
         least = _column_width(grid, index, one_line=one_line)
-        heading = "\n".join(line for text in (column.heading, column.note) for line in textwrap.wrap(text, least))
+        lines = [
+            line for text in (column.heading, column.note) for line in textwrap.wrap(text, least if frame else width)
+        ]
         justify = "right" if column.numeric else "left"
-        table.add_column(Text(heading), justify=justify, no_wrap=column.numeric, min_width=least)  # type: ignore[arg-type]
+        heading = Text(("\n" if frame else " ").join(lines))
+        table.add_column(heading, justify=justify, no_wrap=column.numeric, min_width=least)  # type: ignore[arg-type]
     for kind, rows in grid.groups:
         for row in rows:
             cells = [row.cells[index].replace("\n", " " if one_line else "\n") for index in shown]
