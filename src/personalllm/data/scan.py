@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from personalllm.core.types import F32
-from personalllm.data.coerce import to_scores, to_texts
+from personalllm.data.coerce import Converted, to_scores, to_texts
 from personalllm.data.files import Part
 from personalllm.data.problems import ProblemLog
 from personalllm.data.rows import Block, Column, match_names, read_blocks, read_names
@@ -24,6 +24,16 @@ from personalllm.data.text_rows import Unreadable
 
 __all__ = ["Batch", "Scan"]
 
+_AGAIN = "Score the response again, or leave the prompt out."
+_FAULTS = {
+    (False, "dtype"): ("the {noun} is not text", "Store {column} as text."),
+    (False, "encoding"): ("the {noun} is not valid Unicode", "Write the text as UTF-8 without lone surrogates."),
+    (False, "empty"): ("the {noun} is empty", "Fill it in, or leave the prompt out."),
+    (True, "dtype"): ("the score is not a number", "Store {column} as floating-point numbers."),
+    (True, "score-missing"): ("the score is missing", _AGAIN),
+    (True, "score-not-finite"): ("the score is NaN, infinite or beyond float32", _AGAIN),
+}
+"""(Whether a score, kind) -> message and remedy."""
 _SPLIT_NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
 
 
@@ -176,53 +186,23 @@ class Scan:
             scores=table,
         )
 
-    def _report(self, kind: str, part: Part, column: str, what: tuple[str, str], rows: Iterable[int]) -> None:
-        listed = list(rows)
-        if listed:
-            self.log.add(kind, part.path, column, what[0], what[1], rows=listed)
+    def _report(self, part: Part, column: str, noun: str, converted: Converted, start: int) -> None:
+        """Note the rows of a column that cannot be used; `start` is the first row of the block."""
+        for kind, rows in converted.bad.items():
+            if rows:
+                message, remedy = (text.format(noun=noun, column=column) for text in _FAULTS[noun == "score", kind])
+                self.log.add(kind, part.path, column, message, remedy, rows=[start + row for row in rows])
 
     def _texts(self, part: Part, name: str, column: Column, start: int) -> Any:
         texts = to_texts(column, integers=name == "prompt_id")
-        noun = name.replace("_", " ") if name in ("prompt", "subset", "prompt_id") else _noun(name)
-        remedy = f"Store {name} as text."
-        self._report("dtype", part, name, (f"the {noun} is not text", remedy), [start + row for row in texts.wrong])
-        self._report(
-            "encoding",
-            part,
-            name,
-            (f"the {noun} is not valid Unicode", "Write the text as UTF-8 without lone surrogates."),
-            [start + row for row in texts.undecodable],
-        )
-        self._report(
-            "empty",
-            part,
-            name,
-            (f"the {noun} is empty", "Fill it in, or leave the prompt out."),
-            [start + row for row in texts.empty],
-        )
+        self._report(part, name, _noun(name), texts, start)
         return texts.values
 
     def _scores(self, part: Part, name: str, column: Column, start: int) -> F32:
         scores = to_scores(column, parse=part.format == "csv")
-        again = "Score the response again, or leave the prompt out."
-        self._report(
-            "dtype",
-            part,
-            name,
-            ("the score is not a number", f"Store {name} as floating-point numbers."),
-            [start + row for row in scores.wrong],
-        )
-        self._report(
-            "score-missing", part, name, ("the score is missing", again), [start + row for row in scores.missing]
-        )
-        self._report(
-            "score-not-finite",
-            part,
-            name,
-            ("the score is NaN, infinite or beyond float32", again),
-            [start + row for row in scores.not_finite],
-        )
-        return scores.values
+        self._report(part, name, "score", scores, start)
+        values: F32 = scores.values
+        return values
 
     def _row_splits(self, part: Part, column: Column | None, n_rows: int, start: int) -> list[str]:
         if column is None:
@@ -231,10 +211,11 @@ class Scan:
             return [part.split or "test"] * n_rows
         splits: list[str] = to_texts(column).values.to_pylist()
         bad = [row for row, split in enumerate(splits) if not _SPLIT_NAME.match(split)]
-        allowed = 'Use "train" and "test", in lower case, in every row.'
-        named = sorted({splits[row] for row in bad})
-        what = (f"the split name is not usable ({', '.join(map(repr, named[:3]))})", allowed)
-        self._report("split-mixed", part, "split", what, [start + row for row in bad])
+        if bad:
+            named = sorted({splits[row] for row in bad})
+            what = f"the split name is not usable ({', '.join(map(repr, named[:3]))})"
+            remedy = 'Use "train" and "test", in lower case, in every row.'
+            self.log.add("split-mixed", part.path, "split", what, remedy, rows=[start + row for row in bad])
         self._splits.update(splits)
         if part.split is not None:
             other = [start + row for row, split in enumerate(splits) if split != part.split]
@@ -297,4 +278,6 @@ def _is_score(name: str, schema: Schema) -> bool:
 
 
 def _noun(name: str) -> str:
+    if name in TEXT_COLUMNS:
+        return name.replace("_", " ")
     return "name of the response model" if name.endswith("_model") else "response"
