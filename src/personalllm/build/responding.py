@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from personalllm.build._asking import ask, is_remote
 from personalllm.build._lock import exclusive
 from personalllm.build._report import ModelAnswers, RespondReport
 from personalllm.build._work import Draw, Progress, Stopped, Work
@@ -27,7 +26,7 @@ from personalllm.build.ledger import Usage, read_ledger, write_ledger
 from personalllm.build.prompts import Prompt
 from personalllm.build.recipe import Recipe, ResponseModel
 from personalllm.core.errors import PersonalLLMError, RunError
-from personalllm.core.protocols import ChatModel, Executor
+from personalllm.core.protocols import ChatModel, Executor, chat_some
 from personalllm.core.seeding import derive_seed
 from personalllm.core.storage import digest
 from personalllm.core.types import ChatReply, ChatRequest
@@ -188,7 +187,7 @@ class _Unit:
             going = fail(draws[i], kind, error) and going
             return going
 
-        ask(self.chat, [self._request(draw) for draw in draws], done, failed)
+        chat_some(self.chat, [self._request(draw) for draw in draws], done, failed)
         return tuple(again) if going else ()
 
     def _request(self, draw: Draw) -> ChatRequest:
@@ -217,6 +216,11 @@ def _answer(unit: _Unit) -> _Outcome:
     return _Outcome(tuple(responses), tuple(failures))
 
 
+def _is_remote(chat: ChatModel) -> bool:
+    """Tell whether this machine is free for other models while the model is waited for."""
+    return bool(getattr(chat, "remote", False))
+
+
 class _Run:
     """One run of the step over all response models."""
 
@@ -232,7 +236,7 @@ class _Run:
         """Answer in this process: models behind a server side by side, the others one after the other."""
         lanes: dict[int, list[Work]] = {}
         for work in self.works:
-            if is_remote(work.chat):
+            if _is_remote(work.chat):
                 lanes.setdefault(id(work.chat), []).append(work)
         ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         threads = [
@@ -244,7 +248,7 @@ class _Run:
         try:
             for start in range(0, len(self.prompts), self.block):
                 for work in self.works:
-                    if not is_remote(work.chat):
+                    if not _is_remote(work.chat):
                         self._exhaust(work, self.prompts[start : start + self.block])
             for _ in threads:
                 error = ended.get()

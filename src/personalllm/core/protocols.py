@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from personalllm.core.errors import PersonalLLMError, RunError
 from personalllm.core.types import F32, I32, U8, ChatReply, ChatRequest, Message
 
-__all__ = ["ChatModel", "Executor", "RewardEnsemble", "RewardSignals", "TextClassifier", "TextEmbedder"]
+__all__ = [
+    "ChatModel",
+    "Done",
+    "Executor",
+    "Failed",
+    "RewardEnsemble",
+    "RewardSignals",
+    "TextClassifier",
+    "TextEmbedder",
+    "chat_some",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+Done: TypeAlias = Callable[[int, ChatReply, str], None]
+"""Called with (index of the request, its reply, where the reply is from: `"model"` or `"cache"`)."""
+
+Failed: TypeAlias = Callable[[int, str, PersonalLLMError], bool]
+"""Called with (index of the request, kind of failure, error); returns whether to go on."""
 
 
 @runtime_checkable
@@ -34,6 +51,49 @@ class ChatModel(Protocol):
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Return the number of tokens of the messages, rendered with the model's own chat template."""
+
+
+@runtime_checkable
+class _ResilientChatModel(Protocol):
+    """A chat model that hands over each reply when it is there, and goes on after a request that fails."""
+
+    def chat_some(self, requests: Sequence[ChatRequest], done: Done, failed: Failed) -> None: ...
+
+
+def chat_some(
+    model: ChatModel, requests: Sequence[ChatRequest], done: Done, failed: Failed, *, at_once: int = 32
+) -> None:
+    """Request replies; a request that fails does not stop the others.
+
+    Args:
+        model: A model with a method `chat_some` answers by it; any other is given a few requests at a time, and those
+            one by one if they fail together.
+        requests: n requests.
+        done: Called for each reply.
+        failed: Called for each failure.
+        at_once: How many a model without `chat_some` is given.
+    """
+    if isinstance(model, _ResilientChatModel):
+        model.chat_some(requests, done, failed)
+        return
+    for start in range(0, len(requests), at_once):
+        for i, outcome in enumerate(_outcomes(model, requests[start : start + at_once]), start):
+            if isinstance(outcome, ChatReply):
+                done(i, outcome, "model")
+            elif not failed(i, "failed request", outcome):
+                return
+
+
+def _outcomes(model: ChatModel, requests: Sequence[ChatRequest]) -> list[ChatReply | PersonalLLMError]:
+    try:
+        replies: list[ChatReply | PersonalLLMError] = [*model.chat(requests)]
+        if len(replies) != len(requests):
+            raise RunError(f"{model.name} gave {len(replies)} replies to {len(requests)} requests.")
+    except PersonalLLMError as error:
+        if len(requests) == 1:
+            return [error]
+        return [_outcomes(model, [request])[0] for request in requests]
+    return replies
 
 
 @runtime_checkable

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from personalllm.core.errors import PersonalLLMError, RunError, UserError
+from personalllm.core.protocols import Done, Failed
 from personalllm.core.types import ChatReply, ChatRequest, Message
 
-__all__ = ["BatchChatModel", "Done", "Failed", "turns"]
-
-Done: TypeAlias = Callable[[int, ChatReply, str], None]
-"""Called with (index of the request, its reply, where the reply is from: `"model"` or `"cache"`)."""
-
-Failed: TypeAlias = Callable[[int, str, PersonalLLMError], bool]
-"""Called with (index of the request, kind of failure, error); returns whether to go on."""
+__all__ = ["BatchChatModel", "turns"]
 
 
 class BatchChatModel(ABC):

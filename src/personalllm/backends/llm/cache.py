@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-from personalllm.backends.llm._base import BatchChatModel, Done, Failed
-from personalllm.core.errors import PersonalLLMError, RunError, UserError
-from personalllm.core.protocols import ChatModel
+from personalllm.backends.llm._base import BatchChatModel
+from personalllm.core.errors import PersonalLLMError, UserError
+from personalllm.core.protocols import ChatModel, Done, Failed, chat_some
 from personalllm.core.storage import cache_dir, canonical_json, digest, open_cache
 from personalllm.core.types import ChatReply, ChatRequest, Message
 
@@ -25,40 +24,6 @@ _KEYS_PER_QUERY = 500
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply BLOB NOT NULL, crc INTEGER NOT NULL);
 """
-
-
-@runtime_checkable
-class _Tolerant(Protocol):
-    """A chat model that goes on after a request that fails."""
-
-    def chat_some(self, requests: Sequence[ChatRequest], done: Done, failed: Failed) -> None: ...
-
-
-class _OneByOne:
-    """Lets a plain chat model go on after a request that fails."""
-
-    def __init__(self, model: ChatModel) -> None:
-        self._model = model
-
-    def chat_some(self, requests: Sequence[ChatRequest], done: Done, failed: Failed) -> None:
-        """Send a few requests at a time; one by one where that fails."""
-        for start in range(0, len(requests), _SLICE):
-            for i, outcome in enumerate(self._apart(requests[start : start + _SLICE]), start):
-                if isinstance(outcome, ChatReply):
-                    done(i, outcome, "model")
-                elif not failed(i, "failed request", outcome):
-                    return
-
-    def _apart(self, requests: Sequence[ChatRequest]) -> list[ChatReply | PersonalLLMError]:
-        try:
-            replies: list[ChatReply | PersonalLLMError] = [*self._model.chat(requests)]
-            if len(replies) != len(requests):
-                raise RunError(f"{self._model.name} gave {len(replies)} replies to {len(requests)} requests.")
-        except PersonalLLMError as error:
-            if len(requests) == 1:
-                return [error]
-            return [self._apart([request])[0] for request in requests]
-        return replies
 
 
 class CachedChatModel(BatchChatModel):
@@ -141,8 +106,7 @@ class CachedChatModel(BatchChatModel):
                 verdicts = [failed(i, kind, error) for i in indices[absent[n]]]
                 return all(verdicts)
 
-            inner = self._model if isinstance(self._model, _Tolerant) else _OneByOne(self._model)
-            inner.chat_some([requests[indices[key][0]] for key in absent], keep, note)
+            chat_some(self._model, [requests[indices[key][0]] for key in absent], keep, note, at_once=_SLICE)
 
     @property
     def remote(self) -> bool:

@@ -15,12 +15,13 @@ from personalllm.backends.endpoint import (
     filtered,
     openai_sdk,
 )
-from personalllm.backends.llm._base import BatchChatModel, Done, Failed, turns
+from personalllm.backends.llm._base import BatchChatModel, turns
 from personalllm.backends.llm._served import ELSEWHERE, complete, llama_tokens, served_length, streamed, vllm_tokens
 from personalllm.backends.llm.limits import RateLimiter
 from personalllm.backends.llm.tokenizer import ChatTokenizer
 from personalllm.backends.transport import back_off, run_coroutine
 from personalllm.core.errors import ParameterError, PersonalLLMError, RunError, UserError
+from personalllm.core.protocols import Done, Failed
 from personalllm.core.storage import canonical_json, digest
 from personalllm.core.types import ChatReply, ChatRequest, Message
 

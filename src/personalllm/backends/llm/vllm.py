@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any, Literal
 
-from personalllm.backends.llm._base import BatchChatModel, Done, Failed, turns
+from personalllm.backends.llm._base import BatchChatModel, turns
 from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError, RunError
+from personalllm.core.protocols import Done, Failed
 from personalllm.core.storage import canonical_json, digest
 from personalllm.core.types import ChatReply, ChatRequest, Message
 
