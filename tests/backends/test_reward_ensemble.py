@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,16 +137,6 @@ def test_the_score_is_the_documented_formula():
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_rescaled_heads_give_standardised_scores():
-    heads, embedder = random_heads(), HashEmbedder()
-    prompts, responses = ["Why?"] * 30, [f"Answer {i} " * (i + 1) for i in range(30)]
-    raw = CompactEnsemble(heads, embedder).score(prompts, responses)
-    scaled = heads.rescaled(raw.mean(axis=0), raw.std(axis=0))
-    scores = CompactEnsemble(scaled, embedder).score(prompts, responses)
-    np.testing.assert_allclose(scores.mean(axis=0), 0, atol=1e-5)
-    np.testing.assert_allclose(scores.std(axis=0), 1, atol=1e-5)
-
-
 def test_the_ensemble_says_who_it_is(tmp_path):
     heads = random_heads()
     ensemble = CompactEnsemble(heads, HashEmbedder())
@@ -155,7 +146,7 @@ def test_the_ensemble_says_who_it_is(tmp_path):
     path = tmp_path / "three.safetensors"
     heads.save(path)
     assert CompactEnsemble.load(path, HashEmbedder()).identity == ensemble.identity
-    assert CompactEnsemble(heads.rescaled(np.zeros(3), 2 * np.ones(3)), HashEmbedder()).identity != ensemble.identity
+    assert CompactEnsemble(replace(heads, bias=heads.bias + 1), HashEmbedder()).identity != ensemble.identity
     other = HashEmbedder()
     other.identity = "hash/retrained"
     assert CompactEnsemble(heads, other).identity != ensemble.identity

@@ -5,7 +5,6 @@ The key is read from the environment when a request is made. It is never stored,
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import re
@@ -17,8 +16,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from personalllm.backends.transport import back_off, http_client
-from personalllm.core.errors import MissingExtra, OfflineError, ParameterError, PersonalLLMError, RunError, UserError
-from personalllm.core.storage import offline
+from personalllm.core.errors import OfflineError, ParameterError, PersonalLLMError, RunError, UserError
+from personalllm.core.registry import import_extra
+from personalllm.core.storage import is_loopback, offline
 
 __all__ = ["DEFAULT_KEY", "ODD", "BrokenReply", "Endpoint", "filtered", "openai_sdk"]
 
@@ -95,11 +95,7 @@ class Endpoint:
     @property
     def loopback(self) -> bool:
         """Whether the server is on this machine."""
-        host = urlsplit(self.base_url).hostname or ""
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        return is_loopback(self.base_url)
 
     def check_allowed(self) -> None:
         """Raise `OfflineError` if the offline switch forbids this server."""
@@ -288,13 +284,7 @@ def openai_sdk() -> Any:
     Raises:
         MissingExtra: If it is not installed.
     """
-    try:
-        import openai
-    except ModuleNotFoundError as error:
-        if error.name != "openai":
-            raise
-        raise MissingExtra("openai", "openai") from None
-    return openai
+    return import_extra("openai", "openai")
 
 
 def filtered(error: Exception) -> bool:

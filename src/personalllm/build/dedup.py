@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.build.recipe import NearDuplicates
-from personalllm.core.errors import MissingExtra, UserError
+from personalllm.core.errors import UserError
 from personalllm.core.protocols import TextEmbedder
+from personalllm.core.registry import import_extra
 from personalllm.core.types import F32
 
 __all__ = ["jaccard", "near_duplicates"]
@@ -78,11 +79,7 @@ def jaccard(first: str, second: str) -> float:
 
 
 def _signatures(texts: Sequence[str], permutations: int) -> Iterator[tuple[frozenset[str], Any]]:
-    try:
-        from datasketch import MinHash
-    except ImportError:
-        raise MissingExtra("datasketch", "build") from None
-    empty = MinHash(num_perm=permutations, seed=1)
+    empty = import_extra("datasketch", "build").MinHash(num_perm=permutations, seed=1)
     for text in texts:
         grams = shingles(text)
         signature = empty.copy()
@@ -119,12 +116,9 @@ def _least_equal(threshold: float, permutations: int) -> int:
 
 
 def _by_minhash(texts: Sequence[str], rule: NearDuplicates, progress: Progress | None) -> npt.NDArray[np.bool_]:
-    try:
-        from datasketch import MinHashLSH
-    except ImportError:
-        raise MissingExtra("datasketch", "build") from None
     bands = _bands(rule.threshold, rule.permutations)
-    index = MinHashLSH(threshold=rule.threshold, num_perm=rule.permutations, params=bands)
+    lsh = import_extra("datasketch", "build").MinHashLSH
+    index = lsh(threshold=rule.threshold, num_perm=rule.permutations, params=bands)
     dropped = np.zeros(len(texts), dtype=bool)
     hashes = np.zeros((len(texts), rule.permutations), np.uint32)
     least = _least_equal(rule.threshold, rule.permutations)

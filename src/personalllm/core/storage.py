@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 __all__ = [
     "atomic_directory",
@@ -22,6 +24,7 @@ __all__ = [
     "canonical_json",
     "digest",
     "file_sha256",
+    "is_loopback",
     "offline",
     "open_cache",
     "shipped_tables",
@@ -53,6 +56,19 @@ def shipped_tables(package: str, name: str) -> dict[str, Any]:
 def offline() -> bool:
     """Tell whether `$PERSONALLLM_OFFLINE` forbids every connection but loopback."""
     return os.environ.get("PERSONALLLM_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether a URL is that of this machine.
+
+    >>> is_loopback("http://127.0.0.1:8000/v1"), is_loopback("https://example.org")
+    (True, False)
+    """
+    host = urlsplit(address).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @contextmanager

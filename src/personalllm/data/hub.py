@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import ipaddress
 import os
 import re
 import shutil
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from personalllm.core.errors import MissingExtra, OfflineError, ParameterError, UserError
-from personalllm.core.storage import atomic_directory, atomic_path, cache_dir, offline
+from personalllm.core.errors import OfflineError, ParameterError, UserError
+from personalllm.core.registry import import_extra
+from personalllm.core.storage import atomic_directory, atomic_path, cache_dir, is_loopback, offline
 
 __all__ = [
     "DATASET",
@@ -142,7 +142,7 @@ def fetch_dataset(dataset: HubDataset) -> Path:
     if held is not None and held.is_dir() and _COMMIT.fullmatch(dataset.revision):
         return held
     endpoint = hub_endpoint()
-    if offline() and not _is_loopback(endpoint):
+    if offline() and not is_loopback(endpoint):
         if held is not None and held.is_dir():
             return held
         raise _absent(dataset, endpoint, "connections are switched off by $PERSONALLLM_OFFLINE")
@@ -213,7 +213,7 @@ def hub_endpoint() -> str:
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"HF_ENDPOINT={endpoint!r} is not the address of a server.", "Unset it, or give https://...")
-    if parts.scheme == "http" and not _is_loopback(endpoint):
+    if parts.scheme == "http" and not is_loopback(endpoint):
         raise UserError(f"{endpoint} is not encrypted, so the token could be read on the way.", "Use https://...")
     return endpoint
 
@@ -223,17 +223,9 @@ def hub_token() -> str:
     return os.environ.get("HF_TOKEN", "").strip()
 
 
-def _is_loopback(endpoint: str) -> bool:
-    host = urlsplit(endpoint).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def check_connection_allowed(endpoint: str) -> None:
     """Raise `OfflineError` if the offline switch forbids this hub."""
-    if offline() and not _is_loopback(endpoint):
+    if offline() and not is_loopback(endpoint):
         raise OfflineError(
             f"PERSONALLLM_OFFLINE is set, and {endpoint} is not on this machine.",
             "Unset PERSONALLLM_OFFLINE to push there.",
@@ -281,11 +273,7 @@ def hub_client() -> Any:
     Raises:
         MissingExtra: If it is not installed.
     """
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise MissingExtra("huggingface_hub", "hub") from error
-    return huggingface_hub
+    return import_extra("huggingface_hub", "hub")
 
 
 def hub_failures() -> tuple[type[BaseException], ...]:

@@ -251,32 +251,27 @@ class _Hub:
 
     def _words(self, error: BaseException) -> str:
         """Return what an exception says on one line, shortened, the token blotted out."""
-        causes = [error]
-        while (cause := causes[-1].__cause__) is not None:
-            causes.append(cause)
-        token = hub_token()
+        causes, token = _causes(error), hub_token()
         text = " ".join(f"{type(e).__name__}: {e}" for e in (causes[0], *causes[-1:][: len(causes) - 1]))
         line = " ".join((text.replace(token, "[token]") if token else text).split()).rstrip(".")
         return (line if len(line) <= _LONGEST_MESSAGE else line[:_LONGEST_MESSAGE] + " ...") + "."
 
 
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return an exception and those behind it."""
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    return causes
+
+
 def _status(error: BaseException) -> int:
     """Return the HTTP status behind an exception, 0 if there is none."""
-    here: BaseException | None = error
-    while here is not None:
-        status = getattr(getattr(here, "response", None), "status_code", None)
-        if isinstance(status, int):
-            return status
-        here = here.__cause__
-    return 0
+    codes = (getattr(getattr(cause, "response", None), "status_code", None) for cause in _causes(error))
+    return next((code for code in codes if isinstance(code, int)), 0)
 
 
 def _is_broken_connection(error: BaseException) -> bool:
     """Tell whether an exception, or one behind it, says that the connection failed or was silent for too long."""
-    here: BaseException | None = error
-    while here is not None:
-        names = {cls.__name__ for cls in type(here).__mro__}
-        if names & {"ConnectionError", "TimeoutError", "TransportError"}:
-            return True
-        here = here.__cause__
-    return False
+    names = {cls.__name__ for cause in _causes(error) for cls in type(cause).__mro__}
+    return not names.isdisjoint(("ConnectionError", "TimeoutError", "TransportError"))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.storage import shipped_tables
 from personalllm.core.types import F32, JSON
 
 if TYPE_CHECKING:
@@ -19,16 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["PUBLISHED", "Standardiser"]
 
 PUBLISHED: dict[str, tuple[float, float]] = {
-    "beaver_7b": (6.233516894340515, 3.012641148973965),
-    "gemma_2b": (4.3304170169830325, 2.038611338958803),
-    "gemma_7b": (1.6259730467796325, 2.6096741570264976),
-    "llama3_sfairx": (1.0637639780044557, 2.953017385451928),
-    "mistral_raft": (8.309211883544922, 3.0728436748484533),
-    "mistral_ray": (3.0136284782886507, 1.6902981149232585),
-    "mistral_weqweasdas": (7.071075622558594, 2.578636650248985),
-    "oasst_deberta_v3": (2.8976835689097644, 1.7207868789061331),
-    "oasst_pythia_1b": (4.293944010734558, 2.3018268820938133),
-    "oasst_pythia_7b": (4.706351243972779, 1.3659142113789966),
+    name: (mean, sd) for name, (mean, sd) in shipped_tables("personalllm.data", "published_scores.toml").items()
 }
 """Mean and standard deviation of the ten reward models of the paper on its train split (section 2).
 
@@ -94,8 +86,8 @@ class Standardiser:
     @classmethod
     def published(cls) -> Standardiser:
         """Return the constants of the paper for its ten reward models, in sorted order (section 2)."""
-        names = sorted(PUBLISHED)
-        return cls(tuple(names), tuple(PUBLISHED[n][0] for n in names), tuple(PUBLISHED[n][1] for n in names))
+        means, sds = zip(*(PUBLISHED[name] for name in sorted(PUBLISHED)), strict=True)
+        return cls(tuple(sorted(PUBLISHED)), means, sds)
 
     @classmethod
     def none(cls, reward_models: Sequence[str]) -> Standardiser:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from personalllm.backends.models import model_path
-from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError
+from personalllm.core.errors import ModelFileError, ParameterError
+from personalllm.core.registry import import_extra
 from personalllm.core.storage import digest, file_sha256
 from personalllm.core.types import F32
 
@@ -144,11 +145,7 @@ def _clean(text: str) -> str:
 
 def _open_tokenizer(folder: Path, max_tokens: int) -> Any:
     """Read the tokenizer; the padding and truncation stored in its file are replaced."""
-    try:
-        from tokenizers import Tokenizer
-    except ModuleNotFoundError as error:
-        raise MissingExtra("tokenizers", "local") from error
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = import_extra("tokenizers", "local").Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
     return tokenizer
@@ -156,10 +153,7 @@ def _open_tokenizer(folder: Path, max_tokens: int) -> Any:
 
 def _open_session(folder: Path) -> Any:
     """Open the model for calls that each use the calling thread only."""
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise MissingExtra("onnxruntime", "local") from error
+    onnxruntime = import_extra("onnxruntime", "local")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1

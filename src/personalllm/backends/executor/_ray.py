@@ -18,7 +18,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from personalllm.core.errors import MissingExtra, RunError, UserError
+from personalllm.core.errors import RunError, UserError
+from personalllm.core.registry import import_extra
 
 __all__ = ["connect", "first_line", "ray_data", "started_here", "stop_local"]
 
@@ -45,10 +46,7 @@ def connect(address: str | None) -> Any:
     if address is None and "ray" not in sys.modules:
         for name, value in _PRIVATE.items():
             os.environ.setdefault(name, value)
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise MissingExtra("ray", "ray") from error
+    ray = import_extra("ray", "ray")
     if ray.is_initialized():
         return ray
     if address is None:

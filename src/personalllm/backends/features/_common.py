@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from personalllm.core.errors import MissingExtra
+from personalllm.core.registry import import_extra
 from personalllm.core.types import F32
 
 __all__ = [
     "EXTRA",
-    "optional",
     "per_hundred",
     "per_text",
     "sentences",
@@ -36,20 +34,6 @@ _WORD = re.compile(r"[^\W_]+(?:['\u2019-][^\W_]+)*")
 _SENTENCE_END = re.compile(r"(?<=[.!?\u2026])\s+|(?<=[.!?\u2026][\"'\u201d\u2019)\]])\s+|\n+")
 
 
-def optional(module: str, package: str, extra: str = EXTRA) -> Any:
-    """Import a module of an optional package.
-
-    Raises:
-        MissingExtra: If the package is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != module.partition(".")[0]:
-            raise
-        raise MissingExtra(package, extra) from error
-
-
 @cache
 def treebank_tokeniser() -> Any:
     """Return NLTK's Treebank word tokeniser, which needs no data.
@@ -57,7 +41,7 @@ def treebank_tokeniser() -> Any:
     Raises:
         MissingExtra: If nltk is not installed.
     """
-    return optional("nltk.tokenize.destructive", "nltk").NLTKWordTokenizer()
+    return import_extra("nltk.tokenize.destructive", EXTRA).NLTKWordTokenizer()
 
 
 def tokens(text: str) -> list[list[str]]:
@@ -72,7 +56,7 @@ def textblob_tagger() -> Any:
     Raises:
         MissingExtra: If textblob is not installed.
     """
-    return _loaded(optional("textblob.en.taggers", "textblob").PatternTagger(), "tag")
+    return _loaded(import_extra("textblob.en.taggers", EXTRA).PatternTagger(), "tag")
 
 
 def tagged(tokenised: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
@@ -88,7 +72,7 @@ def textblob_analyser() -> Any:
     Raises:
         MissingExtra: If textblob is not installed.
     """
-    return _loaded(optional("textblob.en.sentiments", "textblob").PatternAnalyzer(), "analyze")
+    return _loaded(import_extra("textblob.en.sentiments", EXTRA).PatternAnalyzer(), "analyze")
 
 
 def _loaded(model: Any, method: str) -> Any:

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from personalllm.backends.features._common import (
-    optional,
+    EXTRA,
     per_hundred,
     per_text,
     sentences,
@@ -24,6 +24,7 @@ from personalllm.backends.features._common import (
     versions,
     words,
 )
+from personalllm.core.registry import import_extra
 from personalllm.core.types import F32
 
 __all__ = ["PyphenReadability", "RuleMarkers", "TextBlobStyle", "VaderSentiment"]
@@ -48,7 +49,7 @@ class VaderSentiment:
 
     @cached_property
     def _analyser(self) -> Any:
-        return optional("vaderSentiment.vaderSentiment", "vaderSentiment").SentimentIntensityAnalyzer()
+        return import_extra("vaderSentiment.vaderSentiment", EXTRA).SentimentIntensityAnalyzer()
 
     def measure(self, texts: Sequence[str]) -> F32:
         """Return float32 (n_texts, 1), VADER's compound score; 0 for a text without words of the lexicon."""
@@ -78,7 +79,7 @@ class PyphenReadability:
 
     @cached_property
     def _hyphens(self) -> Any:
-        return optional("pyphen", "pyphen").Pyphen(lang="en_US")
+        return import_extra("pyphen", EXTRA).Pyphen(lang="en_US")
 
     def measure(self, texts: Sequence[str]) -> F32:
         """Return float32 (n_texts, 2)."""

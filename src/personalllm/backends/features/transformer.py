@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from personalllm.backends.features._common import optional, versions
+from personalllm.backends.features._common import versions
 from personalllm.core.errors import ModelFileError, OfflineError, ParameterError, UnknownName, UserError
+from personalllm.core.registry import import_extra
 from personalllm.core.storage import digest, file_sha256, offline
 from personalllm.core.types import F32
 
@@ -83,14 +84,14 @@ class TransformersClassifier:
 
     @cached_property
     def _network(self) -> Any:
-        library = optional("transformers", "transformers", "torch")
-        optional("torch", "torch", "torch")
+        library = import_extra("transformers", "torch")
+        import_extra("torch", "torch")
         network = self._load(library.AutoModelForSequenceClassification, use_safetensors=True)
         return network.float().to(self.device).eval()
 
     @cached_property
     def _tokeniser(self) -> Any:
-        return self._load(optional("transformers", "transformers", "torch").AutoTokenizer)
+        return self._load(import_extra("transformers", "torch").AutoTokenizer)
 
     def _load(self, kind: Any, **options: Any) -> Any:
         """Load a part of the model from its folder or the hub.
@@ -154,7 +155,7 @@ class TransformersClassifier:
 
     def _outputs(self, tokens: list[list[int]]) -> F32:
         """Return the activated outputs of texts of the same number of tokens, float32 (n, n_labels)."""
-        torch = optional("torch", "torch", "torch")
+        torch = import_extra("torch", "torch")
         with torch.inference_mode():
             ids = torch.tensor(tokens, dtype=torch.long, device=self.device)
             logits = self._network(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.double()

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from personalllm.backends.llm._base import BatchChatModel, Done, Failed, turns
+from personalllm.backends.llm._base import BatchChatModel, turns
 from personalllm.backends.models import model_path
 from personalllm.backends.transport import http_client
-from personalllm.core.errors import MissingExtra, ModelFileError, ParameterError, RunError
+from personalllm.core.errors import ModelFileError, ParameterError, RunError
+from personalllm.core.protocols import Done, Failed
+from personalllm.core.registry import import_extra
 from personalllm.core.storage import digest, file_sha256
 from personalllm.core.types import ChatReply, ChatRequest, Message
 
@@ -266,11 +268,7 @@ def open_server(
 
 
 def _runtime() -> Any:
-    try:
-        import xllamacpp
-    except ImportError:
-        raise MissingExtra("xllamacpp", "local") from None
-    return xllamacpp
+    return import_extra("xllamacpp", "local")
 
 
 def _post(server: Any, path: str, body: dict[str, Any]) -> Any:

@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from personalllm.core.errors import MissingExtra, ModelFileError, UserError
+from personalllm.core.errors import ModelFileError, UserError
+from personalllm.core.registry import import_extra
 from personalllm.core.types import Message
 
 __all__ = ["ChatTokenizer"]
@@ -31,13 +32,10 @@ class ChatTokenizer:
 
     def __init__(self, folder: Path | str) -> None:
         self._folder = Path(folder)
-        try:
-            from tokenizers import Tokenizer
-        except ImportError:
-            raise MissingExtra("tokenizers", "local") from None
+        package = import_extra("tokenizers", "local")
         text = self._read("tokenizer.json")
         try:
-            self._tokenizer = Tokenizer.from_str(text)
+            self._tokenizer = package.Tokenizer.from_str(text)
         except Exception as error:  # the package raises nothing more precise
             raise ModelFileError(f"{self._folder / 'tokenizer.json'} cannot be read: {error}.") from error
         self._special, self._template = self._load_template()

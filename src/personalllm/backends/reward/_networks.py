@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import Any
 
-from personalllm.backends.reward._weights import Files, library, unreadable
+from personalllm.backends.reward._weights import Files, unreadable
 from personalllm.backends.reward.entries import Head
 from personalllm.core.errors import ModelFileError, UserError
+from personalllm.core.registry import import_extra
 from personalllm.core.types import JSON
 
 __all__ = ["Network", "load_network"]
@@ -39,7 +40,7 @@ class Network:
 
     def score(self, ids: Any, mask: Any, types: Any, skipped: Any) -> Any:
         """Return the scores, float32 (n,), of a batch padded on either side."""
-        torch = library("torch")
+        torch = import_extra("torch", "torch")
         with torch.inference_mode():
             right = bool(mask[:, 0].all())
             positions = None if right else (mask.cumsum(1) - 1).clamp(min=0)
@@ -69,7 +70,7 @@ def load_network(files: Files, head: Head | None, dtype: str, device: str, atten
         raise ModelFileError(
             f"{files.source!r} has a {kind} head, expected {head}.", "These are another model's files; fetch it again."
         )
-    options = {"dtype": getattr(library("torch"), dtype)}
+    options = {"dtype": getattr(import_extra("torch", "torch"), dtype)}
     if attention:
         options["attn_implementation"] = attention
     loaders = {"out-proj": _out_proj, "score-head": _score_head, "sequence-classification": _sequence_classification}
@@ -81,7 +82,7 @@ def load_network(files: Files, head: Head | None, dtype: str, device: str, atten
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers from reporting tensors that are read elsewhere, and from drawing bars."""
-    logging = library("transformers.utils.logging")
+    logging = import_extra("transformers.utils.logging", "torch")
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -144,7 +145,7 @@ def _at_end(weight: Any, bias: Any, device: str) -> Callable[..., Any]:
     bias = None if bias is None else bias.detach().to(device).float()
 
     def read(hidden: Any, mask: Any, skipped: Any) -> Any:
-        torch = library("torch")
+        torch = import_extra("torch", "torch")
         last = mask.shape[1] - 1 - mask.flip(1).argmax(1) - skipped
         picked = hidden[torch.arange(len(last), device=hidden.device), last].float()
         scores = picked @ weight[0]
@@ -167,9 +168,9 @@ def _one_output(weight: Any, source: str) -> None:
 
 
 def _sequence_classification(files: Files, options: JSON, device: str) -> Network:
-    auto = library("transformers").AutoModelForSequenceClassification
+    auto = import_extra("transformers", "torch").AutoModelForSequenceClassification
     model = _loaded(auto, files, device, options)
-    linear = library("torch").nn.Linear
+    linear = import_extra("torch", "torch").nn.Linear
     if isinstance(getattr(model, "score", None), linear):
         _one_output(model.score.weight, files.source)
         read = _at_end(model.score.weight, model.score.bias, device)
@@ -203,7 +204,7 @@ def _at_first(model: Any) -> Callable[..., Any]:
     """Return the function that applies DeBERTa's pooler and classifier at the first attended token."""
 
     def read(hidden: Any, mask: Any, _skipped: Any) -> Any:
-        torch = library("torch")
+        torch = import_extra("torch", "torch")
         first = hidden[torch.arange(len(mask), device=hidden.device), mask.argmax(1)]
         return model.classifier(model.pooler(first[:, None]))[:, 0].float()
 
@@ -212,7 +213,7 @@ def _at_first(model: Any) -> Callable[..., Any]:
 
 def _out_proj(files: Files, options: JSON, device: str) -> Network:
     """Load Open-Assistant's layout: a GPT-NeoX decoder, hidden states pooled, one linear layer with a bias."""
-    transformers = library("transformers")
+    transformers = import_extra("transformers", "torch")
     described = files.json("config.json")
     pooling = described.get("pooling") or "last"
     if pooling not in ("last", "mean"):
@@ -239,7 +240,7 @@ def _score_head(files: Files, options: JSON, device: str) -> Network:
     With `do_normalize`, a reward is (s - mean) / (sd + 1e-8), a cost s / (sd + 1e-8), a critic's value s.
     """
     described = files.json("config.json")
-    backbone = _loaded(library("transformers").LlamaModel, files, device, options)
+    backbone = _loaded(import_extra("transformers", "torch").LlamaModel, files, device, options)
     weight = files.tensor("score_head.weight")
     _one_output(weight, files.source)
     bias = files.tensor("score_head.bias") if "score_head.bias" in files.tensor_names else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from dataclasses import dataclass
@@ -11,31 +10,18 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
-from personalllm.core.errors import MissingExtra, ModelFileError
+from personalllm.core.errors import ModelFileError
+from personalllm.core.registry import import_extra
 from personalllm.core.storage import digest, file_sha256, offline
 from personalllm.core.types import JSON
 
-__all__ = ["Files", "find_files", "library", "unreadable"]
+__all__ = ["Files", "find_files", "unreadable"]
 
 _TEXT_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 _TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "spm.model", "spiece.model", "chat_template.jinja",
 )  # fmt: skip
-
-
-def library(name: str) -> Any:
-    """Import `torch` or `transformers`.
-
-    Raises:
-        MissingExtra: If it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name.partition(".")[0]:
-            raise
-        raise MissingExtra(name.partition(".")[0], "torch") from error
 
 
 def _forbidden() -> bool:
@@ -133,7 +119,7 @@ class Files:
     @cached_property
     def state_dict(self) -> dict[str, Any]:
         """All tensors of .bin files, unpickled with `weights_only=True`: tensors and plain containers, no code."""
-        torch = library("torch")
+        torch = import_extra("torch", "torch")
         merged: dict[str, Any] = {}
         for path in sorted(set(self._weight_files.values())):
             try:
@@ -190,7 +176,7 @@ def find_files(source: str, revision: str | None = None, *, weights: bool, fetch
     """
     if Path(source).is_dir():
         return Files(Path(source), source)
-    hub = library("huggingface_hub")
+    hub = import_extra("huggingface_hub", "torch")
     local = not fetch or _forbidden()
     patterns = [*_TEXT_FILES, *(["*.safetensors"] if weights else [])]
     try:

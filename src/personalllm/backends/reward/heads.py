@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from personalllm.backends.reward.surface import SURFACE_FEATURES
 from personalllm.core.errors import AxisMismatch, DataError, ModelFileError, UserError
@@ -122,15 +121,6 @@ class RewardHeads:
                 block[:, wide:] = np.clip(standard, -_CLIP, _CLIP)
                 out[rows, k] = (block * coefficients).sum(axis=1) + np.float64(self.bias[k])
         return out
-
-    def rescaled(self, mean: npt.ArrayLike, sd: npt.ArrayLike) -> RewardHeads:
-        """Return heads whose scores are (score - mean) / sd, one mean and one sd > 0 for each reward model."""
-        centre, scale = np.asarray(mean, np.float64), np.asarray(sd, np.float64)
-        return replace(
-            self,
-            coefficients=(self.coefficients / scale[:, None]).astype(np.float32),
-            bias=((self.bias - centre) / scale).astype(np.float32),
-        )
 
     @classmethod
     def stack(cls, parts: Sequence[RewardHeads]) -> RewardHeads:

@@ -18,9 +18,10 @@ import numpy.typing as npt
 
 from personalllm.backends.reward._encoding import Encoded, Encoder, Truncation, load_tokenizer
 from personalllm.backends.reward._networks import Network, load_network
-from personalllm.backends.reward._weights import Files, find_files, library
+from personalllm.backends.reward._weights import Files, find_files
 from personalllm.backends.reward.entries import RewardEntry, find_reward
 from personalllm.core.errors import AxisMismatch, MissingExtra, ParameterError, RunError
+from personalllm.core.registry import import_extra
 from personalllm.core.storage import digest
 from personalllm.core.types import F32, I64
 
@@ -181,7 +182,7 @@ class TransformersReward:
 
     @cached_property
     def _device(self) -> str:
-        torch = library("torch")
+        torch = import_extra("torch", "torch")
         if self.device is None:
             return "cuda" if torch.cuda.is_available() else "cpu"
         try:
@@ -197,7 +198,7 @@ class TransformersReward:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        library("torch")
+        import_extra("torch", "torch")
         return load_tokenizer(self._tokenizer_files)
 
     @cached_property
@@ -216,7 +217,7 @@ class TransformersReward:
             vars(self).pop(name, None)
         gc.collect()
         if on_cuda:
-            library("torch").cuda.empty_cache()
+            import_extra("torch", "torch").cuda.empty_cache()
 
     def with_limit(self, max_tokens: int) -> TransformersReward:
         """Return the same model, its weights shared, that cuts texts to `max_tokens`."""
@@ -313,7 +314,7 @@ class TransformersReward:
 
     def _batch(self, rows: Sequence[Encoded], side: Side, fill: int | None) -> F32:
         """Return the scores of texts padded together, float32 (n,)."""
-        torch = library("torch")
+        torch = import_extra("torch", "torch")
         if fill is None:
             fill = self._tokenizer.pad_token_id or 0
         width = max(len(row.ids) for row in rows)
@@ -335,7 +336,7 @@ class TransformersReward:
 @contextmanager
 def _threads(n: int) -> Iterator[None]:
     """Let torch compute with so many threads of the CPU, whatever the machine or an executor has set."""
-    torch = library("torch")
+    torch = import_extra("torch", "torch")
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -349,7 +350,7 @@ def _memory_reported(name: str) -> Iterator[None]:
     """Say what to do if the device has no memory left."""
     try:
         yield
-    except library("torch").OutOfMemoryError as error:
+    except import_extra("torch", "torch").OutOfMemoryError as error:
         raise RunError(
             f"The memory of the device is too small for {name}: {str(error).split('. ')[0]}.",
             "Give a lower batch_tokens or max_tokens, 16-bit numbers, or another device.",

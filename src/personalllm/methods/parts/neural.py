@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.core.errors import MissingExtra
+from personalllm.core.registry import import_extra
 from personalllm.core.seeding import derive_seed
 from personalllm.core.types import F32, I32, I64, Histories, Queries
 from personalllm.methods.base import Method, Need, fitting
@@ -49,10 +48,7 @@ def session(*key: str | int) -> Iterator[Any]:
     Raises:
         MissingExtra: If torch is not installed.
     """
-    try:
-        torch = import_module("torch")
-    except ModuleNotFoundError as error:
-        raise MissingExtra("torch", "torch") from error
+    torch = import_extra("torch", "torch")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

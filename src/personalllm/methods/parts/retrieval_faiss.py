@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from personalllm.core.errors import MissingExtra
+from personalllm.core.registry import import_extra
 from personalllm.core.types import F32, I32
 
 __all__ = ["RECALL", "approximate", "build", "recall", "search"]
@@ -36,11 +36,7 @@ def build(queries: F32, keys: F32, k: int, exact: Exact) -> Any:
     search reads is doubled until recall@k is at least .98 on 64 of the queries, for which the exact answer is computed;
     at worst all lists are read.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise MissingExtra("faiss-cpu", "faiss") from error
-
+    faiss = import_extra("faiss", "faiss", "faiss-cpu")
     m, dim = keys.shape
     lists = min(int(2 * m**0.5), m // _POINTS)
     if lists < 2 or k == 0 or len(queries) == 0:
