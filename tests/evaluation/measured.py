@@ -9,7 +9,15 @@ import numpy as np
 
 from personalllm.core.types import I32
 from personalllm.evaluation.contract import Sums
-from personalllm.evaluation.measures import PairAnswers, choice_means, pair_sums, pairing_digest
+from personalllm.evaluation.measures import (
+    PairAnswers,
+    choice_columns,
+    crossed,
+    pair_columns,
+    pair_strata,
+    pair_sums,
+    pairing_digest,
+)
 
 GROUPS = ("rm:a", "rm:b", "rm:c")
 N_USERS = 37
@@ -45,7 +53,11 @@ def sums_of(answers: PairAnswers, group: I32 | None = None, groups: tuple[str, .
     if group is not None:
         columns["group"] = group.astype(np.float32)
     fields: dict[str, Any] = {"axis": "users", "pairing": pairing_digest(answers.cluster)} | more
-    return Sums(columns, groups=() if group is None else groups, **fields)
+    groups = () if group is None else groups
+    members = {name: group[answers.cluster] == index for index, name in enumerate(groups) if group is not None}
+    prompt = np.random.default_rng(7).integers(0, 25, len(answers.margin)).astype(np.int32)
+    prompts, cells = crossed(answers.cluster, prompt, pair_columns(answers), members, pair_strata(answers))
+    return Sums(columns, groups=groups, prompts=prompts, cells=cells, **fields)
 
 
 def choices_of(n_users: int, n_queries: int = 3, seed: int = 0, **changes: Any) -> Sums:
@@ -59,4 +71,8 @@ def choices_of(n_users: int, n_queries: int = 3, seed: int = 0, **changes: Any) 
         "reference": values[..., 2],
     } | changes
     utility = parts.pop("utility")
-    return Sums(choice_means(utility, **parts), pairing=pairing_digest(*parts.values()))
+    columns = choice_columns(utility, **parts)
+    means = {name: column.mean(axis=1).astype(np.float32) for name, column in columns.items()}
+    user, prompt = (index.ravel().astype(np.int32) for index in np.indices(utility.shape))
+    prompts, cells = crossed(user, prompt, {name: column.ravel() for name, column in columns.items()})
+    return Sums(means, pairing=pairing_digest(*parts.values()), prompts=prompts, cells=cells)

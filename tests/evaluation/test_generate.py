@@ -16,7 +16,7 @@ from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.methods.base import Method
 from personalllm.testing import EchoChatModel, SurfaceRewards
 
-SMALL = {"n_users": 30, "limit": 11, "pool_users": 20, "bootstrap_draws": 200, "max_tokens": 12}
+SMALL = {"n_users": 30, "limit": 11, "pool_users": 20, "intervals": "users", "bootstrap_draws": 200, "max_tokens": 12}
 
 
 def small(benchmark: Benchmark, **overrides: Any) -> Protocol:

@@ -19,7 +19,7 @@ from personalllm.evaluation.measures import (
     N_BINS,
     PairAnswers,
     best_of_n_regret,
-    choice_means,
+    choice_columns,
     contested_quarter,
     kendall_tau,
     margins,
@@ -92,24 +92,22 @@ def test_of_two_sides_one_wins(seed: int, n: int) -> None:
     assert wins(a, b).dtype == np.float32
 
 
-def test_choices_are_averaged_over_a_users_queries() -> None:
+def test_choices_are_measured_against_the_standards() -> None:
     rng = np.random.default_rng(1)
     utility, best, floor, reference = (rng.integers(-2, 3, (20, 4)).astype(np.float32) for _ in range(4))
-    columns = choice_means(utility, best=best, population_best=floor, reference=reference)
-    for user, u in enumerate(utility):
-        assert columns["utility"][user] == pytest.approx(u.mean(), abs=1e-6)
-        assert columns["regret"][user] == pytest.approx((best[user] - u).mean(), abs=1e-6)
-        for name, other in (("win_rate_reference", reference[user]), ("win_rate_best", best[user])):
-            won = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in zip(u, other, strict=True)]
-            assert columns[name][user] == pytest.approx(np.mean(won))
+    columns = choice_columns(utility, best=best, population_best=floor, reference=reference)
+    assert np.array_equal(columns["utility"], utility)
+    assert np.array_equal(columns["regret"], best - utility)
+    for name, other in (("win_rate_reference", reference), ("win_rate_best", best)):
+        assert np.array_equal(columns[name], np.where(utility > other, 1.0, np.where(utility == other, 0.5, 0.0)))
     for name, of in (("oracle", best), ("population_best", floor), ("reference", reference)):
-        assert columns[f"{name}_utility"].tolist() == of.mean(axis=1).tolist()
+        assert np.array_equal(columns[f"{name}_utility"], of)
 
 
 def test_choices_for_other_queries_are_refused() -> None:
     ones = np.ones((5, 2), np.float32)
     with pytest.raises(AxisMismatch, match="different queries"):
-        choice_means(ones, best=ones[:4], population_best=ones, reference=ones)
+        choice_columns(ones, best=ones[:4], population_best=ones, reference=ones)
 
 
 def test_sums_are_those_of_the_definitions() -> None:

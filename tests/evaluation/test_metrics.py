@@ -84,7 +84,7 @@ def test_every_resample_is_that_of_the_slow_computation() -> None:
     drawn = generator(seed, "bootstrap", N_USERS).integers(0, N_USERS, (draws, N_USERS), dtype=np.int32)
     expected = [slow_metrics(answers, groups_of(), users.tolist()) for users in drawn]
     for stratum, name in estimate(sums, PAIR_METRICS, draws=100):
-        values = resample(sums, metric_by_id(PAIR_METRICS, name), stratum, draws=draws, seed=seed)
+        values = resample(sums, metric_by_id(PAIR_METRICS, name), stratum, over="users", draws=draws, seed=seed)
         assert values.tolist() == pytest.approx([of[stratum, name] for of in expected], abs=2e-6, nan_ok=True)
 
 
@@ -106,7 +106,9 @@ def test_gain_is_one_for_the_oracle_and_zero_for_the_floor(n_users: int, n_queri
     best, floor = values.max(axis=2), values[..., 0]
     for utility, expected in ((best, 1.0), (floor, 0.0)):
         changes = {"utility": utility, "best": best, "population_best": floor, "reference": floor}
-        gain = estimate(choices_of(n_users, n_queries, **changes), CHOICE_METRICS, draws=100, seed=seed)["all", "gain"]
+        gain = estimate(choices_of(n_users, n_queries, **changes), CHOICE_METRICS, over="users", draws=100)[
+            "all", "gain"
+        ]
         if math.isnan(gain.value):
             assert np.array_equal(best, floor)
         else:
@@ -201,5 +203,5 @@ def test_an_unknown_metric_is_named_with_the_nearest() -> None:
 def test_a_metric_is_a_mean_over_users_or_has_a_value(metrics: tuple) -> None:
     assert len({metric.id for metric in metrics}) == len(metrics)
     for metric in metrics:
-        assert (metric.per_user is None) != (metric.value is None), metric.id
-        assert not metric.pooled or metric.pooled in metric.reads
+        assert bool(metric.top) or metric.value is not None, metric.id
+        assert not metric.pooled or metric.pooled in metric.top

@@ -21,7 +21,7 @@ from personalllm.evaluation.differences import check_paired
 from personalllm.evaluation.sources.people import People
 from personalllm.methods.base import Method
 
-SHORT: dict[str, Any] = {"bootstrap_draws": 100, "shots": (0, 2, 4)}
+SHORT: dict[str, Any] = {"intervals": "users", "bootstrap_draws": 100, "shots": (0, 2, 4)}
 
 
 def row(user: str, prompt: str, chosen: str, rejected: str) -> dict[str, str]:
@@ -294,7 +294,7 @@ def test_adapting_does_not_change_what_was_fitted(people: Preferences) -> None:
 def test_other_preferences_of_the_same_shape_are_not_paired(people: Preferences) -> None:
     others = [{**row, "prompt": f"{row['prompt']}?"} for row in preferences()]
     ours, theirs = run(people), run(Preferences.from_rows(others, name="six"))
-    again = run(people, FirstLetter(), bootstrap_draws=200)
+    again = run(people, FirstLetter(), intervals="users", bootstrap_draws=200)
     check_paired({"ours": ours.sums("first-letter"), "again": again.sums("first-letter")})
     with pytest.raises(UserError, match="'ours' and 'theirs' were not evaluated on the same users and queries"):
         check_paired({"ours": ours.sums("first-letter"), "theirs": theirs.sums("first-letter")})

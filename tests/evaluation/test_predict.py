@@ -28,6 +28,7 @@ SMALL: dict[str, Any] = {
     "n_users": 30,
     "pool_users": 20,
     "pool_pairs": 10,
+    "intervals": "users",
     "bootstrap_draws": 100,
     "seen_users": 12,
     "shots": (0, 1, 8),

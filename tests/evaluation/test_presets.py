@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
     "pool_users": 5,
     "pool_pairs": 24,
     "max_tokens": 6,
+    "intervals": "users",
     "bootstrap_draws": 100,
 }
 

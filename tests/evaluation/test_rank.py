@@ -21,7 +21,7 @@ from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.methods.base import HistoryRule, Method
 from personalllm.testing import HashEmbedder
 
-SMALL = {"n_users": 40, "pool_users": 60, "bootstrap_draws": 200, "users_per_shard": 16}
+SMALL = {"n_users": 40, "pool_users": 60, "intervals": "users", "bootstrap_draws": 200, "users_per_shard": 16}
 
 
 def small(benchmark: Benchmark, **overrides: Any) -> Protocol:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,20 @@ import personalllm
 from personalllm.core.errors import ParameterError
 from personalllm.data import Benchmark, make_synthetic, write_benchmark
 from personalllm.evaluation import Estimate, ProgressEvent, evaluate, get_preset, load_track, resolve
-from personalllm.papers.personalllm_2025.claims import Claim, judge, paper_claims, verdict
+from personalllm.papers.personalllm_2025.claims import Claim, Interval, judge, paper_claims, resampled_interval, verdict
 from personalllm.papers.personalllm_2025.plan import Cell, Plan, estimate_load, is_paper_data, make_plan
 from personalllm.papers.personalllm_2025.printed import find_paper_row, paper_rows
 from personalllm.papers.personalllm_2025.reproduction import Reproduction, _departures, measured_rate, reproduce
 from personalllm.papers.personalllm_2025.survival import metric_differences, surviving_share
 
-SMALL: dict[str, Any] = {"limit": 9, "max_tokens": 10, "pool_users": 20, "pool_pairs": 6, "bootstrap_draws": 100}
+SMALL: dict[str, Any] = {
+    "limit": 9,
+    "max_tokens": 10,
+    "pool_users": 20,
+    "pool_pairs": 6,
+    "intervals": "users",
+    "bootstrap_draws": 100,
+}
 
 
 def plan_of(benchmark: Benchmark, **changes: Any) -> Plan:
@@ -281,16 +289,17 @@ def test_the_verdict_is_the_intervals(low: float, high: float, sign: int, expect
     assert verdict(Estimate(0.2, low, high), sign, 9) == "unclear"
 
 
-def planted(**means: float) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def planted(**means: float) -> tuple[dict[str, float], Interval]:
     rng = np.random.default_rng(0)
     common = rng.normal(0, 5, 400)
-    return means, {cell: mean + common + rng.normal(0, 0.01, 400) for cell, mean in means.items()}
+    draws = {cell: mean + common + rng.normal(0, 0.01, 400) for cell, mean in means.items()}
+    return means, partial(resampled_interval, draws)
 
 
 def test_a_planted_difference_is_found_although_the_users_differ_much() -> None:
     claim = Claim("up", "a beats b", "a minus b", 1, ((1.0, "a"), (-1.0, "b")))
-    ours, draws = planted(a=0.5, b=0.2)
-    judged = judge(claim, "win_rate_reference", {"a": 0.2, "b": 0.1}, ours, draws, 20)
+    ours, interval = planted(a=0.5, b=0.2)
+    judged = judge(claim, "win_rate_reference", {"a": 0.2, "b": 0.1}, ours, interval, 20)
     assert judged.verdict == "same direction"
     assert judged.ours.value == pytest.approx(0.3)
     assert judged.ours.low < 0.3 < judged.ours.high < 0.4
@@ -307,23 +316,24 @@ def test_a_planted_difference_is_found_although_the_users_differ_much() -> None:
 )
 def test_alike_means_within_a_quarter_of_the_improvement(low: float, high: float, expected: str) -> None:
     claim = Claim("alike", "", "", -1, alike=("a", "b", "c"))
-    ours, draws = planted(a=high, b=1.0, c=low, **{"zero-shot": 0.0})
-    assert judge(claim, "utility", ours, ours, draws, 20).verdict == expected
+    ours, interval = planted(a=high, b=1.0, c=low, **{"zero-shot": 0.0})
+    assert judge(claim, "utility", ours, ours, interval, 20).verdict == expected
 
 
 def test_the_interval_of_a_picked_pair_is_widened() -> None:
     rng = np.random.default_rng(0)
     ours = {"a": 1.0, "b": 0.9, "c": 0.8, "zero-shot": 0.0}
     draws = {cell: mean + rng.normal(0, 0.1, 4000) for cell, mean in ours.items()}
-    judged = judge(Claim("alike", "", "", -1, alike=("a", "b", "c")), "utility", ours, ours, draws, 20)
+    claim = Claim("alike", "", "", -1, alike=("a", "b", "c"))
+    judged = judge(claim, "utility", ours, ours, partial(resampled_interval, draws), 20)
     gap = draws["a"] - draws["c"] - 0.25 * ((draws["a"] + draws["b"] + draws["c"]) / 3 - draws["zero-shot"])
     assert (judged.ours.low, judged.ours.high) == pytest.approx(tuple(np.quantile(gap, (0.025 / 3, 1 - 0.025 / 3))))
 
 
 def test_methods_that_do_not_improve_are_not_alike_by_accident() -> None:
     claim = Claim("alike", "", "", -1, alike=("a", "b", "c"))
-    ours, draws = planted(a=-1.0, b=-1.1, c=-1.2, **{"zero-shot": 0.0})
-    judged = judge(claim, "utility", ours, ours, draws, 20)
+    ours, interval = planted(a=-1.0, b=-1.1, c=-1.2, **{"zero-shot": 0.0})
+    judged = judge(claim, "utility", ours, ours, interval, 20)
     assert judged.ours.value == pytest.approx(0.2)
     assert judged.verdict == "opposite"
 

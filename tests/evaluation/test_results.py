@@ -52,14 +52,16 @@ def sums_under(condition: Condition, skill: float, *, log_odds: bool) -> Sums:
 
 def result(label: str, kind: Any, skill: float, *, log_odds: bool) -> MethodResult:
     sums = {condition: sums_under(condition, skill, log_odds=log_odds) for condition in CONDITIONS}
-    estimates = {condition: estimate(of, PAIR_METRICS, draws=200, seed=3) for condition, of in sums.items()}
+    estimates = {
+        condition: estimate(of, PAIR_METRICS, over="users", draws=200, seed=3) for condition, of in sums.items()
+    }
     return MethodResult(label, label.title(), kind, {"id": label, "params": {}}, sums, estimates, log_odds=log_odds)
 
 
 @pytest.fixture(scope="module")
 def results() -> Results:
     return Results(
-        protocol={"track": "predict", "benchmark": "tiny", "seed": 3, "bootstrap_draws": 200},
+        protocol={"track": "predict", "benchmark": "tiny", "seed": 3, "intervals": "users", "bootstrap_draws": 200},
         fingerprint="0123456789abcdef",
         track="predict",
         methods=tuple(result(*row[:3], log_odds=row[3]) for row in METHODS),
@@ -79,9 +81,9 @@ def test_the_table_has_a_row_for_each_number(results: Results) -> None:
     table = results.table()
     assert table.column_names == [
         *("method", "kind", "users", "prompts", "history", "shots", "stratum", "metric"),
-        *("value", "low", "high", "n_users", "n_pairs"),
+        *("value", "low", "high", "intervals", "n_users", "n_pairs"),
     ]
-    n_means = sum(metric.per_user is not None for metric in PAIR_METRICS)
+    n_means = sum(metric.is_mean for metric in PAIR_METRICS)
     per_condition = len(PAIR_METRICS) + 4 * 2 + len(GROUPS) * n_means
     assert len(table) == len(METHODS) * len(CONDITIONS) * per_condition
     assert len({tuple(row[name] for name in table.column_names[:8]) for row in table.to_pylist()}) == len(table)
@@ -186,7 +188,7 @@ def test_the_notebook_table_escapes_every_text(results: Results) -> None:
     assert html.count("<tr>") == 1 + len(METHODS)
     assert "<th>good</th>" in html
     hostile = Results(
-        protocol={"benchmark": "<script>", "seed": 0, "bootstrap_draws": 100},
+        protocol={"benchmark": "<script>", "seed": 0, "intervals": "users", "bootstrap_draws": 100},
         fingerprint="f",
         track="predict",
         methods=results.methods,

@@ -13,7 +13,8 @@ from personalllm.data import Benchmark
 from personalllm.evaluation import Condition, MethodResult, Protocol, Sums, evaluate
 from personalllm.papers.personalllm_2025.survival import metric_differences, surviving_share
 
-SMALL: dict[str, Any] = {"n_users": 30, "pool_users": 5, "bootstrap_draws": 300}
+OVER_USERS: dict[str, Any] = {"over": "users"}
+SMALL: dict[str, Any] = {"n_users": 30, "pool_users": 5, "intervals": "users", "bootstrap_draws": 300}
 
 
 def result(utility: Any, name: str = "a") -> MethodResult:
@@ -36,13 +37,13 @@ def test_two_runs_on_the_same_users_are_paired(benchmark_: Benchmark) -> None:
     one = evaluate(["longest", "random"], benchmark_, protocol=Protocol.for_benchmark(benchmark_, **SMALL))
     other = evaluate(["random"], benchmark_, protocol=Protocol.for_benchmark(benchmark_, pool_pairs=3, **SMALL))
     assert one.fingerprint != other.fingerprint
-    across = metric_differences(one["longest"], other["random"], seed=0, draws=300)
+    across = metric_differences(one["longest"], other["random"], seed=0, draws=300, **OVER_USERS)
     assert list(across) == [metric.id for metric in one.metrics]
     (within,) = one.comparisons("utility", versus="longest", among=["random"])
     assert across["utility"] == within.difference
     mean = float(np.mean(one.per_user("longest", "utility").astype(float) - other.per_user("random", "utility")))
     assert across["utility"].value == pytest.approx(mean, abs=1e-9)
-    back = metric_differences(other["random"], one["longest"], seed=0, draws=300)["utility"]
+    back = metric_differences(other["random"], one["longest"], seed=0, draws=300, **OVER_USERS)["utility"]
     assert back.value == -across["utility"].value
     assert back.low == pytest.approx(-across["utility"].high)
 
@@ -62,16 +63,16 @@ def test_other_users_or_queries_are_refused(benchmark_: Benchmark, change: dict[
     protocols = [Protocol.for_benchmark(benchmark_, **settings) for settings in (base, base | change)]
     one, other = (evaluate(["random"], benchmark_, protocol=protocol)["random"] for protocol in protocols)
     with pytest.raises(UserError, match=f"not evaluated on the same users and queries: {message}"):
-        metric_differences(one, other)
+        metric_differences(one, other, **OVER_USERS)
     with pytest.raises(UserError, match="not evaluated on the same users"):
-        surviving_share(one, one, other)
+        surviving_share(one, one, other, **OVER_USERS)
 
 
 def test_too_few_draws_are_refused() -> None:
     with pytest.raises(ParameterError, match="draws must be >= 100, got 9"):
-        metric_differences(result([1.0]), result([1.0]), draws=9)
+        metric_differences(result([1.0]), result([1.0]), draws=9, **OVER_USERS)
     with pytest.raises(ParameterError, match="draws must be >= 100, got 9"):
-        surviving_share(result([1.0]), result([1.0]), result([1.0]), draws=9)
+        surviving_share(result([1.0]), result([1.0]), result([1.0]), draws=9, **OVER_USERS)
 
 
 def test_the_surviving_share_is_the_ratio_of_gains() -> None:
@@ -84,6 +85,7 @@ def test_the_surviving_share_is_the_ratio_of_gains() -> None:
         result(zero, "zero-shot"),
         seed=1,
         draws=1000,
+        **OVER_USERS,
     )
     assert share.defined
     assert share.note == ""
@@ -92,16 +94,16 @@ def test_the_surviving_share_is_the_ratio_of_gains() -> None:
     assert share.share.value == pytest.approx(share.remaining.value / share.gain.value)
     assert share.share.low < share.share.value < share.share.high
     assert 0.02 < share.share.high - share.share.low < 0.06
-    exact = surviving_share(result(zero + 2), result(zero + 2), result(zero))
+    exact = surviving_share(result(zero + 2), result(zero + 2), result(zero), **OVER_USERS)
     assert (exact.share.value, exact.share.low, exact.share.high) == pytest.approx((1, 1, 1))
-    none = surviving_share(result(zero + 2), result(zero), result(zero))
+    none = surviving_share(result(zero + 2), result(zero), result(zero), **OVER_USERS)
     assert (none.share.value, none.share.low, none.share.high) == pytest.approx((0, 0, 0))
 
 
 def test_the_pairing_makes_the_interval_narrow() -> None:
     rng = np.random.default_rng(0)
     zero = rng.normal(size=300) * 50
-    share = surviving_share(result(zero + 1), result(zero + 0.5), result(zero), draws=500).share
+    share = surviving_share(result(zero + 1), result(zero + 0.5), result(zero), draws=500, **OVER_USERS).share
     assert share.high - share.low < 0.01
 
 
@@ -109,14 +111,16 @@ def test_no_share_of_a_gain_that_is_none() -> None:
     rng = np.random.default_rng(0)
     zero = rng.normal(size=100)
     noise = rng.normal(size=100)
-    unclear = surviving_share(result(zero + noise - noise.mean(), "icl"), result(zero), result(zero, "zero-shot"))
+    unclear = surviving_share(
+        result(zero + noise - noise.mean(), "icl"), result(zero), result(zero, "zero-shot"), **OVER_USERS
+    )
     assert not unclear.defined
     assert math.isnan(unclear.share.value)
     assert math.isnan(unclear.share.low)
     assert unclear.gain.low < 0 < unclear.gain.high
     assert "'icl' over 'zero-shot'" in unclear.note
     assert "an interval that covers 0: no share is defined" in unclear.note
-    loss = surviving_share(result(zero - 1), result(zero), result(zero))
+    loss = surviving_share(result(zero - 1), result(zero), result(zero), **OVER_USERS)
     assert not loss.defined
     assert "a loss: no share is defined" in loss.note
     assert loss.remaining.value == 0

@@ -43,7 +43,7 @@ from personalllm.methods.base import Method
 from personalllm.testing import EchoChatModel
 
 METRIC_IDS = [metric.id for metric in CHOICE_METRICS]
-RANK: dict[str, Any] = {"n_users": 30, "pool_users": 6, "bootstrap_draws": 200}
+RANK: dict[str, Any] = {"n_users": 30, "pool_users": 6, "intervals": "users", "bootstrap_draws": 200}
 GENERATE: dict[str, Any] = RANK | {"track": "generate", "n_users": 9, "max_tokens": 8}
 
 
@@ -251,7 +251,7 @@ def row_of(utility: Any, name: str, protocol: Protocol) -> SweepRow:
 
 
 def contest_of(benchmark: Benchmark, *utilities: Any) -> Contest:
-    protocol = protocol_for(benchmark, bootstrap_draws=100)
+    protocol = protocol_for(benchmark, intervals="users", bootstrap_draws=100)
     rows = [row_of(utility, f"c{i}", protocol) for i, utility in enumerate(utilities)]
     (contest,) = hold_contests(rows, CHOICE_METRICS[0])
     return contest
@@ -298,7 +298,7 @@ def test_the_correction_decides(benchmark_: Benchmark) -> None:
 def test_equal_cells_have_no_winner(benchmark_: Benchmark) -> None:
     """The family-wise error: of cells that are all alike one is named in at most 5 % of sweeps, and a bit of chance."""
     rng = np.random.default_rng(2)
-    protocol = protocol_for(benchmark_, bootstrap_draws=100)
+    protocol = protocol_for(benchmark_, intervals="users", bootstrap_draws=100)
     named = 0
     for _ in range(60):
         base = rng.normal(size=25)
@@ -341,7 +341,9 @@ def test_axes_are_parsed() -> None:
 def test_a_sweep_of_the_synthetic_is_paired_and_typed(standins: Any) -> None:
     synthetic = make_synthetic(60, seed=2)
     axes = {"shrinkage": [1.0, 100.0], "protocol.history.counterfactual": ["none", "flipped"]}
-    protocol = Protocol.for_benchmark(synthetic, n_users=200, pool_users=20, pairs=20, bootstrap_draws=200)
+    protocol = Protocol.for_benchmark(
+        synthetic, n_users=200, pool_users=20, pairs=20, intervals="users", bootstrap_draws=200
+    )
     results = sweep(["embedding-ranker"], axes, synthetic, protocol=protocol, embedder=standins["embedder"])
     assert len(results.contests) == 1
     assert results.axes == tuple(axes)
@@ -356,6 +358,7 @@ PREDICT: dict[str, Any] = {
     "seen_users": 4,
     "shots": (0, 3),
     "test_pairs": 6,
+    "intervals": "users",
     "bootstrap_draws": 100,
 }
 BASELINES = ("random", "longer", "population", "true-weights")
@@ -482,7 +485,7 @@ class Slow(EchoChatModel):
 if __name__ == "__main__":
     benchmark = load(sys.argv[1], cache=False)
     protocol = Protocol.for_benchmark(
-        benchmark, track="generate", n_users=16, pool_users=6, max_tokens=12, bootstrap_draws=200,
+        benchmark, track="generate", n_users=16, pool_users=6, max_tokens=12, intervals="users", bootstrap_draws=200,
         generation={{"requests_per_chunk": 4}})
     sweep(["icl"], {{"n_shots": [1, 2], "protocol.population.alpha": [0.05, 1.0]}}, benchmark, protocol=protocol,
           embedder=HashEmbedder(), llm=Slow(), rewards=SurfaceRewards(), out=sys.argv[2])

@@ -28,6 +28,7 @@ from personalllm.evaluation import (
     sweep,
 )
 from personalllm.evaluation.calls import fitted
+from personalllm.evaluation.measures import crossed
 
 METHODS = ["random", "longest"]
 
@@ -44,7 +45,7 @@ class ToyTrack(Track):
     id = "toy"
     title = "A toy of an online track"
     options = ToyOptions
-    metrics = (Metric("regret", "Regret", "sd", False, ("lost", "n"), per_user=lambda c: c["lost"] / c["n"]),)
+    metrics = (Metric("regret", "Regret", "sd", higher_is_better=False, top={"lost": 1.0}),)
     headline = "regret"
 
     @property
@@ -72,10 +73,11 @@ class ToyTrack(Track):
             tables.append(pa.table({"condition": position, "user": users, "prompt": prompts, "lost": lost}))
         return Outcome(pa.concat_tables(tables))
 
-    def sums(self, condition: Condition, samples: Any, *, log_odds: bool) -> Sequence[Sums]:
-        user = samples["user"].to_numpy()
-        n, lost = np.bincount(user), np.bincount(user, samples["lost"].to_numpy())
-        return (Sums({"n": n.astype(np.float32), "lost": lost.astype(np.float32)}, pairing="toy"),)
+    def sums(self, condition: Condition, samples: Any, *, log_odds: bool) -> Sums:
+        user, prompt, lost = (samples[name].to_numpy() for name in ("user", "prompt", "lost"))
+        columns = {"n": np.bincount(user).astype(np.float32), "lost": np.bincount(user, lost).astype(np.float32)}
+        prompts, cells = crossed(user, prompt, {"lost": lost})
+        return Sums(columns, pairing="toy", prompts=prompts, cells=cells)
 
 
 @pytest.fixture

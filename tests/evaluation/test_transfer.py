@@ -38,7 +38,7 @@ def method(label: str, kind: Any, right: float, n_users: int, shots: tuple[int, 
 def side(right: Mapping[str, float], n_users: int = 60, shots: tuple[int, ...] = (0, 4), name: str = "side") -> Results:
     rows = [method(label, "method", share, n_users, shots) for label, share in right.items()]
     rows.append(method("random", "baseline", 0.5, n_users, shots))
-    protocol = {"seed": 0, "bootstrap_draws": 200, "track": "predict", "benchmark": name}
+    protocol = {"seed": 0, "intervals": "users", "bootstrap_draws": 200, "track": "predict", "benchmark": name}
     conditions = tuple(Condition(shots=k) for k in shots)
     return Results(protocol, "f", "predict", tuple(rows), PAIR_METRICS, "accuracy", conditions)
 

@@ -108,6 +108,7 @@ SMALL: dict[str, Any] = {
     "pool_pairs": 9,
     "pairs": 4,
     "nearest": 3,
+    "intervals": "users",
     "bootstrap_draws": 200,
     "users_per_shard": 8,
     "reference_response_model": "beta-1",
@@ -456,7 +457,7 @@ def _ranked(results: Results, *, brief: bool = True) -> Values:
         }
         if not brief:
             draws, seed = results.protocol["bootstrap_draws"], results.protocol["seed"]
-            versus = metric_differences(row, results.methods[0], draws=draws, seed=seed)
+            versus = metric_differences(row, results.methods[0], over="users", draws=draws, seed=seed)
             found[row.label]["versus"] = {NAMES.get(name, name): _numbers(versus[name]) for name in ("utility", "gain")}
         if counts:
             found[row.label]["counts"] = counts
@@ -492,9 +493,10 @@ def rank_run(variant: str = "plain", *, interrupted: bool = False, processes: in
     def told(results: Results) -> Values:
         found: Values = {"methods": _ranked(results, brief=variant != "plain")}
         if variant == "plain" and not processes:
-            more = metric_differences(results["longest"], results["random"], seed=11, draws=300)
+            more = metric_differences(results["longest"], results["random"], over="users", seed=11, draws=300)
             found["longest against random"] = {NAMES.get(name, name): _numbers(e) for name, e in more.items()}
-            left = surviving_share(results["longest"], results["random"], results["worst"], seed=11, draws=300)
+            three = (results["longest"], results["random"], results["worst"])
+            left = surviving_share(*three, over="users", seed=11, draws=300)
             parts = {"share": left.share, "gain": left.gain, "remaining": left.remaining}
             found["surviving share"] = {name: _numbers(estimate) for name, estimate in parts.items()}
         return found
@@ -505,7 +507,7 @@ def rank_run(variant: str = "plain", *, interrupted: bool = False, processes: in
 def mini_run() -> Values:
     """Return the estimates of two methods and the baselines on the embedded benchmark `mini`, for 50 users."""
     mini = load("mini")
-    protocol = Protocol.for_benchmark(mini, n_users=50, pool_users=20, bootstrap_draws=200)
+    protocol = Protocol.for_benchmark(mini, n_users=50, pool_users=20, intervals="users", bootstrap_draws=200)
     return {
         "fingerprint": mini.fingerprint,
         "methods": _ranked(evaluate(["random", "longest"], mini, protocol=protocol)),
@@ -656,7 +658,7 @@ def predict_run(variant: str = "plain", *, interrupted: bool = False) -> Values:
 
 def _people_protocol(people: Preferences) -> Protocol:
     settings: dict[str, Any] = {"shots": (0, 2, 4), "user_folds": 2, "prompt_folds": 3}
-    return Protocol.for_people(people, **settings, seed=3, bootstrap_draws=200)
+    return Protocol.for_people(people, **settings, seed=3, intervals="users", bootstrap_draws=200)
 
 
 def people_run(n_users: int, *, interrupted: bool = False) -> Values:
@@ -734,6 +736,7 @@ VERDICTS = {"same direction": "same", "opposite": "opposite", "unclear": "unclea
 def reproduce_run() -> Values:
     """Return the cells, claims and surviving shares of a small reproduction of section 4 of the PersonalLLM paper."""
     knobs: dict[str, Any] = {"limit": 16, "max_tokens": 12, "pool_users": 10, "pool_pairs": 6, "bootstrap_draws": 100}
+    knobs["intervals"] = "users"
     plan = make_plan(_benchmark(), shots=(1, 3), **knobs, reference_response_model="beta-1", seed=3)
     backends: Any = {"embedder": WordEmbedder(), "llm": ScriptedChat(), "rewards": SurfaceScores()}
     found = reproduce(plan, _benchmark(), **backends)

@@ -34,6 +34,7 @@ PROTOCOL: dict[str, Any] = {
     "reference_response_model": "qwen2.5-0.5b-plain",
     "users_per_shard": 200,
     "seed": 0,
+    "intervals": "users",
     "bootstrap_draws": 100,
     "embedder": "minilm-l6-int8 sha256:5b2d8e7fb1aa2c4f onnxruntime 1.22",
     "llm": None,

@@ -55,7 +55,14 @@ def found() -> Reproduction:
         reward_models=rewards.reward_models,
         scores=scores.reshape(n, width, -1),
     )
-    knobs: dict[str, Any] = {"limit": 12, "max_tokens": 6, "pool_users": 12, "pool_pairs": 5, "bootstrap_draws": 100}
+    knobs: dict[str, Any] = {
+        "limit": 12,
+        "max_tokens": 6,
+        "pool_users": 12,
+        "pool_pairs": 5,
+        "intervals": "users",
+        "bootstrap_draws": 100,
+    }
     plan = make_plan(benchmark, shots=(1, 3), reference_response_model=HOSTILE, **knobs)
     return reproduce(plan, benchmark, embedder=HashEmbedder(), llm=EchoChatModel(), rewards=rewards)
 

@@ -173,7 +173,11 @@ def _contest(rows: tuple[SweepRow, ...], metric: Metric) -> Contest:
     pairs = [(str(best.cell), str(row.cell)) for row in defined if row is not best]
     protocol = best.cell.protocol
     differences = paired_differences(
-        sums, pairs, metric, draws=protocol.bootstrap_draws, seed=protocol.seed, patterns=_PATTERNS
+        *(sums, pairs, metric),
+        over=protocol.intervals,
+        draws=protocol.bootstrap_draws,
+        seed=protocol.seed,
+        patterns=_PATTERNS,
     )
     return Contest(metric, rows, best, differences)
 

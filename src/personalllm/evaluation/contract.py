@@ -24,6 +24,7 @@ from personalllm.evaluation.values import (
     Kind,
     Metric,
     Outcome,
+    Over,
     Resamples,
     Sums,
     Table,
@@ -43,6 +44,7 @@ __all__ = [
     "Metric",
     "NamedMethod",
     "Outcome",
+    "Over",
     "Resamples",
     "Source",
     "Sums",
@@ -214,16 +216,13 @@ class Track(ABC):
         """Do a unit's work, here or in another process."""
 
     @abstractmethod
-    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sequence[Sums]:
-        """Add up the samples of a condition for each user.
+    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sums:
+        """Add up the samples of a condition for each user, and by prompt and cell (`measures.crossed`).
 
         Args:
             condition: Of `conditions`.
             samples: Those of the condition, in the order of the units.
             log_odds: Whether differences of the method's utilities are log-odds.
-
-        Returns:
-            The sums that intervals resample; after them, if intervals need both, those over the other axis.
         """
 
     def check_history(self, method: NamedMethod) -> None:  # noqa: B027

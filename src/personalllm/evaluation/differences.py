@@ -10,7 +10,7 @@ import numpy as np
 from personalllm.core.errors import UserError
 from personalllm.core.stats import holm, sign_flip_p
 from personalllm.core.types import F64
-from personalllm.evaluation.contract import Estimate, Metric, Sums
+from personalllm.evaluation.contract import Estimate, Metric, Over, Sums
 from personalllm.evaluation.estimates import ALL, difference, user_means
 
 __all__ = ["LEVEL", "Difference", "check_paired", "paired_differences"]
@@ -29,9 +29,9 @@ class Difference:
     Attributes:
         a: Label of the first.
         b: Label of the second.
-        difference: The metric of `a` minus that of `b`, with its 95 % interval over users.
-        p_value: Two-sided, of the sign-flip test over users; NaN where the metric is not a mean over
-            users or not defined for one of the two.
+        difference: The metric of `a` minus that of `b`, with its 95 % interval.
+        p_value: Two-sided: of t with the variance of the interval, or over users alone of the sign-flip test, which
+            only means over users have; NaN without an interval, or where the metric is not defined for one of the two.
         p_holm: The same, corrected for all comparisons that were made together.
         better: Label of the better one if they differ significantly at a family-wise level of 5 %, else None.
     """
@@ -72,6 +72,7 @@ def paired_differences(
     metric: Metric,
     stratum: str = ALL,
     *,
+    over: Over = "users and prompts",
     draws: int,
     seed: int,
     patterns: int = _PATTERNS_PER_COMPARISON,
@@ -83,10 +84,11 @@ def paired_differences(
         pairs: Labels; which of the first is subtracted from which.
         metric: What is compared.
         stratum: Of which pairs or users.
-        draws: Resamples of the users behind each interval.
+        over: What is taken to be drawn at random.
+        draws: Over users: resamples behind each interval.
         seed: Seed of the resamples and of the sign patterns.
-        patterns: Sign patterns for each comparison, where 9,999 for all of them are fewer: the smallest p that the
-            patterns can give, times the number of comparisons, must stay below the level.
+        patterns: Over users: sign patterns for each comparison, where 9,999 for all of them are fewer: the smallest p
+            that the patterns can give, times the number of comparisons, must stay below the level.
 
     Raises:
         UserError: If users or pairs differ.
@@ -95,18 +97,18 @@ def paired_differences(
     if not pairs:
         return ()
     check_paired({label: sums[label] for pair in pairs for label in pair})
-    gaps = [difference(sums[a], sums[b], metric, stratum, draws=draws, seed=seed) for a, b in pairs]
-    p_values = np.full(len(pairs), np.nan)
-    gaps_of_users = _user_differences(sums, pairs, metric, stratum)
+    compared = [difference(sums[a], sums[b], metric, stratum, over=over, draws=draws, seed=seed) for a, b in pairs]
+    p_values = np.array([p_value for _, p_value in compared])
+    gaps_of_users = _user_differences(sums, pairs, metric, stratum) if over == "users" else None
     if gaps_of_users is not None and len(gaps_of_users):
         p_values = sign_flip_p(gaps_of_users, draws=max(_PATTERNS, patterns * len(pairs)), seed=seed)
     corrected, defined = np.full(len(pairs), np.nan), ~np.isnan(p_values)
     corrected[defined] = holm(p_values[defined])
-    compared = []
-    for (a, b), gap, p, p_holm in zip(pairs, gaps, p_values.tolist(), corrected.tolist(), strict=True):
+    differences = []
+    for (a, b), (gap, _), p, p_holm in zip(pairs, compared, p_values.tolist(), corrected.tolist(), strict=True):
         ahead = a if (gap.value > 0) == metric.higher_is_better else b
-        compared.append(Difference(a, b, gap, p, p_holm, ahead if p_holm <= LEVEL else None))
-    return tuple(compared)
+        differences.append(Difference(a, b, gap, p, p_holm, ahead if p_holm <= LEVEL else None))
+    return tuple(differences)
 
 
 def _user_differences(
@@ -114,7 +116,7 @@ def _user_differences(
 ) -> F64 | None:
     """Return float64 (n_users, n_pairs): differences of the users of a stratum; None if the metric has no such."""
     first = sums[pairs[0][0]]
-    if metric.per_user is None or not (stratum == ALL or stratum in first.groups):
+    if not metric.is_mean or not (stratum == ALL or stratum in first.groups):
         return None
     users = np.ones(first.n_clusters, np.bool_)
     if "n" in first.columns:

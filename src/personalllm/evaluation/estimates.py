@@ -1,55 +1,78 @@
-"""Estimate metrics from the sums of users, with 95 % intervals by resampling users.
+"""Estimate metrics from sums, with 95 % intervals over users and prompts, or over users alone.
 
-A resample says how often each user counts, so all sums of all resamples are one matrix product. The resampled users
-depend on the seed and the number of users alone: equal seeds give the same users for every method, which makes
-differences paired.
+Intervals over both follow from the two-way clustered variance (`core.crossed`). Intervals over users alone, the prompts
+fixed, are percentiles of resamples: a resample says how often each user counts, so all sums of all resamples are one
+matrix product. The resampled users depend on the seed and the number of users alone: equal seeds give the same users
+for every method, which makes differences paired.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.core.crossed import (
+    MIN_PAIRED_USERS,
+    MIN_PROMPTS,
+    MIN_USERS,
+    TAIL,
+    Mean,
+    Over,
+    ratio_interval,
+    weighted_mean,
+)
 from personalllm.core.errors import AxisMismatch, ParameterError
 from personalllm.core.seeding import generator
 from personalllm.core.types import F64
-from personalllm.evaluation.contract import Estimate, Metric, Resamples, Sums
+from personalllm.evaluation.contract import Estimate, Key, Metric, Resamples, Sums
 from personalllm.evaluation.measures import MEAN_GRAIN, SUM_GRAIN, rounded
 from personalllm.evaluation.metrics import ratio
 
-__all__ = ["ALL", "Key", "difference", "estimate", "percentiles", "resample", "stratum_sizes", "user_means"]
-
-Key: TypeAlias = tuple[str, str]
-"""Stratum and id of a metric."""
+__all__ = [
+    "ALL",
+    "Parts",
+    "difference",
+    "estimate",
+    "percentiles",
+    "resample",
+    "shortage",
+    "stratum_sizes",
+    "user_means",
+]
 
 ALL = "all"
 """The stratum of all users and pairs."""
 
 _BLOCK = 4_000_000
 _DRAWN = 2_000_000
+_UNKNOWN = (math.nan, math.nan)
 
 
-def estimate(sums: Sums, metrics: Sequence[Metric], *, draws: int = 2000, seed: int = 0) -> dict[Key, Estimate]:
+def estimate(
+    sums: Sums, metrics: Sequence[Metric], *, over: Over = "users and prompts", draws: int = 2000, seed: int = 0
+) -> dict[Key, Estimate]:
     """Return every metric under a condition, in every stratum, with its 95 % interval.
 
     Strata: `all`; `contested-1` to `contested-4`, the quarter of the pool population that prefers the rejected
     response, over all pairs of the stratum; and the groups of users that the sums name, e.g. `rm:NAME`, users whose
     largest weight is on that RM, for the metrics that are means over users.
 
-    The intervals are percentiles of the metric over resampled users. Metrics that resampling noise moves (an absolute
+    Over users and prompts, means have t intervals and ratios Fieller's; a metric that is neither (the ECE, the worst
+    decile), and one of fewer than `MIN_USERS` users or `MIN_PROMPTS` prompts, has none (NaN). Over users alone, the
+    intervals are percentiles of the metric over resampled users. Metrics that resampling noise moves (an absolute
     value, a selection of the worst) have their resamples shifted so that the estimate is their mean. One user alone
-    says nothing about others, so a stratum of one has no interval (NaN).
+    says nothing about others, so a stratum of one has no interval.
 
     Args:
         sums: Of one method under one condition.
         metrics: Of its track.
-        draws: Number of resamples.
+        over: What is taken to be drawn at random.
+        draws: Number of resamples, over users.
         seed: Seed of the resamples.
 
     Returns:
@@ -57,22 +80,52 @@ def estimate(sums: Sums, metrics: Sequence[Metric], *, draws: int = 2000, seed: 
     """
     statistics = dict(_statistics(sums, metrics))
     points = _points(sums, statistics)
-    drawn = _drawn(sums, statistics, draws, seed)
-    return {key: _estimate(statistic, points[key], drawn[key], lowest=0.0) for key, statistic in statistics.items()}
+    if over == "users":
+        drawn = _drawn(sums, statistics, draws, seed)
+        return {key: _estimate(statistic, points[key], drawn[key], lowest=0.0) for key, statistic in statistics.items()}
+    part = cache(lambda stratum, column: _mean(sums, stratum, column))
+    estimates = {}
+    for (stratum, name), statistic in statistics.items():
+        ends = _UNKNOWN
+        if not math.isnan(points[stratum, name]):
+            ends = Parts.of(sums, statistic.metric, stratum, part).interval(over)
+        estimates[stratum, name] = Estimate(points[stratum, name], *ends)
+    return estimates
 
 
-def resample(sums: Sums, metric: Metric, stratum: str = ALL, *, draws: int, seed: int) -> F64:
-    """Return a metric of resampled users, float64 (draws,); NaN where it is undefined.
+def resample(
+    sums: Sums, metric: Metric, stratum: str = ALL, *, over: Over = "users and prompts", draws: int, seed: int
+) -> F64:
+    """Return draws of a metric, float64 (draws,); NaN where it is undefined.
+
+    Over users these are resamples; over users and prompts draws from the normal distribution of the linearised metric,
+    with the variance of users plus that of prompts (see `core.crossed.Mean.draws`). Equal seeds give draws that are
+    paired between methods.
 
     Raises:
         ParameterError: If the sums have no such stratum of the metric.
     """
-    key = (stratum, metric.id)
-    return _drawn(sums, {key: _statistic(sums, metric, stratum)}, draws, seed)[key]
+    key, statistic = (stratum, metric.id), _statistic(sums, metric, stratum)
+    if over == "users":
+        return _drawn(sums, {key: statistic}, draws, seed)[key]
+    parts = Parts.of(sums, metric, stratum)
+    if parts.top is None or parts.too_few(over, MIN_PAIRED_USERS):
+        return np.full(draws, math.nan)
+    linear = parts.linear()
+    sizes = {"users": len(linear.users), "prompts": len(linear.prompts)}
+    rngs = [generator(seed, "multipliers", axis, n) for axis, n in sizes.items()]
+    step = max(1, _BLOCK // max(sizes.values()))
+    blocks = [min(step, draws - start) for start in range(0, draws, step)]
+    drawn = ([rng.standard_normal((block, n)) for rng, n in zip(rngs, sizes.values(), strict=True)] for block in blocks)
+    return np.concatenate([linear.draws(users, prompts, over) for users, prompts in drawn])
 
 
-def difference(a: Sums, b: Sums, metric: Metric, stratum: str = ALL, *, draws: int, seed: int) -> Estimate:
-    """Return a metric of `a` minus that of `b`, paired by user.
+def difference(
+    a: Sums, b: Sums, metric: Metric, stratum: str = ALL, *, over: Over = "users and prompts", draws: int, seed: int
+) -> tuple[Estimate, float]:
+    """Return a metric of `a` minus that of `b`, paired by user and prompt, and its two-sided p-value.
+
+    Over users alone the p-value is NaN: flipping signs needs all comparisons that are made together.
 
     Raises:
         AxisMismatch: If the two are not of the same users and pairs.
@@ -81,13 +134,34 @@ def difference(a: Sums, b: Sums, metric: Metric, stratum: str = ALL, *, draws: i
     if (a.pairing, a.n_clusters) != (b.pairing, b.n_clusters):
         raise AxisMismatch("A paired difference needs the same users and test pairs on both sides.")
     key = (stratum, metric.id)
-    points, drawn = [], []
-    for sums in (a, b):
-        statistics = {key: _statistic(sums, metric, stratum)}
-        points.append(_points(sums, statistics)[key])
-        drawn.append(_drawn(sums, statistics, draws, seed)[key])
+    statistics = [{key: _statistic(sums, metric, stratum)} for sums in (a, b)]
+    points = [_points(sums, statistic)[key] for sums, statistic in zip((a, b), statistics, strict=True)]
+    gap = points[0] - points[1]
+    if over != "users":
+        parts = Parts.of(a, metric, stratum) - Parts.of(b, metric, stratum)
+        ends = _UNKNOWN if math.isnan(gap) else parts.interval(over, MIN_PAIRED_USERS)
+        p_value = math.nan if math.isnan(ends[0]) else parts.p_value(over)
+        return Estimate(gap, *ends), p_value
+    drawn = [_drawn(sums, statistic, draws, seed)[key] for sums, statistic in zip((a, b), statistics, strict=True)]
     # a difference may be negative, whatever the metric
-    return _estimate(statistics[key], points[0] - points[1], drawn[0] - drawn[1], lowest=-math.inf)
+    return _estimate(statistics[0][key], gap, drawn[0] - drawn[1], lowest=-math.inf), math.nan
+
+
+def shortage(sums: Sums, over: Over) -> str:
+    """Return why there are no intervals and no verdicts, in a sentence; empty if there are."""
+    if over == "users":
+        return ""
+    if not sums.prompts:
+        return "No intervals and no verdicts: the track does not add up answers by prompt."
+    n_users, n_prompts = (int(np.count_nonzero(side)) for side in (_user_side(sums, ALL, "")[1], sums.prompts["all:n"]))
+    if n_prompts < MIN_PROMPTS:
+        return f"No intervals and no verdicts: prompts are {n_prompts:,}, at least {MIN_PROMPTS} are needed."
+    if over == "prompts" or n_users >= MIN_USERS:
+        return ""
+    few = f"users are {n_users:,}, at least {MIN_USERS} are needed"
+    if n_users < MIN_PAIRED_USERS:
+        return f"No intervals and no verdicts: {few} ({MIN_PAIRED_USERS} for differences)."
+    return f"No intervals but of paired differences: {few}."
 
 
 def user_means(sums: Sums, metric: Metric) -> F64:
@@ -96,11 +170,104 @@ def user_means(sums: Sums, metric: Metric) -> F64:
     Raises:
         ParameterError: If the metric is not a mean over users.
     """
-    if metric.per_user is None:
+    if not metric.is_mean:
         raise ParameterError("metric", "one that is a mean over users", metric.id)
     if not _is_defined(sums, metric):
         return np.full(sums.n_clusters, np.nan)
-    return metric.per_user({name: sums.columns[name].astype(np.float64) for name in metric.reads})
+    return _combined(metric.top, lambda name: _user_mean(sums, name))
+
+
+def _user_mean(sums: Sums, column: str) -> F64:
+    """Return float64 (n_users,): each user's mean of a column; NaN for a user without answers."""
+    total = sums.columns[column].astype(np.float64)
+    return ratio(total, sums.columns["n"].astype(np.float64)) if "n" in sums.columns else total
+
+
+def _combined(terms: Mapping[str, float], column: Callable[[str], F64]) -> F64:
+    """Return a linear combination of columns."""
+    (first, *others) = [coefficient * column(name) for name, coefficient in terms.items()]
+    return sum(others, first)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Parts:
+    """Numerator and denominator of a metric; None where it has none, or is neither a mean nor a ratio."""
+
+    top: Mean | None
+    bottom: Mean | None
+
+    @classmethod
+    def of(
+        cls, sums: Sums, metric: Metric, stratum: str = ALL, mean: Callable[[str, str], Mean] | None = None
+    ) -> Parts:
+        """Return the parts of a metric in a stratum; `mean` may remember those of columns."""
+        if not (metric.top and sums.prompts and _is_defined(sums, metric)):
+            return cls(None, None)
+        mean = mean or (lambda of, column: _mean(sums, of, column))
+        sides = []
+        for terms in (metric.top, metric.bottom):
+            means = [_of_column(mean, stratum, name) * factor for name, factor in terms.items()]
+            sides.append(sum(means[1:], means[0]) if means else None)
+        return cls(*sides)
+
+    def __sub__(self, other: Parts) -> Parts:
+        """Return the parts of the difference of two methods, which have the same denominator."""
+        if self.top is None or other.top is None:
+            return Parts(None, None)
+        return Parts(self.top - other.top, self.bottom)
+
+    def too_few(self, over: Over, fewest: int) -> bool:
+        """Tell whether there are too few users or prompts for an interval."""
+        return self.top is not None and (
+            self.top.n_prompts < MIN_PROMPTS or (over != "prompts" and self.top.n_users < fewest)
+        )
+
+    def interval(self, over: Over, fewest: int = MIN_USERS, tail: float = TAIL) -> tuple[float, float]:
+        """Return the ends of the interval; NaN if there is none."""
+        if self.top is None or self.too_few(over, fewest):
+            return _UNKNOWN
+        if self.bottom is None:
+            return self.top.interval(over, tail)
+        return ratio_interval(self.top, self.bottom, over, tail)
+
+    def p_value(self, over: Over) -> float:
+        """Return the two-sided p-value of a numerator of 0."""
+        return math.nan if self.top is None else self.top.p_value(over)
+
+    def linear(self) -> Mean:
+        """Return the metric as a mean, a ratio linearised at its value."""
+        assert self.top is not None  # noqa: S101
+        if self.bottom is None:
+            return self.top
+        value = self.top.value / self.bottom.value if self.bottom.value else math.nan
+        moved = (self.top - self.bottom * value) * (1 / self.bottom.value if self.bottom.value else math.nan)
+        return replace(moved, value=value)
+
+
+def _of_column(mean: Callable[[str, str], Mean], stratum: str, name: str) -> Mean:
+    own, colon, column = name.rpartition(":")
+    return mean(own, column) if colon else mean(stratum, name)
+
+
+def _mean(sums: Sums, stratum: str, column: str) -> Mean:
+    """Return the mean of a column in a stratum, with what moves it."""
+    prompts = tuple(sums.prompts[f"{stratum}:{name}"].astype(np.float64) for name in (column, "n"))
+    cells = None
+    if f"{stratum}:{column}" in sums.cells:
+        cells = tuple(sums.cells[f"{stratum}:{name}"].astype(np.float64) for name in (column, "n"))
+    return weighted_mean(_user_side(sums, stratum, column), prompts, cells)  # type: ignore[arg-type]
+
+
+def _user_side(sums: Sums, stratum: str, column: str) -> tuple[F64, F64]:
+    """Return the weighted sum of a column (zeros without one) and the weight of each user in a stratum."""
+    if stratum != ALL and stratum not in sums.groups:
+        prefix = f"{stratum.replace('-', '')}_"
+        return sums.columns[f"{prefix}{column}"].astype(np.float64), sums.columns[f"{prefix}n"].astype(np.float64)
+    present = sums.columns["n"] > 0 if "n" in sums.columns else np.ones(sums.n_clusters, np.bool_)
+    if stratum != ALL:
+        present = present & (sums.columns["group"] == sums.groups.index(stratum))
+    values = np.where(present, _user_mean(sums, column), 0.0) if column else np.zeros(sums.n_clusters)
+    return values, present.astype(np.float64)
 
 
 def stratum_sizes(sums: Sums) -> dict[str, tuple[int, int]]:
@@ -165,7 +332,7 @@ def _statistics(sums: Sums, metrics: Sequence[Metric]) -> Iterator[tuple[Key, _S
     for stratum, users in _groups(sums):
         present = users.astype(np.float64)
         for metric in metrics:
-            if metric.per_user is not None:
+            if metric.is_mean:
                 yield (stratum, metric.id), _of_users(sums, metric, present)
 
 
@@ -192,15 +359,15 @@ def _groups(sums: Sums) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
 
 def _is_defined(sums: Sums, metric: Metric) -> bool:
     """Tell whether the sums have what a metric needs: what is unknown is no zero."""
-    return all(name in sums.columns for name in metric.reads) and not (metric.users_only and sums.axis != "users")
+    return all(name in sums.columns for name in metric.columns) and not (metric.users_only and sums.axis != "users")
 
 
 def _undefined(resamples: Resamples) -> F64:
     return np.full(len(resamples.weights), np.nan)
 
 
-def _mean_over_users(resamples: Resamples) -> F64:
-    return ratio(resamples.totals["mean"], resamples.totals["users"])
+def _ratio_of_means(resamples: Resamples) -> F64:
+    return ratio(resamples.totals["top"], resamples.totals["bottom"])
 
 
 def _of_users(sums: Sums, metric: Metric, present: F64) -> _Statistic:
@@ -209,10 +376,14 @@ def _of_users(sums: Sums, metric: Metric, present: F64) -> _Statistic:
     if not _is_defined(sums, metric):
         return _Statistic(metric, size, {}, _undefined)
     if metric.value is not None:
-        columns = {name: rounded(sums.columns[name].astype(np.float64), metric.grain) for name in metric.reads}
+        columns = {name: rounded(sums.columns[name].astype(np.float64), SUM_GRAIN) for name in metric.columns}
         return _Statistic(metric, size, columns, metric.value)
-    means = rounded(np.where(present > 0, user_means(sums, metric), 0.0), MEAN_GRAIN)
-    return _Statistic(metric, size, {"users": present, "mean": means}, _mean_over_users)
+
+    def mean(name: str) -> F64:
+        return rounded(np.where(present > 0, _user_mean(sums, name), 0.0), MEAN_GRAIN)
+
+    bottom = _combined(metric.bottom, mean) if metric.bottom else present
+    return _Statistic(metric, size, {"bottom": bottom, "top": _combined(metric.top, mean)}, _ratio_of_means)
 
 
 def _of_pairs(sums: Sums, metric: Metric, prefix: str) -> _Statistic:

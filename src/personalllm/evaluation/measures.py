@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from personalllm.core.crossed import N_BUCKETS, hashed_cells
 from personalllm.core.errors import AxisMismatch, ParameterError
 from personalllm.core.types import F32, F64, I8, I32, I64
 
@@ -20,10 +21,13 @@ __all__ = [
     "SUM_GRAIN",
     "PairAnswers",
     "best_of_n_regret",
-    "choice_means",
+    "choice_columns",
     "contested_quarter",
+    "crossed",
     "kendall_tau",
     "margins",
+    "pair_columns",
+    "pair_strata",
     "pair_sums",
     "pairing_digest",
     "reliability",
@@ -44,6 +48,8 @@ of the users nor the number of threads of the matrix product can change a digit.
 """
 
 _MAX_MARGIN = 60.0
+_COUNTED = ("n", "correct", "log_loss")
+"""Columns that strata of pairs have."""
 _TAU_ROWS = 200_000
 
 
@@ -64,18 +70,18 @@ def wins(utility: F32, other: F32) -> F32:
     return won + np.float32(0.5) * np.equal(utility, other).astype(np.float32)
 
 
-def choice_means(utility: F32, *, best: F32, population_best: F32, reference: F32) -> Columns:
-    """Return what each user got from a method's choices, on average over the user's queries.
+def choice_columns(utility: F32, *, best: F32, population_best: F32, reference: F32) -> dict[str, F64]:
+    """Return what a method's choices gave, for each query.
 
     Args:
-        utility: float32 (n_users, n_queries) of the chosen or written responses.
+        utility: float32, any shape, of the chosen or written responses.
         best: The same of the user's best stored response.
         population_best: The same of the best choice that gives everybody the same response.
         reference: The same of the reference response model's response.
 
     Returns:
-        float32 (n_users,) for each of `utility`, `win_rate_reference`, `win_rate_best`, `regret` = mean of
-        (best - utility), `oracle_utility`, `population_best_utility`, `reference_utility`.
+        float64 of that shape for each of `utility`, `win_rate_reference`, `win_rate_best`, `regret` = best - utility,
+        `oracle_utility`, `population_best_utility`, `reference_utility`.
 
     Raises:
         AxisMismatch: If the shapes differ.
@@ -85,7 +91,7 @@ def choice_means(utility: F32, *, best: F32, population_best: F32, reference: F3
             f"Utilities of different queries: {utility.shape}, {best.shape}, {population_best.shape}, "
             f"{reference.shape}."
         )
-    columns: dict[str, npt.NDArray[np.floating[Any]]] = {
+    columns: dict[str, npt.NDArray[Any]] = {
         "utility": utility,
         "win_rate_reference": wins(utility, reference),
         "win_rate_best": wins(utility, best),
@@ -95,7 +101,51 @@ def choice_means(utility: F32, *, best: F32, population_best: F32, reference: F3
         "population_best_utility": population_best,
         "reference_utility": reference,
     }
-    return {name: column.mean(axis=1, dtype=np.float64).astype(np.float32) for name, column in columns.items()}
+    return {name: column.astype(np.float64) for name, column in columns.items()}
+
+
+def crossed(
+    user: I32,
+    prompt: I32,
+    columns: Mapping[str, npt.NDArray[Any]],
+    groups: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+    strata: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+) -> tuple[Columns, Columns]:
+    """Return what intervals over users and prompts need beside the sums of users: `Sums.prompts` and `Sums.cells`.
+
+    Every user weighs the same, however many answers they gave.
+
+    Args:
+        user: int32 (n,), of each answer, >= 0.
+        prompt: int32 (n,), likewise; any numbers that stand for prompts.
+        columns: Name -> (n,): what metrics are means of.
+        groups: Groups of users -> bool (n,): whether an answer is of one.
+        strata: Strata of answers, in which every answer weighs the same -> bool (n,): whether an answer is in it.
+    """
+    index = np.unique(prompt, return_inverse=True)[1].ravel()
+    weights = 1.0 / np.bincount(user)[user] if len(user) else np.ones(0)
+    bucket, sign = hashed_cells(user, prompt)
+    values = {"n": np.ones(len(user)), **columns}
+    prompts: Columns = {}
+    cells: Columns = {}
+
+    def add(part: str, name: str, amounts: F64) -> None:
+        prompts[f"{part}:{name}"] = _total(index, amounts)
+
+    for name, column in values.items():
+        weighted = weights * column
+        add("all", name, weighted)
+        cells[f"all:{name}"] = _total(bucket, sign * weighted, N_BUCKETS)
+        for group, member in (groups or {}).items():
+            add(group, name, np.where(member, weighted, 0.0))
+        if name in _COUNTED:
+            for stratum, member in (strata or {}).items():
+                add(stratum, name, np.where(member, column, 0.0))
+    return prompts, cells
+
+
+def _total(index: I64, values: F64, length: int = 0) -> F32:
+    return np.bincount(index, values, minlength=length).astype(np.float32)
 
 
 def margins(preference: F32, chosen: npt.NDArray[Any], rejected: npt.NDArray[Any]) -> F32:
@@ -222,6 +272,38 @@ class PairAnswers:
             raise ParameterError("margin", "without NaN", "NaN")
 
 
+def pair_columns(answers: PairAnswers) -> dict[str, F64]:
+    """Return what each test pair adds to the metrics, float64 (n,) each.
+
+    `correct` (a margin of 0 counts 1/2); `regret` and `tau` if utilities are known; `log_loss` and `brier` if margins
+    are log-odds.
+    """
+    columns = {"correct": np.where(answers.margin > 0, 1.0, np.where(answers.margin < 0, 0.0, 0.5))}
+    for name in ("regret", "tau"):
+        if getattr(answers, name) is not None:
+            columns[name] = getattr(answers, name).astype(np.float64)
+    if answers.log_odds:
+        margin = _clipped(answers)
+        columns |= {"log_loss": np.logaddexp(0.0, -margin), "brier": (1.0 / (1.0 + np.exp(margin))) ** 2}
+    return columns
+
+
+def _clipped(answers: PairAnswers) -> F64:
+    """Return margins within +-60: there a wrong one's loss stays finite and a right one's is below 1e-26."""
+    return np.clip(answers.margin.astype(np.float64), -_MAX_MARGIN, _MAX_MARGIN)
+
+
+def pair_strata(answers: PairAnswers) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return stratum of test pairs -> bool (n,): `contested-1` to `-4`, and `longer` and `shorter` chosen responses."""
+    strata: dict[str, npt.NDArray[np.bool_]] = {}
+    if answers.share is not None:
+        quarter = contested_quarter(answers.share)
+        strata = {f"contested-{q}": quarter == q for q in range(1, 5)}
+    if answers.longer is not None:
+        strata |= {"shorter": answers.longer < 0, "longer": answers.longer > 0}
+    return strata
+
+
 def pair_sums(answers: PairAnswers) -> Columns:
     """Add up the test pairs of each user (or prompt): one pass over the pairs, of which every metric is made.
 
@@ -229,28 +311,20 @@ def pair_sums(answers: PairAnswers) -> Columns:
         answers: The pairs under one condition.
 
     Returns:
-        float32 (n_clusters,) each: `n`, `correct` (a margin of 0 counts 1/2), `regret`, `tau`; `log_loss`, `brier` and
-        for each bin `bin00_n`, `bin00_confidence`, `bin00_correct` if margins are log-odds; for each quarter of
-        contest `contested1_n`, `contested1_correct`, `contested1_log_loss`; `longer_n`, `longer_correct`,
-        `shorter_n`, `shorter_correct`. What is unknown is left out, so that it becomes NaN and never 0.
+        float32 (n_clusters,) each: `n`, those of `pair_columns`; for each bin `bin00_n`, `bin00_confidence`,
+        `bin00_correct` if margins are log-odds; for each quarter of contest `contested1_n`, `contested1_correct`,
+        `contested1_log_loss`; `longer_n`, `longer_correct`, `shorter_n`, `shorter_correct`. What is unknown is left
+        out, so that it becomes NaN and never 0.
     """
-    correct = np.where(answers.margin > 0, 1.0, np.where(answers.margin < 0, 0.0, 0.5))
-    columns: dict[str, F64] = {"n": np.ones(len(correct)), "correct": correct}
-    for name in ("regret", "tau"):
-        if getattr(answers, name) is not None:
-            columns[name] = getattr(answers, name).astype(np.float64)
-    # beyond +-60 the float64 loss of a wrong prediction stays finite and that of a right one is below 1e-26
-    margin = np.clip(answers.margin.astype(np.float64), -_MAX_MARGIN, _MAX_MARGIN)
-    wrong = 1.0 / (1.0 + np.exp(margin))
-    if answers.log_odds:
-        columns |= {"log_loss": np.logaddexp(0.0, -margin), "brier": wrong**2}
+    columns = {"n": np.ones(len(answers.margin)), **pair_columns(answers)}
     sums = _add(answers, None, ("",), columns)
-    counted: dict[str, F64] = {name: columns[name] for name in ("n", "correct", "log_loss") if name in columns}
+    counted: dict[str, F64] = {name: columns[name] for name in _COUNTED if name in columns}
     if answers.log_odds:
+        wrong = 1.0 / (1.0 + np.exp(_clipped(answers)))
         confidence = np.maximum(wrong, 1.0 - wrong)
         # a confidence of 1 belongs to the last bin, not to one behind it
         bins = np.minimum(((confidence - 0.5) * (2 * N_BINS)).astype(np.int64), N_BINS - 1)
-        binned = {"n": columns["n"], "confidence": confidence, "correct": correct}
+        binned = {"n": columns["n"], "confidence": confidence, "correct": columns["correct"]}
         sums |= _add(answers, bins, [f"bin{b:02d}_" for b in range(N_BINS)], binned)
     if answers.share is not None:
         sums |= _add(answers, contested_quarter(answers.share) - 1, [f"contested{q}_" for q in range(1, 5)], counted)

@@ -1,11 +1,11 @@
 """Define every metric: its name, its unit, and how it follows from the sums of users.
 
-A metric without `value` is the mean over users of each user's own mean, which a sign-flip test can compare.
+A metric without `value` is a mean over users of each user's own mean, or a ratio of two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -44,15 +44,6 @@ def ratio(total: F64, n: F64) -> F64:
     """Return total / n, float64 of any shape; NaN where n is 0 or unknown."""
     quotient: F64 = np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
     return quotient
-
-
-def _gain(resamples: Resamples) -> F64:
-    """Return the share of the room above the best common choice that is gained; NaN where there is no room.
-
-    A ratio of means over users: a mean of the users' own ratios would be governed by those with next to no room.
-    """
-    floor = resamples.totals["population_best_utility"]
-    return ratio(resamples.totals["utility"] - floor, resamples.totals["oracle_utility"] - floor)
 
 
 def _ece(resamples: Resamples) -> F64:
@@ -108,33 +99,24 @@ def _minority(resamples: Resamples) -> F64:
     return lowest
 
 
-def _mean_of_users(name: str, heading: str, unit: Unit, *, higher_is_better: bool, note: str = "") -> Metric:
-    """Return a metric whose column of the same name holds each user's mean already."""
-    return Metric(name, heading, unit, higher_is_better, (name,), per_user=lambda columns: columns[name], note=note)
-
-
-def _mean_of_pairs(name: str, heading: str, unit: Unit, column: str, *, higher_is_better: bool, **more: Any) -> Metric:
-    """Return a metric whose column holds each user's total over the number of their test pairs."""
-
-    def mean(columns: Mapping[str, F64]) -> F64:
-        return ratio(columns[column], columns["n"])
-
-    return Metric(name, heading, unit, higher_is_better, (column, "n"), per_user=mean, **more)
+def _mean(name: str, heading: str, unit: Unit, column: str = "", *, higher_is_better: bool, **more: Any) -> Metric:
+    """Return a metric that is the mean of a column, by default the one of its own name."""
+    return Metric(name, heading, unit, higher_is_better, {column or name: 1.0}, **more)
 
 
 CHOICE_METRICS = (
-    _mean_of_users("utility", "Mean utility", "sd", higher_is_better=True, note="sd of the scores"),
+    _mean("utility", "Mean utility", "sd", higher_is_better=True, note="sd of the scores"),
+    # a ratio of means over users: a mean of the users' own ratios would be governed by those with next to no room
     Metric(
         *("gain", "Gain", "ratio"),
         higher_is_better=True,
-        reads=("utility", "population_best_utility", "oracle_utility"),
-        value=_gain,
-        grain=MEAN_GRAIN,
+        top={"utility": 1.0, "population_best_utility": -1.0},
+        bottom={"oracle_utility": 1.0, "population_best_utility": -1.0},
         note="1 = oracle",
     ),
-    _mean_of_users("win_rate_reference", "Win rate", "share", higher_is_better=True, note="vs the reference model"),
-    _mean_of_users("win_rate_best", "Win rate", "share", higher_is_better=True, note="vs user\u2019s best stored"),
-    _mean_of_users("regret", "Regret", "sd", higher_is_better=False, note="lower is better"),
+    _mean("win_rate_reference", "Win rate", "share", higher_is_better=True, note="vs the reference model"),
+    _mean("win_rate_best", "Win rate", "share", higher_is_better=True, note="vs user\u2019s best stored"),
+    _mean("regret", "Regret", "sd", higher_is_better=False, note="lower is better"),
 )
 """Metrics of the tracks that give each user a response, in the order of their tables."""
 
@@ -142,15 +124,16 @@ _CALIBRATION: dict[str, Any] = {"higher_is_better": False, "log_odds": True}
 _OF_USERS: dict[str, Any] = {"higher_is_better": True, "shifted": True, "users_only": True, "note": "accuracy"}
 
 PAIR_METRICS = (
-    _mean_of_pairs("accuracy", "Accuracy", "share", "correct", higher_is_better=True, pooled="correct"),
-    _mean_of_pairs("log_loss", "Log-loss", "nats", "log_loss", **_CALIBRATION, pooled="log_loss", note="0.693 = coin"),
+    _mean("accuracy", "Accuracy", "share", "correct", higher_is_better=True, pooled="correct"),
+    _mean("log_loss", "Log-loss", "nats", "log_loss", **_CALIBRATION, pooled="log_loss", note="0.693 = coin"),
     Metric("ece", "ECE", "ratio", reads=_BIN_COLUMNS, value=_ece, **_CALIBRATION, shifted=True, note="lower is better"),
-    _mean_of_pairs("brier", "Brier", "ratio", "brier", **_CALIBRATION, note="0.25 = coin"),
-    _mean_of_pairs("regret", "Regret", "sd", "regret", higher_is_better=False, note="lower is better"),
-    _mean_of_pairs("tau", "Kendall tau", "ratio", "tau", higher_is_better=True),
+    _mean("brier", "Brier", "ratio", "brier", **_CALIBRATION, note="0.25 = coin"),
+    _mean("regret", "Regret", "sd", "regret", higher_is_better=False, note="lower is better"),
+    _mean("tau", "Kendall tau", "ratio", "tau", higher_is_better=True),
     Metric(
         *("length_controlled", "Length-controlled", "share"),
         higher_is_better=True,
+        top={"longer:correct": 0.5, "shorter:correct": 0.5},
         reads=_SIDE_COLUMNS,
         value=_length_controlled,
         note="accuracy",

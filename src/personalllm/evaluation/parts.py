@@ -154,8 +154,8 @@ class FoldSpec(Frozen):
     Attributes:
         user_folds: Parts of the people; each part in turn is the unseen users, >= 2. No more than there are people.
         prompt_folds: Parts of the prompts, >= 3: one is unseen, one is judged by others only, the rest is history.
-        resample: What the intervals resample: `users`; `prompts`, with the people held fixed, so that intervals say
-            nothing about other people; `auto` takes users from 20 people on.
+        resample: What one-way intervals (`intervals="users"`) resample: `users`; `prompts`, with the people held fixed,
+            so that intervals say nothing about other people; `auto` takes users from 20 people on.
     """
 
     user_folds: int = Field(default=5, ge=2)

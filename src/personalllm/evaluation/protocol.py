@@ -15,6 +15,7 @@ from pydantic import (
     model_serializer,
 )
 
+from personalllm.core.crossed import MIN_USERS, Over
 from personalllm.core.errors import ParameterError, UnknownName, UserError
 from personalllm.core.storage import digest
 from personalllm.core.types import JSON
@@ -42,7 +43,7 @@ __all__ = ["METRICS_VERSION", "NAMES_ONLY", "RUN_FORMAT", "Protocol", "fingerpri
 METRICS_VERSION: Literal[1] = 1
 """Raised whenever the same protocol could give another number; part of every fingerprint."""
 
-RUN_FORMAT = 2
+RUN_FORMAT = 3
 """Version of the files of a run; part of every fingerprint, so that no run is continued in another format."""
 
 NAMES_ONLY = ("benchmark", "preset")
@@ -83,7 +84,9 @@ class Protocol(Frozen):
         reference_response_model: The response model that `win_rate_reference` compares with.
         users_per_shard: Users ranked at once.
         seed: Seed of prompts, histories, feedback, column order and sampling.
-        bootstrap_draws: Resamples of the users behind each interval.
+        intervals: What intervals and tests take to be drawn at random: `users and prompts`; `users`, the prompts fixed
+            (by resampling); `prompts`, the users fixed, which is the default where users are few and fixed.
+        bootstrap_draws: Resamples of the users behind each interval over users alone.
         embedder: Identity of the bound embedder, if any.
         llm: Identity of the bound chat model, if any.
         rewards: Identity of the bound reward ensemble, if any.
@@ -108,6 +111,7 @@ class Protocol(Frozen):
     reference_response_model: str | None = None
     users_per_shard: int = Field(default=200, ge=1)
     seed: int = 0
+    intervals: Over = "users and prompts"
     bootstrap_draws: int = Field(default=2000, ge=100)
     embedder: str | None = None
     llm: str | None = None
@@ -227,6 +231,7 @@ class Protocol(Frozen):
         kind = given["population"].get("kind")
         if kind in fixed:
             given["population"]["n_users"] = fixed[kind]
+            given.setdefault("intervals", "prompts")
         if given.get("reference_response_model") is None:
             given["reference_response_model"] = default_reference(benchmark)
         protocol = cls.from_spec(given)
@@ -258,6 +263,8 @@ class Protocol(Frozen):
         if not load_track(track).people:
             raise UserError(f"People are not evaluated in the {track} track.", "Use the predict track.")
         given = _complete(people, track, values, nested, people_sizes(people))
+        if people.n_users < MIN_USERS:
+            given.setdefault("intervals", "prompts")
         protocol = cls.from_spec({name: value for name, value in given.items() if name not in _SIMULATED})
         protocol.check(people)
         return protocol

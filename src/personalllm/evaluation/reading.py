@@ -113,8 +113,7 @@ def assemble(store: Store, manifest: JSON, keys: Sequence[str]) -> Results:
 
 
 def _method(record: MethodRecord, conditions: Sequence[Condition], seconds: Mapping[str, float]) -> MethodResult:
-    sums = {condition: of_axes[0] for condition, of_axes in record.sums.items()}
-    estimates = dict(record.estimates)
+    sums, estimates = dict(record.sums), dict(record.estimates)
     if record.about["kind"] != "method":
         sums, estimates = _shared(sums, conditions), _shared(estimates, conditions)
     return MethodResult(sums=sums, estimates=estimates, seconds=seconds, **record.about)

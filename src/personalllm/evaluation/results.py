@@ -13,9 +13,9 @@ import numpy as np
 
 from personalllm.core.errors import ParameterError, UnknownName, UserError
 from personalllm.core.types import F32, F64, JSON
-from personalllm.evaluation.contract import Condition, Estimate, Estimates, Key, Kind, Metric, Sums, Table
+from personalllm.evaluation.contract import Condition, Estimate, Estimates, Key, Kind, Metric, Over, Sums, Table
 from personalllm.evaluation.differences import Difference, paired_differences
-from personalllm.evaluation.estimates import ALL, difference, resample, stratum_sizes, user_means
+from personalllm.evaluation.estimates import ALL, difference, resample, shortage, stratum_sizes, user_means
 from personalllm.evaluation.metrics import metric_by_id
 from personalllm.evaluation.settings import describe_changes
 
@@ -27,6 +27,7 @@ _SCHEMA = {
     "shots": _WHOLE,
     **dict.fromkeys(("stratum", "metric"), _TEXT),
     **dict.fromkeys(("value", "low", "high"), _NUMBER),
+    "intervals": _TEXT,
     **dict.fromkeys(("n_users", "n_pairs"), _WHOLE),
 }
 
@@ -109,6 +110,20 @@ class Results:
         return max((c for c in self.conditions if _line(c) == _line(first)), key=lambda condition: condition.shots)
 
     @property
+    def over(self) -> Over:
+        """What intervals and tests take to be drawn at random; what is left out is held fixed."""
+        over: Over = self.protocol["intervals"]
+        axes = (row.sums[self.headline].axis for row in self.methods if self.headline in row.sums)
+        # one-way intervals of few people resample the prompts
+        return next(axes, over) if over == "users" else over
+
+    def shortage(self, at: Condition | None = None) -> str:
+        """Return why there are no intervals and no verdicts under a condition; empty if there are."""
+        condition = at or self.headline
+        sums = next((row.sums[condition] for row in self.methods if condition in row.sums), None)
+        return "" if sums is None else shortage(sums, self.protocol["intervals"])
+
+    @property
     def preset(self) -> str:
         """The preset that the protocol was made from, what differs from it, and what else takes part; empty if none.
 
@@ -172,9 +187,8 @@ class Results:
         return estimates[stratum, metric]
 
     def draws(self, label: str, metric: str, at: Condition | None = None, stratum: str = ALL) -> F64:
-        """Return a metric of resampled users, float64 (bootstrap_draws,); the same users for every method."""
-        draws, seed = self._resampling
-        return resample(self.sums(label, at), self.metric(metric), stratum, draws=draws, seed=seed)
+        """Return draws of a metric, float64 (bootstrap_draws,), paired between methods; see `estimates.resample`."""
+        return resample(self.sums(label, at), self.metric(metric), stratum, **self._resampling)
 
     def per_user(self, label: str, metric: str, at: Condition | None = None) -> F32:
         """Return float32 (n_users,): each user's own mean of a metric; NaN where it is not defined.
@@ -234,8 +248,7 @@ class Results:
                     "Choose another versus or another metric, e.g. one that needs no log-odds.",
                 )
         sums = {label: self[label].sums[condition] for pair in pairs for label in pair}
-        draws, seed = self._resampling
-        return paired_differences(sums, pairs, chosen, stratum, draws=draws, seed=seed)
+        return paired_differences(sums, pairs, chosen, stratum, **self._resampling)
 
     def change(self, label: str, metric: str, at: Condition, other: Condition, *, stratum: str = ALL) -> Estimate:
         """Return a method's metric under one condition minus that under another one, paired by user.
@@ -251,9 +264,8 @@ class Results:
             )
         for condition in (at, other):
             self.estimate(label, metric, condition, stratum)
-        draws, seed = self._resampling
         sums = self[label].sums
-        return difference(sums[at], sums[other], self.metric(metric), stratum, draws=draws, seed=seed)
+        return difference(sums[at], sums[other], self.metric(metric), stratum, **self._resampling)[0]
 
     def samples(self, label: str) -> Table:
         """Return the samples of a method, a `pyarrow.Table` in the order of its units of work.
@@ -271,8 +283,9 @@ class Results:
 
         Columns: `method`, `kind`, `users`, `prompts`, `history`, `shots`, `stratum` (`all`; in the predict track also
         `contested-1` to `-4`, the quarter of the pool population that prefers the other response, and `rm:NAME`, users
-        whose largest weight is on that reward model), `metric`, `value`, `low`, `high` (95 % interval over users; null
-        where not defined), `n_users`, `n_pairs` (of the stratum; 0 where nothing is predicted in pairs).
+        whose largest weight is on that reward model), `metric`, `value`, `low`, `high` (95 % interval; null where there
+        is none), `intervals` (over what: `users and prompts`, ...), `n_users`, `n_pairs` (of the stratum; 0 where
+        nothing is predicted in pairs).
         """
         import pyarrow as pa
 
@@ -280,6 +293,7 @@ class Results:
             (
                 *(result.label, result.kind, *condition.spec().values(), stratum, metric),
                 *(None if math.isnan(end) else end for end in (estimate.value, estimate.low, estimate.high)),
+                self.over,
                 *sizes[stratum],
             )
             for result in self.methods
@@ -348,8 +362,9 @@ class Results:
         )
 
     @property
-    def _resampling(self) -> tuple[int, int]:
-        return self.protocol["bootstrap_draws"], self.protocol["seed"]
+    def _resampling(self) -> dict[str, Any]:
+        protocol = self.protocol
+        return {"over": protocol["intervals"], "draws": protocol["bootstrap_draws"], "seed": protocol["seed"]}
 
     def _shown_metrics(self) -> list[Metric]:
         """Return the metrics that are defined for some method under the headline condition."""

@@ -292,7 +292,10 @@ class _Run:
                 samples = samples.filter(pa.compute.equal(samples["condition"], index))
             sums[condition] = self.track.sums(condition, samples, log_odds=about["log_odds"])
             estimates[condition] = estimate(
-                sums[condition][0], self.track.metrics, draws=protocol.bootstrap_draws, seed=protocol.seed
+                *(sums[condition], self.track.metrics),
+                over=protocol.intervals,
+                draws=protocol.bootstrap_draws,
+                seed=protocol.seed,
             )
         counts = self.track.counts(pa.concat_tables([tables[unit.index] for unit in units]))
         return MethodRecord({**about, "counts": counts}, sums, estimates)

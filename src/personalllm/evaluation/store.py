@@ -7,7 +7,8 @@ In `OUT/<protocol fingerprint>/`:
 - `<id>-<digest>/samples/part-00000.parquet` ...: the samples of each unit of work, each with `part-00000.json`, written
   after it;
 - `<id>-<digest>/sums-users.parquet`: what the samples of each condition add up to for each user (`sums-prompts.parquet`
-  where a track adds up over prompts too);
+  if for each prompt instead); `sums-by-prompt.parquet` and `sums-by-cell.parquet`: the same answers by prompt and by
+  hashed cell, for intervals over users and prompts;
 - `<id>-<digest>/record.json`: estimates and counts, written last, so its presence means that the method is complete;
 - `<id>-<digest>/timing.json`: wall-clock seconds, kept apart from everything that must be reproducible.
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,12 @@ class MethodRecord:
 
     Attributes:
         about: `label`, `title`, `kind`, `paper`, `spec`, `log_odds` and `counts`, as JSON.
-        sums: Condition -> sums; the first are those that intervals resample.
+        sums: Condition -> sums.
         estimates: Condition -> `(stratum, metric)` -> estimate.
     """
 
     about: JSON
-    sums: Mapping[Condition, Sequence[Sums]]
+    sums: Mapping[Condition, Sums]
     estimates: Mapping[Condition, Estimates]
 
 
@@ -178,21 +179,21 @@ class DiskStore(Store):
         """
         content = self._checked_record(key)
         tables = {}
-        for axis, sha256 in content["sums_sha256"].items():
-            path = self.directory / key / f"sums-{axis}.parquet"
+        for name, sha256 in content["sums_sha256"].items():
+            path = self.directory / key / f"sums-{name}.parquet"
             if not path.exists() or file_sha256(path) != sha256:
                 raise DataError(f"{path} is missing, cut off or was altered.", _REMEDY)
-            tables[axis] = read_table(path)
+            tables[name] = read_table(path)
         return _record_from_json(content, tables)
 
     def write_method(self, key: str, record: MethodRecord) -> None:
         """Write the sums, then the record with their digests."""
         content, tables = _record_to_json(record)
         hashes = {}
-        for axis, table in tables.items():
-            path = self.directory / key / f"sums-{axis}.parquet"
+        for name, table in tables.items():
+            path = self.directory / key / f"sums-{name}.parquet"
             write_table(path, table)
-            hashes[axis] = file_sha256(path)
+            hashes[name] = file_sha256(path)
         n_units = len(list((self.directory / key / "samples").glob("part-*.parquet")))
         content |= self._bound(key) | {"sums_sha256": hashes, "n_units": n_units}
         write_json(self.directory / key / "record.json", content | {"sha256": digest(content, 64)})
@@ -258,39 +259,40 @@ def _added(seconds: Mapping[str, float], more: Mapping[str, float]) -> dict[str,
     return {name: seconds.get(name, 0.0) + more.get(name, 0.0) for name in (*seconds, *more)}
 
 
+_BY_PROMPT, _BY_CELL = "by-prompt", "by-cell"
+
+
 def _record_to_json(record: MethodRecord) -> tuple[JSON, dict[str, Table]]:
-    """Return a record's JSON, and a table of all its sums for each axis."""
+    """Return a record's JSON, and a table of all its sums for each of users, prompts and cells."""
     import pyarrow as pa
 
     conditions: list[JSON] = []
     rows: dict[str, list[Table]] = {}
-    for index, (condition, of_axes) in enumerate(record.sums.items()):
+    for index, (condition, sums) in enumerate(record.sums.items()):
         estimates = [
             [stratum, metric, *(to_json(end) for end in (e.value, e.low, e.high))]
             for (stratum, metric), e in record.estimates[condition].items()
         ]
-        axes = [{"axis": sums.axis, "pairing": sums.pairing, "groups": list(sums.groups)} for sums in of_axes]
-        conditions.append({"condition": condition.spec(), "sums": axes, "estimates": estimates})
-        for sums in of_axes:
-            identifiers = {
-                "condition": np.full(sums.n_clusters, index, np.int16),
-                sums.axis.removesuffix("s"): np.arange(sums.n_clusters, dtype=np.int32),
-            }
-            rows.setdefault(sums.axis, []).append(pa.table({**identifiers, **sums.columns}))
-    tables = {axis: pa.concat_tables(parts, promote_options="default") for axis, parts in rows.items()}
+        about = {"axis": sums.axis, "pairing": sums.pairing, "groups": list(sums.groups)}
+        conditions.append({"condition": condition.spec(), "sums": about, "estimates": estimates})
+        for name, columns in ((sums.axis, sums.columns), (_BY_PROMPT, sums.prompts), (_BY_CELL, sums.cells)):
+            if columns:
+                n_rows = len(next(iter(columns.values())))
+                position = np.full(n_rows, index, np.int16)
+                numbers = {name: np.arange(n_rows, dtype=np.int32)}
+                rows.setdefault(name, []).append(pa.table({"condition": position, **numbers, **columns}))
+    tables = {name: pa.concat_tables(parts, promote_options="default") for name, parts in rows.items()}
     return {"about": record.about, "conditions": conditions}, tables
 
 
 def _record_from_json(content: JSON, tables: Mapping[str, Table]) -> MethodRecord:
-    sums: dict[Condition, Sequence[Sums]] = {}
+    sums: dict[Condition, Sums] = {}
     estimates: dict[Condition, Estimates] = {}
-    columns = {axis: _by_condition(table) for axis, table in tables.items()}
+    parts = {name: _by_condition(table) for name, table in tables.items()}
     for index, entry in enumerate(content["conditions"]):
-        condition = Condition.from_spec(entry["condition"])
-        sums[condition] = tuple(
-            Sums(columns[about["axis"]][index], about["axis"], about["pairing"], tuple(about["groups"]))
-            for about in entry["sums"]
-        )
+        condition, about = Condition.from_spec(entry["condition"]), entry["sums"]
+        columns, prompts, cells = (parts.get(name, {}).get(index, {}) for name in (about["axis"], _BY_PROMPT, _BY_CELL))
+        sums[condition] = Sums(columns, about["axis"], about["pairing"], tuple(about["groups"]), prompts, cells)
         estimates[condition] = {
             (stratum, metric): Estimate(*(from_json(end) for end in ends))
             for stratum, metric, *ends in entry["estimates"]

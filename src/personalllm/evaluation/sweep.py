@@ -284,7 +284,7 @@ def run_sweep(
 def _compared_metric(track: str, metric: str | None) -> Metric:
     """Return the metric that cells are compared by; only a mean over users has a sign-flip test."""
     kind = load_track(track)
-    means = {each.id: each for each in kind.metrics if each.per_user is not None}
+    means = {each.id: each for each in kind.metrics if each.is_mean}
     if (metric or kind.headline) not in means:
         raise ParameterError("metric", f"one of {', '.join(means)}", metric)
     chosen: Metric = means[metric or kind.headline]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias
 
+from personalllm.core.crossed import Over
 from personalllm.core.types import F32, F64, JSON
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Kind",
     "Metric",
     "Outcome",
+    "Over",
     "Resamples",
     "Sums",
     "Table",
@@ -112,7 +114,7 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """What the samples of a condition add up to, for each user (or each prompt).
+    """What the samples of a condition add up to, for each user (or each prompt), and by prompt and cell.
 
     Add up in float64 and cast last. A column that is not known is left out, never filled with 0.
 
@@ -123,12 +125,17 @@ class Sums:
             cluster by cluster if and only if their digests are equal.
         groups: Names of the strata of clusters, such as `rm:length`; the column `group` holds positions in it, -1 for
             a cluster that is in none.
+        prompts: `STRATUM:COLUMN` -> float32 (n_prompts,): the same answers by prompt, from `measures.crossed`, for
+            intervals over prompts; empty without.
+        cells: The same by hashed cell, float32 (N_BUCKETS,), of the stratum `all`.
     """
 
     columns: Mapping[str, F32]
     axis: Axis = "users"
     pairing: str = ""
     groups: tuple[str, ...] = ()
+    prompts: Mapping[str, F32] = field(default_factory=dict)
+    cells: Mapping[str, F32] = field(default_factory=dict)
 
     @property
     def n_clusters(self) -> int:
@@ -159,7 +166,7 @@ class Resamples:
     """What the value of a metric is computed from, for n resamples of the clusters at once.
 
     Attributes:
-        totals: Name -> float64 (n,): weighted totals of the columns in `Metric.reads`.
+        totals: Name -> float64 (n,): weighted totals of the columns in `Metric.columns`.
         columns: Name -> float64 (n_clusters,): the columns themselves.
         weights: float64 (n, n_clusters): how often each cluster counts in each resample.
     """
@@ -173,20 +180,22 @@ class Resamples:
 class Metric:
     """All that is known of a metric: how it is computed, and how it is shown.
 
-    Either `per_user` is given (the metric is the mean over clusters of the cluster's own mean, and has a sign-flip
-    test), or `value` is.
+    A metric is `top`, a linear combination of means over users of each user's own mean, or the ratio `top / bottom` of
+    two of them. Intervals and tests follow from that. What is neither has a `value`.
 
     Attributes:
         id: Key in tables and options.
         heading: A few words for tables.
         unit: `sd` (standard deviations of the RMs), `share` (shown in percent), `nats`, or `ratio` (a plain number).
         higher_is_better: Whether more is better.
-        reads: Columns of `Sums` that it needs; where one is missing, the metric is NaN.
-        per_user: float64 (n_clusters,) from the columns: each cluster's own mean, NaN where it is not defined.
-        value: float64 (n,) from n resamples.
+        top: Column of `Sums` -> coefficient; where a column is missing, the metric is NaN. `longer:correct` is the mean
+            of `correct` over all pairs of the stratum `longer`.
+        bottom: Likewise, the denominator, of columns that do not depend on the method; empty if it is no ratio.
+        reads: Columns that `value` needs; the metric is NaN where one is missing.
+        value: float64 (n,) from n resamples; with it, `top` serves intervals over users and prompts alone, and without
+            `top` there are none.
         pooled: Column whose total over the total of `n` is the metric in a stratum of samples.
         log_odds: Whether it is undefined for methods whose differences of utilities are no log-odds.
-        grain: Columns are rounded to 1 / grain before they are added up, which makes every sum exact.
         shifted: Whether resampling moves it (an absolute value, a selection of the worst): its resamples are shifted
             to have the estimate as their mean.
         users_only: Whether it makes no sense where clusters are prompts.
@@ -197,12 +206,22 @@ class Metric:
     heading: str
     unit: Literal["sd", "share", "nats", "ratio"]
     higher_is_better: bool
-    reads: tuple[str, ...]
-    per_user: Callable[[Mapping[str, F64]], F64] | None = None
+    top: Mapping[str, float] = field(default_factory=dict)
+    bottom: Mapping[str, float] = field(default_factory=dict)
+    reads: tuple[str, ...] = ()
     value: Callable[[Resamples], F64] | None = None
     pooled: str = ""
     log_odds: bool = False
-    grain: float = 2.0**24
     shifted: bool = False
     users_only: bool = False
     note: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of `Sums` that it needs."""
+        return self.reads or (*self.top, *self.bottom)
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether it is a mean over users of each user's own mean, which has a sign-flip test."""
+        return self.value is None and not self.bottom

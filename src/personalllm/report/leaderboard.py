@@ -92,11 +92,12 @@ def leaderboard(
             _cost(row),
         )
 
+    tested = any(math.isfinite(pair.p_holm) for pair in compared.values())
     grid = Grid(
         "leaderboard",
         _title(results, condition),
-        f"95 % intervals over {results.sums(rows[0].label, condition).axis if rows else 'users'}. "
-        f"Differences from {rival} are paired; verdicts are Holm-corrected at 5 %. "
+        f"{results.shortage(condition) or f'95 % intervals over {results.over}.'} Differences from {rival} are paired"
+        f"{'; verdicts are Holm-corrected at 5 %' * tested}. "
         "Below the methods: baselines, which ignore the user, and oracles, which see the scores.",
         tuple(columns),
         tuple(Row(row.title or row.label, cells(row), row.label, row.kind) for row in rows),
@@ -160,8 +161,8 @@ def differences(
     return Grid(
         key,
         f"Differences from {name}",
-        f"Each row minus {name}, paired, with 95 % intervals; verdicts on {metrics[0].heading.lower()} from flipping "
-        "signs, Holm-corrected at 5 %.",
+        f"Each row minus {name}, paired, with 95 % intervals over {results.over}; verdicts on "
+        f"{metrics[0].heading.lower()}, Holm-corrected at 5 %.",
         (*(metric_column(metric) for metric in metrics), Column("Verdict", numeric=False)),
         tuple(rows),
     )

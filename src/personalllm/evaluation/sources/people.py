@@ -24,7 +24,7 @@ from personalllm.evaluation.sources.options import Novelty, PredictOptions
 __all__ = ["MIN_USERS", "Fold", "People"]
 
 MIN_USERS = 20
-"""From so many people on, intervals resample people; below it, prompts."""
+"""From so many people on, one-way intervals resample people; below it, prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +287,9 @@ class People:
 
     @cached_property
     def axis(self) -> Axis:
-        """What intervals resample."""
+        """What answers are added up for: people, but prompts where intervals resample those alone."""
+        if self.protocol.intervals != "users":
+            return "users"
         resample: Literal["auto", "users", "prompts"] = self.protocol.folds.resample
         if resample == "auto":
             return "users" if self.people.n_users >= MIN_USERS else "prompts"

@@ -28,7 +28,15 @@ from personalllm.evaluation.contract import (
     Track,
     Unit,
 )
-from personalllm.evaluation.measures import PairAnswers, margins, pair_sums, pairing_digest
+from personalllm.evaluation.measures import (
+    PairAnswers,
+    crossed,
+    margins,
+    pair_columns,
+    pair_strata,
+    pair_sums,
+    pairing_digest,
+)
 from personalllm.evaluation.metrics import PAIR_METRICS
 from personalllm.evaluation.sources.options import PredictOptions
 from personalllm.evaluation.sources.pairs import Pairs, TestPairs
@@ -163,7 +171,7 @@ class PredictTrack(Track):
         for index, pairs, rows in zip(indices, tests, np.split(preference, ends), strict=True):
             yield self.pairs.samples(index, pairs, self.pairs.by_response(pairs, rows))
 
-    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sequence[Sums]:
+    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sums:
         """Add up the test pairs of each user."""
         group = self.pairs.groups[condition.users]
         share, longer = self._facts[condition.users, condition.prompts]
@@ -178,16 +186,17 @@ class PredictTrack(Track):
             longer=longer,
             log_odds=log_odds,
         )
-        strongest = group.population.weights.argmax(axis=1).astype(np.float32)
-        return (
-            Sums(
-                pair_sums(answers) | {"group": strongest},
-                "users",
-                pairing_digest(
-                    *(column[name] for name in ("user", "prompt", "chosen", "rejected")), data=self.source.fingerprint
-                ),
-                tuple(f"rm:{name}" for name in self.source.benchmark.reward_models),
+        strongest = group.population.weights.argmax(axis=1)
+        groups = tuple(f"rm:{name}" for name in self.source.benchmark.reward_models)
+        members = {name: strongest[column["user"]] == index for index, name in enumerate(groups)}
+        return Sums(
+            pair_sums(answers) | {"group": strongest.astype(np.float32)},
+            "users",
+            pairing_digest(
+                *(column[name] for name in ("user", "prompt", "chosen", "rejected")), data=self.source.fingerprint
             ),
+            groups,
+            *crossed(column["user"], column["prompt"], pair_columns(answers), members, pair_strata(answers)),
         )
 
     @cached_property
@@ -273,8 +282,8 @@ class PeopleTrack(PredictTrack):
                 tables.append(source.samples(index, rows, margin))
         return Outcome(pa.concat_tables(tables), seconds)
 
-    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sequence[Sums]:
-        """Add up the comparisons of each person, or of each prompt where there are few people."""
+    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sums:
+        """Add up the comparisons of each person, or of each prompt where prompts alone are resampled."""
         people, axis = self.source.people, self.source.axis
         column = {name: samples[name].to_numpy() for name in samples.column_names}
         answers = PairAnswers(
@@ -285,7 +294,8 @@ class PeopleTrack(PredictTrack):
             log_odds=log_odds,
         )
         pairing = pairing_digest(column["user"], column["row"], data=self.source.fingerprint)
-        return (Sums(pair_sums(answers), axis, pairing),)
+        both = crossed(column["user"], column["prompt"], pair_columns(answers), strata=pair_strata(answers))
+        return Sums(pair_sums(answers), axis, pairing, (), *both)
 
     def describe(self) -> JSON:
         """Return what was drawn, as JSON for the manifest."""

@@ -23,7 +23,7 @@ from personalllm.evaluation.contract import (
     Track,
     Unit,
 )
-from personalllm.evaluation.measures import choice_means, pairing_digest
+from personalllm.evaluation.measures import choice_columns, crossed, pairing_digest
 from personalllm.evaluation.metrics import CHOICE_METRICS
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.sources.simulated import Simulated
@@ -110,13 +110,19 @@ class ChoiceTrack(Track):
         condition = np.zeros(len(users), np.int16)
         return {"condition": condition, "user": users, "prompt": prompts, "utility": utility, **standards}
 
-    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> tuple[Sums, ...]:
+    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sums:
         """Return each user's means over their queries: every user weighs the same, whatever they are asked."""
-        values = {name: samples[name].to_numpy().reshape(self.source.n_users, -1) for name in ("utility", *_STANDARDS)}
-        best, population_best, reference = (values[name] for name in _STANDARDS)
-        means = choice_means(values["utility"], best=best, population_best=population_best, reference=reference)
-        pairing = pairing_digest(samples["prompt"].to_numpy(), best, population_best, reference)
-        return (Sums(means, "users", pairing),)
+        user, prompt = samples["user"].to_numpy(), samples["prompt"].to_numpy()
+        standards = [samples[name].to_numpy() for name in _STANDARDS]
+        named = dict(zip(("best", "population_best", "reference"), standards, strict=True))
+        columns = choice_columns(samples["utility"].to_numpy(), **named)
+        means = {
+            name: column.reshape(self.source.n_users, -1).mean(axis=1).astype(np.float32)
+            for name, column in columns.items()
+        }
+        pairing = pairing_digest(prompt, *(column.reshape(self.source.n_users, -1) for column in standards))
+        prompts, cells = crossed(user, prompt, columns)
+        return Sums(means, "users", pairing, prompts=prompts, cells=cells)
 
     def counts(self, samples: Table) -> dict[str, int]:
         """Return the number of queries."""

@@ -7,14 +7,16 @@ interval of that number in our run alone, by one rule for all claims (`verdict`)
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from personalllm.core.crossed import MIN_PAIRED_USERS, MIN_USERS, TAIL, Over
 from personalllm.core.types import F64
 from personalllm.evaluation.contract import Estimate
+from personalllm.evaluation.estimates import Parts
 from personalllm.papers.personalllm_2025.printed import win_rate_error
 
 __all__ = [
@@ -24,9 +26,12 @@ __all__ = [
     "RULE",
     "Claim",
     "ClaimResult",
+    "Interval",
     "Verdict",
+    "crossed_interval",
     "judge",
     "paper_claims",
+    "resampled_interval",
     "verdict",
 ]
 
@@ -37,7 +42,8 @@ CLAIM_METRICS: tuple[ClaimMetric, ...] = ("utility", "win_rate_reference")
 ALIKE_SHARE = 0.25
 """Methods are alike if they lie within this share of their mean improvement over zero-shot."""
 FEWEST_USERS = 10
-"""With fewer users no verdict is given: percentile intervals of the bootstrap are then a good deal too narrow."""
+"""With fewer users no verdict is given: intervals are then a good deal too narrow."""
+_STEP = 2.0**-10
 RULE = (
     "Same direction: the 95 % interval of our number lies wholly on the side that the paper claims. Opposite: wholly "
     f"on the other side. Unclear: it covers 0, or there are fewer than {FEWEST_USERS} users."
@@ -245,35 +251,82 @@ def _across() -> list[Claim]:
     ]
 
 
+Interval: TypeAlias = Callable[[Claim, Mapping[str, float], float], tuple[float, float]]
+"""From a claim, our value of each cell and the probability beyond each end to the ends of an interval."""
+
+
+def resampled_interval(
+    draws: Mapping[str, F64], claim: Claim, ours: Mapping[str, float], tail: float
+) -> tuple[float, float]:
+    """Return the interval of a claim's number over resampled users, the same users in every cell.
+
+    Args:
+        draws: Value of each cell of resampled users, float64 (n_draws,).
+        claim: The claim.
+        ours: Our value of each cell.
+        tail: Probability beyond each end.
+    """
+    pair = claim.extremes(_arrays(claim, ours)) if claim.alike else None
+    sampled = claim.value({cell: draws[cell] for cell in claim.cells}, pair)
+    low, high = (float(end) for end in np.quantile(sampled, (tail, 1 - tail)))
+    return low, high
+
+
+def crossed_interval(
+    parts: Mapping[str, Parts], claim: Claim, ours: Mapping[str, float], tail: float, *, over: Over
+) -> tuple[float, float]:
+    """Return the interval of a claim's number over users and prompts; NaN where they are too few.
+
+    Args:
+        parts: The metric of each cell.
+        claim: The claim.
+        ours: Our value of each cell.
+        tail: Probability beyond each end.
+        over: What the interval takes to be drawn at random.
+    """
+    means = _arrays(claim, ours)
+    terms = [parts[cell].top for cell in claim.cells]
+    known = [term for term in terms if term is not None]
+    if len(known) < len(terms):
+        return math.nan, math.nan
+    # the number is linear, or piecewise so (`alike`): the coefficients are its differences for a change of one cell
+    pair, at = claim.extremes(means) if claim.alike else None, float(claim.value(means))
+    steps = [float(claim.value(means | {cell: means[cell] + _STEP}, pair)) - at for cell in claim.cells]
+    first, *others = (term * (step / _STEP) for term, step in zip(known, steps, strict=True))
+    fewest = MIN_PAIRED_USERS if len(known) > 1 else MIN_USERS
+    total = sum(others, first)
+    return Parts(replace(total, value=at), None).interval(over, fewest, tail)
+
+
+def _arrays(claim: Claim, values: Mapping[str, float]) -> dict[str, F64]:
+    return {cell: np.asarray(values[cell], np.float64) for cell in claim.cells}
+
+
 def judge(
     claim: Claim,
     metric: ClaimMetric,
     paper: Mapping[str, float],
     ours: Mapping[str, float],
-    draws: Mapping[str, F64],
+    interval: Interval,
     n_users: int,
 ) -> ClaimResult:
     """Hold a claim against our numbers.
 
-    The interval is that of resampled users, 95 %. For methods that are alike it is that of the difference between our
-    highest and lowest, widened (Bonferroni) because they are picked among several pairs.
+    The interval is the 95 % one. For methods that are alike it is that of the difference between our highest and
+    lowest, widened (Bonferroni) because they are picked among several pairs.
 
     Args:
         claim: The claim.
         metric: `utility` or `win_rate_reference`.
         paper: The paper's value of each cell.
         ours: Ours.
-        draws: The same of resampled users, float64 (n_draws,), the same users in every cell.
+        interval: Of the claim's number.
         n_users: Number of users behind ours.
     """
-    theirs = float(claim.value({cell: np.asarray(paper[cell]) for cell in claim.cells}))
-    means = {cell: np.asarray(ours[cell]) for cell in claim.cells}
-    point = float(claim.value(means))
-    pair = claim.extremes(means) if claim.alike else None
-    sampled = claim.value({cell: draws[cell] for cell in claim.cells}, pair)
-    tail = 0.025 / math.comb(len(claim.alike), 2) if claim.alike else 0.025
-    low, high = (float(end) for end in np.quantile(sampled, (tail, 1 - tail)))
-    estimate = Estimate(point, low, high)
+    theirs = float(claim.value(_arrays(claim, paper)))
+    point = float(claim.value(_arrays(claim, ours)))
+    tail = TAIL / math.comb(len(claim.alike), 2) if claim.alike else TAIL
+    estimate = Estimate(point, *interval(claim, ours, tail))
     errors = math.nan
     if metric == "win_rate_reference" and not claim.alike:
         rates, weights = [paper[cell] for cell in claim.cells], [c for c, _ in claim.terms]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from personalllm.core.errors import UserError
 from personalllm.core.protocols import ChatModel, RewardEnsemble, TextEmbedder
 from personalllm.data.standardise import PUBLISHED
 from personalllm.evaluation.contract import Estimate
-from personalllm.evaluation.estimates import resample
+from personalllm.evaluation.estimates import Parts, resample
 from personalllm.evaluation.metrics import CHOICE_METRICS, metric_by_id
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
@@ -22,7 +22,14 @@ from personalllm.evaluation.resolve import named
 from personalllm.evaluation.results import MethodResult, Results
 from personalllm.evaluation.run import evaluate
 from personalllm.evaluation.settings import shown
-from personalllm.papers.personalllm_2025.claims import CLAIM_METRICS, ClaimResult, judge, paper_claims
+from personalllm.papers.personalllm_2025.claims import (
+    CLAIM_METRICS,
+    ClaimResult,
+    crossed_interval,
+    judge,
+    paper_claims,
+    resampled_interval,
+)
 from personalllm.papers.personalllm_2025.plan import ZERO_SHOT, Cell, Plan
 from personalllm.papers.personalllm_2025.printed import PAPER_USERS, PaperRow, find_paper_row
 from personalllm.papers.personalllm_2025.survival import SurvivingShare, metric_differences, sums_of, surviving_share
@@ -43,6 +50,7 @@ _NO_DEPARTURE = (
     "seed",
     "population.seed",
     "pool.seed",
+    "intervals",
     "bootstrap_draws",
     "users_per_shard",
     "generation.requests_per_chunk",
@@ -244,7 +252,7 @@ class _Overall:
 def _compared(plan: Plan, results: Mapping[str, Results], found: Mapping[str, MethodResult]) -> Reproduction:
     """Set the results beside the paper's numbers."""
     protocol = plan.protocols["none"]
-    resampling = {"seed": protocol.seed, "draws": protocol.bootstrap_draws}
+    resampling: dict[str, Any] = {"over": protocol.intervals, "seed": protocol.seed, "draws": protocol.bootstrap_draws}
     zero = found[ZERO_SHOT]
     rows = tuple(
         CellRow(
@@ -277,7 +285,7 @@ def _judged(plan: Plan, rows: tuple[CellRow, ...]) -> tuple[ClaimResult, ...]:
     protocol = plan.protocols["none"]
     cells = {row.cell.id: row for row in rows if row.paper is not None}
     claims = [claim for claim in paper_claims(plan.shots) if set(claim.cells) <= set(cells)]
-    draws, seed = protocol.bootstrap_draws, protocol.seed
+    resampling: dict[str, Any] = {"over": "users", "draws": protocol.bootstrap_draws, "seed": protocol.seed}
     judged = []
     for claim in claims:
         for metric in CLAIM_METRICS:
@@ -285,10 +293,15 @@ def _judged(plan: Plan, rows: tuple[CellRow, ...]) -> tuple[ClaimResult, ...]:
                 paper = {cell: row.paper.value(metric) for cell, row in cells.items() if row.paper is not None}
                 ours = {cell: row.estimate(metric).value for cell, row in cells.items()}
                 chosen = metric_by_id(CHOICE_METRICS, metric)
-                sampled = {
-                    cell: resample(sums_of(cells[cell].result), chosen, draws=draws, seed=seed) for cell in claim.cells
-                }
-                judged.append(judge(claim, metric, paper, ours, sampled, plan.n_users))
+                sums = {cell: sums_of(cells[cell].result) for cell in claim.cells}
+                given = (claim, metric, paper, ours)
+                if protocol.intervals == "users":
+                    drawn = {cell: resample(of, chosen, **resampling) for cell, of in sums.items()}
+                    judged.append(judge(*given, partial(resampled_interval, drawn), plan.n_users))
+                else:
+                    parts = {cell: Parts.of(of, chosen) for cell, of in sums.items()}
+                    interval = partial(crossed_interval, parts, over=protocol.intervals)
+                    judged.append(judge(*given, interval, plan.n_users))
     return tuple(judged)
 
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Drawing", "Finding", "View", "listed"]
 
-_UNITS = {"users": "user", "prompts": "prompt", "people": "person"}
+_UNITS = {"users": "user", "prompts": "prompt", "users and prompts": "user and prompt"}
+_FIXED = {"users": " and the prompts", "prompts": " and the users"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,13 @@ class View:
         return self.results.metric(self.results.main_metric)
 
     @property
+    def over(self) -> str:
+        """What intervals and tests take to be drawn at random, in words."""
+        return self.results.over
+
+    @property
     def unit(self) -> str:
-        """What intervals resample: `users` or `prompts`."""
+        """What answers are added up for: `users` or `prompts`."""
         sums = next((row.sums[self.headline] for row in self.rows if self.headline in row.sums), None)
         return "users" if sums is None else sums.axis
 
@@ -219,8 +225,8 @@ class View:
     def notes(self) -> tuple[str, ...]:
         """Return what to keep in mind."""
         text = (
-            f"Intervals are over {self.unit}, 95 %, with the same resamples for every row, so that differences are "
-            "paired. They do not cover the draw of the pool, nor the seed of a method's own fit."
+            f"{self.results.shortage() or f'Intervals are over {self.over}, 95 %.'} Differences are paired. Held fixed "
+            f"are the pool, the seed of a method's own fit{_FIXED.get(self.over, '')}."
         )
         return (text,)
 
@@ -244,7 +250,7 @@ class View:
         """Return the figure of the main metric with intervals."""
         values = [self.at(row) for row in self.drawn]
         figure = dots_figure(self, self.drawn, [Panel(self.main, [Series("", values)])])
-        caption = f"95 % intervals over {self.unit}; filled circles are methods, hollow diamonds baselines and oracles."
+        caption = f"95 % intervals over {self.over}; filled circles are methods, hollow diamonds baselines and oracles."
         return Drawing("leaderboard", self.main.heading, caption, figure)
 
     def curves(self, metric: Metric, key: str = "curves") -> Drawing:
@@ -312,7 +318,7 @@ class View:
         if equal:
             text += f" It is not significantly different from {listed(equal)}: being first among these may be chance."
         if worse or equal:
-            text += f" (Paired by {_UNITS.get(self.unit, self.unit)}, Holm-corrected at 5 %.)"
+            text += f" (Paired by {_UNITS[self.over]}, Holm-corrected at 5 %.)"
         return Finding("Which method", text)
 
     def _baselines(self) -> Iterator[Finding]:

@@ -103,7 +103,7 @@ class RankView(View):
             "leaderboard",
             "Mean utility and gain",
             "Filled circles are methods, hollow diamonds baselines and oracles, which see the scores. Lines are 95 % "
-            f"intervals over users; an arrowhead marks one that goes on beyond the panel.{left_out}",
+            f"intervals over {self.over}; an arrowhead marks one that goes on beyond the panel.{left_out}",
             dots_figure(self, self.drawn, panels),
             f"Mean utility: {values}. The leaderboard has all the numbers.",
         )
