@@ -130,7 +130,7 @@ class ClaimResult:
         return bool(self.paper * self.claim.sign > 0)
 
 
-def verdict(ours: Estimate, sign: int, n_users: int = FEWEST_USERS) -> Verdict:
+def verdict(estimate: Estimate, sign: int, n_users: int = FEWEST_USERS) -> Verdict:
     """Hold an interval against a sign; with fewer than `FEWEST_USERS` users the verdict is unclear.
 
     >>> verdict(Estimate(0.2, 0.1, 0.3), 1), verdict(Estimate(0.2, 0.1, 0.3), -1), verdict(Estimate(0.2, -0.1, 0.5), 1)
@@ -138,9 +138,9 @@ def verdict(ours: Estimate, sign: int, n_users: int = FEWEST_USERS) -> Verdict:
     """
     if n_users < FEWEST_USERS:
         return "unclear"
-    if ours.low > 0:
+    if estimate.low > 0:
         return "same direction" if sign > 0 else "opposite"
-    if ours.high < 0:
+    if estimate.high < 0:
         return "same direction" if sign < 0 else "opposite"
     return "unclear"
 
@@ -172,7 +172,7 @@ def _single(ks: Sequence[int]) -> list[Claim]:
     """Each way of showing the history against none."""
     names = {"winning": "winning only", "losing": "losing only", "winning-and-losing": "winning and losing"}
     names["losing-as-winning"] = "losing mislabelled as winning"
-    found = [
+    claims = [
         Claim(
             f"icl-{mode}-beats-zero-shot",
             f"ICL with the nearest prompts, {names[mode]}, beats zero-shot",
@@ -182,11 +182,11 @@ def _single(ks: Sequence[int]) -> list[Claim]:
         )
         for mode in _MODES
     ]
-    own = [f"self-icl/winning/{k}" for k in ks]
+    self_icl = [f"self-icl/winning/{k}" for k in ks]
     text = "ICL with five random prompts of the user (self-ICL) beats zero-shot"
-    terms = (*_mean(own), (-1.0, "zero-shot"))
-    found.append(Claim("self-icl-beats-zero-shot", text, f"self-ICL minus zero-shot, {_over(ks)}", 1, terms))
-    return found
+    terms = (*_mean(self_icl), (-1.0, "zero-shot"))
+    claims.append(Claim("self-icl-beats-zero-shot", text, f"self-ICL minus zero-shot, {_over(ks)}", 1, terms))
+    return claims
 
 
 def _pairs(ks: Sequence[int]) -> list[Claim]:
@@ -199,47 +199,47 @@ def _pairs(ks: Sequence[int]) -> list[Claim]:
         ("mislabelling-hurts-most", "Losing responses passed off as winning are the worst to show",
          "losing mislabelled as winning", "losing only", "losing-as-winning", "losing"),
     )  # fmt: skip
-    found = [
-        Claim(name, text, f"{a} minus {b}, {_over(ks)}", -1, (*_mean(_icl(one, ks)), *_mean(_icl(two, ks), -1.0)))
-        for name, text, a, b, one, two in table
+    claims = [
+        Claim(name, text, f"{a} minus {b}, {_over(ks)}", -1, (*_mean(_icl(mode, ks)), *_mean(_icl(other, ks), -1.0)))
+        for name, text, a, b, mode, other in table
     ]
-    own = [f"self-icl/winning/{k}" for k in ks]
+    self_icl = [f"self-icl/winning/{k}" for k in ks]
     text, number = "Prompts near to the question help more than random ones", f"ICL minus self-ICL, {_over(ks)}"
-    found.append(Claim("near-beats-random", text, number, 1, (*_mean(_icl("winning", ks)), *_mean(own, -1.0))))
+    claims.append(Claim("near-beats-random", text, number, 1, (*_mean(_icl("winning", ks)), *_mean(self_icl, -1.0))))
     best = f"icl/winning/{ks[-1]}"
     text = "The best personalised prompt stays below the reference response model"
     number = f"win rate of ICL (winning only, {ks[-1]} shots) minus one half"
-    found.append(Claim("below-reference", text, number, -1, ((1.0, best),), 0.5, metrics=("win_rate_reference",)))
-    return found
+    claims.append(Claim("below-reference", text, number, -1, ((1.0, best),), 0.5, metrics=("win_rate_reference",)))
+    return claims
 
 
 def _shots(ks: Sequence[int]) -> list[Claim]:
-    found = []
+    claims = []
     if len(ks) > 1:
         first, last = ks[0], ks[-1]
         for name, who, cell in (("icl", "ICL, winning only", "icl"), ("self-icl", "self-ICL", "self-icl")):
             terms = ((1.0, f"{cell}/winning/{last}"), (-1.0, f"{cell}/winning/{first}"))
             text = f"More shots help ({who})"
-            found.append(Claim(f"more-shots-{name}", text, f"{last} shots minus {first}, {who}", 1, terms))
+            claims.append(Claim(f"more-shots-{name}", text, f"{last} shots minus {first}, {who}", 1, terms))
     if ks == [1, 3, 5]:
-        one, three, five = _icl("winning", ks)
-        bend = ((2.0, three), (-1.0, one), (-1.0, five))
+        low, middle, high = _icl("winning", ks)
+        bend = ((2.0, middle), (-1.0, low), (-1.0, high))
         text = "The second and third shot add more than the fourth and fifth (ICL, winning only)"
-        found.append(Claim("first-shots-count", text, "(3 minus 1 shots) minus (5 minus 3 shots)", 1, bend))
-    return found
+        claims.append(Claim("first-shots-count", text, "(3 minus 1 shots) minus (5 minus 3 shots)", 1, bend))
+    return claims
 
 
 def _across() -> list[Claim]:
     """Learning across users, at 3 shots."""
     cells = tuple(f"meta-icl/{embedding}/3" for embedding in _EMBEDDINGS)
-    own = "self-icl/winning/3"
+    self_icl = "self-icl/winning/3"
     return [
         Claim(
             "across-beats-self",
             "Borrowing from similar users (winning minus losing) beats the user's own random history",
             "meta-ICL minus self-ICL, 3 shots",
             1,
-            ((1.0, cells[0]), (-1.0, own)),
+            ((1.0, cells[0]), (-1.0, self_icl)),
         ),
         Claim(
             "embeddings-alike",
@@ -256,45 +256,45 @@ Interval: TypeAlias = Callable[[Claim, Mapping[str, float], float], tuple[float,
 
 
 def resampled_interval(
-    draws: Mapping[str, F64], claim: Claim, ours: Mapping[str, float], tail: float
+    draws: Mapping[str, F64], claim: Claim, values: Mapping[str, float], tail: float
 ) -> tuple[float, float]:
     """Return the interval of a claim's number over resampled users, the same users in every cell.
 
     Args:
         draws: Value of each cell of resampled users, float64 (n_draws,).
         claim: The claim.
-        ours: Our value of each cell.
+        values: Our value of each cell.
         tail: Probability beyond each end.
     """
-    pair = claim.extremes(_arrays(claim, ours)) if claim.alike else None
+    pair = claim.extremes(_arrays(claim, values)) if claim.alike else None
     sampled = claim.value({cell: draws[cell] for cell in claim.cells}, pair)
     low, high = (float(end) for end in np.quantile(sampled, (tail, 1 - tail)))
     return low, high
 
 
 def crossed_interval(
-    parts: Mapping[str, Parts], claim: Claim, ours: Mapping[str, float], tail: float, *, over: Over
+    parts: Mapping[str, Parts], claim: Claim, values: Mapping[str, float], tail: float, *, over: Over
 ) -> tuple[float, float]:
     """Return the interval of a claim's number over users and prompts; NaN where they are too few.
 
     Args:
         parts: The metric of each cell.
         claim: The claim.
-        ours: Our value of each cell.
+        values: Our value of each cell.
         tail: Probability beyond each end.
         over: What the interval takes to be drawn at random.
     """
-    means = _arrays(claim, ours)
+    means = _arrays(claim, values)
     terms = [parts[cell].top for cell in claim.cells]
-    known = [term for term in terms if term is not None]
-    if len(known) < len(terms):
+    usable = [term for term in terms if term is not None]
+    if len(usable) < len(terms):
         return math.nan, math.nan
     # the number is linear, or piecewise so (`alike`): the coefficients are its differences for a change of one cell
     pair, at = claim.extremes(means) if claim.alike else None, float(claim.value(means))
     steps = [float(claim.value(means | {cell: means[cell] + _STEP}, pair)) - at for cell in claim.cells]
-    first, *others = (term * (step / _STEP) for term, step in zip(known, steps, strict=True))
-    fewest = MIN_PAIRED_USERS if len(known) > 1 else MIN_USERS
-    total = sum(others, first)
+    first, *further = (term * (step / _STEP) for term, step in zip(usable, steps, strict=True))
+    fewest = MIN_PAIRED_USERS if len(usable) > 1 else MIN_USERS
+    total = sum(further, first)
     return Parts(replace(total, value=at), None).interval(over, fewest, tail)
 
 
@@ -306,7 +306,7 @@ def judge(
     claim: Claim,
     metric: ClaimMetric,
     paper: Mapping[str, float],
-    ours: Mapping[str, float],
+    values: Mapping[str, float],
     interval: Interval,
     n_users: int,
 ) -> ClaimResult:
@@ -319,16 +319,16 @@ def judge(
         claim: The claim.
         metric: `utility` or `win_rate_reference`.
         paper: The paper's value of each cell.
-        ours: Ours.
+        values: Ours.
         interval: Of the claim's number.
         n_users: Number of users behind ours.
     """
-    theirs = float(claim.value(_arrays(claim, paper)))
-    point = float(claim.value(_arrays(claim, ours)))
+    printed = float(claim.value(_arrays(claim, paper)))
+    point = float(claim.value(_arrays(claim, values)))
     tail = TAIL / math.comb(len(claim.alike), 2) if claim.alike else TAIL
-    estimate = Estimate(point, *interval(claim, ours, tail))
+    estimate = Estimate(point, *interval(claim, values, tail))
     errors = math.nan
     if metric == "win_rate_reference" and not claim.alike:
         rates, weights = [paper[cell] for cell in claim.cells], [c for c, _ in claim.terms]
-        errors = abs(theirs) / win_rate_error(*rates, weights=weights)
-    return ClaimResult(claim, metric, theirs, errors, estimate, verdict(estimate, claim.sign, n_users))
+        errors = abs(printed) / win_rate_error(*rates, weights=weights)
+    return ClaimResult(claim, metric, printed, errors, estimate, verdict(estimate, claim.sign, n_users))

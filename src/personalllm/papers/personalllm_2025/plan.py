@@ -247,28 +247,28 @@ def make_plan(
         ParameterError: If a number of shots or a field of the protocol is out of range, or one that the plan itself
             sets is given (track, prompts of each user, counterfactual).
     """
-    wanted = tuple(sorted(dict.fromkeys(shots)))
-    if not wanted or wanted[0] < 1:
+    counts = tuple(sorted(dict.fromkeys(shots)))
+    if not counts or counts[0] < 1:
         raise ParameterError("shots", "one or more integers >= 1", list(shots))
-    most = {"nearest": wanted[-1], "pairs": wanted[-1]} if wanted[-1] > _KNOWN else {}
+    most = {"nearest": counts[-1], "pairs": counts[-1]} if counts[-1] > _KNOWN else {}
     preset = get_preset(_ACROSS[settings])
-    own = preset.protocol_for(benchmark, **most | overrides)
+    true = preset.protocol_for(benchmark, **most | overrides)
     for name, fixed, value in (
-        ("track", "generate", own.track),
-        ("prompts_per_user", 1, own.prompts_per_user),
-        ("history.counterfactual", "none", own.history.counterfactual),
+        ("track", preset.protocol["track"], true.track),
+        ("prompts_per_user", 1, true.prompts_per_user),
+        ("history.counterfactual", "none", true.history.counterfactual),
     ):
         if value != fixed:
             raise ParameterError(name, f"{fixed!r}, which section 4 sets by itself", value)
-    cells = _cells(wanted, settings, layout)
-    protocols = {"none": own}
+    cells = _cells(counts, settings, layout)
+    protocols = {"none": true}
     if counterfactuals:
-        at = COUNTERFACTUAL_SHOTS if COUNTERFACTUAL_SHOTS in wanted else wanted[-1]
+        at = COUNTERFACTUAL_SHOTS if COUNTERFACTUAL_SHOTS in counts else counts[-1]
         for kind in COUNTERFACTUALS:
-            protocols[kind] = own.changed(benchmark, counterfactual=kind)
+            protocols[kind] = true.changed(benchmark, counterfactual=kind)
             cells += [replace(cell, counterfactual=kind) for cell in _cells([at], settings, layout)[1:]]
-    changes = {name: dict(get_preset(name).changes(own)) for name in dict.fromkeys(cell.preset for cell in cells)}
-    return Plan(tuple(cells), protocols, wanted, settings, changes, is_paper_data(benchmark), layout)
+    changes = {name: dict(get_preset(name).changes(true)) for name in dict.fromkeys(cell.preset for cell in cells)}
+    return Plan(tuple(cells), protocols, counts, settings, changes, is_paper_data(benchmark), layout)
 
 
 def plan_settings(benchmark: Benchmark, *, users: int | None = None, max_tokens: int | None = None) -> JSON:
@@ -311,14 +311,14 @@ def estimate_load(plan: Plan, benchmark: Benchmark) -> tuple[Load, ...]:
 
     protocol = plan.protocols["none"]
     lengths = pc.utf8_length(benchmark.prompts).to_numpy(zero_copy_only=False)
-    asked = float(lengths[benchmark.rows(protocol.split)].mean())
-    known = float(lengths[benchmark.rows(protocol.history_split)].mean())
+    query = float(lengths[benchmark.rows(protocol.split)].mean())
+    prompt = float(lengths[benchmark.rows(protocol.history_split)].mean())
     response = float(pc.mean(pc.utf8_length(benchmark.responses)).as_py())
-    found = []
+    loads = []
     for cell in plan.cells:
-        shown = 2 if cell.feedback == "winning-and-losing" else 1
-        history = cell.shots * (known + shown * response + _EXAMPLE_FRAME) + (_FRAME if cell.shots else 0)
+        n_responses = 2 if cell.feedback == "winning-and-losing" else 1
+        history = cell.shots * (prompt + n_responses * response + _EXAMPLE_FRAME) + (_FRAME if cell.shots else 0)
         most = int(cell.build(plan.max_tokens).params().get("max_history_tokens", 0))
-        tokens = asked / _CHARACTERS_PER_TOKEN + min(most, history / _CHARACTERS_PER_TOKEN)
-        found.append(Load(cell, plan.n_users, round(tokens * plan.n_users), plan.max_tokens * plan.n_users))
-    return tuple(found)
+        tokens = query / _CHARACTERS_PER_TOKEN + min(most, history / _CHARACTERS_PER_TOKEN)
+        loads.append(Load(cell, plan.n_users, round(tokens * plan.n_users), plan.max_tokens * plan.n_users))
+    return tuple(loads)

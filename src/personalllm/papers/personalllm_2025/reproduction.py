@@ -87,8 +87,8 @@ class CellRow:
         """Return ours minus the paper's; the interval is that of ours, as the paper has none."""
         if self.paper is None:
             return None
-        ours, theirs = self.estimate(metric), self.paper.value(metric)
-        return Estimate(ours.value - theirs, ours.low - theirs, ours.high - theirs)
+        estimate, printed = self.estimate(metric), self.paper.value(metric)
+        return Estimate(estimate.value - printed, estimate.low - printed, estimate.high - printed)
 
     def paper_improvement(self, metric: str) -> float | None:
         """Return the paper's run minus the paper's zero-shot."""
@@ -208,7 +208,7 @@ def reproduce(
         UserError, RunError, AxisMismatch, DataError: As `evaluate` raises them.
     """
     results: dict[str, Results] = {}
-    found: dict[str, MethodResult] = {}
+    by_cell: dict[str, MethodResult] = {}
     before = 0
     for kind, protocol in plan.protocols.items():
         cells = plan.of(kind)
@@ -224,9 +224,9 @@ def reproduce(
             out=out,
             progress=watch,
         )
-        found |= {cell.id: results[kind][label] for label, cell in labels.items()}
+        by_cell |= {cell.id: results[kind][label] for label, cell in labels.items()}
         before += plan.n_users * len(cells)
-    return _compared(plan, results, found)
+    return _compared(plan, results, by_cell)
 
 
 @dataclass
@@ -249,16 +249,16 @@ class _Overall:
             self.before += event.total
 
 
-def _compared(plan: Plan, results: Mapping[str, Results], found: Mapping[str, MethodResult]) -> Reproduction:
+def _compared(plan: Plan, results: Mapping[str, Results], by_cell: Mapping[str, MethodResult]) -> Reproduction:
     """Set the results beside the paper's numbers."""
     protocol = plan.protocols["none"]
     resampling: dict[str, Any] = {"over": protocol.intervals, "seed": protocol.seed, "draws": protocol.bootstrap_draws}
-    zero = found[ZERO_SHOT]
+    zero = by_cell[ZERO_SHOT]
     rows = tuple(
         CellRow(
             cell,
-            found[cell.id],
-            {} if cell.id == ZERO_SHOT else metric_differences(found[cell.id], zero, **resampling),
+            by_cell[cell.id],
+            {} if cell.id == ZERO_SHOT else metric_differences(by_cell[cell.id], zero, **resampling),
             cell.paper,
         )
         for cell in plan.of("none")
@@ -267,42 +267,44 @@ def _compared(plan: Plan, results: Mapping[str, Results], found: Mapping[str, Me
     for cell in plan.cells:
         if cell.counterfactual == "none":
             continue
-        true = found[Cell(cell.method, cell.shots, cell.variant, settings=cell.settings).id]
-        share = surviving_share(true, found[cell.id], zero, **resampling)
-        survivals.append(Survival(cell, found[cell.id], share, metric_differences(true, found[cell.id], **resampling)))
+        true = by_cell[Cell(cell.method, cell.shots, cell.variant, settings=cell.settings).id]
+        share = surviving_share(true, by_cell[cell.id], zero, **resampling)
+        survivals.append(
+            Survival(cell, by_cell[cell.id], share, metric_differences(true, by_cell[cell.id], **resampling))
+        )
     return Reproduction(
         plan=plan,
         results=dict(results),
         rows=rows,
-        claims=_judged(plan, rows),
+        claims=_verdicts(plan, rows),
         survivals=tuple(survivals),
         departures=_departures(plan, results["none"]),
     )
 
 
-def _judged(plan: Plan, rows: tuple[CellRow, ...]) -> tuple[ClaimResult, ...]:
+def _verdicts(plan: Plan, rows: tuple[CellRow, ...]) -> tuple[ClaimResult, ...]:
     """Hold the paper's claims against ours, in the metrics in which both sides have numbers."""
     protocol = plan.protocols["none"]
     cells = {row.cell.id: row for row in rows if row.paper is not None}
     claims = [claim for claim in paper_claims(plan.shots) if set(claim.cells) <= set(cells)]
     resampling: dict[str, Any] = {"over": "users", "draws": protocol.bootstrap_draws, "seed": protocol.seed}
-    judged = []
+    verdicts = []
     for claim in claims:
         for metric in CLAIM_METRICS:
             if metric in claim.metrics:
                 paper = {cell: row.paper.value(metric) for cell, row in cells.items() if row.paper is not None}
-                ours = {cell: row.estimate(metric).value for cell, row in cells.items()}
+                values = {cell: row.estimate(metric).value for cell, row in cells.items()}
                 chosen = metric_by_id(CHOICE_METRICS, metric)
                 sums = {cell: sums_of(cells[cell].result) for cell in claim.cells}
-                given = (claim, metric, paper, ours)
+                given = (claim, metric, paper, values)
                 if protocol.intervals == "users":
                     drawn = {cell: resample(of, chosen, **resampling) for cell, of in sums.items()}
-                    judged.append(judge(*given, partial(resampled_interval, drawn), plan.n_users))
+                    verdicts.append(judge(*given, partial(resampled_interval, drawn), plan.n_users))
                 else:
                     parts = {cell: Parts.of(of, chosen) for cell, of in sums.items()}
                     interval = partial(crossed_interval, parts, over=protocol.intervals)
-                    judged.append(judge(*given, interval, plan.n_users))
-    return tuple(judged)
+                    verdicts.append(judge(*given, interval, plan.n_users))
+    return tuple(verdicts)
 
 
 def _plain(text: str | None) -> str:
@@ -314,13 +316,13 @@ def _departures(plan: Plan, results: Results) -> tuple[Departure, ...]:
     protocol = Protocol.from_spec(results.protocol)
     about = results.manifest["source"]
     models = about["reward_models"]
-    theirs = sorted(PUBLISHED)
+    published = sorted(PUBLISHED)
     reference = str(protocol.reference_response_model)
     data = f"{about['name']}, {about['n_prompts']:,} prompts"
-    made = (
+    settings = (
         ("Data", "PersonalLLM, 10,402 prompts", data, True, plan.paper_data),
         ("Chat model", "Llama-3-8B-Instruct", str(protocol.llm), True, _PAPER_LLM in _plain(protocol.llm)),
-        ("Reward models", "the ten of the paper", ", ".join(models), True, models == theirs),
+        ("Reward models", "the ten of the paper", ", ".join(models), True, models == published),
         ("Response model of the win rate", _PAPER_REFERENCE, reference, True, reference.endswith(_PAPER_REFERENCE)),
         ("Most new tokens", f"{_PAPER_TOKENS}", f"{plan.max_tokens}", True, plan.max_tokens == _PAPER_TOKENS),
         ("Users", f"{PAPER_USERS:,}", f"{plan.n_users:,}", False, plan.n_users == PAPER_USERS),
@@ -340,8 +342,8 @@ def _departures(plan: Plan, results: Results) -> tuple[Departure, ...]:
         for name, (before, now) in plan.changes[plan.across].items()
         if name not in _NO_DEPARTURE
     ]
-    found = [Departure(what, paper, ours, level) for what, paper, ours, level, same in made if not same]
-    return tuple(sorted([*found, *changed], key=lambda departure: not departure.level))
+    departures = [Departure(what, paper, here, level) for what, paper, here, level, same in settings if not same]
+    return tuple(sorted([*departures, *changed], key=lambda departure: not departure.level))
 
 
 def measured_rate(out: str | Path) -> float | None:

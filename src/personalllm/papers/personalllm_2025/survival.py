@@ -119,12 +119,12 @@ def surviving_share(
 
 def _crossed_share(sums: Sequence[Sums], over: Over) -> SurvivingShare:
     """Return the share and what it is made of, from the variances over users and prompts."""
-    own, other, zero = (Parts.of(of, _UTILITY) for of in sums)
+    actual, other, zero = (Parts.of(of, _UTILITY) for of in sums)
     gain, remaining = (
         Estimate(_mean_utility(side) - _mean_utility(sums[2]), *(parts - zero).interval(over, MIN_PAIRED_USERS))
-        for side, parts in ((sums[0], own), (sums[1], other))
+        for side, parts in ((sums[0], actual), (sums[1], other))
     )
-    ends = Parts((other - zero).top, (own - zero).top).interval(over, MIN_PAIRED_USERS)
+    ends = Parts((other - zero).top, (actual - zero).top).interval(over, MIN_PAIRED_USERS)
     return SurvivingShare(Estimate(remaining.value / gain.value if gain.value else math.nan, *ends), gain, remaining)
 
 
@@ -135,9 +135,9 @@ def _mean_utility(sums: Sums) -> float:
 
 def _resampled_share(sums: Sequence[Sums], draws: int, seed: int) -> SurvivingShare:
     """Return the share and what it is made of, from resampled users."""
-    own, other, zero = ((user_means(of, _UTILITY), _draws(of, _UTILITY, draws, seed)) for of in sums)
-    gain, remaining = (_difference(side[0] - zero[0], side[1] - zero[1]) for side in (own, other))
-    above, below = other[1] - zero[1], own[1] - zero[1]
+    actual, other, zero = ((user_means(of, _UTILITY), _draws(of, _UTILITY, draws, seed)) for of in sums)
+    gain, remaining = (_difference(side[0] - zero[0], side[1] - zero[1]) for side in (actual, other))
+    above, below = other[1] - zero[1], actual[1] - zero[1]
     # a resample without a gain counts as an infinite share, so the interval widens as the gain becomes uncertain
     ratio = np.divide(above, below, out=np.copysign(np.full(draws, np.inf), above), where=below > 0)
     low, high = (float(end) for end in np.quantile(ratio, (0.025, 0.975), method="inverted_cdf"))
