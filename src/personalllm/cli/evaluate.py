@@ -79,17 +79,12 @@ class Job:
     out: Path
     executor: str
 
-    @property
-    def signals(self) -> bool:
-        """Whether the protocol hands over the scores of the RMs."""
-        return getattr(self.protocol.options, "reward_signals", False)
-
     @cached_property
     def entries(self) -> tuple[NamedMethod, ...]:
         """The methods with their labels."""
         from personalllm.evaluation import load_track, resolve
 
-        return resolve(self.methods, load_track(self.protocol.track), signals=self.signals)[0]
+        return resolve(self.methods, load_track(self.protocol.track), signals=self.protocol.signals)[0]
 
     def check_label(self, label: str | None) -> None:
         """Raise before the work begins if no method, baseline or oracle of the run has the label."""
@@ -108,7 +103,7 @@ class Job:
         from personalllm.evaluation import load_track
         from personalllm.evaluation.resolve import left_out
 
-        for name, reason in left_out(load_track(self.protocol.track), signals=self.signals).items():
+        for name, reason in left_out(load_track(self.protocol.track), signals=self.protocol.signals).items():
             console.print(Text(f"{name} is left out: {reason}"), soft_wrap=True)
 
     def run(self, console: Console) -> Results:

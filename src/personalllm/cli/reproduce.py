@@ -131,7 +131,7 @@ def _run(plan: Plan, benchmark: Benchmark, options: o.BackendOptions, out: Path,
     from personalllm.papers.personalllm_2025.reproduction import reproduce
 
     entries = [named(cell.build(plan.max_tokens)) for cell in plan.of("none")]
-    backends = options.build(entries, ["generate"], benchmark)
+    backends = options.build(entries, [plan.protocols["none"].track], benchmark)
     console.print(
         f"{len(plan.cells)} cells x {plan.n_users:,} users = {plan.n_requests:,} replies of at most "
         f"{plan.max_tokens} tokens",

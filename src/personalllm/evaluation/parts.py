@@ -116,6 +116,11 @@ class Options(Frozen):
     short: ClassVar[Mapping[str, str]] = {}
     derived: ClassVar[tuple[str, ...]] = ()
 
+    @property
+    def signals(self) -> bool:
+        """Whether methods may use the scores of the RMs."""
+        return False
+
     @classmethod
     def complete(cls, given: JSON, sizes: Sizes) -> JSON:  # noqa: ARG003
         """Return the settings of a protocol with the defaults that depend on the size of the data.

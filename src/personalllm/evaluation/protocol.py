@@ -142,6 +142,11 @@ class Protocol(Frozen):
         """
         return fingerprint_of(self.spec())
 
+    @property
+    def signals(self) -> bool:
+        """Whether methods may use the scores of the RMs."""
+        return self.options is not None and self.options.signals
+
     def spec(self) -> JSON:
         """Return the protocol as replayable JSON."""
         return self.model_dump(mode="json")

@@ -82,7 +82,7 @@ def evaluate(
     chosen = as_protocol(protocol, data, track)
     kind = load_track(chosen.track)
     several = [methods] if isinstance(methods, str | Method) else methods
-    entries, names = resolve(several, kind, signals=getattr(chosen.options, "reward_signals", False))
+    entries, names = resolve(several, kind, signals=chosen.signals)
     instance = make_track(chosen, data, backends, writes=any("llm" in entry.method.needs for entry in entries))
     for entry in entries:
         instance.check(entry)

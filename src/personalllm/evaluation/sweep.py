@@ -153,8 +153,7 @@ class _Plan:
         try:
             track = self.track(settings)
             built = _with(method, params)
-            signals = getattr(track.protocol.options, "reward_signals", False)
-            (entry,), _ = resolve([built], type(track), signals=signals)
+            (entry,), _ = resolve([built], type(track), signals=track.protocol.signals)
             track.check_history(entry)
         except UserError as error:
             raise _refusal(name, error) from None

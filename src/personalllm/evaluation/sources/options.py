@@ -64,6 +64,11 @@ class PredictOptions(Options):
     outcome: Literal["utility", "drawn"] = "utility"
     reward_signals: bool = False
 
+    @property
+    def signals(self) -> bool:
+        """Whether methods may use the scores of the RMs."""
+        return self.reward_signals
+
     @field_validator("shots", "users", "prompts", "counterfactuals", mode="before")
     @classmethod
     def _as_list(cls, value: Any) -> Any:

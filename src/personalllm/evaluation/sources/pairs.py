@@ -132,7 +132,7 @@ class Pairs:
     @cached_property
     def signals(self) -> Signals | None:
         """The scores of the RMs, if the protocol allows them as features."""
-        if not self.options.reward_signals:
+        if not self.options.signals:
             return None
         origin = f"{self.source.benchmark.fingerprint}, standardiser {self.source.protocol.standardiser}"
         return Signals(self.source.table, self.source.view, origin)
