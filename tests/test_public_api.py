@@ -28,6 +28,7 @@ def test_the_front_door():
         "load",
         "load_method",
         "load_results",
+        "load_run",
         "methods",
     ]
     for name in personalllm.__all__:

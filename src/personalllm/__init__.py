@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from personalllm import backends, methods
     from personalllm.data import Benchmark, Preferences, Standardiser, load
-    from personalllm.evaluation import Protocol, Results, evaluate, load_results
+    from personalllm.evaluation import Protocol, Results, evaluate, load_results, load_run
     from personalllm.methods import Method, load_method
     from personalllm.users import Population, choices
 
@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "load_method",
     "load_results",
+    "load_run",
     "methods",
 ]
 
@@ -54,8 +55,9 @@ _ROOMS = {
     "evaluate": "personalllm.evaluation",
     "load": "personalllm.data",
     "load_method": "personalllm.methods",
-    "methods": "",
     "load_results": "personalllm.evaluation",
+    "load_run": "personalllm.evaluation",
+    "methods": "",
 }
 """Name -> the room that holds it; empty for a room of that name."""
 

@@ -276,8 +276,10 @@ def test_another_knob_is_another_directory(benchmark_: Benchmark, tmp_path: Path
     evaluate(["random"], benchmark_, protocol=small(benchmark_, seed=1), out=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
     assert [run.protocol["seed"] for run in load_results(tmp_path)] in ([0, 1], [1, 0])
-    with pytest.raises(UserError, match="holds 2 runs"):
+    with pytest.raises(UserError, match="holds 2 runs") as raised:
         load_run(tmp_path)
+    assert "or read all with load_results" in raised.value.remedy
+    assert len(load_results(next(tmp_path.iterdir()))) == 1
     with pytest.raises(UserError, match=r"no run in .*nowhere"):
         load_run(tmp_path / "nowhere")
 

@@ -24,7 +24,7 @@ import personalllm
 from personalllm.core.errors import DataError, UserError
 from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Benchmark, write_benchmark
-from personalllm.evaluation import ProgressEvent, Protocol, Results, evaluate, load_results, load_run
+from personalllm.evaluation import ProgressEvent, Protocol, evaluate, load_results, load_run
 from personalllm.evaluation.store import DiskStore, Unit
 from personalllm.methods.base import Method
 from personalllm.testing import EchoChatModel
@@ -448,8 +448,7 @@ def test_a_folder_of_runs_is_read_without_those_that_are_incomplete(benchmark_: 
     for record in killed.glob("*/record.json"):
         record.unlink()
     with pytest.warns(UserWarning, match=f"Left out: No method of the run in {killed} is complete"):
-        results = load_results(tmp_path)
-    assert isinstance(results, Results)
+        (results,) = load_results(tmp_path)
     assert results.fingerprint == whole.name
     for record in whole.glob("*/record.json"):
         record.unlink()

@@ -100,7 +100,7 @@ def test_it_runs_and_reads_back(toy: str, benchmark_: Benchmark, tmp_path: Path)
     assert results["longest"].spec["id"] == "longest"
     (difference,) = results.comparisons("regret", versus="longest")
     assert (difference.a, difference.b) == ("longest", "random")
-    again = load_results(tmp_path)
+    (again,) = load_results(tmp_path)
     assert str(again) == str(results)
     assert again.table().equals(results.table())
     assert "regret" in str(results)

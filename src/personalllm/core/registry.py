@@ -122,6 +122,11 @@ class Registry:
         self.kind = kind
         self._builtin = dict(builtin)
 
+    @property
+    def builtin(self) -> tuple[str, ...]:
+        """The names that no plugin brought, in the order of their registration; iteration is alphabetical."""
+        return tuple(self._builtin)
+
     def add(self, name: str, reference: str) -> None:
         """Register a name for this process, e.g. in a notebook; packages use entry points instead.
 

@@ -26,16 +26,16 @@ _REMEDY = "Run the same evaluation again."
 _KINDS = ("method", "baseline", "oracle")
 
 
-def load_results(path: str | Path) -> Results | tuple[Results, ...]:
-    """Read back a run, or every run in a folder; neither the data nor the backends are needed.
+def load_results(path: str | Path) -> tuple[Results, ...]:
+    """Read back every run in a folder; neither the data nor the backends are needed. For one run see `load_run`.
 
-    A run of a folder of several that is incomplete or of another version is left out with a warning that names it.
+    A run that is incomplete or of another version is left out with a warning that names it, if another one is not.
 
     Args:
-        path: The run directory, or the folder that was given as `out`.
+        path: The folder that was given as `out`, or a run directory.
 
     Returns:
-        The results of a run, or, of a folder with several runs, those of each, by name of their folder.
+        The results of each run, by name of its folder; of a run directory that run alone.
 
     Raises:
         UserError: If there is no run, or none that is complete and of this version of the package.
@@ -55,11 +55,11 @@ def load_results(path: str | Path) -> Results | tuple[Results, ...]:
         raise failures[0]
     for failure in failures:
         warnings.warn(f"Left out: {failure}", stacklevel=2)
-    return results[0] if len(results) == 1 else tuple(results)
+    return tuple(results)
 
 
 def load_run(path: str | Path) -> Results:
-    """Read one run back.
+    """Read one run back; neither the data nor the backends are needed.
 
     Args:
         path: The run directory, or the folder of runs if there is only one run in it.
@@ -71,7 +71,10 @@ def load_run(path: str | Path) -> Results:
     folders = _runs(Path(path))
     if len(folders) > 1:
         names = ", ".join(folder.name for folder in folders)
-        raise UserError(f"{path} holds {len(folders)} runs: {names}.", f"Name one of them, e.g. {folders[0]}.")
+        raise UserError(
+            f"{path} holds {len(folders)} runs: {names}.",
+            f"Name one of them, e.g. {folders[0]}, or read all with load_results.",
+        )
     return _load(folders[0])
 
 

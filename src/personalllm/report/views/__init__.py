@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from personalllm.core.registry import Registry
+from personalllm.evaluation.parts import TRACKS
 from personalllm.report.views.base import View
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def make_views(results: Sequence[Results], versus: str | None = None) -> tuple[V
         results: One or several.
         versus: Label that differences are taken from in the runs that have it; None: the best method.
     """
-    order = list(dict.fromkeys(("rank", *sorted(run.track for run in results))))
+    order = list(dict.fromkeys((*TRACKS.builtin, *sorted(run.track for run in results))))
     numbers: Counter[str] = Counter()
     sections = []
     for run in sorted(results, key=lambda run: order.index(run.track)):
