@@ -111,6 +111,16 @@ def test_plain_files_with_other_column_names(tmp_path, reader):
     assert [s for _, s in read(tmp_path, reader, columns={"prompt": "q"}, subset="all")] == ["all", "all"]
 
 
+@pytest.mark.parametrize("reader", ["jsonl", "csv", "parquet"])
+def test_a_missing_prompt_is_an_empty_one(tmp_path: Path, reader: str) -> None:
+    rows = [{"prompt": None, "subset": "s"}, {"prompt": "p", "subset": "s"}]
+    if reader == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "f")
+    else:
+        (tmp_path / "f").write_bytes(lines(*rows) if reader == "jsonl" else b"prompt,subset\n,s\np,s\n")
+    assert read(tmp_path, reader) == [("", "s"), ("p", "s")]
+
+
 GOOD = {"prompt": "p", "subset": "s"}
 BAD = [
     ("jsonl", lines(GOOD) + b"{broken\n", r"f, line 2: not JSON \("),
@@ -118,7 +128,7 @@ BAD = [
     ("jsonl", lines(GOOD, [1]), r"f, line 2: a JSON list, not an object"),
     ("jsonl", b"\n" + lines({"prompt": "p"}), r"f, line 2: there is no 'subset'; it has 'prompt'"),
     ("jsonl", lines({"prompt": 3, "subset": "s"}), r"f, line 1: 'prompt' is not a text"),
-    ("jsonl", lines({"prompt": None, "subset": "s"}), r"f, line 1: 'prompt' is empty \(null\)"),
+    ("jsonl", lines({"prompt": "p", "subset": None}), r"f, line 1: 'subset' is empty \(null\)"),
     ("jsonl", b'{"prompt": "caf\xe9", "subset": "s"}\n' + lines(GOOD), r"f, line 1: not UTF-8 \(.* at byte 15\)"),
     ("csv", b'prompt,subset\n"two\nlines",s\np\n', r"f, line 4: 1 fields where the header has 2"),
     ("csv", b'prompt,subset\n"two\nlines"\n', r"f, line 2: 1 fields where the header has 2"),

@@ -306,8 +306,8 @@ def test_parts_of_something_else_are_not_mixed_in(tables, tmp_path):
     ("columns", "message"),
     [
         ({"prompt": ["a"]}, "no column 'response'; it has prompt"),
-        ({"prompt": ["a"], "response": [None]}, "response of row 0 is None, not a text"),
-        ({"prompt": ["a"], "response": [1]}, "response of row 0 is 1, not a text"),
+        ({"prompt": ["a"], "response": [None]}, "response of row 1 is None, not a text"),
+        ({"prompt": ["a"], "response": [1]}, "response of row 1 is 1, not a text"),
         ({"prompt": ["a"], "response": ["b"], "score_long": [1.0]}, "has a column 'score_long' already"),
     ],
 )

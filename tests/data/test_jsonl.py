@@ -14,18 +14,18 @@ from personalllm.data import validate, write_benchmark
 Columns = dict[str, list[Any]]
 
 LATER_KEYS: list[tuple[list[str], list[tuple[str, str, str, int | None, int]]]] = [
-    (["response_1_rm_b"], [("score-missing", "error", "response_1_rm_b", 0, 3)]),
+    (["response_1_rm_b"], [("score-missing", "error", "response_1_rm_b", 1, 3)]),
     (
         [f"response_{i}_rm_b" for i in (1, 2, 3)],
-        [("score-missing", "error", f"response_{i}_rm_b", 0, 3) for i in (1, 2, 3)],
+        [("score-missing", "error", f"response_{i}_rm_b", 1, 3) for i in (1, 2, 3)],
     ),
     (
         ["response_3", "response_3_model", "response_3_rm_a", "response_3_rm_b"],
         [
-            ("empty", "error", "response_3", 0, 3),
-            ("empty", "error", "response_3_model", 0, 3),
-            ("score-missing", "error", "response_3_rm_a", 0, 3),
-            ("score-missing", "error", "response_3_rm_b", 0, 3),
+            ("empty", "error", "response_3", 1, 3),
+            ("empty", "error", "response_3_model", 1, 3),
+            ("score-missing", "error", "response_3_rm_a", 1, 3),
+            ("score-missing", "error", "response_3_rm_b", 1, 3),
         ],
     ),
     (["note"], [("column-extra", "warning", "note", None, 1)]),
@@ -54,4 +54,4 @@ def test_rows_before_the_damage_of_a_jsonl_file_are_still_checked(tmp_path: Path
     path = write_benchmark(make_benchmark(n_prompts=700), tmp_path / "a.jsonl")
     path.write_bytes(path.read_bytes().replace(b'"Response 1 to 3\\n"', b'""') + b'{"prompt": ')
     problems = validate(path)
-    assert [(p.kind, p.column, p.row) for p in problems] == [("empty", "response_2", 3), ("truncated", "", 700)]
+    assert [(p.kind, p.column, p.row) for p in problems] == [("empty", "response_2", 4), ("truncated", "", 701)]

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from personalllm.core.errors import DataError, OfflineError, ParameterError
-from personalllm.data import Benchmark, Standardiser, load, write_benchmark
+from personalllm.data import Benchmark, InvalidBenchmark, Preferences, Standardiser, load, write_benchmark
 from personalllm.data.files import find_parts
 
 FORMATS = ("a.parquet", "a.jsonl", "a.jsonl.gz", "a.csv", "a.csv.gz", "folder")
@@ -342,3 +342,30 @@ def test_absent_mini_says_so(monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setattr(loading, "__file__", str(tmp_path / "loading.py"))
     with pytest.raises(DataError, match="does not carry the embedded benchmark"):
         load("mini")
+
+
+def test_people_s_file_given_to_load_names_preferences(tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text("user,prompt,chosen,rejected\nann,Hi,Hello.,What?\n", encoding="utf-8")
+    for source in (path, [{"user": "ann", "prompt": "Hi", "chosen": "Hello.", "rejected": "What?"}]):
+        with pytest.raises(InvalidBenchmark) as raised:
+            load(source)
+        assert raised.value.remedy == (
+            "It looks like people's preferences, which personalllm.Preferences.from_rows reads."
+        )
+
+
+def test_a_benchmark_given_to_preferences_names_load(make_benchmark: Any, tmp_path: Path) -> None:
+    path = write_benchmark(make_benchmark(), tmp_path / "a.parquet")
+    with pytest.raises(DataError) as raised:
+        Preferences.from_rows(path)
+    assert raised.value.remedy == "It looks like a benchmark, which personalllm.load reads."
+
+
+def test_errors_of_a_table_in_memory_send_nobody_to_a_command() -> None:
+    row = {"prompt_id": "a", "prompt": "", "subset": "s", "response_1": "x", "response_2": "y"}
+    row |= {"response_1_model": "m", "response_2_model": "n", "response_1_rm": 1.0, "response_2_rm": 2.0}
+    with pytest.raises(InvalidBenchmark, match="the prompt is empty in row 1") as raised:
+        load([row])
+    assert raised.value.remedy == "They are all in the attribute `problems` of this error."
+    assert len(raised.value.problems) == 1

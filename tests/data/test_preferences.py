@@ -20,7 +20,7 @@ from personalllm.data.preferences import holds_preferences
 PLAIN = [
     {"user": "ann", "prompt": "Hi", "chosen": "Hello.", "rejected": "What?"},
     {"user": "bob", "prompt": "Hi", "chosen": "What?", "rejected": "Hello."},
-    {"user": "ann", "prompt": "Bye", "chosen": "Ciao, a presto", "rejected": ""},
+    {"user": "ann", "prompt": "Bye", "chosen": "Ciao, a presto", "rejected": "-"},
 ]
 PRISM = [
     {"user_id": "u1", "interaction_id": "i1", "user_prompt": "Hi", "model_response": text, "if_chosen": chosen}
@@ -79,7 +79,7 @@ def test_the_plain_layout_in_every_format(tmp_path: Path, ending: str) -> None:
 def test_equal_content_has_an_equal_fingerprint(tmp_path: Path) -> None:
     first = Preferences.from_rows(write(tmp_path / "a.csv", PLAIN), name="x")
     second = Preferences.from_rows(write(tmp_path / "b.jsonl", PLAIN), name="x")
-    turned = [*PLAIN[:2], PLAIN[2] | {"chosen": "", "rejected": "Ciao, a presto"}]
+    turned = [*PLAIN[:2], PLAIN[2] | {"chosen": "-", "rejected": "Ciao, a presto"}]
     third = Preferences.from_rows(write(tmp_path / "c.jsonl", turned), name="x")
     assert first.fingerprint == second.fingerprint != third.fingerprint
 

@@ -216,6 +216,17 @@ def test_fractions_of_pandas_are_whole_numbers() -> None:
     assert Preferences.from_rows(ids.head(1)).users == ("7",)
 
 
+def test_an_empty_cell_of_csv_is_a_missing_value_as_in_pandas(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    path = tmp_path / "p.csv"
+    path.write_text("user,prompt,chosen,rejected\nann,Hi,Hello.,What?\nbob,Hi,Hello.,\n", encoding="utf-8")
+    for source in (path, pandas.read_csv(path)):
+        with pytest.raises(DataError, match=r"(line 3|row 2): 'rejected' is empty \(null\)"):
+            Preferences.from_rows(source)
+    rows = [{"user": "ann", "prompt": "Hi", "chosen": "Hello.", "rejected": ""}]
+    assert Preferences.from_rows(rows).histories.corpus.n_responses == 2
+
+
 def test_chat_messages_are_read_as_texts() -> None:
     user = {"role": "user", "content": "Hi"}
     reply, other = ({"role": "assistant", "content": text} for text in "AB")

@@ -191,7 +191,9 @@ def test_problem_names_column_row_and_remedy(
     write = write_jsonl if file_format == "jsonl" else write_parquet
     path = write(tmp_path / f"bench.{file_format}", columns)
     problems = validate(path)
-    assert [(p.kind, p.column, p.row, p.severity) for p in problems] == [(kind, column, row, severity)]
+    # the table counts rows as Python does, a problem from 1
+    expected = (kind, column, None if row is None else row + 1, severity)
+    assert [(p.kind, p.column, p.row, p.severity) for p in problems] == [expected]
     assert problems[0].file == str(path)
     assert message in problems[0].message
     assert remedy in problems[0].remedy
@@ -224,8 +226,8 @@ def test_all_problems_are_found_in_one_pass(tmp_path: Path, columns: Columns, wr
 def test_repeats_are_counted_not_listed(tmp_path: Path, columns: Columns, write_parquet: Any) -> None:
     fill("response_1_rm_a", float("nan"))(columns)
     (problem,) = validate(write_parquet(tmp_path / "a.parquet", columns))
-    assert (problem.row, problem.count) == (0, 4)
-    assert problem.message.endswith("in 4 rows (0, 1, 2, ...)")
+    assert (problem.row, problem.count) == (1, 4)
+    assert problem.message.endswith("in 4 rows (1, 2, 3, ...)")
 
 
 def test_many_columns_of_one_kind_are_summed_up(tmp_path: Path, columns: Columns, write_parquet: Any) -> None:
@@ -242,7 +244,7 @@ def test_row_numbers_count_on_over_batches(tmp_path: Path, make_benchmark: Any) 
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace('"p1100"', '"p7"'), encoding="utf-8", newline="")
     warnings = validate(path)
-    assert [(p.kind, p.row) for p in warnings] == [("duplicate-id-across-splits", 1100)]
+    assert [(p.kind, p.row) for p in warnings] == [("duplicate-id-across-splits", 1101)]
 
 
 def test_the_same_prompt_in_one_split_is_no_leak(tmp_path: Path, columns: Columns, write_jsonl: Any) -> None:
@@ -260,10 +262,10 @@ def test_prompts_of_both_splits_are_counted_over_files(tmp_path: Path, columns: 
     assert (problem.kind, problem.severity, problem.row, problem.count) == (
         "duplicate-prompt-across-splits",
         "warning",
-        0,
+        1,
         3,
     )
-    assert "first 'q0' in 'test', also 'p0' in 'train', train.jsonl row 0) in 3 rows (0, 2, 3)" in problem.message
+    assert "first 'q0' in 'test', also 'p0' in 'train', train.jsonl row 1) in 3 rows (1, 3, 4)" in problem.message
     assert problem.file.endswith("test.jsonl")
 
 
@@ -304,7 +306,7 @@ def test_datasets_folder_with_a_lost_file(tmp_path: Path, make_benchmark: Any) -
 OTHER_FILES: list[tuple[str, bytes, str, str]] = [
     ("a.parquet", b"not parquet at all", "truncated", "or not parquet"),
     ("a.parquet", b"", "truncated", "or not parquet"),
-    ("a.jsonl", b'{"prompt": "x"}\n[1]\n', "not-json", "a JSON list, not an object in row 1"),
+    ("a.jsonl", b'{"prompt": "x"}\n[1]\n', "not-json", "a JSON list, not an object in row 2"),
     ("a.jsonl", b'{"prompt": "x"}\nhello\n{"prompt": "y"}\n', "not-json", "not JSON ("),
     ("a.jsonl", b"", "no-rows", "the file is empty"),
     ("a.csv", b"", "no-rows", "the file is empty"),
@@ -340,7 +342,7 @@ def test_csv_scores_that_are_not_numbers(tmp_path: Path, make_benchmark: Any) ->
     for bad, kind in (("high", "dtype"), ("", "score-missing"), ("nan", "score-not-finite")):
         path.write_text(text.replace(value, bad), encoding="utf-8", newline="")
         (problem,) = validate(path)
-        assert (problem.kind, problem.column, problem.row) == (kind, "response_2_rm", 0)
+        assert (problem.kind, problem.column, problem.row) == (kind, "response_2_rm", 1)
 
 
 def test_lone_surrogates_and_bad_utf8(tmp_path: Path, columns: Columns, write_jsonl: Any) -> None:
@@ -349,14 +351,14 @@ def test_lone_surrogates_and_bad_utf8(tmp_path: Path, columns: Columns, write_js
 
     put("response_1", 1, "\ud800")(columns)
     (problem,) = validate(write_jsonl(tmp_path / "a.jsonl", columns))
-    assert (problem.kind, problem.column, problem.row) == ("encoding", "response_1", 1)
+    assert (problem.kind, problem.column, problem.row) == ("encoding", "response_1", 2)
     columns["response_1"] = [b"ok", b"ok", b"\xff\xfe", b"ok"]
     arrays = {name: pa.array(values) for name, values in columns.items()}
     raw = arrays["response_1"]
     arrays["response_1"] = pa.Array.from_buffers(pa.string(), 4, raw.buffers())
     pq.write_table(pa.table(arrays), tmp_path / "a.parquet")
     (problem,) = validate(tmp_path / "a.parquet")
-    assert (problem.kind, problem.column, problem.row) == ("encoding", "response_1", 2)
+    assert (problem.kind, problem.column, problem.row) == ("encoding", "response_1", 3)
 
 
 def test_files_of_one_folder_must_agree(tmp_path: Path, columns: Columns, write_jsonl: Any) -> None:
@@ -423,7 +425,7 @@ def test_gzip_of_a_cut_jsonl_is_named_by_its_row(tmp_path: Path, columns: Column
     raw = write_jsonl(tmp_path / "a.jsonl", columns).read_bytes()
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(raw[:-20], mtime=0))
     (problem,) = validate(tmp_path / "a.jsonl.gz")
-    assert (problem.kind, problem.row) == ("truncated", 3)
+    assert (problem.kind, problem.row) == ("truncated", 4)
 
 
 ARRAYS: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -431,8 +433,8 @@ ARRAYS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"scores": np.zeros((5, 3, 2))}, AxisMismatch, "have 5 prompts"),
     ({"scores": np.full((6, 3, 2), np.nan)}, DataError, "is NaN"),
     ({"prompts": ["x"]}, AxisMismatch, "prompt 1"),
-    ({"responses": [["x", "y"]] * 6}, AxisMismatch, "2 entries in row 0"),
-    ({"response_models": ["x"]}, AxisMismatch, "1 entries in row 0"),
+    ({"responses": [["x", "y"]] * 6}, AxisMismatch, "responses[0] has 2 entries"),
+    ({"response_models": ["x"]}, AxisMismatch, "response_models[0] has 1 entries"),
     ({"prompt_ids": ["x"] * 6}, DataError, "stands twice"),
     ({"reward_models": ("a", "a")}, ParameterError, "distinct names"),
     ({"reward_models": ("a", "model")}, ParameterError, "none of them 'model'"),

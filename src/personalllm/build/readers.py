@@ -176,7 +176,7 @@ def _line(bad: BadRow | BadCell) -> str:
 
 def _plain(source: Source, path: Path, row: Row) -> tuple[str, str]:
     del path
-    text = row.text("prompt")
+    text = row.text("prompt", missing="")
     return text, source.subset if source.subset and not source.only else row.text("subset")
 
 
@@ -194,17 +194,17 @@ def _hh_rlhf(source: Source, path: Path, row: Row) -> tuple[str, str]:
 def _helpsteer(source: Source, path: Path, row: Row) -> tuple[str, str]:
     """Return the prompt; of a dialogue (HelpSteer2) its first turn."""
     del source, path
-    return row.text("prompt").partition("<extra_id_1>")[0], "HelpSteer"
+    return row.text("prompt", missing="").partition("<extra_id_1>")[0], "HelpSteer"
 
 
 def _rewardbench(source: Source, path: Path, row: Row) -> tuple[str, str]:
     del source, path
-    return row.text("prompt"), row.text("subset")
+    return row.text("prompt", missing=""), row.text("subset")
 
 
 def _alpacaeval(source: Source, path: Path, row: Row) -> tuple[str, str]:
     del source, path
-    return row.text("instruction"), f"alpacaeval-{row.text('dataset')}"
+    return row.text("instruction", missing=""), f"alpacaeval-{row.text('dataset')}"
 
 
 class _Reader(NamedTuple):

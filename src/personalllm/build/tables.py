@@ -139,5 +139,5 @@ def _texts(table: pa.Table, names: Sequence[str], new: Sequence[str]) -> list[li
     for name, texts in zip(names, columns, strict=True):
         bad = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
         if bad is not None:
-            raise DataError(f"{name} of row {bad} is {texts[bad]!r}, not a text.", "Every row needs its texts.")
+            raise DataError(f"{name} of row {bad + 1} is {texts[bad]!r}, not a text.", "Every row needs its texts.")
     return columns

@@ -336,4 +336,4 @@ def _check_lengths(
     for key, rows in (("responses", responses), ("response_models", models)):
         odd = next((row for row, values in enumerate(rows) if len(values) != n_responses), None)
         if odd is not None:
-            raise AxisMismatch(f"{key} has {len(rows[odd])} entries in row {odd}; the scores have {n_responses}.")
+            raise AxisMismatch(f"{key}[{odd}] has {len(rows[odd])} entries; the scores have {n_responses}.")

@@ -86,17 +86,20 @@ class Row:
         # pandas has more missing values than NaN (NaT, NA); none is equal to itself, and NA is not even comparable.
         return None if type(value).__name__ in ("NAType", "NaTType") else value
 
-    def text(self, column: str, *, numbers: bool = False) -> str:
+    def text(self, column: str, *, numbers: bool = False, missing: str | None = None) -> str:
         """Return a cell as text; chat messages as one text (see `conversation`).
 
         Args:
             column: The column.
             numbers: True if numbers and truth values are accepted and written as Python writes them.
+            missing: What a missing value stands for; None if it is refused.
 
         Raises:
             BadCell: If the cell is missing, is not text, or is not valid Unicode.
         """
         value = self.cell(column)
+        if value is None:
+            value = missing
         if is_messages(value):
             value = conversation(value)
         if numbers and isinstance(value, bool | int | float) and math.isfinite(value):

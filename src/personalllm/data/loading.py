@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from personalllm.core.types import JSON
 from personalllm.data.benchmark import Benchmark, benchmark_from_scan
 from personalllm.data.files import Part, find_parts
 from personalllm.data.hub import fetch_dataset, fetch_release, parse_hub_source
+from personalllm.data.preferences import resembles_preferences
 from personalllm.data.problems import Problem, ProblemLog, raise_for
-from personalllm.data.rows import parts_of
+from personalllm.data.rows import parts_of, read_names
 from personalllm.data.scan import Scan
 from personalllm.data.store import open_stored, source_key, store, table_folder
+from personalllm.data.text_rows import Unreadable
 
 __all__ = ["METADATA_KEY", "load", "mini_path", "validate"]
 
@@ -80,10 +83,20 @@ def _read(source: str | Path, parts: list[Part], columns: Mapping[str, str], nam
     """Read and check a benchmark; `source` is what messages call it."""
     log = ProblemLog()
     benchmark = benchmark_from_scan(name or str(source), Scan(parts, log, columns), _metadata(parts))
-    raise_for(source, log.problems())
+    problems = log.problems()
+    raise_for(source, problems, _remedy(source, parts, columns, problems))
     if benchmark is None:
         raise DataError(f"{source} holds no rows.", "Give at least one prompt.")
     return benchmark
+
+
+def _remedy(source: str | Path, parts: list[Part], columns: Mapping[str, str], problems: list[Problem]) -> str:
+    """Return what to do about a source that is no benchmark; empty if it is in memory and there is nothing to add."""
+    if any(problem.kind == "n-responses" for problem in problems):
+        with suppress(Unreadable):
+            if resembles_preferences(read_names(parts[0]), columns):
+                return "It looks like people's preferences, which personalllm.Preferences.from_rows reads."
+    return "" if parts[0].format == "memory" else f"See them all: personalllm data validate {source}"
 
 
 def validate(source: Any, *, columns: Mapping[str, str] | None = None) -> list[Problem]:

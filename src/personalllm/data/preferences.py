@@ -9,7 +9,8 @@ Rows come from files or tables in memory, in one of three layouts that are recog
 - `instruction, input, response1, response2, annotator1, annotator2, ...`, the layout of the PandaLM test set: 0 is a
   tie, 1 or 2 the response preferred, nothing that the annotator did not judge the item.
 
-A prompt or response may be a list of chat messages (`role`, `content`).
+A prompt or response may be a list of chat messages (`role`, `content`). It may be the empty text, but not be missing
+(null, NaN); an empty cell of a CSV file is missing, so write empty texts as JSON or Parquet.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from personalllm.core.types import I32, Corpus, Histories
 from personalllm.data.cells import Row, conversation, is_messages
 from personalllm.data.rows import parts_of, read_names, read_rows
 
-__all__ = ["Preferences", "holds_preferences", "is_annotator", "judgements", "read_pairs"]
+__all__ = ["Preferences", "holds_preferences", "is_annotator", "judgements", "read_pairs", "resembles_preferences"]
 
 _PLAIN = ("user", "prompt", "chosen", "rejected")
 _PRISM = ("user_id", "interaction_id", "user_prompt", "model_response", "if_chosen")
@@ -199,7 +200,11 @@ def _comparisons(name: str, rows: Iterator[Row]) -> Iterator[_Comparison]:
     if first is None:
         raise DataError(f"{name} is empty.", _LAYOUTS)
     if (layout := _layout(first)) is None:
-        raise DataError(f"{first.source} has the columns {', '.join(sorted(map(str, first.present)))}.", _LAYOUTS)
+        benchmark = "response_1" in first.present
+        raise DataError(
+            f"{first.source} has the columns {', '.join(sorted(map(str, first.present)))}.",
+            "It looks like a benchmark, which personalllm.load reads." if benchmark else _LAYOUTS,
+        )
     yield from layout(chain([first], rows))
 
 
@@ -235,10 +240,10 @@ def holds_preferences(source: Any, columns: Mapping[str, str] | None = None) -> 
     try:
         first = next(_read(source, columns), None)
     except UserError:
-        if _resembles_preferences(_headings(source), columns):
+        if resembles_preferences(_headings(source), columns):
             raise
         return False  # what reads it as something else reports what is wrong
-    return first is not None and (_layout(first) is not None or _resembles_preferences(first.present, columns))
+    return first is not None and (_layout(first) is not None or resembles_preferences(first.present, columns))
 
 
 def _headings(source: Any) -> list[str]:
@@ -249,7 +254,7 @@ def _headings(source: Any) -> list[str]:
         return []
 
 
-def _resembles_preferences(headings: Iterable[str], columns: Mapping[str, str] | None) -> bool:
+def resembles_preferences(headings: Iterable[str], columns: Mapping[str, str] | None) -> bool:
     """Return whether at most one column of a layout is missing; one that `columns` maps, even wrongly, is not."""
     names = {"_".join(heading.casefold().split()) for heading in headings} | {*(columns or ())}
     return any(len({*layout} - names) <= 1 for layout in (_PLAIN, _PRISM, _PANDALM))
@@ -288,7 +293,7 @@ def _plain(row: Row) -> Iterator[_Comparison]:
 def _annotated(row: Row) -> Iterator[_Comparison]:
     """Yield each annotator's comparison of an item of PandaLM."""
     instruction = row.text("instruction", numbers=True)
-    context = "" if "input" not in row or row.cell("input") is None else row.text("input", numbers=True)
+    context = row.text("input", numbers=True, missing="") if "input" in row else ""
     prompt = "\n\n".join(part for part in (instruction, context) if part.strip())
     responses = (row.response("response1"), row.response("response2"))
     for annotator, verdict in judgements(row):

@@ -22,7 +22,7 @@ class Problem:
     Attributes:
         file: Path of the file, as it was found.
         column: Name of the column; empty if the problem concerns the whole file.
-        row: First row concerned, counted from 0 without a header; None if no single row is to blame.
+        row: First row concerned; row 1 is the first, below the header of a CSV file. None if no single row is to blame.
         message: What is wrong, with the number of rows and the first few of them.
         remedy: How to fix it.
         severity: `"error"` stops `load`, `"warning"` does not.
@@ -81,12 +81,12 @@ class ProblemLog:
         rows: Iterable[int] = (),
         severity: Severity = "error",
     ) -> None:
-        """Note a problem; further rows of the same kind in the same column are counted, not repeated."""
+        """Note a problem; further `rows` (from 0) of the same kind in the same column are counted, not repeated."""
         entry = self._entries.setdefault((kind, str(file), column), _Entry(message, remedy, severity))
         for row in rows:
             entry.count += 1
             if len(entry.rows) < _ROWS_NAMED:
-                entry.rows.append(int(row))
+                entry.rows.append(int(row) + 1)
 
     @property
     def has_errors(self) -> bool:
@@ -128,7 +128,7 @@ def _rows_phrase(entry: _Entry) -> str:
     return f" in {entry.count} rows ({rows}{', ...' if entry.count > len(entry.rows) else ''})"
 
 
-def raise_for(source: object, problems: list[Problem]) -> None:
+def raise_for(source: object, problems: list[Problem], remedy: str = "") -> None:
     """Raise if a problem stops loading.
 
     Raises:
@@ -142,6 +142,6 @@ def raise_for(source: object, problems: list[Problem]) -> None:
     plural = "problem" if len(errors) == 1 else "problems"
     raise InvalidBenchmark(
         f"{source} is not a benchmark in the released schema, {len(errors)} {plural}:{lines}{more}",
-        f"See them all: personalllm data validate {source}",
+        remedy or "They are all in the attribute `problems` of this error.",
         problems,
     )

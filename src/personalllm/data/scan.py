@@ -235,8 +235,9 @@ class Scan:
         for row, (name, split) in enumerate(zip(ids, splits, strict=True), start):
             if not name:
                 continue
-            earlier = self._ids.setdefault(name, (split, f"{part.path.name} row {row}"))
-            if earlier[1] == f"{part.path.name} row {row}":
+            where = f"{part.path.name} row {row + 1}"
+            earlier = self._ids.setdefault(name, (split, where))
+            if earlier[1] == where:
                 continue
             same = earlier[0] == split
             self.log.add(
@@ -257,7 +258,8 @@ class Scan:
             if not words:
                 continue
             key = hashlib.sha256(words.encode()).digest()
-            first_split, first_name, where = self._prompts.setdefault(key, (split, name, f"{part.path.name} row {row}"))
+            here = (split, name, f"{part.path.name} row {row + 1}")
+            first_split, first_name, where = self._prompts.setdefault(key, here)
             if first_split == split or first_name == name:
                 continue
             self.log.add(

@@ -134,7 +134,9 @@ def _csv_rows(stream: IO[str], source: str) -> Iterator[tuple[int, JSON | BadRow
         if len(cells) != len(header):
             reason = f"{len(cells)} fields where the header has {len(header)}; it is cut off or wrongly quoted"
             kind, remedy = "truncated", f"Quote texts with delimiters or line breaks. {COPY_AGAIN}"
-        row = dict(zip(header, cells, strict=False))
+        row = dict(
+            zip(header, (cell or None for cell in cells), strict=False)
+        )  # no cell is the empty text, as in pandas
         yield number, BadRow(source, f"line {number}", kind, reason, remedy) if reason else row
 
 
