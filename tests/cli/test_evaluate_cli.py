@@ -28,14 +28,26 @@ EMBEDDER = ["--embedder", "personalllm.testing:HashEmbedder"]
 STANDINS = [*EMBEDDER, "--llm", "personalllm.testing:EchoChatModel"]
 STANDINS += ["--rewards", "personalllm.testing:SurfaceRewards"]
 SMALL = ["--users", "20", "--pool-users", "10", "--data", "tiny.parquet", "--out", "runs"]
+SMALL += ["--set", "intervals=users"]
 PREDICT = ["--track", "predict", "--set", "prediction.n_seen_users=3", *SMALL, *EMBEDDER]
 PEOPLE = ["--data", "mine.csv", "--column", "user=who", "--shots", "0,2", "--out", "runs", *EMBEDDER]
 PEOPLE += ["--set", "folds.prompt_folds=3", "--set", "folds.user_folds=2", "--set", "bootstrap_draws=100"]
+PEOPLE += ["--set", "intervals=users"]
 
 
 def names_of(text: str) -> list[str]:
     """Return the first word of each row with an interval."""
     return [line.split()[0] for line in text.splitlines() if "[" in line]
+
+
+def test_too_few_users_or_prompts_are_said_instead_of_intervals_and_verdicts(
+    folder: Path, output: Callable[..., str]
+) -> None:
+    small = ("--users", "20", "--limit", "5", "--pool-users", "10", "--data", "tiny.parquet", "--out", "runs")
+    text = " ".join(output("evaluate", "random", "longest", *small).split())
+    assert "No intervals and no verdicts: the number of" in text
+    assert not names_of(text)
+    assert not [word for word in ("better", "worse", "not clear", "verdicts are") if word in text]
 
 
 def test_the_rank_track_prints_a_leaderboard_and_resumes(

@@ -210,7 +210,7 @@ def test_a_winner_beats_every_other_cell(make_benchmark: Callable[..., Benchmark
     assert results.winner.cell.values == {"sign": 1}
     sentence = results.contests[0].sentence()
     assert sentence.startswith(
-        "Winner by utility among 2 cells on the same 100 users: slot[skill=1.0], sign=1 (paired sign-flip"
+        "Winner by utility among 2 cells on the same 100 users: slot[skill=1.0], sign=1 (paired tests"
     )
     assert "chosen on these users: expect its lead to shrink" in sentence
     assert results.table()["verdict"].to_pylist() == ["behind", "winner"]
@@ -271,7 +271,7 @@ def test_a_cell_that_beats_all_but_one_is_no_winner(benchmark_: Benchmark) -> No
     ]
     assert contest.sentence() == (
         "No winner by utility among 4 cells on the same 200 users. The best is c1, but it is not significantly "
-        "different from: c2 (paired sign-flip tests over users, Holm-corrected for 3 comparisons, at 5%)."
+        "different from: c2 (paired tests over users, Holm-corrected for 3 comparisons, at 5%)."
     )
     without = contest_of(benchmark_, base - 1, base + 0.001, base - 0.5)
     assert without.winner is without.best

@@ -27,7 +27,7 @@ def method(label: str, kind: Any, right: float, n_users: int, shots: tuple[int, 
     user = np.repeat(np.arange(n_users, dtype=np.int32), 40)
     margin = (right - generator(0, "pairs", n_users).random(len(user))).astype(np.float32)
     sums = Sums(pair_sums(PairAnswers(n_users, user, margin)))
-    estimates = estimate(sums, PAIR_METRICS, draws=200, seed=0)
+    estimates = estimate(sums, PAIR_METRICS, over="users", draws=200, seed=0)
     conditions = [Condition(shots=k) for k in shots]
     spec = {"id": label, "params": {}}
     return MethodResult(

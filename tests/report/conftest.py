@@ -97,7 +97,7 @@ SKILLS: tuple[Skill, ...] = (
 
 def method_result(label: str, title: str, kind: Kind, sums: dict[Condition, Sums], **changes: Any) -> MethodResult:
     metrics = CHOICE_METRICS if "utility" in next(iter(sums.values())).columns else PAIR_METRICS
-    estimates = {condition: estimate(of, metrics, draws=100, seed=0) for condition, of in sums.items()}
+    estimates = {condition: estimate(of, metrics, over="users", draws=100, seed=0) for condition, of in sums.items()}
     spec = {"id": label.partition("[")[0], "params": {}}
     return MethodResult(label, title, kind, spec, sums, estimates, **changes)
 

@@ -51,7 +51,9 @@ def test_what_is_no_default_is_set(
     change: dict[str, Any], expected: list[str], make_results: Callable[..., Results]
 ) -> None:
     results = make_results("rank", 5)
-    results.protocol.update({"bootstrap_draws": 2000, "reference_response_model": None} | change)
+    results.protocol.update(
+        {"intervals": "users and prompts", "bootstrap_draws": 2000, "reference_response_model": None} | change
+    )
     assert settings(shlex.split(command(results))) == expected
 
 

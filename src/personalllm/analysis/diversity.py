@@ -75,7 +75,10 @@ class Diversity(Analysis):
         """Return what to keep in mind."""
         voters = {votes.n_voters.max() for votes in self.populations} | {v.n_voters.min() for v in self.populations}
         lines = [
-            "A prompt whose top share is exactly at a threshold counts half, as in the paper.",
+            (
+                "A prompt whose top share is exactly at a threshold counts half; the function behind the paper's "
+                "figure adds half a prompt more where any prompt ties."
+            ),
             (
                 "Intervals are 95 % percentile intervals from resampling the prompts; the voters are taken as they "
                 "are, so the spread of another draw of users is not in them."

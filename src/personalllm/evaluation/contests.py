@@ -1,4 +1,4 @@
-"""Find the best cell of a sweep, and what can be claimed of it: paired tests over users, corrected for their number."""
+"""Find the best cell of a sweep, and what can be claimed of it: paired tests, corrected for their number."""
 
 from __future__ import annotations
 
@@ -124,8 +124,16 @@ class Contest:
         if math.isnan(row.estimate(self.metric.id).value):
             return "not defined"
         if row is self.best:
+            if self.differences and not self._tested:
+                return "best, no test"
             return "winner" if self.winner else "best, no winner" if self.differences else "alone"
+        if not self._tested:
+            return "no test"
         return "not significantly different from the best" if row in self.ties else "behind"
+
+    @property
+    def _tested(self) -> bool:
+        return any(math.isfinite(difference.p_holm) for difference in self.differences)
 
     def sentence(self) -> str:
         """Return what can be claimed of the best cell."""
@@ -138,7 +146,10 @@ class Contest:
             return f"{self.best.cell}: the only cell{with_value} on its {users}, so it is compared with none."
         where = f" ({self.best.at})" if len(self.best.results.conditions) > 1 else ""
         among = f"among {n_tests + 1} cells on the same {users}{where}"
-        tests = f"paired sign-flip tests over users, Holm-corrected for {n_tests} comparison{'s' * (n_tests > 1)}"
+        over = self.best.results.over
+        tests = f"paired tests over {over}, Holm-corrected for {n_tests} comparison{'s' * (n_tests > 1)}"
+        if not self._tested:
+            return f"No verdict by {self.metric.id} {among}. {self.best.results.shortage(self.best.at)}".rstrip()
         if self.winner:
             largest = max(difference.p_holm for difference in self.differences)
             return (
@@ -149,7 +160,7 @@ class Contest:
         if len(self.ties) > _NAMED:
             ties += f"; and {len(self.ties) - _NAMED} more, marked in the table"
         # with n users the smallest p of a sign-flip test is 2 / 2**n
-        few = n_tests * 2.0 ** (1 - n_users) > LEVEL
+        few = over == "users" and n_tests * 2.0 ** (1 - n_users) > LEVEL
         return (
             f"No winner by {self.metric.id} {among}. The best is {self.best.cell}, but it is not significantly "
             f"different from: {ties} ({tests}, at {LEVEL:.0%})."
@@ -186,9 +197,9 @@ def wide_table(rows: Sequence[SweepRow], axes: Sequence[str], contests: Sequence
     """Return a `pyarrow.Table` with a row for each cell.
 
     Columns: `cell` (from 0), `method` (as it was named), one for each axis (integers or numbers where all values
-    are, else text), `label`, each metric with `_low` and `_high`, the counts of the track, `n_users`, `users` (cells of
-    the same number have the same users and queries), `behind_best` (paired, with `_low` and `_high`), `p_value`,
-    `p_holm`, `verdict`, `preset`, `fingerprint`. A number that is not defined is null.
+    are, else text), `label`, each metric with `_low` and `_high`, `intervals` (over what), the counts of the track,
+    `n_users`, `users` (cells of the same number have the same users and queries), `behind_best` (paired, with `_low`
+    and `_high`), `p_value`, `p_holm`, `verdict`, `preset`, `fingerprint`. A number that is not defined is null.
     """
     import pyarrow as pa
 
@@ -199,7 +210,7 @@ def wide_table(rows: Sequence[SweepRow], axes: Sequence[str], contests: Sequence
         record |= dict.fromkeys(axes) | {"label": row.cell.label}
         for metric in row.results.metrics:
             record |= _ends(metric.id, row.estimate(metric.id))
-        record |= {**row.result.counts, "n_users": row.sums.n_clusters, "users": group}
+        record |= {"intervals": row.results.over, **row.result.counts, "n_users": row.sums.n_clusters, "users": group}
         records.append(record | _standing(row, contest))
     columns = {name: [record[name] for record in records] for name in records[0]}
     columns |= {axis: _axis_column([row.cell.values[axis] for row in rows]) for axis in axes}

@@ -155,13 +155,13 @@ def shortage(sums: Sums, over: Over) -> str:
         return "No intervals and no verdicts: the track does not add up answers by prompt."
     n_users, n_prompts = (int(np.count_nonzero(side)) for side in (_user_side(sums, ALL, "")[1], sums.prompts["all:n"]))
     if n_prompts < MIN_PROMPTS:
-        return f"No intervals and no verdicts: prompts are {n_prompts:,}, at least {MIN_PROMPTS} are needed."
+        return f"No intervals and no verdicts: the number of prompts is {n_prompts:,}, below {MIN_PROMPTS}."
     if over == "prompts" or n_users >= MIN_USERS:
         return ""
-    few = f"users are {n_users:,}, at least {MIN_USERS} are needed"
+    few = f"the number of users is {n_users:,}, below {MIN_USERS}"
     if n_users < MIN_PAIRED_USERS:
         return f"No intervals and no verdicts: {few} ({MIN_PAIRED_USERS} for differences)."
-    return f"No intervals but of paired differences: {few}."
+    return f"No intervals but those of differences: {few}."
 
 
 def user_means(sums: Sums, metric: Metric) -> F64:

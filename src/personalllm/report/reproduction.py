@@ -82,7 +82,7 @@ def reproduction_notes(reproduction: Reproduction) -> tuple[str, ...]:
             f"Of {counts['generations']:,} replies {counts['empty']:,} were empty and {counts['cut']:,} were cut at "
             f"{reproduction.plan.max_tokens} tokens; all are scored and counted."
         ),
-        "A tie counts half a win. The intervals cover the choice of users, not that of prompts, seed or sampling.",
+        f"A tie counts half a win. The intervals cover the choice of {reproduction.own.over}; all else is held fixed.",
     )
 
 
@@ -171,8 +171,8 @@ def _figures(reproduction: Reproduction) -> list[Figure]:
         Drawing(
             "ours",
             "Ours",
-            "Bars are 95 % intervals over users; the grey band is zero-shot's. Lines named at the right are levels of "
-            "stored responses; an arrow stands for one outside the panel.",
+            f"Bars are 95 % intervals over {reproduction.own.over}; the grey band is zero-shot's. Lines named at the "
+            "right are levels of stored responses; an arrow stands for one outside the panel.",
             reproduction_figure(reproduction),
             "Mean utility and win rate by examples shown; the first table has all the numbers.",
         ),

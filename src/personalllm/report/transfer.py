@@ -41,6 +41,8 @@ def _agreement_text(rho: Estimate, n: int, shots: int) -> str:
         f"After {shots} shots the {n} methods stand in orders whose rank correlation is "
         f"{numbers.estimate(rho, decimals=2)}"
     )
+    if not math.isfinite(rho.low):
+        return f"{text}, without an interval: users or prompts are too few."
     if rho.low > 0:
         return f"{text}: they agree more than chance."
     if rho.high < 0:
@@ -120,8 +122,8 @@ def standings_table(transfer: Transfer) -> Grid:
 
 def _notes(transfer: Transfer, people: View) -> tuple[str, ...]:
     correlation = (
-        f"The rank correlation is over {len(transfer.methods)} methods; its interval resamples users on the one side "
-        f"and {people.unit} on the other, and does not cover other methods."
+        f"The rank correlation is over {len(transfer.methods)} methods; its interval is over {transfer.simulated.over} "
+        f"on the one side and {people.over} on the other, and does not cover other methods."
     )
     data = (
         "People and simulated users judged other prompts and other responses, and the pools differ in size, so a "

@@ -300,11 +300,11 @@ class View:
         return Grid(key, title, caption, tuple(columns), tuple(of_rows))
 
     def _compared(self, versus: str) -> tuple[list[str], list[str], list[str]]:
-        """Return the names of the methods that are better than a row, not significantly different, and worse."""
+        """Return the names of the methods that tests find better than a row, not different, and worse."""
         among = list(dict.fromkeys([versus, *(row.label for row in self.methods)]))
         pairs: tuple[Difference, ...] = self.results.comparisons(versus=versus, among=among)
         better = [self.name(pair.b) for pair in pairs if pair.better == pair.b]
-        equal = [self.name(pair.b) for pair in pairs if pair.better is None]
+        equal = [self.name(pair.b) for pair in pairs if pair.better is None and math.isfinite(pair.p_holm)]
         return better, equal, [self.name(pair.b) for pair in pairs if pair.better == pair.a]
 
     def _best(self) -> Finding:
@@ -319,6 +319,8 @@ class View:
             text += f" It is not significantly different from {listed(equal)}: being first among these may be chance."
         if worse or equal:
             text += f" (Paired by {_UNITS[self.over]}, Holm-corrected at 5 %.)"
+        elif self.results.shortage():
+            text += f" {self.results.shortage()}"
         return Finding("Which method", text)
 
     def _baselines(self) -> Iterator[Finding]:
@@ -326,20 +328,22 @@ class View:
             base = self.baselines[0]
             better, equal, worse = self._compared(base.label)
             text = f"The best baseline is {self.name(base)}: {self.main.heading.lower()} {self.text(base)}. "
-            text += f"Significantly better than it: {listed(better)}."
+            if better or equal or worse:
+                text += f"Significantly better than it: {listed(better)}."
             text += f" Not significantly different: {listed(equal)}." if equal else ""
             text += f" Significantly worse: {listed(worse)}." if worse else ""
-            yield Finding("Against ignoring the user", text)
+            yield Finding("Against ignoring the user", text.strip())
 
     def _changes(self, at: Condition, other: Condition) -> list[tuple[MethodResult, Estimate]]:
-        """Return how the main metric changes from `other` to `at`, for the methods that have both; best first."""
+        """Return how the main metric changes from `other` to `at`, where there is an interval; best first."""
         sign = -1 if self.main.higher_is_better else 1
         changes = [
             (row, self.results.change(row.label, self.main.id, at, other))
             for row in self.methods
             if at in row.estimates and other in row.estimates
         ]
-        return sorted(changes, key=lambda change: sign * change[1].value)
+        known = [(row, change) for row, change in changes if math.isfinite(change.low)]
+        return sorted(known, key=lambda change: sign * change[1].value)
 
     def _improves(self, change: Estimate) -> bool | None:
         """Return whether a change is for the better; None if its interval covers 0 or is not defined."""
@@ -371,6 +375,8 @@ class View:
         histories = {"flipped": "the labels of the history flipped", "other-user": "another user's history"}
         for condition in self.counterfactuals:
             changes = self._changes(condition, self.headline)[::-1]
+            if not changes:
+                continue
             losers = [(row, change) for row, change in changes if self._improves(change) is False]
             others = [(row, change) for row, change in changes if self._improves(change) is not False]
             history = histories.get(condition.history, condition.history)

@@ -44,10 +44,10 @@ class PeopleView(PredictView):
             ),
             "A person with fewer than k choices is adapted to with all of them.",
         ]
-        if self.unit == "prompts":
+        if self.over == "prompts":
+            means = " Accuracies are means over prompts." if self.unit == "prompts" else ""
             notes.append(
-                f"With {count(self._people.get('n_users', 0))} people, intervals resample prompts with the people held "
-                "fixed: they say how sure the numbers are for these people, and nothing about others. Accuracies are "
-                "means over prompts."
+                f"With {count(self._people.get('n_users', 0))} people, intervals are over prompts with the people held "
+                f"fixed: they say how sure the numbers are for these people, and nothing about others.{means}"
             )
         return tuple(notes)

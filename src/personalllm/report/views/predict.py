@@ -162,7 +162,8 @@ class PredictView(View):
                 loss = self.at(row, "log_loss", replace(self.headline, shots=shots))
                 if math.isfinite(loss.low) and loss.low > _COIN + _SLACK:
                     wrong.append(f"{self.name(row)} at {shots} ({number(loss.value)})")
-        text += f" Log-loss significantly above a coin's 0.693, so confidently wrong: {listed(wrong)}."
+        if not self.results.shortage():
+            text += f" Log-loss significantly above a coin's 0.693, so confidently wrong: {listed(wrong)}."
         yield Finding("Are the probabilities honest?", text)
 
     def _length(self) -> Iterator[Finding]:

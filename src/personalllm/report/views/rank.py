@@ -77,8 +77,13 @@ class RankView(View):
             words = (
                 "better than" if gain.low > 0 else "worse than" if gain.high < 0 else "not significantly different from"
             )
-            value = metric_text(gain, self.results.metric("gain"))
-            text = f"{self.name(best)} has a gain of {value}: it is {words} the best choice that ignores the user."
+            text = f"{self.name(best)} has a gain of {metric_text(gain, self.results.metric('gain'))}"
+            if math.isfinite(gain.low):
+                text += f": it is {words} the best choice that ignores the user."
+            elif self.results.shortage():
+                text += "."
+            else:
+                text += ", without an interval: the room above the best choice that ignores the user may be 0."
             yield Finding("Gain", text)
 
     def blocks(self) -> Iterator[Grid | Drawing]:
