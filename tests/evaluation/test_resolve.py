@@ -3,13 +3,15 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from personalllm.core.errors import PersonalLLMError, PluginError, UnknownName, UserError
-from personalllm.evaluation import parse_method
+from personalllm.data import Benchmark
+from personalllm.evaluation import Protocol, evaluate, parse_method
 from personalllm.evaluation.parts import load_track
 from personalllm.evaluation.resolve import named, resolve, slug, tracks_of
 from personalllm.methods.base import Method
@@ -112,6 +114,39 @@ def test_an_edited_base_in_another_file_is_another_method(module: Path) -> None:
         sys.modules.pop("derived_for_tests", None)
     assert before.key == again.key
     assert before.key != after.key
+
+
+def test_an_edited_module_that_a_method_uses_makes_another_method(module: Path) -> None:
+    names = ("deep_for_tests", "helper_for_tests", "user_for_tests")
+    deep, helper, user = (module.with_name(f"{name}.py") for name in names)
+    deep.write_text("VALUE = 1\n")
+    helper.write_text("import deep_for_tests\n\ndef weigh(n): return n * deep_for_tests.VALUE\n")
+    user.write_text("import json\nfrom helper_for_tests import weigh\n" + MINE.format(bias=0).replace("Mine", "User"))
+    module.with_name("unused_for_tests.py").write_text("")
+    try:
+        keys = [named(method_class("user_for_tests:User")()).key]
+        for file in (helper, deep, module.with_name("unused_for_tests.py")):
+            file.write_text(file.read_text() + "# edited\n")
+            keys.append(named(method_class("user_for_tests:User")()).key)
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)
+    assert len(set(keys)) == 3
+    assert keys[2] == keys[3]
+
+
+def test_a_class_typed_into_a_session_is_warned_of(
+    benchmark_: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+    space = vars(sys.modules["__main__"])
+    exec(MINE.format(bias=0), space)
+    protocol = Protocol.for_benchmark(benchmark_, n_users=3, pool_users=2)
+    with pytest.warns(UserWarning, match="The source of mine cannot be read: it was typed into a session") as caught:
+        evaluate([space["Mine"](), "random"], benchmark_, protocol=protocol, out=tmp_path)
+    assert len(caught) == 1
+    evaluate([space["Mine"]()], benchmark_, protocol=protocol)
+    evaluate(["random"], benchmark_, protocol=protocol, out=tmp_path)
 
 
 def test_a_baseline_of_another_track_is_named() -> None:

@@ -21,7 +21,17 @@ from personalllm.evaluation.settings import read_value
 from personalllm.methods.base import Method
 from personalllm.methods.registry import get_method, list_methods, method_class
 
-__all__ = ["left_out", "named", "only_track", "parse_method", "resolve", "slug", "split_list", "tracks_of"]
+__all__ = [
+    "left_out",
+    "named",
+    "only_track",
+    "parse_method",
+    "resolve",
+    "slug",
+    "split_list",
+    "tracks_of",
+    "without_source",
+]
 
 _FORM = re.compile(r"(?P<name>[^\[\]]+?)\s*(?:\[(?P<params>.*)\])?", re.DOTALL)
 _SYNTAX = "Write NAME, NAME[parameter=value,...] or module:Class, e.g. icl[n_shots=3]."
@@ -77,17 +87,48 @@ def _label(method: Method) -> str:
     return f"{method.id}[{','.join(changed)}]" if changed else method.id
 
 
+def without_source(entries: Iterable[NamedMethod]) -> list[str]:
+    """Return the labels of methods whose classes were typed into a session, so that no key tells an edited one."""
+    return [entry.label for entry in entries if "" in _sources(type(entry.method))]
+
+
 def _sources(kind: type) -> list[str]:
-    """Return the digests of a class and of its bases outside this package."""
-    return [_source(base) for base in kind.__mro__ if base is not object and not base.__module__.startswith(_OURS)]
+    """Return the digests of a class and its bases outside this package, then of the modules that they use."""
+    outside = [base for base in kind.__mro__ if base is not object and not base.__module__.startswith(_OURS)]
+    return [*map(_source, outside), *map(file_sha256, sorted({file for base in outside for file in _helpers(base)}))]
+
+
+def _helpers(kind: type) -> set[Path]:
+    """Return the files, in the class's own package or else folder, of the modules that its module names, and so on."""
+    home = _file(kind.__module__)
+    if home is None or home.parent.name == "site-packages":
+        return set()
+    depth = kind.__module__.count(".")
+    root = home.parents[max(depth - 1, 0)]
+    files: set[Path] = {home}
+    waiting: list[Any] = [kind.__module__]
+    while waiting:
+        for value in list(vars(sys.modules[waiting.pop()]).values()):
+            name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+            file = _file(name)
+            if file is None or file in files or not file.is_relative_to(root) or (not depth and file.parent != root):
+                continue
+            files.add(file)
+            waiting.append(name)
+    return files - {home}
+
+
+def _file(module: Any) -> Path | None:
+    """Return the source file of an imported module, by its name."""
+    file = getattr(sys.modules.get(module) if isinstance(module, str) else None, "__file__", None)
+    return Path(file) if file and file.endswith(".py") and Path(file).is_file() else None
 
 
 def _source(kind: type) -> str:
     """Return a digest of the file that defines a class, or of the class's own text, or nothing."""
-    module = sys.modules.get(kind.__module__)
-    file = getattr(module, "__file__", None)
-    if file and Path(file).is_file():
-        return file_sha256(Path(file))
+    file = _file(kind.__module__)
+    if file is not None:
+        return file_sha256(file)
     try:
         return digest(inspect.getsource(kind), 64)
     except (OSError, TypeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +24,7 @@ from personalllm.evaluation.presets import get_preset
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.reading import assemble
-from personalllm.evaluation.resolve import resolve, slug
+from personalllm.evaluation.resolve import resolve, slug, without_source
 from personalllm.evaluation.results import Results
 from personalllm.evaluation.sizes import check_data
 from personalllm.evaluation.sources.people import People
@@ -80,9 +81,7 @@ def evaluate(
     backends = bound_backends(embedder, llm, rewards)
     workers = backend("executor", executor)
     chosen = as_protocol(protocol, data, track)
-    kind = load_track(chosen.track)
-    several = [methods] if isinstance(methods, str | Method) else methods
-    entries, names = resolve(several, kind, signals=chosen.signals)
+    entries, names = _resolved([methods] if isinstance(methods, str | Method) else methods, chosen, out)
     instance = make_track(chosen, data, backends, writes=any("llm" in entry.method.needs for entry in entries))
     for entry in entries:
         instance.check(entry)
@@ -167,6 +166,20 @@ def open_track(protocol: Protocol, data: Any, backends: Backends) -> Track:
     source = Simulated(protocol, data) if isinstance(data, Benchmark) else People(data, protocol)
     instance: Track = load_track(protocol.track).of(protocol, source, backends)
     return instance
+
+
+def _resolved(
+    methods: Sequence[Method | str], protocol: Protocol, out: str | Path | None
+) -> tuple[tuple[NamedMethod, ...], tuple[str, ...]]:
+    """Return methods and names of baselines; warn of a class that a run folder cannot tell from its former self."""
+    entries, names = resolve(methods, load_track(protocol.track), signals=protocol.signals)
+    if out is not None and (typed := without_source(entries)):
+        warnings.warn(
+            f"The source of {', '.join(typed)} cannot be read: it was typed into a session. After a change of it "
+            f"{out} still gives the results of the former one: define it in a file, or choose another folder.",
+            stacklevel=3,
+        )
+    return entries, names
 
 
 def _check_names(names: Sequence[str], track: Track, baselines: Sequence[Baseline]) -> None:
