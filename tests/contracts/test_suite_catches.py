@@ -78,9 +78,9 @@ class ReturnsNothing(Longest):
 
 
 @dataclass
-class Float64(Longest):
+class Words(Longest):
     def utilities(self, queries):
-        return super().utilities(queries).astype(np.float64)
+        return super().utilities(queries).astype(str)
 
 
 @dataclass
@@ -238,7 +238,7 @@ BROKEN = [
     (LearnsIntoAField, AssertionError, "fit and adapt must not change a parameter"),
     (LearnsIntoAPlainName, AssertionError, "attributes that are learned end in an underscore, got ['seen']"),
     (ReturnsNothing, AssertionError, "fit must return self, got NoneType"),
-    (Float64, AssertionError, "utilities must return float32, got float64"),
+    (Words, AssertionError, "utilities must return numbers, got <U32"),
     (Transposed, AssertionError, "utilities must return (n_queries, n_responses)"),
     (NotFinite, AssertionError, "utilities must return finite numbers"),
     (Positional, AssertionError, "permuting the responses of the prompts must permute the scores"),

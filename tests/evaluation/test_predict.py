@@ -132,7 +132,7 @@ class Odd(Method):
         values = np.zeros((len(queries), queries.corpus.n_responses), np.float32)
         if self.how == "nan":
             values[2, 1] = np.nan
-        return {"wide": values.astype(np.float64), "infinite": values - np.inf}.get(self.how, values)
+        return {"words": values.astype(str), "infinite": values - np.inf}.get(self.how, values)
 
 
 @dataclass
@@ -290,7 +290,7 @@ def test_shards_and_executors_change_nothing(benchmark_: Benchmark) -> None:
     ("how", "error", "message"),
     [
         ("nan", UserError, r"'odd' returned NaN for 1 of"),
-        ("wide", UserError, r"'odd\[how=wide\]' returned float64, expected float32"),
+        ("words", UserError, r"'odd\[how=words\]' returned an array of <U32, not an array of numbers"),
         ("raise", RunError, r"'odd\[how=raise\]' failed in adapt: ValueError: no such user"),
     ],
 )

@@ -427,6 +427,18 @@ def test_users_have_texts_as_names_and_methods_that_read_texts(fitted):
         pl.methods.RMMixture().user("ann")
 
 
+def test_a_user_of_a_method_that_is_not_fitted_is_told_what_to_do():
+    method = pl.methods.HierarchicalBT(n_features=2)
+    ann = method.user("ann").update("p", chosen="a", rejected="b")
+    with pytest.raises(UserError, match="'hierarchical-bt' is not fitted, so the user 'ann' has nothing") as raised:
+        ann.rank("p", ["a", "b"])
+    assert raised.value.remedy == "Call fit(pool) on the method first; what the user has said is kept."
+    pool = Histories(Corpus(["Hi"], [["Hello there.", "What?"]]), 1, [0], [0], [0], [1])
+    method.fit(pool, embedder=HashEmbedder())
+    assert len(ann.rank("p", ["a", "b"])) == 2
+    assert pl.methods.Longest().user("bob").rank("p", ["a", "bb"]) == [1, 0]
+
+
 RAGGED = Corpus(["p", "q", "r"], [["a", "b b"], ["c", "d d", "e"], []])
 
 
@@ -442,8 +454,9 @@ def test_ragged_prompts_are_padded_with_minus_infinity():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda n, count: [[0.0] * count] * n, "'answers' returned a list, not an array"),
-        (lambda n, count: np.zeros((n, count)), "returned float64, expected float32"),
+        (lambda n, count: [["a"] * count] * n, "'answers' returned list, not an array of numbers"),
+        (lambda n, count: [[0.0] * count, [0.0]], "'answers' returned list, not an array of numbers"),
+        (lambda n, count: np.zeros((n, count), bool), "returned an array of bool, not an array of numbers"),
         (lambda n, count: np.zeros((n, 1), np.float32), r"returned shape \(2, 1\), expected \(2, 2\)"),
         (lambda n, count: np.zeros(count, np.float32), r"returned shape \(2,\), expected \(2, 2\)"),
     ],
@@ -457,6 +470,23 @@ def test_ragged_answers_are_checked(answer, message):
 
     with pytest.raises(UserError, match=message):
         Answers().utilities(Queries(RAGGED, 1, [0, 0, 0], [0, 1, 0]))
+
+
+@pytest.mark.parametrize("numbers", [np.float64, np.float16, int, np.ndarray.tolist])
+def test_utilities_may_be_any_numbers(numbers):
+    class Lengths(pl.Method):
+        id = "lengths"
+
+        def utilities(self, queries):
+            texts = [queries.corpus.responses[row] for row in queries.prompt.tolist()]
+            lengths = np.array([[len(text) for text in row] for row in texts])
+            return numbers(lengths) if numbers is np.ndarray.tolist else lengths.astype(numbers)
+
+    for rows in ([0, 1, 0], [0, 0, 0]):
+        utilities = Lengths().utilities(Queries(RAGGED, 1, [0, 0, 0], rows))
+        assert utilities.dtype == np.float32
+        assert utilities[0, :2].tolist() == [1, 3]
+    assert Lengths().user("ann").rank("p", ["a", "bb"]) == [1, 0]
 
 
 def test_a_built_in_class_is_imported_when_it_is_asked_for():

@@ -13,7 +13,8 @@ import numpy as np
 from personalllm.core.errors import PersonalLLMError, RunError, UserError
 from personalllm.core.types import F32, Histories
 from personalllm.evaluation.contract import Backends, NamedMethod
-from personalllm.methods.base import UTILITIES_REMEDY, Method, check_utilities
+from personalllm.methods.answers import UTILITIES_REMEDY, check_utilities
+from personalllm.methods.base import Method
 
 __all__ = ["checked", "fitted", "own_copy", "running"]
 

@@ -15,16 +15,15 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Literal, Self, TypeVar
 
-import numpy as np
-
 from personalllm.core.backends import backend
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.core.protocols import ChatModel, RewardSignals, TextEmbedder
 from personalllm.core.types import F32, I32, JSON, U8, Conversation, Histories, Queries
+from personalllm.methods.answers import of_any_width
 from personalllm.methods.state import write_state
 from personalllm.methods.user import User
 
-__all__ = ["UTILITIES_REMEDY", "HistoryRule", "Method", "Need", "check_utilities", "fitting"]
+__all__ = ["HistoryRule", "Method", "Need", "fitting"]
 
 M = TypeVar("M", bound="Method")
 
@@ -33,10 +32,6 @@ HistoryRule = Literal["random", "nearest"]
 
 _NEEDS = {"embedder": "'minilm-l6-int8'", "llm": "'smollm2-135m-instruct'", "signals": "..."}
 _HISTORIES = ("random", "nearest")
-UTILITIES_REMEDY = (
-    "utilities() must return a preference for each candidate: float32 (n_queries, n_responses) without NaN."
-)
-"""What to do about utilities that break the contract."""
 
 
 class _NotLearned(UserError, AttributeError):
@@ -73,43 +68,6 @@ def fitting(learn: Callable[[M, Histories], M]) -> Callable[Concatenate[M, ...],
 
     del fit.__wrapped__  # help() shows the signature above, not that of the function inside
     return fit
-
-
-def check_utilities(label: str, utilities: Any, shape: tuple[int, int]) -> F32:
-    """Return what `utilities` returned if it is a float32 array of this shape.
-
-    Raises:
-        UserError: If it is not; names the method.
-    """
-    if not isinstance(utilities, np.ndarray):
-        raise UserError(f"The method {label!r} returned a {type(utilities).__name__}, not an array.", UTILITIES_REMEDY)
-    if utilities.dtype != np.float32:
-        raise UserError(
-            f"The method {label!r} returned {utilities.dtype}, expected float32.",
-            "Add .astype(numpy.float32) at the end of utilities().",
-        )
-    if utilities.shape != shape:
-        raise UserError(f"The method {label!r} returned shape {utilities.shape}, expected {shape}.", UTILITIES_REMEDY)
-    return utilities
-
-
-def _of_any_width(score: Callable[[M, Queries], F32]) -> Callable[[M, Queries], F32]:
-    """Let `utilities` take prompts with different numbers of responses: one call for each number, then padded."""
-
-    @wraps(score)
-    def utilities(self: M, queries: Queries) -> F32:
-        corpus = queries.corpus
-        counts = corpus.counts[queries.prompt]
-        if (counts == corpus.n_responses).all():
-            return score(self, queries)
-        result = np.full((len(queries), corpus.n_responses), -np.inf, dtype=np.float32)
-        for count in np.unique(counts[counts > 0]).tolist():
-            rows = np.flatnonzero(counts == count)
-            part = Queries(corpus.first_columns(count), queries.n_users, queries.user[rows], queries.prompt[rows])
-            result[rows, :count] = check_utilities(self.id, score(self, part), (len(rows), count))
-        return result
-
-    return utilities
 
 
 @dataclass
@@ -163,7 +121,7 @@ class Method:
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.title = cls.title or cls.id
-        for name, decorate in (("fit", fitting), ("utilities", _of_any_width)):
+        for name, decorate in (("fit", fitting), ("utilities", of_any_width)):
             if name in vars(cls):
                 setattr(cls, name, decorate(vars(cls)[name]))
 
@@ -256,8 +214,9 @@ class Method:
 
         Ties are broken by the lower column in the rank track and counted half in the predict track. The candidates of
         query i are `queries.corpus.responses[queries.prompt[i]]`; a permutation of them must permute the result. A
-        subclass sees queries whose prompts have equally many responses; for others it is called once for each number,
-        and the result is padded with -inf: a response that is not there is preferred to none.
+        subclass may return anything that NumPy reads as numbers of that shape, such as float64 or nested lists. It
+        sees queries whose prompts have equally many responses; for others it is called once for each number, and the
+        result is padded with -inf: a response that is not there is preferred to none.
         """
         raise NotImplementedError(f"{self.id!r} does not score responses.")
 

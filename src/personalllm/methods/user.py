@@ -159,6 +159,11 @@ class User:
 
     def _adapted(self) -> Method:
         """Return a copy that shares what the pool taught and knows this user alone."""
+        if self._method.implements("fit") and not self._method.fit_count:
+            raise UserError(
+                f"The method {self._method.id!r} is not fitted, so the user {self.name!r} has nothing to start from.",
+                "Call fit(pool) on the method first; what the user has said is kept.",
+            )
         if self._state is None or self._fit != self._method.fit_count:
             # shallow: fit's attributes are read only by contract, and adapt rebinds its own
             self._state, self._fit = copy.copy(self._method).adapt(_history(self._rows)), self._method.fit_count

@@ -80,7 +80,7 @@ class Bench:
         self.require(
             scores.shape == shape, f"utilities must return (n_queries, n_responses) = {shape}, got {scores.shape}"
         )
-        self.require(scores.dtype == np.float32, f"utilities must return float32, got {scores.dtype}")
+        self.require(scores.dtype == np.float32, f"utilities must return numbers, got {scores.dtype}")
         self.require(bool(np.isfinite(scores).all()), "utilities must return finite numbers, got NaN or infinity")
 
     def _check_conversations(self, result: list[Conversation], scene: Scene) -> None:
