@@ -26,6 +26,9 @@ class Kind(StrEnum):
     REWARD_MODEL = "reward-models"
     TEXT_CLASSIFIER = "text-classifiers"
     MODEL_FILE = "model-files"
+    TRACK = "tracks"
+    VIEW = "views"
+    ANALYSIS = "analyses"
 
 
 def registry_of(kind: Kind) -> Registry:
@@ -46,6 +49,18 @@ def registry_of(kind: Kind) -> Registry:
         from personalllm.backends.models.registry import REGISTRY
 
         return Registry("model file", dict.fromkeys(REGISTRY, "personalllm.backends.models.registry:REGISTRY"))
+    if kind is Kind.TRACK:
+        from personalllm.evaluation import TRACKS
+
+        return TRACKS
+    if kind is Kind.VIEW:
+        from personalllm.report.views import views
+
+        return views
+    if kind is Kind.ANALYSIS:
+        from personalllm.analysis import ANALYSES
+
+        return ANALYSES
     from personalllm.backends import registry
 
     named = {
@@ -57,8 +72,11 @@ def registry_of(kind: Kind) -> Registry:
 
 
 def all_names() -> list[str]:
-    """Return every registered name, in alphabetical order."""
-    return sorted({name for kind in Kind for name in registry_of(kind)})
+    """Return every name that `check` takes, in alphabetical order."""
+    return sorted({name for kind in Kind if kind not in _WITHOUT_SUITE for name in registry_of(kind)})
+
+
+_WITHOUT_SUITE = (Kind.TEXT_CLASSIFIER, Kind.MODEL_FILE, Kind.TRACK, Kind.VIEW, Kind.ANALYSIS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +170,8 @@ def _described(kind: Kind, registry: Registry, entry: Registered) -> Listing:
         if not isinstance(loaded, RewardEntry):
             raise PluginError(f"{where} is {_a(type(loaded).__name__)}, not a RewardEntry.")
         return Listing(entry, str(loaded.model))
+    if kind in (Kind.TRACK, Kind.VIEW, Kind.ANALYSIS) and not inspect.isclass(loaded):
+        raise PluginError(f"{where} is {_a(type(loaded).__name__)}, not a class.")
     if not callable(loaded):
         raise PluginError(f"{where} is {_a(type(loaded).__name__)}, which cannot be called without arguments.")
     return Listing(entry, _summary(loaded))
@@ -192,14 +212,15 @@ def subject_of(target: str, kind: Kind | None = None) -> Subject:
         if kind not in (None, target_kind):
             raise PluginError(f"{target!r} is one of the {target_kind.value}, not of the {kind}.", "Leave --kind out.")
         return Subject(target_kind, target, f"the module {target.partition(':')[0]}", built, again)
-    kinds = [k for k in Kind if target in registry_of(k) and k is not Kind.MODEL_FILE and kind in (None, k)]
+    named = [k for k in Kind if target in registry_of(k) and kind in (None, k)]
+    kinds = [k for k in named if k not in _WITHOUT_SUITE] or named
     if not kinds and kind is None and Path(f"{target.removesuffix('.py')}.py").is_file():
         module = target.removesuffix(".py").replace("/", ".")
         raise UserError(f"{target!r} is a file here, and it may hold several things.", f"Name one: {module}:Thing")
     if not kinds:
         raise UnknownName("method or backend" if kind is None else registry_of(kind).kind, target, all_names())
-    if Kind.TEXT_CLASSIFIER in kinds:
-        raise UserError(f"{target!r} is a text classifier; there is no contract suite for these.")
+    if kinds[0] in _WITHOUT_SUITE:
+        raise UserError(f"{target!r} is one of the {kinds[0].value}; there is no contract suite for these.")
     if len(kinds) > 1:
         names = " and of the ".join(k.value for k in kinds)
         raise UserError(f"{target!r} is one of the {names}.", f"Say which, e.g. --kind {kinds[0].value}")
