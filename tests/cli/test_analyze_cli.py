@@ -225,19 +225,36 @@ def test_opinions_of_the_users_of_alpha_005(folder: Path) -> None:
 
 
 def test_a_missing_package_is_named_and_the_rest_is_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(module: str, package: str, extra: str = "features") -> Any:
-        raise MissingExtra(package, extra)
+    def gone(module: str, extra: str) -> Any:
+        raise MissingExtra(module, extra)
 
     for cached in (_common.treebank_tokeniser, _common.textblob_tagger):
         cached.cache_clear()
-    monkeypatch.setattr(_common, "optional", gone)
+    monkeypatch.setattr(_common, "import_extra", gone)
     out = fine("--alpha", "1")
     assert 'Run: pip install "personalllm[features]"' in out
     assert "audit: done" in out
     assert "<b>regressions</b>: The package" in page()
 
 
+def test_the_files_of_people_may_call_their_columns_otherwise(folder: Path) -> None:
+    Path("v.csv").write_text("item,answer,annotator\nx,a,1\nx,b,2\nx,a,3\n")
+    columns = ("--column", "prompt=item", "--column", "voter=annotator", "--column", "option=answer")
+    fine("--only", "people", "--alpha", "1", "--votes", "v.csv", *columns)
+    assert "v.csv" in page()
+    question = {"question": "q", "text": "?", "options": ["no", "yes"]}
+    choices = {name: ["no", "yes"][i % 2] for i, name in enumerate(SurfaceRewards.reward_models)}
+    Path("q.jsonl").write_text(json.dumps(question | {"choices": choices}))
+    Path("p.csv").write_text(
+        "question,attribute,group,option,weight\nq,overall,overall,no,1\nq,overall,overall,yes,3\n"
+    )
+    fine("--only", "opinion", "--questions", "q.jsonl", "--opinions", "p.csv", "--column", "share=weight")
+    assert column("opinion-groups", "population")
+
+
 BAD = [
+    (("--column", "voter"), UserError, "Cannot read --column 'voter'"),
+    (("--column", "votre=who"), UnknownName, "no column named 'votre'. Did you mean 'voter'"),
     (("--split", "dev"), ParameterError, "one of test, train, got 'dev'"),
     (("--alpha", "0"), ParameterError, "alpha must be"),
     (("--questions", "q.jsonl"), UserError, "belong together"),

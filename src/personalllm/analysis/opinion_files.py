@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,10 +13,10 @@ from personalllm.core.errors import DataError
 from personalllm.data.cells import BadCell, Row
 from personalllm.data.rows import read_rows
 
-__all__ = ["read_opinions", "read_questions"]
+__all__ = ["OPINION_COLUMNS", "read_opinions", "read_questions"]
 
 _Answers: TypeAlias = dict[tuple[str, str], dict[str, Any]]
-_COLUMNS = ("question", "attribute", "group", "option", "share")
+OPINION_COLUMNS = ("question", "attribute", "group", "option", "share")
 _QUESTION = (
     '{"question": "KEY", "text": "...", "options": ["...", "..."], "values": [0, 1], "choices": {"RM": "option"}}'
 )
@@ -55,12 +56,19 @@ def _question(row: Row) -> OpinionQuestion:
         raise DataError(f"{row.where}: {error.message}", error.remedy) from None
 
 
-def read_opinions(path: str | Path, questions: list[OpinionQuestion]) -> Opinions:
+def read_opinions(
+    path: str | Path, questions: list[OpinionQuestion], columns: Mapping[str, str] | None = None
+) -> Opinions:
     """Read people's answers from a file with the columns `question`, `attribute`, `group`, `option` and `share`.
 
     A share is the (weighted) number or fraction of the group's people who chose the option; shares are normalised for
     each question and group, and an option without a row has the share 0. Everybody's answers have the attribute and the
     group `overall`.
+
+    Args:
+        path: The file.
+        questions: From `read_questions`.
+        columns: What the file calls a column, e.g. `{"share": "weight"}`.
 
     Raises:
         DataError: If a column is missing, a question or an option is unknown, a row stands twice, or a share is no
@@ -68,8 +76,8 @@ def read_opinions(path: str | Path, questions: list[OpinionQuestion]) -> Opinion
     """
     by_key = {question.key: question for question in questions}
     answers: _Answers = {}
-    for row in read_rows(path, _COLUMNS):
-        key, attribute, group, option = (row.name(column) for column in _COLUMNS[:4])
+    for row in read_rows(path, OPINION_COLUMNS, columns=columns):
+        key, attribute, group, option = (row.name(column) for column in OPINION_COLUMNS[:4])
         question = by_key.get(key)
         if question is None:
             raise row.bad(f"there is no question {key!r}", "Leave the row out, or add it.")

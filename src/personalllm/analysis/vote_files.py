@@ -11,7 +11,7 @@ annotator 0 for a tie, 1 or 2.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -24,16 +24,19 @@ from personalllm.data.cells import Row
 from personalllm.data.preferences import is_annotator, judgements
 from personalllm.data.rows import read_rows
 
-__all__ = ["TIE", "Ties", "VoteCounts", "read_votes"]
+__all__ = ["TIE", "VOTE_COLUMNS", "Columns", "Ties", "VoteCounts", "read_votes"]
 
 Ties: TypeAlias = Literal["split", "option", "drop"]
 """What a tie is: a vote shared among the options of the prompt, an option of its own, or left out."""
+
+Columns: TypeAlias = Mapping[str, str] | None
+"""What a file calls a column, e.g. `{"voter": "annotator"}`."""
 
 TIE = "tie"
 """Name of the option that ties become with `ties="option"`."""
 
 _MAX_OPTIONS = 255  # options are indexed by uint8
-_COLUMNS = ("prompt", "option", "voter", "count", "text", "instruction", "input")
+VOTE_COLUMNS = ("prompt", "option", "voter", "count", "text", "instruction", "input")
 _PANDALM_OPTIONS = ("response 1", "response 2")
 
 
@@ -72,7 +75,7 @@ class _Ballot:
             self.votes.append((row, column, weight))
 
 
-def read_votes(path: Path, ties: Ties = "split") -> VoteCounts:
+def read_votes(path: Path, ties: Ties = "split", columns: Columns = None) -> VoteCounts:
     """Count the votes of a file; `Votes.from_file` describes the arguments.
 
     Raises:
@@ -82,7 +85,7 @@ def read_votes(path: Path, ties: Ties = "split") -> VoteCounts:
     if ties not in ("split", "option", "drop"):
         raise ParameterError("ties", "'split', 'option' or 'drop'", ties)
     path = path.expanduser()
-    rows = read_rows(path, _COLUMNS, extra=lambda column: is_annotator(column) is not None)
+    rows = read_rows(path, VOTE_COLUMNS, columns=columns, extra=lambda column: is_annotator(column) is not None)
     ballot = _Ballot()
     first = next(rows, None)
     add = _add_pandalm if first is not None and any(map(is_annotator, first.values)) else _add_row

@@ -6,14 +6,14 @@ Simulated users, persona prompting and real annotators become votes first, so th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.analysis.vote_files import Ties, read_votes
+from personalllm.analysis.vote_files import Columns, Ties, read_votes
 from personalllm.core.errors import AxisMismatch, ParameterError, UserError
 from personalllm.core.types import F64, I64, U8
 from personalllm.data import Benchmark, ScoreTable
@@ -232,7 +232,9 @@ class Votes:
         )
 
     @classmethod
-    def from_file(cls, path: str | Path, *, name: str | None = None, ties: Ties = "split") -> Votes:
+    def from_file(
+        cls, path: str | Path, *, name: str | None = None, ties: Ties = "split", columns: Columns = None
+    ) -> Votes:
         """Return the votes of real voters from a file (`personalllm.analysis.vote_files` says which columns).
 
         Args:
@@ -240,11 +242,12 @@ class Votes:
             name: Whose votes they are; the name of the file if None.
             ties: What a tie is: `"split"` shares the vote among the options of the prompt, `"option"` counts it as an
                 option of its own, `"drop"` leaves it out (and prompts on which only ties were cast).
+            columns: What the file calls a column, e.g. `{"voter": "annotator"}`.
 
         Raises:
             DataError: If the file is absent or breaks the format; says where and how to fix it.
         """
-        return cls(name=name or Path(path).name, **read_votes(Path(path), ties)._asdict())
+        return cls(name=name or Path(path).name, **read_votes(Path(path), ties, columns)._asdict())
 
     def shares(self) -> F64:
         """Return the share of the votes of each option, float64 (n_prompts, n_options), rows sum to 1."""
@@ -353,15 +356,8 @@ class Votes:
             others = others - whole[:, r]
             drawn[:, r] = rng.hypergeometric(whole[:, r], others, left)
             left = left - drawn[:, r]
-        return Votes(
-            counts=drawn.astype(np.float64),
-            n_voters=np.full(self.n_prompts, float(n_voters)),
-            name=self.name,
-            options=self.options,
-            option_index=self.option_index,
-            prompts=self.prompts,
-            prompt_ids=self.prompt_ids,
-        )
+        counts, n_each = drawn.astype(np.float64), np.full(self.n_prompts, float(n_voters))
+        return replace(self, counts=counts, n_voters=n_each, choices=None, squares=None)
 
 
 def check_names(votes: Sequence[Votes]) -> None:

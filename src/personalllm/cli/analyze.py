@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -77,6 +78,14 @@ class InputOptions:
         Literal["coded", "positions"],
         typer.Option(help="What lies between two options: their codes (the paper's rule) or their positions."),
     ] = "coded"
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            metavar="COLUMN=NAME",
+            help="What the files of --votes and --opinions call a column, e.g. voter=annotator. Repeatable.",
+        ),
+    ] = None
     features: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,15 +99,24 @@ class InputOptions:
         if (self.questions is None) != (self.opinions is None):
             raise UserError("--questions and --opinions belong together.", "Give both files, or neither.")
 
+    def columns(self, names: Iterable[str]) -> dict[str, str]:
+        """Return what a file with columns of these names calls them."""
+        given = o.parse_columns(self.column)
+        return {name: given[name] for name in names if name in given}
+
     def add_to(self, study: Study) -> Study:
         """Return the study with what the files hold; all are read before anything is computed."""
+        from personalllm.analysis.opinion_files import OPINION_COLUMNS
+        from personalllm.analysis.vote_files import VOTE_COLUMNS
         from personalllm.backends.features import build_classifiers
 
+        if unknown := {*o.parse_columns(self.column)}.difference(VOTE_COLUMNS, OPINION_COLUMNS):
+            raise UnknownName("column", min(unknown), {*VOTE_COLUMNS, *OPINION_COLUMNS})
         return dataclasses.replace(
             study,
-            people=_people(self.votes or [], self.ties),
+            people=_people(self.votes or [], self.ties, self.columns(VOTE_COLUMNS)),
             personas=_personas(study, self.personas or []),
-            opinions=_opinions(self.questions, self.opinions),
+            opinions=_opinions(self.questions, self.opinions, self.columns(OPINION_COLUMNS)),
             opinion_score=self.opinion_score,
             classifiers={name: build_classifiers(name) for name in self.features or ("syntactic", "semantic-offline")},
         )
@@ -177,11 +195,12 @@ def _analyses(study: Study, names: list[str], *, strict: bool) -> tuple[dict[str
     return results, absent
 
 
-def _people(paths: list[Path], ties: Literal["split", "option", "drop"]) -> tuple[Votes, ...]:
+def _people(paths: list[Path], ties: Literal["split", "option", "drop"], columns: dict[str, str]) -> tuple[Votes, ...]:
     from personalllm.analysis import Votes
 
     names = _distinct([path.name for path in paths], paths)
-    return tuple(Votes.from_file(path, name=name, ties=ties) for path, name in zip(paths, names, strict=True))
+    named = zip(paths, names, strict=True)
+    return tuple(Votes.from_file(path, name=name, ties=ties, columns=columns) for path, name in named)
 
 
 def _distinct(names: list[str], paths: list[Path]) -> list[str]:
@@ -202,13 +221,15 @@ def _personas(study: Study, paths: list[Path]) -> tuple[PersonaPopulation, ...]:
     )
 
 
-def _opinions(questions: Path | None, opinions: Path | None) -> tuple[list[OpinionQuestion], Opinions] | None:
+def _opinions(
+    questions: Path | None, opinions: Path | None, columns: dict[str, str]
+) -> tuple[list[OpinionQuestion], Opinions] | None:
     from personalllm.analysis import read_opinions, read_questions
 
     if questions is None or opinions is None:
         return None
     read = read_questions(questions)
-    return read, read_opinions(opinions, read)
+    return read, read_opinions(opinions, read, columns)
 
 
 def _write(study: Study, results: dict[str, Analysis], absent: dict[str, str], out: Path) -> Path:
