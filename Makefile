@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TORCH ?= torch>=2.6
+# Byte code is written when a module is first imported: most of what the packages bring never is.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup models demo test test-torch test-all check format bench clean
@@ -13,7 +16,7 @@ help: ## Show this list
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[local,dev]"
+	$(PIP) -e ".[local,dev]"
 	touch $@
 
 setup: $(STAMP) ## Make .venv and install the package with its development tools
@@ -34,16 +37,17 @@ format: $(STAMP) ## Fix what the formatter and the linter can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: models check ## All checks and the fast tests: unit, contract, end-to-end, docs' examples
-	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
+test: $(STAMP) ## All checks and the fast tests: unit, contract, end-to-end, docs' examples
+	$(MAKE) -j 2 models check
+	$(PYTEST) -m "not slow"
 
-test-torch: $(STAMP) ## Install torch (choose the build with TORCH=...) and run the tests that need it
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[torch]" "$(TORCH)"
-	$(BIN)/pytest -m torch tests/backends
-	$(BIN)/pytest -m "torch and not slow" tests --ignore tests/backends
+test-torch: $(STAMP) ## Install torch (choose the build with TORCH=...) and run the fast tests that need it
+	$(PIP) -e ".[torch]" "$(TORCH)"
+	$(PYTEST) -m "torch and not slow" tests
 
-test-all: models check ## The slow tests too
-	$(BIN)/pytest -n auto --dist worksteal
+test-all: $(STAMP) ## The slow tests too; those that need torch after `make test-torch`
+	$(MAKE) -j 2 models check
+	$(PYTEST)
 
 bench: models ## Measure the speed targets, as ratios in one run
 	$(BIN)/python benchmarks/run.py

@@ -13,6 +13,9 @@ from personalllm.core.errors import ModelFileError
 
 os.environ["PERSONALLLM_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each processor: threads beside it would wait for one another
+    for _library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
