@@ -72,7 +72,7 @@ def test_vllm_in_this_process_gets_its_settings_and_is_not_started():
 
 
 def test_a_reward_ensemble_that_is_none_gets_the_nearest_names_of_all_kinds():
-    for name, near in (("publishd", "'published'"), ("gemma_2", "'gemma_2b'"), ("compact-v2", "'compact-v1'")):
+    for name, near in (("publishd", "'published'"), ("gemma_2", "'gemma_2b'"), ("compact-v3", "'compact-v2'")):
         with pytest.raises(UnknownName, match=f"no reward ensemble named '{name}'. Did you mean .*{near}"):
             build_rewards({"reward_ensemble": name})
 

@@ -271,5 +271,5 @@ def test_ctrl_c_in_a_pipe_is_one_line_that_says_what_is_kept(folder):
 
 
 def test_an_unknown_reward_ensemble_is_told_by_name(folder):
-    write(folder, "standins_of_readiness:Lengths", "compact-v2")
+    write(folder, "standins_of_readiness:Lengths", "compact-v9")
     assert isinstance(run("prompts", "recipe.toml").exception, UnknownName)

@@ -97,9 +97,9 @@ def reward_ensemble(
     """Return a reward ensemble from its name, from an object, or from a function.
 
     Args:
-        given: `compact-v1`, `published`, a published reward model, a list of them, a plugin's name, a safetensors
-            file, `module:factory`; an object of the protocol `RewardEnsemble`; or a function from n prompts and n
-            responses to scores (n, n_reward_models), or (n,) if there is one reward model.
+        given: `compact-v1`, `compact-v2`, `published`, a published reward model, a list of them, a plugin's name, a
+            safetensors file, `module:factory`; an object of the protocol `RewardEnsemble`; or a function from n prompts
+            and n responses to scores (n, n_reward_models), or (n,) if there is one reward model.
         names: For a function: the reward models, in the order of the columns.
         identity: For a function, and required there: a text that changes whenever the scores could.
         embedder: Shared with a named ensemble that reads its vectors.

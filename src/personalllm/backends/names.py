@@ -207,20 +207,19 @@ def build_rewards(
     if not reference:
         raise UserError(
             "The benchmark does not say which reward ensemble scored it, so new text cannot be scored.",
-            "Name it with --rewards (e.g. compact-v1), or use the rank track, which needs none.",
+            "Name it with --rewards (e.g. compact-v2), or use the rank track, which needs none.",
         )
     if not isinstance(reference, str) or is_published(reference):
         return load_rewards(reference)
     if ":" in reference or REWARD_ENSEMBLES.is_plugin(reference):
         ensemble: RewardEnsemble = _from_plugin(reference, REWARD_ENSEMBLES, RewardEnsemble)
         return ensemble
-    from personalllm.backends.reward import REWARD_MODELS, CompactEnsemble, shipped_ensembles
+    from personalllm.backends.reward import REWARD_MODELS, load_compact, shipped_ensembles
 
     if reference not in shipped_ensembles() and not reference.endswith(".safetensors"):
         raise UnknownName("reward ensemble", reference, {*REWARD_ENSEMBLES, *REWARD_MODELS})
-    if embedder is None or embedder.name != DEFAULT_EMBEDDER:
-        embedder = build_embedder()
-    return CompactEnsemble.load(reference, embedder)
+    shared = embedder if embedder is not None and embedder.name == DEFAULT_EMBEDDER else None
+    return load_compact(reference, lambda: shared or build_embedder())
 
 
 def _from_plugin(reference: str, registry: Registry, protocol: Any) -> Any:

@@ -15,6 +15,7 @@ __all__ = [
     "EMBEDDERS",
     "REWARD_ENSEMBLES",
     "compact_v1",
+    "compact_v2",
     "minilm_l6_int8",
     "published",
     "published_as_released",
@@ -35,6 +36,7 @@ REWARD_ENSEMBLES = Registry(
     "reward ensemble",
     {
         "compact-v1": f"{_HERE}:compact_v1",
+        "compact-v2": f"{_HERE}:compact_v2",
         "published": f"{_HERE}:published",
         "published-as-released": f"{_HERE}:published_as_released",
     },
@@ -54,6 +56,13 @@ def compact_v1() -> RewardEnsemble:
     from personalllm.backends.reward import CompactEnsemble
 
     return CompactEnsemble.load("compact-v1", minilm_l6_int8())
+
+
+def compact_v2() -> RewardEnsemble:
+    """Ten compact reward models that read words, alone and crossed with the prompt."""
+    from personalllm.backends.reward import load_compact
+
+    return load_compact("compact-v2", minilm_l6_int8)
 
 
 def published() -> RewardEnsemble:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from personalllm.backends.reward.cards import render_cards
-from personalllm.backends.reward.ensemble import CompactEnsemble, shipped_ensembles, shipped_metadata
+from personalllm.backends.reward.ensemble import CompactEnsemble, load_compact, shipped_ensembles, shipped_metadata
 from personalllm.backends.reward.entries import PUBLISHED, REWARD_MODELS, Released, RewardEntry, Template, find_reward
 from personalllm.backends.reward.heads import RewardHeads
 from personalllm.backends.reward.invariance import Check, SelfTest, selftest
@@ -13,6 +13,7 @@ from personalllm.backends.reward.published import ENSEMBLES, PublishedEnsemble, 
 from personalllm.backends.reward.surface import SURFACE_FEATURES, surface_features
 from personalllm.backends.reward.train import TrainedReward, TrainingReport, train_compact
 from personalllm.backends.reward.transformer import TransformersReward
+from personalllm.backends.reward.words import WordFeatures, WordRewards
 
 __all__ = [
     "ENSEMBLES",
@@ -32,9 +33,12 @@ __all__ = [
     "TrainedReward",
     "TrainingReport",
     "TransformersReward",
+    "WordFeatures",
+    "WordRewards",
     "accuracy",
     "find_reward",
     "is_published",
+    "load_compact",
     "load_rewards",
     "rank_correlation",
     "render_cards",

@@ -52,8 +52,7 @@ def _card(name: str, card: JSON) -> str:
         ("parts", "; ".join(map(_part, card["parts"]))),
         ("origin", "; ".join(dict.fromkeys(card["origins"]))),
         ("licence of the data", card["data_licence"]),
-        ("length-neutral", "no" if card["uses_length"] else "yes"),
-        ("penalty, cross-validated accuracy", f"{card['penalty']:g}, {card['cross_validation']:.3f}"),
+        *_fit(card),
         ("held out", f"{card['n_held_out']:,} pairs of {card['n_held_out_groups']:,} other prompts"),
         ("held-out accuracy", _interval(card["held_out"])),
         ("always longer; chance", f"{_interval(card['always_longer'])}; {card['chance']:.3f}"),
@@ -61,6 +60,16 @@ def _card(name: str, card: JSON) -> str:
         ("length, on its held-out responses", f"{card['length_correlation']:+.2f}"),
     ]
     return f"### {name}\n\n{card['summary'][0].upper()}{card['summary'][1:]}.\n\n" + _table(("", ""), rows)
+
+
+def _fit(card: JSON) -> list[tuple[str, str]]:
+    """Return the rows on how a head was fitted, which differ between the families."""
+    if "follows" not in card:
+        neutral = ("length-neutral", "no" if card["uses_length"] else "yes")
+        return [neutral, ("penalty, cross-validated accuracy", f"{card['penalty']:g}, {card['cross_validation']:.3f}")]
+    if card["follows"]:
+        return [("follows the shared direction", f"yes; penalty of what it adds: {card['penalty']:g}")]
+    return [("follows the shared direction", f"no; penalty {card['penalty']:g}, share of it {card['shared']:g}")]
 
 
 def _agreement(names: list[str], matrix: list[list[float]]) -> str:
@@ -81,8 +90,10 @@ def render_cards(metadata: JSON) -> str:
     cards, alpaca = metadata["reward_models"], metadata["alpaca8"]
     diversity = alpaca["diversity"]
     shares = diversity["top_share_at_most"]
-    introduction = shipped_text("personalllm.backends.reward", "introduction.md").format(
-        embedder=metadata["embedder"],
+    introduction = _prose(metadata, "introduction").format(
+        **metadata.get("features", {}),
+        embedder=metadata.get("embedder"),
+        shared_penalty=metadata.get("shared_penalty"),
         n_scored=alpaca["n_prompts"] * alpaca["n_responses"],
         n_prompts=alpaca["n_prompts"],
         held_out=metadata["held_out"],
@@ -100,10 +111,10 @@ def render_cards(metadata: JSON) -> str:
         f"the large reward models of the paper, on its test prompts). Of the prompts with at most 50 %, "
         f"{diversity['four_or_more_winners_where_divided']:.0%} have four or more distinct winners."
     )
+    vectors = f", fitted on vectors of `{metadata['embedder_identity']}`" if "embedder" in metadata else ""
     weights = (
         f"Weights: {metadata['weights_licence']}, made on {metadata['date']}, sha256 of names and numbers "
-        f"`{metadata['weights_sha256']}`, fitted on vectors of `{metadata['embedder_identity']}`. The preference data "
-        "themselves are not part of this package."
+        f"`{metadata['weights_sha256']}`{vectors}. The preference data themselves are not part of this package."
     )
     parts = [
         f"# Reward models: {metadata['ensemble']}\n",
@@ -116,6 +127,11 @@ def render_cards(metadata: JSON) -> str:
         "## Cards\n",
         *(_card(name, card) for name, card in cards.items()),
         f"{weights}\n",
-        shipped_text("personalllm.backends.reward", "caveats.md"),
+        _prose(metadata, "caveats"),
     ]
     return "\n".join(parts)
+
+
+def _prose(metadata: JSON, part: str) -> str:
+    """Return a part of the page that is the same however the figures come out."""
+    return shipped_text("personalllm.backends.reward", f"weights/{metadata['ensemble']}-{part}.md")

@@ -1,19 +1,20 @@
-"""The compact reward models as one ensemble that scores prompts and responses."""
+"""The compact reward models by name or file, and those that read text vectors as one ensemble."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from personalllm.backends.reward.heads import RewardHeads, embedding_features
+from personalllm.backends.reward.heads import RewardHeads, embedding_features, read_tensors
 from personalllm.backends.reward.surface import surface_features
+from personalllm.backends.reward.words import WORD_FORMAT, WordRewards
 from personalllm.core.errors import AxisMismatch, UnknownName
-from personalllm.core.protocols import TextEmbedder
+from personalllm.core.protocols import RewardEnsemble, TextEmbedder
 from personalllm.core.types import F32, JSON
 
-__all__ = ["CompactEnsemble", "shipped_ensembles", "shipped_metadata"]
+__all__ = ["CompactEnsemble", "load_compact", "shipped_ensembles", "shipped_metadata"]
 
 _WEIGHTS = Path(__file__).parent / "weights"
 
@@ -22,7 +23,7 @@ def shipped_ensembles() -> tuple[str, ...]:
     """Return the names of the ensembles that come with the package.
 
     >>> shipped_ensembles()
-    ('compact-v1',)
+    ('compact-v1', 'compact-v2')
     """
     return tuple(sorted(path.stem for path in _WEIGHTS.glob("*.safetensors")))
 
@@ -42,8 +43,36 @@ def shipped_metadata(name: str = "compact-v1") -> JSON:
     return metadata
 
 
+def load_compact(source: str | Path, embedder: Callable[[], TextEmbedder]) -> RewardEnsemble:
+    """Load a shipped ensemble by name, or a safetensors file by path, of either family.
+
+    Args:
+        source: `compact-v1`, `compact-v2`, or a file that `RewardHeads.save` or `WordRewards.save` wrote.
+        embedder: Gives the embedder; called only if the reward models read text vectors.
+
+    Raises:
+        UnknownName: If `source` is neither.
+        ModelFileError: If the file is damaged.
+        AxisMismatch: If the embedder does not fit.
+    """
+    path = _file(source)
+    if read_tensors(path)[0].get("format") == WORD_FORMAT:
+        return WordRewards.load(path)
+    return CompactEnsemble.load(path, embedder())
+
+
+def _file(source: str | Path) -> Path:
+    """Return the file of a shipped name or a path."""
+    path = Path(source)
+    if path.is_file() or path.suffix == ".safetensors":
+        return path
+    if str(source) not in shipped_ensembles():
+        raise UnknownName("reward ensemble", str(source), shipped_ensembles())
+    return _WEIGHTS / f"{source}.safetensors"
+
+
 class CompactEnsemble:
-    """Several compact reward models that share one embedder: `personalllm.core.protocols.RewardEnsemble`.
+    """Several compact reward models that read text vectors and surface: `personalllm.core.protocols.RewardEnsemble`.
 
     Score of head k: `bias_k + c_k . [3 r, 3 sqrt(d) p * r, z_k(s)]` with unit vectors p and r of prompt and response
     and z_k(s) the clipped, standardised surface features. The embedder reads the beginning of a long text only (256
@@ -83,12 +112,7 @@ class CompactEnsemble:
             ModelFileError: If the file is damaged.
             AxisMismatch: If the embedder does not fit.
         """
-        path = Path(source)
-        if not path.is_file() and path.suffix != ".safetensors":
-            if str(source) not in shipped_ensembles():
-                raise UnknownName("reward ensemble", str(source), shipped_ensembles())
-            path = _WEIGHTS / f"{source}.safetensors"
-        return cls(RewardHeads.load(path), embedder)
+        return cls(RewardHeads.load(_file(source)), embedder)
 
     @property
     def reward_models(self) -> tuple[str, ...]:

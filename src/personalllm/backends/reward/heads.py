@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from personalllm.backends.reward.surface import SURFACE_FEATURES
 from personalllm.core.errors import AxisMismatch, DataError, ModelFileError, UserError
 from personalllm.core.storage import atomic_path, canonical_json
 from personalllm.core.types import F32
 
-__all__ = ["RESPONSE_SCALE", "RewardHeads", "embedding_features"]
+__all__ = ["RESPONSE_SCALE", "RewardHeads", "embedding_features", "read_tensors"]
 
 RESPONSE_SCALE = 3.0
 """Norm given to the response embedding and, on average, to its product with the prompt embedding."""
@@ -164,7 +165,7 @@ class RewardHeads:
             ModelFileError: If the file is absent, damaged, or holds something else.
         """
         path = Path(path)
-        about, tensors = _read(path)
+        about, tensors = read_tensors(path)
         if about.get("format") != _FORMAT or about.get("surface_features") != list(SURFACE_FEATURES):
             raise ModelFileError(
                 f"{path} is not a reward model file of the format {_FORMAT}.", "Fit it again: personalllm rewards train"
@@ -182,8 +183,12 @@ class RewardHeads:
             raise ModelFileError(f"{path}: {error.message}", "Fit it again: personalllm rewards train") from error
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, F32]]:
-    """Return the description and the tensors of a safetensors file."""
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Return the description and the tensors of a safetensors file.
+
+    Raises:
+        ModelFileError: If it is absent or damaged.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
