@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from personalllm.backends.embedding import CachedEmbedder, MiniLMEmbedder
+from personalllm.backends.embedding import CachedEmbedder, MiniLMEmbedder, shipped, write_vectors
 from personalllm.core.errors import AxisMismatch, ModelFileError, ParameterError, UserError
 from personalllm.core.protocols import TextEmbedder
+from personalllm.data import load
 
 DIM = 8
 
@@ -51,6 +52,36 @@ def test_the_cache_gives_the_same_vectors_and_asks_once(tmp_path):
     again = CachedEmbedder(silent := HashEmbedder(), tmp_path)
     np.testing.assert_array_equal(again.embed(TEXTS[::-1]), first[::-1])
     assert silent.asked == []
+
+
+def test_shipped_vectors_come_before_the_cache_and_the_embedder(tmp_path, monkeypatch):
+    before = CachedEmbedder(HashEmbedder(), tmp_path / "cache").embed(TEXTS)
+    monkeypatch.setattr(shipped, "_FOLDER", tmp_path)
+    write_vectors(tmp_path / "some.safetensors", "hash/1", TEXTS[:2], before[[2, 2]])
+    write_vectors(tmp_path / "others.safetensors", "hash/2", TEXTS, before)
+    shipped.shipped_vectors.cache_clear()
+    try:
+        cached = CachedEmbedder(inner := HashEmbedder(), tmp_path / "cache")
+        found = cached.embed(TEXTS)
+        np.testing.assert_allclose(found[[0, 1, 3]], before[[2, 2, 2]], atol=1e-3)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+        np.testing.assert_array_equal(found[[2, 4, 5, 6]], before[[2, 4, 5, 6]])
+        assert inner.asked == []
+        assert cached.count_absent([*TEXTS, "new"]) == 1
+        assert CachedEmbedder(HashEmbedder(), tmp_path / "none").embed(["a"]).shape == (1, DIM)
+        assert not (tmp_path / "none").exists()
+    finally:
+        shipped.shipped_vectors.cache_clear()
+    with pytest.raises(AxisMismatch, match="2 texts but 1 vectors"):
+        write_vectors(tmp_path / "x.safetensors", "hash/1", ["a", "b"], before[:1])
+
+
+@pytest.mark.models
+def test_the_shipped_vectors_are_those_of_the_embedder():
+    model = MiniLMEmbedder()
+    texts = load("mini@v1").prompts.to_pylist()[::100]
+    np.testing.assert_allclose(CachedEmbedder(model).embed(texts), model.embed(texts), atol=2e-4)
+    assert len(shipped.shipped_vectors(model.identity)) > 5_000
 
 
 def test_no_texts_give_no_rows_and_no_file(tmp_path):

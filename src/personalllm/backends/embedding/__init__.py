@@ -5,8 +5,18 @@ from __future__ import annotations
 from personalllm.backends.embedding.cache import CachedEmbedder, EmbedProgress
 from personalllm.backends.embedding.minilm import MiniLMEmbedder
 from personalllm.backends.embedding.openai import OpenAIEmbedder
+from personalllm.backends.embedding.shipped import shipped_vectors, text_key, write_vectors
 
-__all__ = ["CachedEmbedder", "EmbedProgress", "MiniLMEmbedder", "OpenAIEmbedder", "default_embedder"]
+__all__ = [
+    "CachedEmbedder",
+    "EmbedProgress",
+    "MiniLMEmbedder",
+    "OpenAIEmbedder",
+    "default_embedder",
+    "shipped_vectors",
+    "text_key",
+    "write_vectors",
+]
 
 
 def default_embedder() -> CachedEmbedder:

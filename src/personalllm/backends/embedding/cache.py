@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
+from personalllm.backends.embedding.shipped import shipped_vectors, text_key
 from personalllm.core.errors import AxisMismatch, UserError
 from personalllm.core.protocols import TextEmbedder
 from personalllm.core.storage import cache_dir, digest, open_cache
@@ -33,7 +33,8 @@ class CachedEmbedder:
     """Keeps the vectors of an embedder on disk, keyed by its identity and the SHA-256 of each text.
 
     The cache is one SQLite file for each embedder identity. New vectors are committed while the work goes on, so a
-    killed run loses at most one chunk of 64 texts; several processes may share the file.
+    killed run loses at most one chunk of 64 texts; several processes may share the file. Vectors that come with the
+    package (`shipped_vectors`) are used first, so that a number does not depend on what a machine's cache holds.
 
     Args:
         embedder: What computes the vectors that are not there yet.
@@ -54,7 +55,7 @@ class CachedEmbedder:
 
     @property
     def identity(self) -> str:
-        """Identity of the embedder inside: a cache does not change a vector."""
+        """Identity of the embedder inside: a cache does not change a vector; shipped ones are rounded to float16."""
         return self._embedder.identity
 
     @property
@@ -85,23 +86,27 @@ class CachedEmbedder:
         first: list[str] = []
         index = []
         for text in texts:
-            key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+            key = text_key(text)
             if key not in rows:
                 rows[key] = len(rows)
                 first.append(text)
             index.append(rows[key])
         vectors = np.empty((len(rows), self.dim), np.float32)
-        if not rows:
-            return vectors
+        shipped = shipped_vectors(self.identity)
+        for key in rows.keys() & shipped.keys():
+            vectors[rows[key]] = shipped[key]
+        absent = {key: row for key, row in rows.items() if key not in shipped}
+        if not absent:
+            return vectors[index]
         try:
-            self._fill(vectors, list(rows), first, progress)
+            self._fill(vectors, absent, first, progress)
         except sqlite3.Error as error:
             raise self._unusable(error) from error
         return vectors[index]
 
     def count_absent(self, texts: Sequence[str]) -> int:
         """Return how many distinct texts have no vector in the cache."""
-        keys = list({hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts})
+        keys = list({text_key(text) for text in texts} - shipped_vectors(self.identity).keys())
         try:
             with closing(self._open()) as connection:
                 return len(keys) - sum(1 for _ in _select(connection, keys))
@@ -115,10 +120,11 @@ class CachedEmbedder:
             "Free the disk or delete the file, or set PERSONALLLM_CACHE to a folder that can be written.",
         )
 
-    def _fill(self, vectors: F32, keys: list[bytes], texts: list[str], progress: EmbedProgress | None) -> None:
+    def _fill(self, vectors: F32, rows: Mapping[bytes, int], texts: list[str], progress: EmbedProgress | None) -> None:
         """Put the stored vectors in place, then compute and store the others chunk by chunk."""
+        keys = {row: key for key, row in rows.items()}
         with closing(self._open()) as connection:
-            absent = self._read(connection, vectors, keys)
+            absent = self._read(connection, vectors, rows)
             for start in range(0, len(absent), _CHUNK):
                 chunk = absent[start : start + _CHUNK]
                 computed = np.asarray(self._embedder.embed([texts[row] for row in chunk]), np.float32)
@@ -129,15 +135,14 @@ class CachedEmbedder:
                 if progress is not None:
                     progress(start + len(chunk), len(absent))
 
-    def _read(self, connection: sqlite3.Connection, vectors: F32, keys: list[bytes]) -> list[int]:
+    def _read(self, connection: sqlite3.Connection, vectors: F32, rows: Mapping[bytes, int]) -> list[int]:
         """Put the stored vectors in place and return the rows that have none."""
-        rows = {key: row for row, key in enumerate(keys)}
-        stored = np.zeros(len(keys), bool)
-        for key, blob, crc in _select(connection, keys):
+        stored = set[int]()
+        for key, blob, crc in _select(connection, list(rows)):
             if len(blob) == 4 * self.dim and zlib.crc32(blob) == crc:
                 vectors[rows[key]] = np.frombuffer(blob, "<f4")
-                stored[rows[key]] = True
-        return [int(row) for row in np.flatnonzero(~stored)]
+                stored.add(rows[key])
+        return [row for row in rows.values() if row not in stored]
 
     def _open(self) -> sqlite3.Connection:
         try:
