@@ -34,12 +34,19 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     return [_row(*head), _row(*("---" for _ in head)), *(_row(*row) for row in rows), ""]
 
 
-def data_card(benchmark: Benchmark, figures: Mapping[str, str]) -> str:
+def data_card(
+    benchmark: Benchmark,
+    figures: Mapping[str, str],
+    columns: Mapping[str, Sequence[str]] | None = None,
+    remark: str = "",
+) -> str:
     """Describe a benchmark: what it holds, how each part was made, and figures that the caller measured.
 
     Args:
         benchmark: A benchmark that `pack` made.
         figures: Further lines for the table of measured figures, `{what: value}`.
+        columns: Further columns of the table of reward models, `{head: one cell for each}`.
+        remark: What they mean; a paragraph below that table.
     """
     meta = benchmark.metadata
     provenance = meta.get("provenance", {})
@@ -58,7 +65,8 @@ def data_card(benchmark: Benchmark, figures: Mapping[str, str]) -> str:
         "",
         *_sources(provenance),
         *_response_models(benchmark, provenance),
-        *_reward_models(benchmark, provenance),
+        *_reward_models(benchmark, provenance, columns or {}),
+        *([remark, ""] if remark else []),
     ]
     if figures:
         lines += ["## Measured", "", *_table(("what", "value"), list(figures.items()))]
@@ -164,7 +172,9 @@ def _characters(benchmark: Benchmark) -> dict[str, str]:
     return percentiles
 
 
-def _reward_models(benchmark: Benchmark, provenance: Mapping[str, Any]) -> list[str]:
+def _reward_models(
+    benchmark: Benchmark, provenance: Mapping[str, Any], columns: Mapping[str, Sequence[str]]
+) -> list[str]:
     meta = benchmark.metadata
     ensemble = meta.get("reward_ensemble", "unknown")
     ensemble = ensemble if isinstance(ensemble, str) else ", ".join(ensemble)
@@ -173,7 +183,13 @@ def _reward_models(benchmark: Benchmark, provenance: Mapping[str, Any]) -> list[
     about = provenance.get("reward_models", {})
     about = about if isinstance(about, Mapping) and any(name in about for name in benchmark.reward_models) else {}
     rows = [
-        (f"`{n}`", f"{mean[i]:.3f}", f"{sd[i]:.3f}", *([_brief(about.get(n))] if about else []))
+        (
+            f"`{n}`",
+            f"{mean[i]:.3f}",
+            f"{sd[i]:.3f}",
+            *(cells[i] for cells in columns.values()),
+            *([_brief(about.get(n))] if about else []),
+        )
         for i, n in enumerate(benchmark.reward_models)
     ]
     return [
@@ -181,7 +197,7 @@ def _reward_models(benchmark: Benchmark, provenance: Mapping[str, Any]) -> list[
         "",
         (f"Ensemble `{ensemble}`, raw scores. Identity `{meta.get('reward_ensemble_identity', 'unknown')}`."),
         "",
-        *_table(("reward model", "mean", "sd", *(["weights"] if about else [])), rows),
+        *_table(("reward model", "mean", "sd", *columns, *(["weights"] if about else [])), rows),
     ]
 
 

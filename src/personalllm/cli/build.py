@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from personalllm.core.protocols import Executor
     from personalllm.data import Benchmark
 
-__all__ = ["app"]
+__all__ = ["app", "diversity_figures"]
 
 app = command_group("Make a benchmark from prompts, chat models and reward models.")
 
@@ -296,7 +296,7 @@ def _pack(job: _Job) -> None:
             recipe, job.prompts(), job.responses(), chat_models_of(recipe), ensemble_of(recipe), out
         )
     try:
-        figures = _figures(benchmark)
+        figures = diversity_figures(benchmark)
     except UserError as error:
         figures = {}
         job.say(f"The diversity is not measured: {error}")
@@ -306,7 +306,7 @@ def _pack(job: _Job) -> None:
     job.say(f"Data card: {out / recipe.name}.md")
 
 
-def _figures(benchmark: Benchmark) -> dict[str, str]:
+def diversity_figures(benchmark: Benchmark) -> dict[str, str]:
     """Return the diversity of the test prompts in words, for the data card."""
     from personalllm.analysis import Study
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from personalllm.core.errors import DataError
+from personalllm.core.errors import DataError, UnknownName
 from personalllm.core.storage import offline
 from personalllm.core.types import JSON
 from personalllm.data.benchmark import Benchmark, benchmark_from_scan
@@ -24,6 +24,9 @@ from personalllm.data.text_rows import Unreadable
 
 __all__ = ["METADATA_KEY", "load", "mini_path", "validate"]
 
+_MINI = {"mini": "v1", "mini@v1": "v1", "mini@v2": "v2"}
+"""Embedded benchmarks: the same texts, scored by `compact-v1` or `compact-v2`."""
+
 METADATA_KEY = b"personalllm"
 
 
@@ -37,10 +40,11 @@ def load(source: Any, *, columns: Mapping[str, str] | None = None, cache: bool =
     folder `train/`; without either, all rows are `"test"`.
 
     Args:
-        source: `"mini"` (embedded), `"personalllm"` (the release, from the hub), `"hf://datasets/OWNER/NAME"` with or
-            without `@REVISION` (from the hub at `$HF_ENDPOINT`); the path of a Parquet, Arrow (Feather), JSONL, JSON,
-            CSV or TSV file (texts also gzipped), of a folder of such files, or of a `datasets` folder; or a pandas or
-            polars DataFrame, a pyarrow table, a `datasets.Dataset`, a list of dicts, or a dict of these by split.
+        source: `"mini"` (embedded; also `"mini@v1"`, `"mini@v2"`), `"personalllm"` (the release, from the hub),
+            `"hf://datasets/OWNER/NAME"` with or without `@REVISION` (from the hub at `$HF_ENDPOINT`); the path of a
+            Parquet, Arrow (Feather), JSONL, JSON, CSV or TSV file (texts also gzipped), of a folder of such files, or
+            of a `datasets` folder; or a pandas or polars DataFrame, a pyarrow table, a `datasets.Dataset`, a list of
+            dicts, or a dict of these by split.
         columns: What the source calls a column, e.g. `{"prompt": "question"}`.
         cache: False to read the source itself into memory and leave the cache folder alone.
 
@@ -116,24 +120,31 @@ def validate(source: Any, *, columns: Mapping[str, str] | None = None) -> list[P
     return log.problems()
 
 
-def mini_path() -> Path:
-    """Return the file of the embedded benchmark.
+def mini_path(name: str = "mini") -> Path:
+    """Return the file of an embedded benchmark.
+
+    Args:
+        name: `"mini"`, or `"mini@v1"` or `"mini@v2"` for one of its two versions.
 
     Raises:
+        UnknownName: If there is no such version.
         DataError: If this build of the package does not carry it.
     """
-    path = Path(__file__).parent / "mini" / "mini.parquet"
+    if name not in _MINI:
+        raise UnknownName("embedded benchmark", name, _MINI)
+    path = Path(__file__).parent / "mini" / f"{_MINI[name]}.parquet"
     if not path.is_file():
         raise DataError(
-            "This build of personalllm does not carry the embedded benchmark 'mini'.",
+            f"This build of personalllm does not carry the embedded benchmark {name!r}.",
             "Install the released wheel, or give the path of a benchmark file.",
         )
     return path
 
 
 def _resolve(source: str | Path) -> tuple[Path, str]:
-    if source == "mini":
-        return mini_path(), "mini"
+    if str(source).partition("@")[0] == "mini":
+        path = mini_path(str(source))
+        return path, "mini" if path == mini_path() else str(source)
     if source == "personalllm":
         return fetch_release(connect=not offline()), "personalllm"
     if (dataset := parse_hub_source(source)) is not None:

@@ -120,7 +120,8 @@ def _folds(n_prompts: int) -> list[npt.NDArray[np.bool_]]:
 def _within(rows: npt.ArrayLike) -> F64:
     """Return (n_prompts, n_responses, d) rows minus the mean of their prompt."""
     values = np.asarray(rows, np.float64)
-    return values - values.mean(axis=1, keepdims=True)
+    centred: F64 = values - values.mean(axis=1, keepdims=True)
+    return centred
 
 
 def _flat(rows: F64) -> F64:

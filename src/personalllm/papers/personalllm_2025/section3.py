@@ -140,7 +140,7 @@ class PaperComparison(Analysis):
         """Return what to keep in mind."""
         low, high = min(self.n_prompts.values()), max(self.n_prompts.values())
         here = f"here all are of the same {low:,} prompts" if low == high else f"here of {low:,} to {high:,} prompts"
-        lines = (
+        lines: tuple[str, ...] = (
             "The paper's figures are those of its own responses and reward models; another table need not have them.",
             (
                 "Top shares follow the function behind the paper's figure, which counts half a prompt more where any "
