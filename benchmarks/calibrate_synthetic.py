@@ -1,12 +1,13 @@
 """Search the constants of the synthetic benchmark.
 
-Run `python benchmarks/calibrate_synthetic.py [--steps N] [--resume] [--check]`.
+Run `python benchmarks/calibrate_synthetic.py [--steps N] [--resume] [--check] [--determined]`.
 
 Levenberg-Marquardt on fixed draws (common random numbers) moves the factor model towards the figures of the paper:
 vote shares and numbers of winners for three concentrations, wins of each response model, agreement of the reward
 models, correlation with length, entropy. Prints the constants to paste into `personalllm/data/synthetic.toml`. With
 `--resume` it starts at the committed ones instead of the hand-set start. With `--check` it measures the committed
-constants on the synthetic benchmark itself and prints the rows of `docs/synthetic.md`.
+constants on the synthetic benchmark itself and prints the rows of `docs/synthetic.md`. With `--determined` it changes
+the constants at random and prints how far the fitted figures predict the overlap of two users.
 """
 
 from __future__ import annotations
@@ -130,8 +131,9 @@ def start() -> FactorModel:
 
 
 def clipped(vector: np.ndarray) -> FactorModel:
-    model = FactorModel.from_flat(vector)
-    values = {name: getattr(model, name) for name in FactorModel.__slots__}
+    ends = np.cumsum([len(getattr(start(), name)) for name in FactorModel.__slots__])
+    parts = np.split(np.asarray(vector, np.float64), ends[:-1])
+    values = {name: tuple(part.tolist()) for name, part in zip(FactorModel.__slots__, parts, strict=True)}
     values["between"] = tuple(np.clip(values["between"], -0.95, 0.95))
     values["spread"] = tuple(np.clip(values["spread"], 0, 1.5))
     return FactorModel(**values)
@@ -192,6 +194,23 @@ def show(found: dict[str, np.ndarray | float]) -> None:
     print(f"| length, FACTS order | {LENGTH} | {np.round(found['length'], 3)} |")
 
 
+def determined(n_models: int = 70, n_prompts: int = 400, sd: float = 0.25) -> None:
+    """Print R^2, each model left out, of a regression of the overlap on fitted figures, over random models."""
+    from personalllm.data.synthetic import CALIBRATED
+
+    noise, rng, centre = draw_noise(n_prompts, np.random.default_rng(7)), np.random.default_rng(8), CALIBRATED.flat()
+    change = sd * np.maximum(np.abs(centre), 0.2) * rng.normal(size=(n_models, len(centre)))
+    found = [measure(*synthetic_scores(clipped(row), noise), overlap=True) for row in centre + change]
+    for alpha in ALPHAS:
+        fitted = np.array([[*one[f"shares {alpha}"][:2], *one["entropy 0.05"]] for one in found])
+        overlap = np.array([one[f"overlap {alpha}"] for one in found])
+        x = np.column_stack([np.ones(n_models), fitted - fitted.mean(axis=0)])
+        hat = x @ np.linalg.pinv(x)
+        left_out = (overlap - hat @ overlap) / (1 - np.diag(hat))
+        share = 1 - left_out @ left_out / ((overlap - overlap.mean()) ** 2).sum()
+        print(f"| overlap, alpha {alpha}, given top shares and entropy | sd {overlap.std():.3f} | R^2 {share:.3f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=10)
@@ -199,7 +218,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="start at the committed constants")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--determined", action="store_true")
     arguments = parser.parse_args()
+    if arguments.determined:
+        determined()
+        return
     if arguments.check:
         from personalllm.data import Standardiser, make_synthetic
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalllm.analysis import Votes, diversity
+from personalllm.analysis import Study, Votes, diversity
 from personalllm.analysis.diversity import as_plotted
 from personalllm.core.errors import ParameterError
 from personalllm.core.plotting import SERIES, WIDTH
@@ -186,6 +187,12 @@ def test_names_from_data_are_drawn_as_they_are():
         warnings.simplefilter("error")
         figure = diversity(votes).plot()
     assert "$y^2$" in [text.get_text() for text in figure.axes[2].get_yticklabels()]
+
+
+def test_the_comparison_says_first_what_was_fitted_on_synthetic_scores():
+    (found,) = PaperComparison.of_study(Study(make_synthetic(n_prompts=200, seed=1), n_users=50))
+    assert "were fitted to the paper's figures" in found.notes()[0]
+    assert not any("fitted" in note for note in replace(found, synthetic=False).notes())
 
 
 def test_notes_name_what_differs(by_alpha):

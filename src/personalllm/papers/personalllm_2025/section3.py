@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from personalllm.analysis.agreement import answer_overlap, user_agreement
@@ -66,6 +66,11 @@ PAPER_OVERLAP: dict[str, tuple[float, float, float]] = {
 """Overlap of the first 100 users with 400 others: mean, standard deviation over the 100, mean of the maximum."""
 
 _OVERLAP_USERS, _OVERLAP_FIRST = 500, 100
+_FITTED = (
+    "These scores are synthetic. Top shares, winners, wins and the entropy at alpha 0.05 were fitted to the paper's "
+    "figures, and the mean overlap of two users is nearly determined by them, so that they agree is no evidence. Only "
+    "the entropy by word is free, and it says nothing: the prompts are random words."
+)
 _MAIN = 0.05  # the concentration of the paper's entropy figures
 _PANELS = {
     "top share at most": "Top share at most 50, 75, 95 %",
@@ -94,11 +99,13 @@ class PaperComparison(Analysis):
         compared: All figures that both have; shares in [0, 1], entropy in nats, `prompts` are counts.
         n_prompts: Prompts behind the figures of each population of this table.
         persona: Whose votes stand beside the paper's persona prompting; empty for nobody's.
+        synthetic: Whether the scores were drawn from the factor model that was fitted to the paper's figures.
     """
 
     compared: tuple[Compared, ...]
     n_prompts: dict[str, int]
     persona: str = ""
+    synthetic: bool = False
 
     id: ClassVar[str] = "paper"
     title: ClassVar[str] = "Beside the paper's figures"
@@ -120,7 +127,8 @@ class PaperComparison(Analysis):
         if _MAIN in alphas:
             by_alpha = zip(study.alphas, study.votes(EntropyByWords.split), strict=True)
             words = entropy_by_words(dict(by_alpha)[_MAIN], n_listed=0, seed=study.seed)
-        return (paper_comparison(votes, words, seed=study.seed),)
+        compared = paper_comparison(votes, words, seed=study.seed)
+        return (replace(compared, synthetic="synthetic" in study.benchmark.metadata),)
 
     def tables(self) -> dict[str, Any]:
         """Return `paper-comparison`: one row for each figure, with the difference here - paper."""
@@ -154,6 +162,8 @@ class PaperComparison(Analysis):
             (f"The paper's entropy is that of its 9,402 train prompts, all else of its 1,000 test prompts; {here}."),
             "The overlap compares the first 100 users with the next 400, as the paper's digits suggest.",
         )
+        if self.synthetic:
+            lines = (_FITTED, *lines)
         if not self.persona:
             return lines
         return (*lines, f"Persona prompting here: {self.persona}; in the paper 500 personas, scored by llama3_sfairx.")
