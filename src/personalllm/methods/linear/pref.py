@@ -25,7 +25,12 @@ class PReF(LinearMethod):
     The factors start from the singular vectors of the users' own fits and are refined by the likelihood of the pool's
     comparisons, the base rewards and the users' vectors in turn; they are scaled so that the pool's vectors have second
     moment 1 in each direction. A new user's vector is $\arg\max_\lambda \sum_i \log\sigma(\lambda \cdot B^\top d_i) -
-    \rho |\lambda|^2 / 2$. The base rewards are linear in the features here, a network in the paper.
+    \rho |\lambda|^2 / 2$.
+
+    In the authors' code (github.com/idanshen/PReF_code) the base rewards are a linear head of a language model that
+    learns along, and start from singular vectors of the matrix of choices; a new user's vector starts at random and
+    takes 5,000 steps of gradient descent without a penalty. Here the base rewards are linear in fixed features, and all
+    fits are of second order.
 
     Args:
         n_features: Principal components of the embedding, >= 1.

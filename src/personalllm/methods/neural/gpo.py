@@ -27,8 +27,10 @@ class GPO(NeuralMethod):
     token stands first, so that it works without a comparison. Training makes the log-loss of a user's other comparisons
     smaller, after 0 to 64 known ones.
 
-    The published model scores (question, answer) pairs of survey groups by regression, with 6 layers of width 128; here
-    the labels are comparisons, hence the Bradley-Terry loss, and it is smaller, for a CPU.
+    In the authors' code (github.com/jamqd/Group-Preference-Optimization) a token is an answer and the share of a group
+    that gave it, so that a comparison would be two tokens; the shares have a Gaussian likelihood about a softmax over
+    the answers to a question, and there are 6 layers of width 128. Here the labels are comparisons, hence the
+    Bradley-Terry loss, and the network is smaller, for a CPU.
 
     Args:
         n_features: Principal components of the embedding, >= 1.

@@ -26,10 +26,11 @@ class MRM(NeuralMethod):
     user smaller. Users whose loss is above the `hard_share` quantile of the batch count more (the robust
     personalisation objective): a user's weight is `1 + sigmoid((loss - threshold) / smoothing)`, normalised.
 
-    Known of the published method: the weighted sum of base rewards, the MAML-style start, the two-layer networks, and
-    that hard users are weighted up softly, by a share and a smoothing. Not known to us, and chosen here: the exact
-    form of that weight, and the inner step: its size is learned, per base reward, and falls with the number of
-    comparisons as `rate * n / (n + n0)` for the mean loss, so that more comparisons move the weights further.
+    In the authors' code (github.com/ModalityDance/MRM) there are two base rewards, both linear; w is a softmax, and a
+    user's step is one of Adam with size 1e-3, which moves each entry before the softmax by about .001, however many
+    comparisons there are. A hard user's weight is the sigmoid alone, in batches of two users, not normalised. Here
+    base rewards bend, w is free, and the step is learned, per base reward, and falls with the number of comparisons
+    as `rate * n / (n + n0)` for the mean loss, so that more comparisons move the weights further.
 
     Args:
         n_features: Principal components of the embedding, >= 1.

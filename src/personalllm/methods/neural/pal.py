@@ -32,8 +32,9 @@ class PAL(NeuralMethod):
     weights on others. The share of users who are one prototype, and the strength of the Dirichlet prior of the others,
     are chosen among a few by the comparisons that are set aside. The covariance of w moderates a prediction.
 
-    The published method learns the pool's weights by gradient descent along with the rest, without a prior; its variant
-    with prototypes that depend on the prompt is left out.
+    In the authors' code (github.com/RamyaLab/pluralistic-alignment, model A) utility falls with the distance, not its
+    square; f maps the two prototypes as well, and the loss is a hinge. Weights, those of new users too, are softmaxes
+    that gradient descent finds, without a prior. The variant with prototypes that depend on the prompt is left out.
 
     Args:
         n_features: Principal components of the embedding, >= 1.

@@ -34,10 +34,11 @@ class SPL(NeuralMethod):
     3. Adaptive conditioning: the latent scales and shifts the reward network's hidden units, by a gate that grows with
        the latent's length, so that a weak latent changes little.
 
-    Known of the published method: the guidance loss, the split of the context, and that conditioning is by scale and
-    shift, stronger for a stronger signal. Not known to us, and chosen here: the form of the gate (1 - exp(-a |z|^2 /
-    n_latent)), linear autoregressive maps, the number of flow steps, and the weight of each part. The encoder is that
-    of `vpl`, so users without comparisons have the prior exactly.
+    In the authors' code (github.com/cobang0111/SPL) the variance's part of the guidance counts a tenth and the swapped
+    pass gets no gradient; the weights are 1e-5 for the guidance and 3e-6 for the divergence, beyond one free nat; the
+    maps of the flow are networks; scale and shift of the hidden units are bounded by tanh and have no gate, and the
+    latent also stands beside the response. Here the maps are linear, the gate is `1 - exp(-a |z|^2 / n_latent)`, and
+    the encoder is that of `vpl`, so users without comparisons have the prior exactly.
 
     Args:
         n_features: Principal components of the embedding, >= 1.

@@ -26,8 +26,10 @@ class VPL(NeuralMethod):
     from 0 over the first fifth. A prediction averages r over draws of z and moderates it by their spread.
 
     Each comparison multiplies the posterior by a Gaussian factor, instead of the published attention over the set: so
-    users without comparisons have the prior exactly, and more comparisons cannot make it wider. The published scaling
-    of rewards for control (SPO) has no part in predicting comparisons and is left out.
+    users without comparisons have the prior exactly, and more comparisons cannot make it wider. In the authors' code
+    (github.com/WEIRDLabUW/vpl_llm) the encoder reads chosen and rejected side by side, mean and log-variance are
+    cut at -1 and 1, z has length sqrt(n_latent) in training, beta is 3e-6 and rises in cycles, and the mean alone
+    predicts. The published scaling of rewards for control (SPO) has no part in predicting comparisons and is left out.
 
     Args:
         n_features: Principal components of the embedding, >= 1.
