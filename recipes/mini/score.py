@@ -3,7 +3,7 @@
     python recipes/mini/score.py compact-v2 [--table FILE.parquet] [--card FILE.md] [--vectors FILE.safetensors]
 
 Prompts and responses are those of mini@v1, so only scores and their provenance differ. The table of compact-v2 is the
-package's `mini@v2`. The card takes a few minutes, most of them for the reader of words; the vectors, which the package
+package's `mini`. The card takes a few minutes, most of them for the reader of words; the vectors, which the package
 ships so that nobody else has to wait for them, take five.
 """
 

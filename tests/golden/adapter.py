@@ -505,8 +505,8 @@ def rank_run(variant: str = "plain", *, interrupted: bool = False, processes: in
 
 
 def mini_run() -> Values:
-    """Return the estimates of two methods and the baselines on the embedded benchmark `mini`, for 50 users."""
-    mini = load("mini")
+    """Return the estimates of two methods and the baselines on the embedded benchmark `mini@v1`, for 50 users."""
+    mini = load("mini@v1")
     protocol = Protocol.for_benchmark(mini, n_users=50, pool_users=20, intervals="users", bootstrap_draws=200)
     return {
         "fingerprint": mini.fingerprint,

@@ -262,7 +262,7 @@ class Recipe(_Frozen):
         seed: Decides the draw of the prompts, the split and every sampler.
         prompts: The prompts.
         response_model: The response models, at least two, in the order of the columns.
-        reward_ensemble: The reward models that score: `compact-v1`, `published`, a list of published models, or
+        reward_ensemble: The reward models that score: `compact-v2`, `published`, a list of published models, or
             `module:factory`.
         reference_response_model: The response model that win rates are counted against by default.
         attempts: How often an empty or repetitive response is drawn again before the prompt is given up.

@@ -130,8 +130,9 @@ def embed_texts(data: Benchmark | Preferences, embedder: Any, console: Console) 
     else:
         texts = [*data.prompts.to_pylist(), *data.responses.to_pylist()]
     if isinstance(embedder, CachedEmbedder) and len(texts) <= _MOST_TEXTS:
-        if not console.is_terminal:
-            console.print(f"embedding {len(set(texts)):,} texts, those that are not kept from an earlier run")
+        absent = embedder.count_absent(texts)
+        if absent and not console.is_terminal:
+            console.print(f"embedding {absent:,} texts (kept for the next run)")
         with counted("embedding (kept for the next run)", console) as progress:
             embedder.embed(texts, progress)
 

@@ -24,8 +24,8 @@ from personalllm.data.text_rows import Unreadable
 
 __all__ = ["METADATA_KEY", "load", "mini_path", "validate"]
 
-_MINI = {"mini": "v1", "mini@v1": "v1", "mini@v2": "v2"}
-"""Embedded benchmarks: the same texts, scored by `compact-v1` or `compact-v2`."""
+_MINI = {"mini": "v2", "mini@v1": "v1", "mini@v2": "v2"}
+"""Embedded benchmarks: the same texts, scored by `compact-v1` or `compact-v2`; `mini` is the harder one."""
 
 METADATA_KEY = b"personalllm"
 

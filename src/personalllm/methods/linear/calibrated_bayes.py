@@ -35,7 +35,7 @@ class CalibratedBayes(HierarchicalBT):
 
     Mind where its lead comes from. Each of the eight measures has a counterpart among the twenty surface features of
     which the compact reward models (`compact-v1`) are made: length, length of words, lines, list items, question and
-    exclamation marks, digits. So on benchmarks that those models scored, the embedded `mini` included, the measures
+    exclamation marks, digits. So on benchmarks that those models scored, such as `mini@v1`, the measures
     say what users' utilities are partly made of, and most of the lead over `hierarchical-bt` is theirs
     (`text_measures=False` shows what is left; figures in docs/methods.md). With reward models of another kind they
     need not help more than length does.
