@@ -194,12 +194,19 @@ def test_a_larger_sample_scores_only_what_is_new(tmp_path):
     assert len(more.asked) == 4 * (4 * 3 - 3 * 2)
 
 
-def test_a_file_that_is_no_ledger_is_named(tmp_path):
-    room.score_personas(make_benchmark(), PERSONAS, HashScorer(), directory=tmp_path)
+def test_a_file_that_is_no_ledger_is_put_aside(tmp_path):
+    first = room.score_personas(make_benchmark(), PERSONAS, HashScorer(), directory=tmp_path)
     path = next(tmp_path.glob("*.sqlite"))
     path.write_bytes(b"nothing of the kind" * 100)
-    with pytest.raises(UserError, match=path.name):
-        room.score_personas(make_benchmark(), PERSONAS, HashScorer(), directory=tmp_path)
+    again = room.score_personas(make_benchmark(), PERSONAS, HashScorer(), directory=tmp_path)
+    np.testing.assert_array_equal(first.scores, again.scores)
+    assert path.with_suffix(".damaged").read_bytes().startswith(b"nothing of the kind")
+
+
+def test_a_ledger_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"The persona cache .* cannot be used"):
+        room.score_personas(make_benchmark(), PERSONAS, HashScorer(), directory=tmp_path / "file")
 
 
 class Chat(EchoChatModel):

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from personalllm.core.errors import RunError
-from personalllm.core.types import F32, ChatReply, ChatRequest, Message
+from personalllm.core.types import F32, F64, ChatReply, ChatRequest, Message
 
-__all__ = ["FunctionChatModel", "FunctionEmbedder", "FunctionEnsemble"]
+__all__ = ["FunctionChatModel", "FunctionEmbedder", "FunctionEnsemble", "unit_rows"]
 
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed")
 _BYTES_PER_TOKEN = 3
@@ -56,12 +56,7 @@ class FunctionEmbedder:
         """
         if not texts:
             return np.empty((0, self.dim), np.float32)
-        rows = self._rows(list(texts))
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        if not np.all(np.isfinite(lengths)) or np.any(lengths == 0):
-            raise RunError(f"The embedder {self.identity!r} gave a vector without a direction (zeros or no numbers).")
-        unit: F32 = (rows / lengths).astype(np.float32)
-        return unit
+        return unit_rows(self._rows(list(texts)), f"The embedder {self.identity!r}")
 
     def _rows(self, texts: list[str]) -> Any:
         """Return float64 (n, dim) as the function computes it."""
@@ -154,6 +149,19 @@ class FunctionEnsemble:
             )
         raw: F32 = scores.astype(np.float32)
         return raw
+
+
+def unit_rows(rows: F64, who: str) -> F32:
+    """Return rows at unit length.
+
+    Raises:
+        RunError: If a row has no direction; names who gave it.
+    """
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.all(np.isfinite(lengths)) or np.any(lengths == 0):
+        raise RunError(f"{who} gave a vector without a direction (zeros or no numbers).")
+    unit: F32 = (rows / lengths).astype(np.float32)
+    return unit
 
 
 def _numbers(values: Any, what: str) -> Any:

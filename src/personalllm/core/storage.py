@@ -9,28 +9,37 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import tomllib
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
+from personalllm.core.errors import UserError
+
 __all__ = [
+    "BlobStore",
     "atomic_directory",
     "atomic_path",
     "cache_dir",
+    "cache_file",
     "canonical_json",
     "digest",
     "file_sha256",
     "is_loopback",
     "offline",
-    "open_cache",
     "shipped_tables",
     "shipped_text",
     "write_json",
 ]
+
+
+K = TypeVar("K")
+_KEYS_PER_QUERY = 500
 
 
 def cache_dir(*parts: str) -> Path:
@@ -142,7 +151,7 @@ def write_json(target: Path, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def open_cache(path: Path, identity: str, schema: str) -> sqlite3.Connection:
+def _open_cache(path: Path, identity: str, schema: str) -> sqlite3.Connection:
     """Open the SQLite file of a cache, and create it again if it is damaged: its content can be recomputed.
 
     Several threads and processes may share the file. A damaged one is kept beside it under the suffix `.damaged`.
@@ -176,3 +185,68 @@ def _connect(path: Path, identity: str, schema: str) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def cache_file(room: str, identity: str, directory: Path | None = None) -> Path:
+    """Return the SQLite file for what an identity computed, in a folder, or in a room of the user's cache."""
+    return (directory or cache_dir(room)) / f"{digest(identity, 32)}.sqlite"
+
+
+class BlobStore:
+    """Blobs by key in a SQLite file, each with a checksum: a damaged one counts as absent.
+
+    A context manager that closes the file. Several threads and processes may share it.
+
+    Args:
+        what: Whose cache it is, for messages.
+        path: The file, see `cache_file`.
+        identity: Whose results it holds.
+        table: Name of the table.
+        key: Name and SQL type of the column of the keys.
+        value: Name of the column of the blobs.
+
+    Raises:
+        UserError: If the file cannot be opened, read or written; the methods raise it too.
+    """
+
+    def __init__(self, what: str, path: Path, identity: str, table: str, key: str, value: str) -> None:
+        self._what, self._path, self._table, self._key = what, path, table, key.split(maxsplit=1)[0]
+        self._lock = threading.Lock()
+        schema = f"CREATE TABLE IF NOT EXISTS {table} ({key} PRIMARY KEY, {value} BLOB NOT NULL, crc INTEGER NOT NULL);"
+        with self._usable():
+            self._connection = _open_cache(path, identity, schema)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def read(self, keys: Sequence[K]) -> Iterator[tuple[K, bytes]]:
+        """Yield the keys that have an intact blob, with the blob."""
+        with self._usable():
+            for start in range(0, len(keys), _KEYS_PER_QUERY):
+                part = keys[start : start + _KEYS_PER_QUERY]
+                marks = ",".join("?" * len(part))
+                query = f"SELECT * FROM {self._table} WHERE {self._key} IN ({marks})"  # noqa: S608
+                for key, blob, crc in self._connection.execute(query, part):
+                    if isinstance(blob, bytes) and zlib.crc32(blob) == crc:
+                        yield key, blob
+
+    def write(self, blobs: Mapping[K, bytes]) -> None:
+        """Store blobs in one transaction."""
+        rows = [(key, blob, zlib.crc32(blob)) for key, blob in blobs.items()]
+        with self._lock, self._usable():
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany(f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?, ?)", rows)  # noqa: S608
+            self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise UserError(
+                f"The {self._what} cache {self._path} cannot be used: {error}.",
+                "Free the disk or delete the file, or set PERSONALLLM_CACHE to a folder that can be written.",
+            ) from error

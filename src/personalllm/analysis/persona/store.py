@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
-import zlib
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from personalllm.core.errors import DataError, UserError
-from personalllm.core.storage import atomic_path, cache_dir, canonical_json, digest
+from personalllm.core.errors import DataError
+from personalllm.core.storage import BlobStore, atomic_path, cache_file, canonical_json
 from personalllm.core.types import F32
 
 __all__ = ["Ledger", "prompt_key", "read_table", "write_table"]
 
 FILE_FORMAT = "personalllm-persona-scores/1"
-_KEYS_PER_QUERY = 500
-_WAIT_SECONDS = 120.0
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, value BLOB NOT NULL, crc INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
 
 
 def prompt_key(prompt: str, responses: Sequence[str]) -> bytes:
@@ -50,8 +41,7 @@ class Ledger:
     """
 
     def __init__(self, identity: str, directory: Path | str | None = None) -> None:
-        folder = cache_dir("personas") if directory is None else Path(directory)
-        self.path = folder / f"{digest(identity, 32)}.sqlite"
+        self.path = cache_file("personas", identity, None if directory is None else Path(directory))
         self._identity = identity
 
     def read(self, persona: str, prompts: Sequence[bytes], n_responses: int) -> dict[bytes, F32]:
@@ -59,52 +49,21 @@ class Ledger:
         if not self.path.is_file():
             return {}
         prompt_of = {_key(persona, prompt): prompt for prompt in prompts}
-        keys, scores = list(prompt_of), {}
-        try:
-            with closing(self._open()) as connection:
-                for start in range(0, len(keys), _KEYS_PER_QUERY):
-                    part = keys[start : start + _KEYS_PER_QUERY]
-                    marks = ",".join("?" * len(part))
-                    query = f"SELECT key, value, crc FROM scores WHERE key IN ({marks})"  # noqa: S608
-                    for key, blob, crc in connection.execute(query, part):
-                        # A damaged entry is scored again rather than trusted or reported.
-                        if len(blob) == 4 * n_responses and zlib.crc32(blob) == crc:
-                            scores[prompt_of[key]] = np.frombuffer(blob, "<f4").astype(np.float32)
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
-        return scores
+        with self._store() as store:
+            return {
+                prompt_of[key]: np.frombuffer(blob, "<f4").astype(np.float32)
+                for key, blob in store.read(list(prompt_of))
+                if len(blob) == 4 * n_responses
+            }
 
     def write(self, persona: str, scores: Mapping[bytes, F32]) -> None:
         """Store scores by prompt, all of them or none."""
         blobs = {_key(persona, prompt): row.astype("<f4").tobytes() for prompt, row in scores.items()}
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(self._open()) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                connection.executemany(
-                    "INSERT OR REPLACE INTO scores VALUES (?, ?, ?)",
-                    [(key, blob, zlib.crc32(blob)) for key, blob in blobs.items()],
-                )
-                connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            raise self._unusable(error) from error
+        with self._store() as store:
+            store.write(blobs)
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=_WAIT_SECONDS, isolation_level=None)
-        try:
-            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'about'").fetchone():
-                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-                connection.execute("INSERT OR IGNORE INTO about VALUES ('scorer', ?)", (self._identity,))
-        except sqlite3.Error:
-            connection.close()
-            raise
-        return connection
-
-    def _unusable(self, error: Exception) -> UserError:
-        return UserError(
-            f"The scores kept in {self.path} cannot be used: {error}.",
-            "Free the disk or delete the file, or name another folder.",
-        )
+    def _store(self) -> BlobStore:
+        return BlobStore("persona", self.path, self._identity, "scores", "key BLOB", "value")
 
 
 def _key(persona: str, prompt: bytes) -> bytes:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import sqlite3
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
 from personalllm.backends.embedding.shipped import shipped_vectors, text_key
-from personalllm.core.errors import AxisMismatch, UserError
+from personalllm.core.errors import AxisMismatch
 from personalllm.core.protocols import TextEmbedder
-from personalllm.core.storage import cache_dir, digest, open_cache
+from personalllm.core.storage import BlobStore, cache_file
 from personalllm.core.types import F32
 
 __all__ = ["CachedEmbedder", "EmbedProgress"]
 
 _CHUNK = 64
-_KEYS_PER_QUERY = 500
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS vectors (text_sha256 BLOB PRIMARY KEY, vector BLOB NOT NULL, crc INTEGER NOT NULL);
-"""
 
 EmbedProgress: TypeAlias = Callable[[int, int], None]
 """Called with (texts that were absent from the cache and are done, all that were absent)."""
@@ -40,6 +33,8 @@ class CachedEmbedder:
         embedder: What computes the vectors that are not there yet.
         directory: Where the files are; the folder `embeddings` of the user's cache if None.
     """
+
+    _what = "embedding"
 
     def __init__(self, embedder: TextEmbedder, directory: Path | str | None = None) -> None:
         self._embedder = embedder
@@ -66,8 +61,7 @@ class CachedEmbedder:
     @property
     def path(self) -> Path:
         """The SQLite file of this embedder."""
-        folder = self._directory if self._directory is not None else cache_dir("embeddings")
-        return folder / f"{digest(self.identity, 32)}.sqlite"
+        return cache_file("embeddings", self.identity, self._directory)
 
     def embed(self, texts: Sequence[str], progress: EmbedProgress | None = None) -> F32:
         """Return the vectors of texts, from the cache where they are there.
@@ -96,76 +90,39 @@ class CachedEmbedder:
         for key in rows.keys() & shipped.keys():
             vectors[rows[key]] = shipped[key]
         absent = {key: row for key, row in rows.items() if key not in shipped}
-        if not absent:
-            return vectors[index]
-        try:
+        if absent:
             self._fill(vectors, absent, first, progress)
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
         return vectors[index]
 
     def count_absent(self, texts: Sequence[str]) -> int:
         """Return how many distinct texts have no vector in the cache."""
         keys = list({text_key(text) for text in texts} - shipped_vectors(self.identity).keys())
-        try:
-            with closing(self._open()) as connection:
-                return len(keys) - sum(1 for _ in _select(connection, keys))
-        except sqlite3.Error as error:
-            raise self._unusable(error) from error
+        with self._store() as store:
+            return len(keys) - sum(1 for _ in store.read(keys))
 
-    def _unusable(self, error: Exception) -> UserError:
-        """Say that the cache file cannot be used."""
-        return UserError(
-            f"The embedding cache {self.path} cannot be used: {error}.",
-            "Free the disk or delete the file, or set PERSONALLLM_CACHE to a folder that can be written.",
-        )
+    def _store(self) -> BlobStore:
+        return BlobStore(self._what, self.path, self.identity, "vectors", "text_sha256 BLOB", "vector")
 
     def _fill(self, vectors: F32, rows: Mapping[bytes, int], texts: list[str], progress: EmbedProgress | None) -> None:
         """Put the stored vectors in place, then compute and store the others chunk by chunk."""
         keys = {row: key for key, row in rows.items()}
-        with closing(self._open()) as connection:
-            absent = self._read(connection, vectors, rows)
+        with self._store() as store:
+            absent = self._read(store, vectors, rows)
             for start in range(0, len(absent), _CHUNK):
                 chunk = absent[start : start + _CHUNK]
                 computed = np.asarray(self._embedder.embed([texts[row] for row in chunk]), np.float32)
                 if computed.shape != (len(chunk), self.dim):
                     raise AxisMismatch(f"{self.name} returned shape {computed.shape}, not {(len(chunk), self.dim)}.")
                 vectors[chunk] = computed
-                _write(connection, [keys[row] for row in chunk], computed)
+                store.write({keys[row]: vectors[row].astype("<f4").tobytes() for row in chunk})
                 if progress is not None:
                     progress(start + len(chunk), len(absent))
 
-    def _read(self, connection: sqlite3.Connection, vectors: F32, rows: Mapping[bytes, int]) -> list[int]:
+    def _read(self, store: BlobStore, vectors: F32, rows: Mapping[bytes, int]) -> list[int]:
         """Put the stored vectors in place and return the rows that have none."""
         stored = set[int]()
-        for key, blob, crc in _select(connection, list(rows)):
-            if len(blob) == 4 * self.dim and zlib.crc32(blob) == crc:
+        for key, blob in store.read(list(rows)):
+            if len(blob) == 4 * self.dim:
                 vectors[rows[key]] = np.frombuffer(blob, "<f4")
                 stored.add(rows[key])
         return [row for row in rows.values() if row not in stored]
-
-    def _open(self) -> sqlite3.Connection:
-        try:
-            return open_cache(self.path, self.identity, _SCHEMA)
-        except OSError as error:
-            raise self._unusable(error) from error
-
-
-def _select(connection: sqlite3.Connection, keys: list[bytes]) -> Iterator[tuple[bytes, bytes, int]]:
-    """Yield the stored (key, vector, checksum) of the keys."""
-    for start in range(0, len(keys), _KEYS_PER_QUERY):
-        part = keys[start : start + _KEYS_PER_QUERY]
-        marks = ",".join("?" * len(part))
-        query = f"SELECT text_sha256, vector, crc FROM vectors WHERE text_sha256 IN ({marks})"  # noqa: S608
-        yield from connection.execute(query, part)
-
-
-def _write(connection: sqlite3.Connection, keys: list[bytes], vectors: F32) -> None:
-    """Store vectors in one transaction."""
-    blobs = [row.astype("<f4").tobytes() for row in vectors]
-    connection.execute("BEGIN IMMEDIATE")
-    connection.executemany(
-        "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
-        [(key, blob, zlib.crc32(blob)) for key, blob in zip(keys, blobs, strict=True)],
-    )
-    connection.execute("COMMIT")

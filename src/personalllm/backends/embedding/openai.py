@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from personalllm.backends.endpoint import ODD, BrokenReply, Endpoint, openai_sdk
+from personalllm.backends.functions import unit_rows
 from personalllm.backends.transport import back_off, run_coroutine
 from personalllm.core.errors import ParameterError, RunError
 from personalllm.core.storage import digest
@@ -122,12 +123,7 @@ class OpenAIEmbedder:
         rows = [row for part in run_coroutine(self._all(parts)) for row in part]
         if len({len(row) for row in rows}) != 1:
             raise RunError(f"{self._model} gave vectors of several lengths.", "See the server's own log.")
-        raw = np.array(rows, np.float64)
-        lengths = np.linalg.norm(raw, axis=1, keepdims=True)
-        if not np.all(np.isfinite(lengths)) or np.any(lengths == 0):
-            raise RunError(f"{self._model} gave a vector without a direction (zeros or no numbers).")
-        unit: F32 = (raw / lengths).astype(np.float32)
-        return unit
+        return unit_rows(np.array(rows, np.float64), self._model)
 
     async def _all(self, parts: list[list[str]]) -> list[list[list[float]]]:
         gate = asyncio.Semaphore(_CONCURRENCY)

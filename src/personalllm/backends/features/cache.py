@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from personalllm.backends.embedding.cache import CachedEmbedder, EmbedProgress
-from personalllm.core.errors import UserError
 from personalllm.core.protocols import TextClassifier
 from personalllm.core.storage import cache_dir
 from personalllm.core.types import F32
@@ -67,13 +66,9 @@ class CachedClassifier:
 
 
 class _Store(CachedEmbedder):
-    """The same store with another message."""
+    """The same store under another name."""
 
-    def _unusable(self, error: Exception) -> UserError:
-        return UserError(
-            f"The feature cache {self.path} cannot be used: {error}.",
-            "Free the disk or delete the file, or set PERSONALLLM_CACHE to a folder that can be written.",
-        )
+    _what = "feature"
 
 
 class _AsVectors:

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-import threading
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from personalllm.backends.llm._base import BatchChatModel
-from personalllm.core.errors import PersonalLLMError, UserError
+from personalllm.core.errors import PersonalLLMError
 from personalllm.core.protocols import ChatModel, Done, Failed, chat_some
-from personalllm.core.storage import cache_dir, canonical_json, digest, open_cache
+from personalllm.core.storage import BlobStore, cache_file, canonical_json, digest
 from personalllm.core.types import ChatReply, ChatRequest, Message
 
 __all__ = ["CachedChatModel"]
 
 _SLICE = 8
-_KEYS_PER_QUERY = 500
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS replies (request TEXT PRIMARY KEY, reply BLOB NOT NULL, crc INTEGER NOT NULL);
-"""
 
 
 class CachedChatModel(BatchChatModel):
@@ -68,8 +60,7 @@ class CachedChatModel(BatchChatModel):
     @property
     def path(self) -> Path:
         """The SQLite file of this model."""
-        folder = self._directory if self._directory is not None else cache_dir("replies")
-        return folder / f"{digest(self.identity, 32)}.sqlite"
+        return cache_file("replies", self.identity, self._directory)
 
     def chat_some(self, requests: Sequence[ChatRequest], done: Done, failed: Failed) -> None:
         """Answer what can be answered, from the cache where it is there; a failure does not stop the others.
@@ -85,8 +76,9 @@ class CachedChatModel(BatchChatModel):
         indices: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
             indices.setdefault(_key(request), []).append(i)
-        with self._file() as store:
-            stored = store.read(list(indices))
+        with BlobStore("reply", self.path, self.identity, "replies", "request TEXT", "reply") as store:
+            replies = ((key, _decode(blob)) for key, blob in store.read(list(indices)))
+            stored = {key: reply for key, reply in replies if reply is not None}
             for key, reply in stored.items():
                 for i in indices[key]:
                     done(i, reply, "cache")
@@ -95,10 +87,7 @@ class CachedChatModel(BatchChatModel):
             def keep(n: int, reply: ChatReply, source: str) -> None:
                 first, *copies = indices[absent[n]]
                 done(first, reply, source)
-                try:
-                    store.write([absent[n]], [reply])
-                except sqlite3.Error as error:
-                    raise self._unusable(error) from error
+                store.write({absent[n]: json.dumps(asdict(reply)).encode()})
                 for i in copies:
                     done(i, reply, "cache")
 
@@ -126,59 +115,9 @@ class CachedChatModel(BatchChatModel):
             self._counts[key] = self._model.count_tokens(messages)
         return self._counts[key]
 
-    @contextmanager
-    def _file(self) -> Iterator[_Store]:
-        """Open the file, rebuilt if it is damaged."""
-        try:
-            with closing(open_cache(self.path, self.identity, _SCHEMA)) as connection:
-                yield _Store(connection)
-        except (sqlite3.Error, OSError) as error:
-            raise self._unusable(error) from error
 
-    def _unusable(self, error: Exception) -> UserError:
-        """Say that the cache file cannot be used."""
-        return UserError(
-            f"The reply cache {self.path} cannot be used: {error}.",
-            "Free the disk or delete the file, or set PERSONALLLM_CACHE to a folder that can be written.",
-        )
-
-
-class _Store:
-    """The replies in one open file; callable from the threads of a model."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-
-    def read(self, keys: Sequence[str]) -> dict[str, ChatReply]:
-        """Return the intact replies of the keys."""
-        replies = {}
-        for start in range(0, len(keys), _KEYS_PER_QUERY):
-            part = keys[start : start + _KEYS_PER_QUERY]
-            marks = ",".join("?" * len(part))
-            query = f"SELECT request, reply, crc FROM replies WHERE request IN ({marks})"  # noqa: S608
-            for key, blob, crc in self._connection.execute(query, part):
-                reply = _decode(blob, crc)
-                if reply is not None:
-                    replies[str(key)] = reply
-        return replies
-
-    def write(self, keys: Sequence[str], replies: Sequence[ChatReply]) -> None:
-        """Store replies in one transaction."""
-        rows = []
-        for key, reply in zip(keys, replies, strict=True):
-            blob = json.dumps(asdict(reply)).encode()
-            rows.append((key, blob, zlib.crc32(blob)))
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._connection.executemany("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", rows)
-            self._connection.execute("COMMIT")
-
-
-def _decode(blob: object, crc: object) -> ChatReply | None:
-    """Return a stored reply, or None if the entry is damaged."""
-    if not isinstance(blob, bytes) or zlib.crc32(blob) != crc:
-        return None
+def _decode(blob: bytes) -> ChatReply | None:
+    """Return a stored reply, or None if it is none."""
     try:
         return ChatReply(**json.loads(blob))
     except (ValueError, TypeError):
