@@ -23,7 +23,7 @@ from personalllm.testing import HashEmbedder
 
 STANDINS = ["--embedder", "personalllm.testing:HashEmbedder", "--llm", "personalllm.testing:EchoChatModel"]
 STANDINS += ["--rewards", "personalllm.testing:SurfaceRewards"]
-SMALL = ["--users", "12", "--pool-users", "5", "--data", "tiny.parquet", "--out", "runs"]
+SMALL = ["--users", "12", "--pool-users", "5", "--data", "tiny.parquet", "--out", "runs", "--set", "intervals=users"]
 PREDICT = ["--track", "predict", "--set", "prediction.n_seen_users=3", "--shots", "0,2", *SMALL, *STANDINS[:2]]
 ALPHA = ["--vary", "protocol.population.alpha=0.05,1"]
 GENERATE = ["--track", "generate", "--max-tokens", "6", *SMALL, *STANDINS]
@@ -188,7 +188,7 @@ def test_a_preset_of_the_predict_track_needs_no_chat_model(output: Callable[...,
 @pytest.mark.parametrize(("width", "wide"), [(80, False), (200, True)])
 def test_no_number_is_cut_on_a_narrow_terminal(tiny: Benchmark, width: int, wide: bool) -> None:
     axes = {"shrinkage": [1.0, 25.0], "protocol.history.pairs": [1, 5]}
-    settings = {"n_users": 20, "pool_users": 5, "bootstrap_draws": 100}
+    settings = {"n_users": 20, "pool_users": 5, "bootstrap_draws": 100, "intervals": "users"}
     swept = sweep_cells(["embedding-ranker"], axes, tiny, protocol=settings, embedder=HashEmbedder())
     console = Console(width=width, record=True, file=io.StringIO(), force_terminal=True, color_system=None)
     _show(swept, console)

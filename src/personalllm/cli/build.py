@@ -67,14 +67,13 @@ class _Job:
         Raises:
             UserError: If it cannot run anywhere.
         """
-        from rich.console import Console
-
         from personalllm.build import Recipe
         from personalllm.cli.recipes import check_names
+        from personalllm.report.terminal import output_console
 
         recipe = Recipe.read(path)
         check_names(recipe, executor)
-        return cls(recipe, path.parent, out, executor, Console())
+        return cls(recipe, path.parent, out, executor, output_console())
 
     @cached_property
     def executor(self) -> Executor | None:
