@@ -28,7 +28,7 @@ SHOTS = (0, 4, 16, 64)
 METRICS = ("accuracy", "log_loss", "ece", "regret")
 
 
-def main(name: str = "mini", seed: int = 0, pool_users: int = 1_000) -> None:
+def main(name: str = "mini@v1", seed: int = 0, pool_users: int = 1_000) -> None:
     benchmark = load(name)
     prediction = {"shots": SHOTS, "users": ("unseen",), "prompts": ("unseen",), "counterfactuals": ()}
     protocol = Protocol.for_benchmark(

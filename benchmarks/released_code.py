@@ -1,6 +1,6 @@
 """What each difference between the paper's released code and its text does to the numbers, on our data.
 
-`python benchmarks/released_code.py [--data mini] [--users 1000] [--pool-users 10000] [--generate N]`
+`python benchmarks/released_code.py [--data mini@v1] [--users 1000] [--pool-users 10000] [--generate N]`
 
 Without a chat model: which responses are shown, and what they are worth to the user who is to like them. With
 `--generate N` a chat model writes for N users on the differences that change most of what is shown.
@@ -269,7 +269,7 @@ def show(title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="mini")
+    parser.add_argument("--data", default="mini@v1")
     parser.add_argument("--users", type=int, default=1000)
     parser.add_argument("--pool-users", type=int, default=10_000)
     parser.add_argument("--generate", type=int, default=0, metavar="N", help="let the chat model write for N users")
