@@ -2,6 +2,7 @@
 
 import pytest
 
+from personalllm.backends.names import build_rewards
 from personalllm.testing import (
     EchoChatModel,
     HashEmbedder,
@@ -39,3 +40,7 @@ def test_the_chat_model(chat_model):
 @pytest.mark.models
 def test_the_compact_reward_models(reward_ensemble):
     check_reward_ensemble(reward_ensemble)
+
+
+def test_the_compact_reward_models_that_read_words():
+    check_reward_ensemble(build_rewards({}, name="compact-v2"))
