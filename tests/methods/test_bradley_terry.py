@@ -7,10 +7,10 @@ from personalllm.core.errors import ParameterError
 from personalllm.core.seeding import generator
 from personalllm.core.types import Histories
 from personalllm.methods import get_method, method_class
-from personalllm.methods.linear import calibrated_bayes
+from personalllm.methods.linear import calibrated_bayes, nearest_users
 from personalllm.methods.linear.hierarchical_bt import GaussianPrior, fit_prior
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.logistic import newton_map, newton_pooled, sigmoid
+from personalllm.methods.parts.logistic import MOST_RIDGE, best_ridge, newton_map, newton_pooled, sigmoid
 from personalllm.testing import HashEmbedder
 
 LEARNERS = ("calibrated-bayes", "hierarchical-bt", "lore", "pooled-bt", "pref", "user-bt")
@@ -178,3 +178,29 @@ def test_adapting_leaves_what_was_fitted(name, make_histories, make_queries, cor
     before = method.adapt(Histories.empty(corpus, 2)).utilities(queries)
     method.adapt(make_histories([9, 3], "targets"))
     assert np.array_equal(method.adapt(Histories.empty(corpus, 2)).utilities(queries), before)
+
+
+def test_users_who_differ_in_few_directions_are_told_apart_where_prompts_are_few():
+    """A variance alike in all directions sees no difference between them; both methods made all of them one user."""
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(120, 48)).astype(np.float32) / 7
+    kind = rng.choice([-1.0, 1.0], 80)
+    taste = 2 * kind[:, None] * rng.normal(size=48) + rng.normal(size=48)
+    prompt = np.stack([rng.permutation(24)[:12] for _ in range(80)])
+    utility = np.einsum("urcd,ud->urc", vectors.reshape(24, 5, 48)[prompt], taste)
+    chosen, rejected = (5 * prompt + side for side in (utility.argmax(axis=2), utility.argmin(axis=2)))
+    user, offsets = np.repeat(np.arange(80, dtype=np.int32), 12), np.arange(0, 961, 12)
+    pairs = Pairs(vectors, chosen.ravel(), rejected.ravel(), user, prompt.ravel().astype(np.int32), offsets)
+    pooled = newton_pooled(pairs, 1.0)
+    assert best_ridge(pairs, pooled) == MOST_RIDGE
+
+    prior = fit_prior(pairs, 20, 10.0)
+    own = prior.posterior(pairs).mean - prior.mean
+    assert np.linalg.eigvalsh(prior.spread)[-1] > 5 * np.linalg.eigvalsh(prior.spread)[-2]
+    first = np.linalg.svd(own)[2][0]
+    assert abs(np.corrcoef(own @ first, kind)[0, 1]) > 0.9
+
+    precision = nearest_users._precision(pairs.of_users(np.arange(60)), pairs.of_users(np.arange(60, 80)))
+    assert precision < nearest_users._PRECISIONS[-1]
+    apart = newton_map(pairs, pooled, precision).mean - pooled
+    assert np.linalg.norm(apart, axis=1).mean() > 0.1 * np.linalg.norm(pooled)

@@ -10,7 +10,7 @@ import numpy as np
 from personalllm.core.types import F32, F64, Queries
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.linear_method import LinearMethod, moderated_scores
-from personalllm.methods.parts.logistic import Laplace, best_ridge, newton_map, newton_pooled
+from personalllm.methods.parts.logistic import MOST_RIDGE, Laplace, best_ridge, newton_map, newton_pooled
 from personalllm.methods.parts.low_rank import some_users
 
 __all__ = ["GaussianPrior", "HierarchicalBT", "fit_prior"]
@@ -47,10 +47,21 @@ def fit_prior(pairs: Pairs, steps: int, pseudo_users: float, *, full: bool = Tru
         full: Whether to fit the mean and the covariance; otherwise they stay at where they start.
     """
     mean = newton_pooled(pairs, 1.0)
-    variance = 1.0 / best_ridge(pairs, mean)
+    ridge = best_ridge(pairs, mean)
+    prior = _climbed(pairs, mean, 1.0 / ridge, steps if full and pairs.n_users else 0, pseudo_users)
+    if prior.evidence and ridge == MOST_RIDGE:
+        # Users who differ in few directions look alike to a variance that is the same in all of them, and EM, whose
+        # steps are in proportion to the variance, never leaves one of nearly 0: it would make all users the pooled one.
+        wider = _climbed(pairs, mean, 1.0, steps, pseudo_users)
+        prior = wider if wider.evidence[-1] > prior.evidence[-1] else prior
+    return prior
+
+
+def _climbed(pairs: Pairs, mean: F64, variance: float, steps: int, pseudo_users: float) -> GaussianPrior:
+    """Return the prior after EM steps from a mean and an isotropic variance."""
     isotropic: F64 = variance * np.eye(pairs.n_features)
     spread, evidence, at = isotropic, [], None
-    for _ in range(steps if full and pairs.n_users else 0):
+    for _ in range(steps):
         laplace = newton_map(pairs, mean, np.linalg.inv(spread), covariance="sum", start=at, tolerance=1e-5)
         at = laplace.mean
         evidence.append(float(laplace.log_evidence.sum()))

@@ -79,21 +79,22 @@ class NearestUsers(Method):
         if not len(pairs):
             self.tastes_, self.temperature_ = np.zeros((1, pairs.n_features)), 1.0
             return self
-        temperatures = self._temperatures(pairs)
-        self.tastes_, self.temperature_ = _tastes(pairs), temperatures[-1]
+        number = np.arange(pairs.n_users)
+        judges = pairs.of_users(number[number % _EVERY == _EVERY - 1][:_MOST_ASKED])
+        voters = pairs.of_users(number[number % _EVERY != _EVERY - 1])
+        precision = _precision(voters, judges)
+        temperatures = self._temperatures(voters, judges, precision)
+        self.tastes_, self.temperature_ = _tastes(pairs, precision=precision), temperatures[-1]
         for temperature in temperatures[:-1]:
             self.tastes_ = _tastes(pairs, _centres(pairs, self.tastes_, temperature))
         return self
 
-    def _temperatures(self, pairs: Pairs) -> list[float]:
+    def _temperatures(self, voters: Pairs, judges: Pairs, precision: float | None) -> list[float]:
         """Return the temperature of each smoothing that is worth it, then the one of the prediction."""
-        number = np.arange(pairs.n_users)
-        judges = pairs.of_users(number[number % _EVERY == _EVERY - 1][:_MOST_ASKED])
-        voters = pairs.of_users(number[number % _EVERY != _EVERY - 1])
         if not len(judges):
             return [1.0]
         chosen: list[float] = []
-        least, tastes = np.inf, _tastes(voters)
+        least, tastes = np.inf, _tastes(voters, precision=precision)
         for _ in range(1 + self.smoothings):
             temperature, loss = _temperature(judges, tastes)
             if loss >= least:
@@ -118,18 +119,39 @@ class NearestUsers(Method):
         return vote(self.shares_, self.tastes_, candidates, index, queries.user)
 
 
-def _tastes(pairs: Pairs, centres: F64 | None = None) -> F64:
-    """Return each user's weights, shrunk towards a centre by the precision under which comparisons are most probable.
+def _tastes(pairs: Pairs, centres: F64 | None = None, precision: float | None = None) -> F64:
+    """Return each user's weights, shrunk towards a centre.
 
     Args:
         pairs: The comparisons.
         centres: float64 (n_users, n_features); None for the pooled weights.
+        precision: How strongly; None: as makes the comparisons most probable.
     """
     about = newton_pooled(pairs) if centres is None else centres
+    return newton_map(pairs, about, _likeliest(pairs, about) if precision is None else precision).mean
+
+
+def _likeliest(pairs: Pairs, about: F64) -> float:
+    """Return the precision about a centre under which comparisons are most probable."""
     sample = pairs.of_users(np.arange(min(_MOST_WEIGHED, pairs.n_users)))
     near = about if about.ndim == 1 else about[: sample.n_users]
     evidence = [newton_map(sample, near, precision).log_evidence.sum() for precision in _PRECISIONS]
-    return newton_map(pairs, about, _PRECISIONS[int(np.argmax(evidence))]).mean
+    return _PRECISIONS[int(np.argmax(evidence))]
+
+
+def _precision(voters: Pairs, judges: Pairs) -> float | None:
+    """Return the precision about the pooled weights whose tastes predict best; None to go by the evidence.
+
+    The evidence is of users who differ alike in all directions. Where they differ in few, it asks for as little
+    difference as it can get, and all voters would vote the same; then their votes on judges' comparisons decide.
+    """
+    if not len(voters) or not len(judges):
+        return None
+    about = newton_pooled(voters)
+    if _likeliest(voters, about) < _PRECISIONS[-1]:
+        return None
+    losses = [_temperature(judges, newton_map(voters, about, precision).mean)[1] for precision in _PRECISIONS]
+    return _PRECISIONS[int(np.argmin(losses))]
 
 
 def _centres(pairs: Pairs, tastes: F64, temperature: float) -> F64:

@@ -17,6 +17,7 @@ from personalllm.core.types import F64, I64
 from personalllm.methods.parts.features import Pairs
 
 __all__ = [
+    "MOST_RIDGE",
     "Laplace",
     "best_ridge",
     "log_sigmoid",
@@ -32,6 +33,8 @@ _ROWS = 16_384
 _HALVINGS = 50
 _RIDGE_USERS = 256
 _MOST_POWER = 10
+MOST_RIDGE = 2.0**_MOST_POWER
+"""The largest ridge that `best_ridge` returns: the evidence rises all the way to users who do not differ."""
 
 
 def sigmoid(logits: F64) -> F64:
