@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
-from personalllm.core.errors import ParameterError
+from personalllm.core.errors import ParameterError, UnknownName
 from personalllm.data import Benchmark, Preferences
 from personalllm.evaluation import Protocol
 from personalllm.evaluation.settings import merge
@@ -139,3 +140,41 @@ def test_a_changed_protocol_takes_its_history_from_the_new_shots(benchmark_: Ben
     rank = protocol.changed(benchmark_, track="rank")
     assert (rank.options, rank.history.pairs, rank.population.n_users) == (None, 5, 30)
     assert merge({"track": "predict", "shots": (1,)}, {"track": "rank"}) == {"track": "rank"}
+
+
+FIXED: dict[str, Any] = {"feedback": {"pairs": "random", "pairs_per_prompt": 2}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (FIXED, r"prediction\.prompts must be unseen where prompts have fixed pairs"),
+        ({"prediction": {"survey": 4}}, r"prediction\.prompts must be unseen where .* there is a survey"),
+        (
+            {"prediction": {"survey": 2, "prompts": "unseen", "shots": [0, 3]}},
+            r"at most the questions of the survey \(2\)",
+        ),
+        ({"pool": {"users": "population", "n_users": 6}}, r"prediction\.users must be seen where all are in the pool"),
+        ({"pool": {"users": "population", "n_users": 7}}, r"pool\.n_users must be at most the users of the population"),
+        ({"prediction": {"seen_test_pairs": 9, "prompts": "unseen"}}, r"prediction\.seen_test_pairs must be at most"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(benchmark_: Benchmark, overrides: dict[str, Any], message: str) -> None:
+    settings = {"n_users": 6, "pool": {"n_users": 5}, "bootstrap_draws": 100} | overrides
+    with pytest.raises(ParameterError, match=message):
+        Protocol.for_benchmark(benchmark_, track="predict", **settings)
+
+
+def test_reward_models_of_the_population(benchmark_: Benchmark) -> None:
+    chosen = benchmark_.reward_models[1:]
+    settings = {"population": {"kind": "one-per-reward-model", "reward_models": list(chosen)}}
+    protocol = Protocol.for_benchmark(benchmark_, **settings)
+    assert protocol.population.n_users == len(chosen)
+    source = Simulated(protocol, benchmark_)
+    assert (source.reward_models, source.table.reward_models) == (chosen, chosen)
+    full = Simulated(Protocol.for_benchmark(benchmark_), benchmark_)
+    assert np.array_equal(source.table.values, full.table.values[:, :, 1:])
+    raw = benchmark_.scores[:2, 0]
+    assert np.allclose(source.live_utilities(raw, np.array([0, 1], np.int32)), source.table.values[[0, 1], 0, [0, 1]])
+    with pytest.raises(UnknownName, match="no reward model named 'nobody'"):
+        Protocol.for_benchmark(benchmark_, population={"reward_models": ["nobody"]})

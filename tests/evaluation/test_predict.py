@@ -391,3 +391,31 @@ def test_users_of_whom_nothing_is_to_be_predicted_are_not_counted(benchmark_: Be
     results = run([Spy(), "longest"], small(benchmark_, feedback=ties), benchmark_, embedder=HashEmbedder())
     assert math.isnan(value(results, "longest", "accuracy"))
     assert results.sums("longest", HEAD).columns["n"].sum() == 0
+
+
+@pytest.mark.parametrize("intervals", ["users", "users and prompts"])
+def test_both_kinds_of_users_are_measured_over_pairs(make_benchmark: Any, intervals: str) -> None:
+    benchmark = make_benchmark(n_test=14)
+    settings = {"users": ["unseen", "seen", "both"], "prompts": "unseen", "test_pairs": 8, "seen_test_pairs": 2}
+    protocol = {
+        "n_users": 12,
+        "pool_users": 40,
+        "seen_users": 40,
+        "pool_pairs": 8,
+        "shots": (0, 2),
+        "prediction": settings,
+    }
+    results = evaluate(
+        ["longest"], benchmark, track="predict", protocol=protocol | {"intervals": intervals, "bootstrap_draws": 200}
+    )
+    assert results.headline == Condition("both", "unseen", "true", 2)
+    for label in ("longest", "population"):
+        correct, pairs, means = 0.0, 0.0, []
+        for users in ("unseen", "seen"):
+            sums = results.sums(label, Condition(users, shots=2)).columns
+            correct, pairs = correct + sums["correct"].sum(), pairs + sums["n"].sum()
+            means += (sums["correct"] / sums["n"])[sums["n"] > 0].tolist()
+        estimate = results.estimate(label, "accuracy")
+        assert estimate.value == pytest.approx(correct / pairs)
+        assert estimate.value != pytest.approx(np.mean(means))
+        assert estimate.low < estimate.value < estimate.high

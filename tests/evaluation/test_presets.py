@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,12 @@ from personalllm.evaluation import (
     presets,
     resolve,
 )
+from personalllm.evaluation.measures import margins
 from personalllm.evaluation.settings import flatten
+from personalllm.evaluation.sources.pairs import Pairs
 from personalllm.evaluation.sources.simulated import Simulated
+from personalllm.methods import get_method
+from personalllm.testing import HashEmbedder
 
 SMALL: dict[str, Any] = {
     "n_users": 6,
@@ -38,18 +43,18 @@ SMALL: dict[str, Any] = {
 }
 
 PINNED = {
-    "paper-icl-v1": "df423bb6420d1440",
-    "paper-meta-v1": "141b74d927f3bef9",
-    "paper-meta-logged-v1": "377bf797f4d92ede",
+    "paper-icl-v1": "722d6e046ef7cc6a",
+    "paper-meta-logged-v1": "b5afc812aad6d663",
+    "paper-meta-v1": "b488de010893bcbe",
 }
 
 
-PREDICT = ("copl-v1", "dong8-v1", "lore-v1", "pttt-v1")
+PREDICT = ("copl-v2", "dong8-v2", "lore-v1", "pttt-v2")
 PINNED_PREDICT = {
-    "copl-v1": "9f5d0a5f4cc21abf",
-    "dong8-v1": "7380c1efd48722a6",
-    "lore-v1": "64cd6c80e173ae00",
-    "pttt-v1": "fa128c495ab3053f",
+    "copl-v2": "b8958aeea278783a",
+    "dong8-v2": "687e1ffb8b3f7f63",
+    "lore-v1": "62175ee9ecf546d4",
+    "pttt-v2": "c30476275e1787dc",
 }
 
 
@@ -125,7 +130,9 @@ def test_the_logged_settings_are_those_of_the_printed_numbers(synthetic: Benchma
 def test_a_preset_fixes_every_field(synthetic: Benchmark, large_synthetic: Benchmark, name: str) -> None:
     preset = get_preset(name)
     protocol = preset.protocol_for(large_synthetic if name in PREDICT else synthetic)
-    assert preset.changes(protocol) == {}
+    # of the four pairs of all prompts there are fewer
+    sized = {"pool.pairs_per_user", "history.pairs", "prediction.shots"} if name == "dong8-v2" else set()
+    assert set(preset.changes(protocol)) == sized
     bound = {"metrics_version", "benchmark", "benchmark_fingerprint", "preset", "embedder", "llm", "rewards"}
     bound |= {"reference_response_model"} if name in PREDICT else set()
     assert set(flatten(preset.protocol)) == set(flatten(protocol.spec())) - bound
@@ -153,22 +160,39 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
         "copl",
         {
             "population.alpha": 0.1,
+            "population.reward_models": ["gemma_7b", "llama3_sfairx", "mistral_weqweasdas", "oasst_deberta_v3"],
             "pool.n_users": 10_000,
-            "pool.pairs_per_user": 16,
-            "prediction.shots": [0, 16],
+            "pool.pairs_per_user": 15,
+            "prediction.shots": [0, 15],
             "prediction.test_pairs": 100,
-            "feedback.pairs": "contested",
+            "feedback.pairs": "disputed",
+            "feedback.responses": [4, 5, 6],
+            "standardiser": "none",
         },
     ),
-    ("dong8", {"population.kind": "one-per-reward-model", "population.n_users": 10, "prediction.test_pairs": None}),
+    (
+        "dong8",
+        {
+            "population.kind": "one-per-reward-model",
+            "population.n_users": 8,
+            "pool.users": "population",
+            "feedback.pairs_per_prompt": 4,
+            "prediction.users": ["seen"],
+            "prediction.test_pairs": None,
+        },
+    ),
     (
         "pttt",
         {
             "pool.n_users": 100,
+            "pool.pairs_per_user": 100,
             "prediction.n_seen_users": 100,
-            "population.n_users": 100,
+            "population.n_users": 20,
             "prediction.shots": [0, 4],
-            "prediction.users": ["unseen", "seen"],
+            "prediction.survey": 100,
+            "prediction.users": ["unseen", "seen", "both"],
+            "feedback.pairs": "contested",
+            "feedback.pairs_per_prompt": 1,
         },
     ),
 ]
@@ -193,31 +217,120 @@ def test_the_reference_response_model_is_no_change_where_no_metric_has_one(large
     assert predict.changes(predict.protocol_for(large_synthetic, alpha=0.1)) == {"population.alpha": (0.05, 0.1)}
 
 
-def test_the_pool_of_dong8_has_users_of_nearly_one_reward_model(large_synthetic: Benchmark) -> None:
-    task = Simulated(get_preset("dong8").protocol_for(large_synthetic), large_synthetic)
-    assert (task.full_population.weights.max(axis=1) == 1).all()
-    strongest = task.pool_population.weights.max(axis=1)
-    assert (strongest > 0.95).mean() > 0.9
-    assert len(set(task.pool_population.weights.argmax(axis=1).tolist())) == len(large_synthetic.reward_models)
+def test_the_users_of_dong8_are_its_pool_and_answer_the_same_pairs(large_synthetic: Benchmark) -> None:
+    protocol = get_preset("dong8").protocol_for(large_synthetic)
+    pairs = Pairs(Simulated(protocol, large_synthetic), protocol.options)
+    (group,), pool = pairs.groups.values(), pairs.source.pool
+    assert np.array_equal(group.population.weights, np.eye(8))
+    assert np.array_equal(group.histories["true"].chosen, pool.chosen)
+    compared = np.sort(np.stack([pool.chosen, pool.rejected], axis=1), axis=1)
+    asked = [{*zip(pool.prompt[pool.user == u], *compared[pool.user == u].T, strict=True)} for u in range(8)]
+    assert all(of_user == asked[0] for of_user in asked)
+    assert len(asked[0]) == len(pool) / 8 == 4 * len(large_synthetic.rows("train"))
+    assert len(group.tests["unseen"]) == 8 * 4 * len(large_synthetic.rows("test"))
 
 
-TOO_SMALL: list[tuple[str, int, dict[str, Any], str, str]] = [
-    ("copl", 80, {}, "prediction.test_pairs", "8"),
-    ("dong8", 40, {"pool_pairs": 5}, "prediction.shots", "[0, 1, 2, 4, 8, 16, 32]"),
-    ("lore", 40, {}, "pool.pairs_per_user", "36"),
-    ("lore", 40, {"pool_pairs": 20}, "prediction.shots", "[0, 9]"),
-    ("pttt", 80, {}, "prediction.test_pairs", "8"),
+def test_new_users_of_dong8_are_those_whom_the_pool_lacks(large_synthetic: Benchmark) -> None:
+    settings = {"n_users": 6}, {"users": ["unseen", "seen"], "n_seen_users": 6, "shots": [0, 20]}
+    protocol = get_preset("dong8").protocol_for(large_synthetic, pool=settings[0], prediction=settings[1])
+    pairs = Pairs(Simulated(protocol, large_synthetic), protocol.options)
+    assert np.array_equal(pairs.groups["unseen"].population.weights, np.eye(8)[6:])
+    assert np.array_equal(pairs.groups["seen"].population.weights, np.eye(8)[:6])
+    with pytest.raises(ParameterError, match=r"prediction\.users must be seen where all are in the pool"):
+        get_preset("dong8").protocol_for(large_synthetic, prediction={"users": "unseen"})
+
+
+def test_the_survey_of_pttt_is_shared_and_never_predicted(large_synthetic: Benchmark) -> None:
+    protocol = get_preset("pttt").protocol_for(large_synthetic)
+    pairs = Pairs(Simulated(protocol, large_synthetic), protocol.options)
+    survey = set(pairs.source.survey.tolist())
+    assert len(survey) == 100
+    assert not survey & set(pairs.source.pool.prompt.tolist())
+    assert np.bincount(pairs.source.pool.user).tolist() == [100] * 100
+    sizes = {"unseen": (20, 1000), "seen": (100, 1000), "both": (120, 2000)}
+    for kind, group in pairs.groups.items():
+        history = group.histories["true"]
+        assert set(history.prompt.tolist()) <= survey
+        assert np.bincount(history.user).tolist() == [4] * group.n_users
+        assert not survey & set(group.tests["unseen"].prompt.tolist())
+        assert (group.n_users, len(group.tests["unseen"])) == sizes[kind]
+    both, tests = pairs.groups["both"], pairs.groups["both"].tests["unseen"]
+    for start, kind in ((0, "unseen"), (20, "seen")):
+        group = pairs.groups[kind]
+        part = tests.of_users(start, start + group.n_users)
+        assert np.array_equal(part.chosen, group.tests["unseen"].chosen)
+        assert np.array_equal(part.user - start, group.tests["unseen"].user)
+        assert np.array_equal(both.population.weights[start : start + group.n_users], group.population.weights)
+        of_kind = both.histories["flipped"].of_users(start, start + group.n_users)
+        assert np.array_equal(of_kind.chosen, group.histories["flipped"].chosen)
+
+
+def test_a_pooled_model_is_at_chance_in_pttt(large_synthetic: Benchmark) -> None:
+    protocol = get_preset("pttt").protocol_for(large_synthetic)
+    pairs = Pairs(Simulated(protocol, large_synthetic), protocol.options)
+    method = get_method("pooled-bt").bind(embedder=HashEmbedder()).fit(pairs.source.pool)
+    group = pairs.groups["both"]
+    tests, method = group.tests["unseen"], method.adapt(group.histories["true"])
+    preference = pairs.by_response(tests, method.utilities(pairs.queries(tests, 0, group.n_users)))
+    right = margins(preference, tests.chosen, tests.rejected) > 0
+    assert len(right) == 2000
+    assert 0.47 <= right.mean() <= 0.53
+
+
+def test_the_pairs_of_copl_are_those_that_four_reward_models_dispute(large_synthetic: Benchmark) -> None:
+    protocol = get_preset("copl").protocol_for(large_synthetic, pool_users=40, n_users=30, seen_users=30)
+    pairs = Pairs(Simulated(protocol, large_synthetic), protocol.options)
+    columns = [large_synthetic.reward_models.index(name) for name in protocol.population.reward_models]
+    raw = large_synthetic.scores[:, :, columns]
+    assert np.array_equal(pairs.source.table.values, raw)
+    for group in pairs.groups.values():
+        tests = group.tests["unseen"]
+        assert np.bincount(tests.user).tolist() == [100] * 30
+        assert {*tests.chosen.tolist(), *tests.rejected.tolist()} == {4, 5, 6}
+        ahead = raw[tests.prompt, tests.chosen] > raw[tests.prompt, tests.rejected]
+        assert (ahead.any(axis=1) & ~ahead.all(axis=1)).all()
+    assert np.bincount(pairs.source.pool.user).tolist() == [15] * 40
+
+
+FITTED: list[tuple[str, int, dict[str, Any], dict[str, tuple[Any, Any]]]] = [
+    (
+        "lore",
+        40,
+        {},
+        {"pool.pairs_per_user": (47, 36), "history.pairs": (47, 36), "prediction.shots": ([0, 9, 47], [0, 9, 36])},
+    ),
+    (
+        "pttt",
+        80,
+        {},
+        {
+            "prediction.survey": (100, 36),
+            "pool.pairs_per_user": (100, 36),
+            "prediction.test_pairs": (50, 8),
+            "prediction.seen_test_pairs": (10, 8),
+        },
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "n_prompts", "overrides", "field", "fitting"), TOO_SMALL)
-def test_a_benchmark_that_is_too_small_is_told_what_fits(
-    name: str, n_prompts: int, overrides: dict[str, Any], field: str, fitting: str
+@pytest.mark.parametrize(("name", "n_prompts", "overrides", "changes"), FITTED)
+def test_a_preset_fits_itself_to_a_small_benchmark_and_says_so(
+    name: str, n_prompts: int, overrides: dict[str, Any], changes: dict[str, tuple[Any, Any]]
 ) -> None:
-    with pytest.raises(UserError) as raised:
-        get_preset(name).protocol_for(make_synthetic(n_prompts, seed=0), **overrides)
-    assert raised.value.message.startswith(f"The preset {name}-v1 has {field} = ")
-    assert f"--set {field}={fitting} " in raised.value.remedy
+    small, preset = make_synthetic(n_prompts, seed=0), get_preset(name)
+    protocol = preset.protocol_for(small, **overrides)
+    assert preset.changes(protocol) == changes
+    Pairs(Simulated(protocol, small), protocol.options).groups  # noqa: B018
+
+
+def test_reward_models_that_a_benchmark_lacks_are_replaced_by_its_own(large_synthetic: Benchmark) -> None:
+    renamed = dataclasses.replace(large_synthetic, reward_models=("gemma_7b", *(f"other-{i}" for i in range(9))))
+    preset = get_preset("copl")
+    protocol = preset.protocol_for(renamed)
+    assert protocol.population.reward_models == ("gemma_7b", "other-0", "other-1", "other-2")
+    assert preset.changes(protocol)["population.reward_models"][1] == [*protocol.population.reward_models]
+    with pytest.raises(UnknownName, match="no reward model named 'other-x'"):
+        preset.protocol_for(renamed, population={"reward_models": ["gemma_7b", "other-x"]})
 
 
 CHANGES: list[tuple[dict[str, Any], dict[str, tuple[Any, Any]]]] = [
@@ -287,15 +400,11 @@ def test_another_reference_counts_as_a_change(make_benchmark: Callable[..., Benc
     }
 
 
-def test_a_benchmark_that_is_too_small_is_told_the_override(make_benchmark: Callable[..., Benchmark]) -> None:
+def test_a_small_benchmark_gets_what_fits_and_no_more_than_it_has(make_benchmark: Callable[..., Benchmark]) -> None:
     preset = get_preset("paper-icl")
-    message = r"paper-icl-v1 has pool.pairs_per_user = 50, but the train split .* 24 prompts.*"
-    with pytest.raises(UserError, match=message + r"--set pool.pairs_per_user=24 .*pool={'pairs_per_user': 24}"):
-        preset.protocol_for(make_benchmark())
-    with pytest.raises(UserError, match=r"history.pairs = 5, but .*--set history.pairs=4 "):
-        preset.protocol_for(make_benchmark(n_train=4), pool_pairs=4)
-    with pytest.raises(UserError, match=r"history.nearest = 5, but .*--set history.nearest=4 "):
-        preset.protocol_for(make_benchmark(n_train=4), pool_pairs=4, pairs=4)
+    protocol = preset.protocol_for(make_benchmark(n_train=4))
+    assert (protocol.pool.pairs_per_user, protocol.history.pairs, protocol.history.nearest) == (4, 4, 4)
+    assert preset.changes(protocol)["history.nearest"] == (5, 4)
     with pytest.raises(ParameterError, match=r"pool_pairs must be at most .*\(24\), got 60"):
         preset.protocol_for(make_benchmark(), pool_pairs=60)
 
@@ -375,10 +484,9 @@ def test_a_protocol_changes_field_by_field(benchmark_: Benchmark) -> None:
         protocol.changed(benchmark_, alpha=-1)
 
 
-def test_lore_and_copl_add_up_raw_scores(large_synthetic: Benchmark) -> None:
-    for name in ("lore", "copl"):
-        task = Simulated(get_preset(name).protocol_for(large_synthetic), large_synthetic)
-        assert np.array_equal(task.table.values, large_synthetic.scores)
+def test_lore_adds_up_raw_scores(large_synthetic: Benchmark) -> None:
+    task = Simulated(get_preset("lore").protocol_for(large_synthetic), large_synthetic)
+    assert np.array_equal(task.table.values, large_synthetic.scores)
 
 
 @pytest.mark.parametrize(("name", "track"), [("lore", "rank"), ("pttt", "generate"), ("paper-icl", "predict")])

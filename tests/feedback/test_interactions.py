@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personalllm.core.errors import AxisMismatch, ParameterError
-from personalllm.feedback import FeedbackRule, interact, sample_prompts
+from personalllm.feedback import FeedbackRule, FixedPairs, interact, sample_prompts
 from personalllm.users import Population, choices_at, ranks, utilities
 
 RMS = ("a", "b", "c")
@@ -245,3 +245,83 @@ def test_no_interactions():
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.pairs)
 def test_rule_specs_round_trip(rule):
     assert FeedbackRule.from_spec(rule.spec()) == rule
+
+
+def minority(scores, first, second, prompt):
+    ahead = (scores[prompt, first] > scores[prompt, second]).sum(axis=-1)
+    return np.minimum(ahead, scores.shape[2] - ahead)
+
+
+def test_fixed_pairs_are_the_same_for_every_user():
+    users, scores, _ = setup()
+    rule = FeedbackRule(pairs="random", pairs_per_prompt=4)
+    fixed = FixedPairs.draw(scores, rule, seed=3)
+    assert fixed.first.shape == (30, 4)
+    sides = np.sort(np.stack([fixed.first, fixed.second], axis=-1), axis=-1)
+    assert all(len({*map(tuple, of_prompt)}) == 4 for of_prompt in sides.tolist())
+    assert (sides[..., 0] < sides[..., 1]).all()
+    questions = fixed.questions(np.arange(30, dtype=np.int32))
+    assert questions.tolist() == list(range(120))
+    asked = sample_prompts(40, questions, 50, 0)
+    prompts, first, second = fixed.of(asked)
+    pool = interact(users, scores, prompts, rule, 0, shown=(first, second))
+    assert np.array_equal(pool.prompt, asked.ravel() // 4)
+    pair = np.sort(np.stack([pool.chosen, pool.rejected], axis=1), axis=1)
+    assert np.array_equal(pair, sides[pool.prompt, asked.ravel() % 4])
+    assert (differences(users, scores, pool) >= 0).all()
+    with pytest.raises(ParameterError, match="shown must be given"):
+        interact(users, scores, prompts, rule, 0)
+
+
+def test_contested_fixed_pairs_divide_most_reward_models_and_disputed_ones_some():
+    _, scores, _ = setup(n_prompts=200)
+    prompt, (a, b) = np.arange(200)[:, None], np.triu_indices(5, 1)
+    every = minority(scores, np.tile(a, (200, 1)), np.tile(b, (200, 1)), prompt)
+    contested = FixedPairs.draw(scores, FeedbackRule(pairs="contested", pairs_per_prompt=3), seed=0)
+    drawn = minority(scores, contested.first, contested.second, prompt)
+    assert np.array_equal(np.sort(drawn)[:, ::-1], np.sort(every)[:, ::-1][:, :3])
+    assert contested.there.all()
+    rule = FeedbackRule(pairs="disputed", pairs_per_prompt=3, responses=(1, 2, 4))
+    disputed = FixedPairs.draw(scores, rule, seed=0)
+    assert {*disputed.first.ravel().tolist(), *disputed.second.ravel().tolist()} == {1, 2, 4}
+    assert np.array_equal(disputed.there, minority(scores, disputed.first, disputed.second, prompt) > 0)
+    assert 0 < disputed.there.mean() < 1
+    asked = disputed.questions(np.arange(200, dtype=np.int32))
+    assert len(asked) == disputed.there.sum()
+    assert (minority(scores, *disputed.of(asked)[1:], disputed.of(asked)[0]) > 0).all()
+
+
+@pytest.mark.parametrize("pairs", ["best-vs-worst", "random", "ranks", "contested"])
+def test_only_some_responses_are_shown(pairs):
+    users, scores, prompts = setup()
+    pool = interact(users, scores, prompts, FeedbackRule(pairs=pairs, responses=(0, 3, 4)), 0)
+    assert {*pool.chosen.tolist(), *pool.rejected.tolist()} == {0, 3, 4}
+    assert (differences(users, scores, pool) > 0).all()
+    assert not pool.best_worst
+    if pairs == "best-vs-worst":
+        shown = interact(users, scores[:, [0, 3, 4]], prompts, FeedbackRule(), 0)
+        assert np.array_equal(pool.chosen, np.array([0, 3, 4])[shown.chosen])
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"pairs": "disputed"}, "pairs_per_prompt must be given for disputed pairs"),
+        ({"pairs_per_prompt": 2}, "pairs_per_prompt must be left out for best-vs-worst"),
+        ({"pairs": "random", "pairs_per_prompt": 0}, "pairs_per_prompt must be >= 1"),
+        ({"responses": (1,)}, "responses must be two different positions"),
+        ({"responses": (1, 1)}, "responses must be two different positions"),
+        ({"responses": (-1, 1)}, "responses must be two different positions"),
+    ],
+)
+def test_pairs_that_cannot_be_fixed(rule, message):
+    with pytest.raises(ParameterError, match=message):
+        FeedbackRule(**rule)
+
+
+def test_responses_and_pairs_that_do_not_exist():
+    users, scores, prompts = setup()
+    with pytest.raises(ParameterError, match=r"responses must be in \[0, 5\)"):
+        interact(users, scores, prompts, FeedbackRule(responses=(1, 5)), 0)
+    with pytest.raises(ParameterError, match=r"pairs_per_prompt must be in \[1, 10\], the pairs of a prompt, got 11"):
+        FixedPairs.draw(scores, FeedbackRule(pairs="random", pairs_per_prompt=11), 0)

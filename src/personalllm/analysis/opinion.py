@@ -50,9 +50,8 @@ _SLACK = 1e-6  # codes such as 0.333 are rounded
 _EQUAL = 1e-12  # scores are means of the same terms in another order, so equal ones may differ in the last bits
 _COLUMNS = ("attribute", "group", "n_questions", "best")
 _MAX_GROUPS = 80
-_RULES: dict[str, str] = {
-    "coded": "Distances are between the options' codes, the middle option counted, as in the paper: with one, no score "
-    "is below 1/2.",
+_RULES = {
+    "coded": "Distances are between the options' codes, the middle option counted, as in the paper.",
     "positions": "Distances are between the options' positions on the scale, not between their codes as in the paper.",
 }
 _MARKERS: tuple[dict[str, Any], ...] = (
@@ -132,9 +131,8 @@ def representation_score(question: OpinionQuestion, shares: F64, people: F64, ru
         question: Whose options are compared.
         shares: float64 (n_options,), summing to 1.
         people: float64 (n_options,), summing to 1.
-        rule: `coded`, as the paper computes it: the values as they are coded, and n_options counts the middle option
-            too, so that 1, 2, 1.5 are at most 1 apart of 2 and no score is below 1/2. `positions`: 0, 1, 2, ... in the
-            order of the values, so that opposite distributions score 0.
+        rule: `coded`, as the paper computes it: n_options counts the middle option too, so that codes of 1, 2, 1.5 are
+            at most 1 apart of 2 and no score is below 1/2. `positions`: 0, 1, 2, ... in the order of the values.
 
     Raises:
         DataError: If codes are not one apart, so that `coded` would not be in [0, 1] or its scores far too high.
@@ -150,8 +148,8 @@ def representation_score(question: OpinionQuestion, shares: F64, people: F64, ru
         if not len(steps) - 1 - _SLACK <= steps.sum() <= len(steps) + _SLACK:
             raise DataError(
                 f"The values of {question.key!r} are {question.values.tolist()}: these are no codes.",
-                "Give codes that are one apart, a middle option halfway: 1, 2, 3, 4 or 1, 2, 1.5. Or score by "
-                "positions (in Python rule='positions', on the command line --opinion-score positions).",
+                "Give codes that are one apart, a middle option halfway (1, 2, 1.5), or score by positions "
+                "(rule='positions', --opinion-score positions).",
             )
     gap = np.abs(np.cumsum((shares - people)[question.order])[:-1])
     return float(1 - gap @ steps / len(steps))
@@ -288,16 +286,12 @@ class Representativeness(Analysis):
         """Return what to keep in mind."""
         led, groups = self.groups_led()
         leads = f"Among all answerers the population is best, or tied for best, in {led} of {groups} groups."
-        return tuple(
-            note
-            for note in (
-                f"{len(self.questions)} questions, {self.n_users:,} users; intervals by resampling the questions.",
-                leads if groups else "",
-                _RULES[self.rule],
-                "A user's answer is the option nearest to the weighted mean of what its reward models choose.",
-                "Answers spread evenly over the options score high too: read the population beside `uniform answers`.",
-            )
-            if note
+        return (
+            f"{len(self.questions)} questions, {self.n_users:,} users; intervals by resampling the questions.",
+            *([leads] if groups else []),
+            _RULES[self.rule],
+            "A user's answer is the option nearest to the weighted mean of what its reward models choose.",
+            "Answers spread evenly over the options score high too: read the population beside `uniform answers`.",
         )
 
 

@@ -124,4 +124,5 @@ def _user_differences(
     if stratum != ALL:
         users = users & (first.columns["group"] == first.groups.index(stratum))
     means = {label: user_means(sums[label], metric) for pair in pairs for label in pair}
-    return np.stack([(means[a] - means[b])[users] for a, b in pairs], axis=1)
+    weight = first.columns.get("weight", np.ones(first.n_clusters))
+    return np.stack([(weight * (means[a] - means[b]))[users] for a, b in pairs], axis=1)

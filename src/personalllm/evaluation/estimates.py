@@ -266,8 +266,15 @@ def _user_side(sums: Sums, stratum: str, column: str) -> tuple[F64, F64]:
     present = sums.columns["n"] > 0 if "n" in sums.columns else np.ones(sums.n_clusters, np.bool_)
     if stratum != ALL:
         present = present & (sums.columns["group"] == sums.groups.index(stratum))
+    weight = np.where(present, _weight(sums), 0.0)
     values = np.where(present, _user_mean(sums, column), 0.0) if column else np.zeros(sums.n_clusters)
-    return values, present.astype(np.float64)
+    return weight * values, weight
+
+
+def _weight(sums: Sums) -> F64:
+    """Return how much each user counts in means over all, float64 (n_clusters,)."""
+    weight = sums.columns.get("weight")
+    return np.ones(sums.n_clusters) if weight is None else weight.astype(np.float64)
 
 
 def stratum_sizes(sums: Sums) -> dict[str, tuple[int, int]]:
@@ -380,9 +387,10 @@ def _of_users(sums: Sums, metric: Metric, present: F64) -> _Statistic:
         return _Statistic(metric, size, columns, metric.value)
 
     def mean(name: str) -> F64:
-        return rounded(np.where(present > 0, _user_mean(sums, name), 0.0), MEAN_GRAIN)
+        return rounded(weight * np.where(present > 0, _user_mean(sums, name), 0.0), MEAN_GRAIN)
 
-    bottom = _combined(metric.bottom, mean) if metric.bottom else present
+    weight = _weight(sums)
+    bottom = _combined(metric.bottom, mean) if metric.bottom else weight * present
     return _Statistic(metric, size, {"bottom": bottom, "top": _combined(metric.top, mean)}, _ratio_of_means)
 
 

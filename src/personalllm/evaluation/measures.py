@@ -110,10 +110,12 @@ def crossed(
     columns: Mapping[str, npt.NDArray[Any]],
     groups: Mapping[str, npt.NDArray[np.bool_]] | None = None,
     strata: Mapping[str, npt.NDArray[np.bool_]] | None = None,
+    *,
+    pooled: bool = False,
 ) -> tuple[Columns, Columns]:
     """Return what intervals over users and prompts need beside the sums of users: `Sums.prompts` and `Sums.cells`.
 
-    Every user weighs the same, however many answers they gave.
+    Every user weighs the same, however many answers they gave; if pooled, every answer does.
 
     Args:
         user: int32 (n,), of each answer, >= 0.
@@ -121,9 +123,10 @@ def crossed(
         columns: Name -> (n,): what metrics are means of.
         groups: Groups of users -> bool (n,): whether an answer is of one.
         strata: Strata of answers, in which every answer weighs the same -> bool (n,): whether an answer is in it.
+        pooled: Whether answers weigh the same, not users.
     """
     index = np.unique(prompt, return_inverse=True)[1].ravel()
-    weights = 1.0 / np.bincount(user)[user] if len(user) else np.ones(0)
+    weights = np.ones(len(user)) if pooled or not len(user) else 1.0 / np.bincount(user)[user]
     bucket, sign = hashed_cells(user, prompt)
     values = {"n": np.ones(len(user)), **columns}
     prompts: Columns = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from personalllm.core.errors import ParameterError
 from personalllm.core.registry import Registry
@@ -144,13 +144,20 @@ class PopulationSpec(Frozen):
             `one-per-reward-model` has one user for each RM; `uniform` is the single user of equal weights.
         alpha: Concentration, or one value for each RM; > 0.
         n_users: Number of users, >= 1 (set by the kind itself for the last two).
+        reward_models: The RMs that users are made of; empty: all of the benchmark.
         seed: Seed of the draw.
     """
 
     kind: Literal["dirichlet", "published", "one-per-reward-model", "uniform"] = "dirichlet"
     alpha: Positive | tuple[Positive, ...] = 0.05
     n_users: int = Field(default=1000, ge=1)
+    reward_models: tuple[str, ...] = ()
     seed: int = 0
+
+    @field_validator("reward_models", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return list_of(value)
 
 
 class FoldSpec(Frozen):
@@ -169,14 +176,17 @@ class FoldSpec(Frozen):
 
 
 class PoolSpec(Frozen):
-    """The other users, whose histories `fit` gets: drawn like the targets with another seed (paper, section 4).
+    """The other users, whose histories `fit` gets (paper, section 4).
 
     Attributes:
+        users: `drawn` like the targets with another seed; `population`: the first users of the population, who are then
+            the seen ones, and the rest of it the unseen ones.
         n_users: Number of users, >= 0.
         pairs_per_user: Random train prompts with feedback of each, >= 1.
         seed: Seed of the users, their prompts and their feedback.
     """
 
+    users: Literal["drawn", "population"] = "drawn"
     n_users: int = Field(default=10_000, ge=0)
     pairs_per_user: int = Field(default=50, ge=1)
     seed: int = 0
@@ -201,8 +211,15 @@ class HistorySpec(Frozen):
 class FeedbackSpec(Frozen):
     """How a user turns utilities into a preference pair; the arguments of `personalllm.feedback.FeedbackRule`."""
 
-    pairs: Literal["best-vs-worst", "random", "ranks", "contested"] = "best-vs-worst"
+    pairs: Literal["best-vs-worst", "random", "ranks", "contested", "disputed"] = "best-vs-worst"
     ranks: tuple[int, int] = (0, -1)
     temperature: float = Field(default=0.0, ge=0)
     flip: float = Field(default=0.0, ge=0, le=1)
     tie_margin: float = Field(default=0.0, ge=0)
+    pairs_per_prompt: int | None = Field(default=None, ge=1)
+    responses: tuple[int, ...] = ()
+
+    @field_validator("responses", mode="before")
+    @classmethod
+    def _as_list(cls, value: Any) -> Any:
+        return list_of(value)

@@ -12,7 +12,7 @@ from personalllm.core.storage import shipped_tables
 from personalllm.core.types import JSON
 from personalllm.evaluation.parts import load_track
 from personalllm.evaluation.protocol import Protocol
-from personalllm.evaluation.settings import NOT_SET, flatten, merge, shown
+from personalllm.evaluation.settings import NOT_SET, flatten, merge
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "Preset", "get_preset", "list_presets"]
 
 _LIMITED = (
+    ("prediction.survey", "history_split"),
     ("pool.pairs_per_user", "history_split"),
     ("history.pairs", "history_split"),
     ("history.nearest", "history_split"),
     ("prompts_per_user", "split"),
     ("prediction.shots", "history_split"),
     ("prediction.test_pairs", "split"),
+    ("prediction.seen_test_pairs", "split"),
 )
-"""What no benchmark can have more of than prompts in a split."""
+"""What no benchmark can have more of than pairs to compare, or prompts, in a split."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +56,17 @@ class Preset:
     def protocol_for(self, benchmark: Benchmark, /, **overrides: Any) -> Protocol:
         """Return the preset's protocol for a benchmark.
 
-        A response model that the benchmark does not have is replaced by the benchmark's own reference, which counts
-        as a change like every override: see `changes`.
+        What the benchmark does not have is replaced: a response model by the benchmark's own reference, RMs by as many
+        of its own, numbers of prompts and pairs by the largest that fits. Each counts as a change like an override: see
+        `changes`.
 
         Args:
             benchmark: What to evaluate on.
             **overrides: As for `Protocol.for_benchmark`.
 
         Raises:
-            UserError: If the benchmark is too small for a value of the preset; names the override that helps. If
-                the preset is of the predict track and another one is asked for, or the other way round.
+            UserError: If the preset is of the predict track and another one is asked for, or the other way round, or
+                the data are people's.
             ParameterError: If an override is unknown or out of range.
         """
         if not hasattr(benchmark, "splits"):
@@ -81,23 +84,31 @@ class Preset:
         reference = self.protocol.get("reference_response_model")
         if reference and "reference_response_model" not in overrides and reference not in benchmark.response_models:
             del settings["reference_response_model"]
-        given = merge({}, overrides)
-        self._check_size(benchmark, settings, flatten(given))
+        self._fit(benchmark, settings, flatten(merge({}, overrides)))
         return Protocol.for_benchmark(benchmark, preset=self.id, **settings)
 
-    def _check_size(self, benchmark: Benchmark, settings: JSON, given: JSON) -> None:
-        """Raise if a value that nobody gave is larger than the benchmark allows."""
+    def _fit(self, benchmark: Benchmark, settings: JSON, given: JSON) -> None:
+        """Replace what nobody gave and the benchmark does not have, in place."""
         flat = flatten(settings)
+        per_prompt = flat.get("feedback.pairs_per_prompt") or 1
+        reserved = 0
         for name, split in _LIMITED:
             rows = len(benchmark.splits.get(flat[split], ()))
-            value, fitting = flat.get(name), _fitting(flat.get(name), rows)
-            if rows and name not in given and value != fitting:
-                raise UserError(
-                    f"The preset {self.id} has {name} = {shown(value)}, but the {flat[split]} split of the benchmark "
-                    f"{benchmark.name!r} has {rows} prompts.",
-                    f"Override it: --set {name}={shown(fitting)} (in Python: {_in_python(name, fitting)}), or less. "
-                    "The result says that it was changed.",
-                )
+            if not rows or flat.get(name) is None:
+                continue
+            most = rows if name in {"history.nearest", "prompts_per_user"} else rows * per_prompt
+            if name == "prediction.survey":
+                # half, so that something is left to fit on
+                most, reserved = most // 2, min(flat[name], most // 2) if name not in given else flat[name]
+            elif name == "pool.pairs_per_user":
+                most -= reserved * per_prompt
+            if name not in given:
+                _set(settings, name, _fitting(flat[name], most))
+        chosen = flat.get("population.reward_models") or ()
+        if "population.reward_models" not in given and not {*chosen} <= {*benchmark.reward_models}:
+            own = [name for name in benchmark.reward_models if name not in chosen]
+            there = [name for name in chosen if name in benchmark.reward_models]
+            _set(settings, "population.reward_models", [*there, *own][: len(chosen)])
 
     def changes(self, protocol: Protocol) -> dict[str, tuple[Any, Any]]:
         """Return what a protocol changes of the preset: name -> (the preset's value, the protocol's value).
@@ -115,17 +126,20 @@ class Preset:
         }
 
 
-def _fitting(value: Any, rows: int) -> Any:
-    """Return a number, or a list of numbers, without what is larger than a split."""
+def _fitting(value: Any, most: int) -> Any:
+    """Return a number, or a list of numbers, with what is larger than the most replaced by it."""
     if isinstance(value, (tuple, list)):
-        fits = [each for each in value if not isinstance(each, int) or each <= rows]
-        return value if len(fits) == len(value) else fits or [rows]
-    return rows if isinstance(value, int) and value > rows else value
+        return sorted({min(each, most) for each in value})
+    return min(value, most)
 
 
-def _in_python(name: str, value: Any) -> str:
+def _set(settings: JSON, name: str, value: Any) -> None:
+    """Set a setting, given by its dotted name, in place."""
     part, dot, field = name.partition(".")
-    return f"{part}={{'{field}': {value}}}" if dot else f"{name}={value}"
+    if dot:
+        settings[part] = {**settings[part], field: value}
+    else:
+        settings[name] = value
 
 
 def _read() -> dict[str, Preset]:

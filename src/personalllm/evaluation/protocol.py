@@ -232,7 +232,8 @@ class Protocol(Frozen):
         n = sizes.history
         given["history"] = {"pairs": min(5, n), "nearest": min(5, n)} | given["history"]
         given["pool"] = {"pairs_per_user": min(50, n)} | given["pool"]
-        fixed = {"one-per-reward-model": len(benchmark.reward_models), "uniform": 1}
+        chosen = given["population"].get("reward_models") or benchmark.reward_models
+        fixed = {"one-per-reward-model": len(chosen), "uniform": 1}
         kind = given["population"].get("kind")
         if kind in fixed:
             given["population"]["n_users"] = fixed[kind]
@@ -318,14 +319,19 @@ class Protocol(Frozen):
         sizes = benchmark_sizes(benchmark, self.history_split, self.split)
         if self.options is not None:
             self.options.check(self, sizes)
+        for name in self.population.reward_models:
+            if name not in benchmark.reward_models:
+                raise UnknownName("reward model", name, benchmark.reward_models)
+        fixed = self.feedback.pairs_per_prompt
+        counted = "number of prompts of its split" if fixed is None else f"{fixed} pairs of each prompt of its split"
         for name, value, upper in (
-            ("pairs", self.history.pairs, sizes.history),
+            ("pairs", self.history.pairs, sizes.history * (fixed or 1)),
             ("nearest", self.history.nearest, sizes.history),
-            ("pool_pairs", self.pool.pairs_per_user, sizes.history),
+            ("pool_pairs", self.pool.pairs_per_user, sizes.history * (fixed or 1)),
             ("prompts_per_user", self.prompts_per_user or 0, sizes.queries),
         ):
             if value > upper:
-                raise ParameterError(name, f"at most the number of prompts of its split ({upper})", value)
+                raise ParameterError(name, f"at most the {counted} ({upper})", value)
         if self.history.counterfactual == "other-user" and self.population.n_users < 2:
             raise ParameterError("history.counterfactual", "another one where there is only one user", "other-user")
         if self.reference_response_model not in benchmark.response_models:

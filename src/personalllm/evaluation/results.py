@@ -105,7 +105,7 @@ class Results:
 
     @property
     def headline(self) -> Condition:
-        """The condition that stands for the run: unseen users and prompts if there are, true history, most shots."""
+        """The condition that stands for the run: both or unseen users, unseen prompts, true history, most shots."""
         first = min(self.conditions, key=_line)
         return max((c for c in self.conditions if _line(c) == _line(first)), key=lambda condition: condition.shots)
 
@@ -395,10 +395,14 @@ class Results:
         return max(methods, key=lambda label: sign * self[label].estimates[at][key].value, default=None)
 
 
-def _line(condition: Condition) -> tuple[bool, bool, bool, str, str, str]:
-    """Return what conditions that differ in shots only have in common; sorts unseen before seen, true history first."""
+def _line(condition: Condition) -> tuple[int, bool, bool, str, str, str]:
+    """Return what conditions that differ in shots only have in common; sorts unseen before seen, true history first.
+
+    Users who are measured together come first: they are where somebody asked for it.
+    """
     users, prompts, history = condition.users, condition.prompts, condition.history
-    return users != "unseen", prompts != "unseen", history != "true", users, prompts, history
+    order = ("both", "unseen").index(users) if users in ("both", "unseen") else 2
+    return order, prompts != "unseen", history != "true", users, prompts, history
 
 
 def _order(value: float) -> float:

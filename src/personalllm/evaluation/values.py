@@ -39,7 +39,7 @@ class Condition:
     """Under which circumstances something is measured.
 
     Attributes:
-        users: `unseen` users are not in the pool, `seen` ones are.
+        users: `unseen` users are not in the pool, `seen` ones are; `both` together, where every sample counts alike.
         prompts: `unseen` prompts are in nobody's history, `seen` ones in those of others.
         history: `true`, or a counterfactual: `flipped`, `other-user`, `shuffled`.
         shots: Preferences of the user that the method has adapted to; in an online track, the rounds so far.
@@ -119,7 +119,8 @@ class Sums:
     Add up in float64 and cast last. A column that is not known is left out, never filled with 0.
 
     Attributes:
-        columns: float32 (n_clusters,) each. Where clusters have several samples, `n` is their number.
+        columns: float32 (n_clusters,) each. Where clusters have several samples, `n` is their number. `weight` says how
+            much a cluster counts in means over all; without it all count alike.
         axis: What the clusters are.
         pairing: Digest of what no method can change (users, prompts, what is to be predicted): two sums may be compared
             cluster by cluster if and only if their digests are equal.

@@ -1,5 +1,6 @@
 """Feedback: preference pairs, ratings, pools of interactions, and the view of the texts that methods get."""
 
+from personalllm.feedback.fixed import FixedPairs
 from personalllm.feedback.interactions import interact, sample_prompts
 from personalllm.feedback.pool import InteractionPool, RatingPool
 from personalllm.feedback.ratings import ratings
@@ -9,6 +10,7 @@ from personalllm.feedback.view import CorpusView
 __all__ = [
     "CorpusView",
     "FeedbackRule",
+    "FixedPairs",
     "InteractionPool",
     "RatingPool",
     "RatingRule",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from personalllm.core.errors import AxisMismatch, ParameterError
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, F64, I32, U8
 from personalllm.feedback.pool import InteractionPool
-from personalllm.feedback.rules import FeedbackRule
+from personalllm.feedback.rules import FeedbackRule, minorities
 from personalllm.users.choices import check_positions, places
 from personalllm.users.draws import check_count, user_blocks
 from personalllm.users.population import Population
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["interact", "sample_prompts"]
 
 Index = npt.NDArray[np.int64]
+Pair: TypeAlias = tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]
 
 _USERS_PER_BLOCK = 256
 _DENSE_FACTOR = 64
@@ -83,7 +85,12 @@ def _draw_dense(n_users: int, n: int, k: int, key: tuple[str | int, ...]) -> Ind
 
 
 def interact(
-    population: Population, scores: ScoreTable | F32, prompts: npt.ArrayLike, rule: FeedbackRule, seed: int
+    population: Population,
+    scores: ScoreTable | F32,
+    prompts: npt.ArrayLike,
+    rule: FeedbackRule,
+    seed: int,
+    shown: Pair | None = None,
 ) -> InteractionPool:
     """Let every user compare two responses of each of its prompts (paper, section 4).
 
@@ -96,6 +103,8 @@ def interact(
         prompts: Integers (n_users, k), rows of the scores, in the order in which they are shown.
         rule: Which pair is shown, and how the comparison comes out.
         seed: Seed of all draws.
+        shown: The two responses that are compared, integers (n_users, k) each, as `FixedPairs.of` returns them; None:
+            the rule chooses them.
 
     Returns:
         n_users * k interactions, ties marked.
@@ -112,10 +121,7 @@ def interact(
     """
     values, weights = checked_scores(population, scores), checked_weights(population)
     n_prompts, n_responses = values.shape[:2]
-    if n_responses < 2:
-        raise AxisMismatch("A comparison needs two responses, the scores have one.", "Give scores of 2 or more.")
-    if rule.pairs == "ranks" and len(set(check_positions(rule.ranks, n_responses))) < 2:
-        raise ParameterError("ranks", f"two different positions of {n_responses}", rule.ranks)
+    _check(rule, n_responses, shown)
     rows = rows_of(prompts, population.n_users, n_prompts)
     chosen, rejected = np.empty(rows.shape, np.uint8), np.empty(rows.shape, np.uint8)
     tie = np.empty(rows.shape, np.bool_)
@@ -123,8 +129,12 @@ def interact(
         shape = rows[users].shape
         uniform = _uniforms(rule, shape, (seed, "interact", block))
         flat, user = rows[users].ravel(), np.repeat(np.arange(users.start, users.stop), shape[1])
+        given = [side[users].ravel().astype(np.int64) for side in shown or ()]
         parts = [
-            _compare(rule, weights[user[part]], values[flat[part]], {name: u[part] for name, u in uniform.items()})
+            _compare(
+                *(rule, weights[user[part]], values[flat[part]], {name: u[part] for name, u in uniform.items()}),
+                shown=(given[0][part], given[1][part]) if given else None,
+            )
             for part in blocks(len(flat), PAIRS_PER_BLOCK)
         ]
         if parts:
@@ -144,6 +154,17 @@ def interact(
     )
 
 
+def _check(rule: FeedbackRule, n_responses: int, shown: Pair | None) -> None:
+    """Raise unless the rule can choose two of the responses, or was given them."""
+    if n_responses < 2:
+        raise AxisMismatch("A comparison needs two responses, the scores have one.", "Give scores of 2 or more.")
+    n_shown = len(rule.shown(n_responses))
+    if rule.pairs == "ranks" and len(set(check_positions(rule.ranks, n_shown))) < 2:
+        raise ParameterError("ranks", f"two different positions of {n_shown}", rule.ranks)
+    if shown is None and rule.pairs_per_prompt is not None:
+        raise ParameterError("shown", "given, since the rule fixes the pairs of each prompt", None)
+
+
 def _uniforms(rule: FeedbackRule, shape: tuple[int, ...], key: tuple[str | int, ...]) -> dict[str, Any]:
     """Return the uniform numbers that a rule needs, flat, each purpose from a stream of its own."""
     purposes = ["coin"]
@@ -157,11 +178,11 @@ def _uniforms(rule: FeedbackRule, shape: tuple[int, ...], key: tuple[str | int, 
 
 
 def _compare(
-    rule: FeedbackRule, weights: F32, scores: F32, uniform: dict[str, F64]
+    rule: FeedbackRule, weights: F32, scores: F32, uniform: dict[str, F64], *, shown: tuple[Index, Index] | None
 ) -> tuple[U8, U8, npt.NDArray[np.bool_]]:
     """Return chosen, rejected and tie, each (n,), for weights (n, n_rms) and scores (n, n_responses, n_rms)."""
     values = pair_utilities(weights, scores)
-    first, second = _pairs(rule, values, scores, uniform)
+    first, second = shown or _pairs(rule, values, scores, uniform)
     at = np.arange(len(values))
     difference = values[at, first].astype(np.float64) - values[at, second]
     tie = np.abs(difference) <= rule.tie_margin
@@ -179,6 +200,10 @@ def _compare(
 
 def _pairs(rule: FeedbackRule, values: F32, scores: F32, uniform: dict[str, F64]) -> tuple[Index, Index]:
     """Return two different responses of each row, each (n,)."""
+    if rule.responses:
+        of_rule, only = dataclasses.replace(rule, responses=()), rule.shown(values.shape[1])
+        first, second = _pairs(of_rule, np.ascontiguousarray(values[:, only]), scores[:, only], uniform)
+        return only[first], only[second]
     n_responses = values.shape[1]
     if rule.pairs == "best-vs-worst":
         best, worst = values.argmax(axis=1), values.argmin(axis=1)
@@ -197,13 +222,7 @@ def _pairs(rule: FeedbackRule, values: F32, scores: F32, uniform: dict[str, F64]
 def _contested(scores: F32, uniform: F64) -> tuple[Index, Index]:
     """Return one of the pairs of each row on which the most reward models are in the minority."""
     first, second = np.triu_indices(scores.shape[1], k=1)
-    above = np.zeros((len(first), len(scores)), np.int16)
-    below = np.zeros_like(above)
-    for of_one in np.ascontiguousarray(scores.transpose(2, 1, 0)):
-        left, right = of_one[first], of_one[second]
-        above += left > right
-        below += left < right
-    minority = np.minimum(above, below)
+    minority = minorities(scores)
     candidates = (minority == minority.max(axis=0)).cumsum(axis=0)
     pick = (candidates > (uniform * candidates[-1]).astype(np.int64)).argmax(axis=0)
     return first[pick], second[pick]

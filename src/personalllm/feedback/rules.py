@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from personalllm.core.errors import ParameterError
-from personalllm.core.types import JSON
+from personalllm.core.types import F32, JSON
 
-__all__ = ["FeedbackRule", "PairRule", "RatingRule"]
+__all__ = ["FeedbackRule", "PairRule", "RatingRule", "minorities"]
 
-PairRule = Literal["best-vs-worst", "random", "ranks", "contested"]
+PairRule = Literal["best-vs-worst", "random", "ranks", "contested", "disputed"]
 Scale = Literal["quantiles", "thresholds"]
 
 _MOST_STARS = 100
@@ -38,6 +41,8 @@ class FeedbackRule:
     - `"contested"`: one of the pairs on which the reward models disagree most. The disagreement of a pair is the
       number of reward models in the minority, $\min(n_{a>b}, n_{b>a})$; among the pairs of a prompt that reach the
       maximum one is drawn, each equally likely. It depends on the scores alone, not on the user.
+    - `"disputed"`: a pair on which not all reward models agree; only with `pairs_per_prompt`, since a prompt may have
+      none.
 
     With a temperature T > 0 the outcome is drawn (Bradley-Terry):
     $P(a \succ b) = 1 / (1 + e^{-(u_a - u_b) / T})$; with T = 0 the response of higher utility wins.
@@ -48,9 +53,12 @@ class FeedbackRule:
         temperature: T, >= 0, in units of utility.
         flip: Probability in [0, 1] that the label of a pair that is not a tie is swapped afterwards.
         tie_margin: A pair with $|u_a - u_b|$ at most this is a tie: it is marked, and its order is a fair coin.
+        pairs_per_prompt: Each prompt has (at most) so many pairs, the same for every user (see `FixedPairs`); None:
+            each user is shown a pair of their own.
+        responses: Positions, from 0, of the responses that are shown; empty: all of them.
 
     Raises:
-        ParameterError: If a value is out of its range.
+        ParameterError: If a value is out of its range, or pairs that depend on the user are to be the same for all.
 
     >>> FeedbackRule(temperature=0.5).spec()["temperature"]
     0.5
@@ -61,6 +69,8 @@ class FeedbackRule:
     temperature: float = 0.0
     flip: float = 0.0
     tie_margin: float = 0.0
+    pairs_per_prompt: int | None = None
+    responses: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.pairs not in get_args(PairRule):
@@ -72,6 +82,30 @@ class FeedbackRule:
         _check_number("temperature", self.temperature)
         _check_number("flip", self.flip, upper=1.0)
         _check_number("tie_margin", self.tie_margin)
+        object.__setattr__(self, "responses", tuple(self.responses))
+        if len(self.responses) == 1 or len({*self.responses}) < len(self.responses) or min((0, *self.responses)) < 0:
+            raise ParameterError("responses", "two different positions or more, each >= 0", self.responses)
+        if self.pairs_per_prompt is None:
+            if self.pairs == "disputed":
+                raise ParameterError(
+                    "pairs_per_prompt", "given for disputed pairs, of which a prompt may have none", None
+                )
+        elif self.pairs in {"best-vs-worst", "ranks"}:
+            raise ParameterError(
+                "pairs_per_prompt", f"left out for {self.pairs}: each user has another pair", self.pairs_per_prompt
+            )
+        elif self.pairs_per_prompt < 1:
+            raise ParameterError("pairs_per_prompt", ">= 1", self.pairs_per_prompt)
+
+    def shown(self, n_responses: int) -> npt.NDArray[np.int64]:
+        """Return the responses that are shown, positions in [0, n_responses).
+
+        Raises:
+            ParameterError: If one of them does not exist.
+        """
+        if max((0, *self.responses)) >= n_responses:
+            raise ParameterError("responses", f"in [0, {n_responses})", self.responses)
+        return np.asarray(self.responses or range(n_responses), np.int64)
 
     def best_worst(self, n_responses: int) -> bool:
         """Whether the pair is a user's best and worst of n responses, so that it says something about the others too.
@@ -80,11 +114,13 @@ class FeedbackRule:
         (True, False)
         """
         ends = [rank % n_responses for rank in self.ranks]
-        return self.pairs == "best-vs-worst" or (self.pairs == "ranks" and ends == [0, n_responses - 1])
+        return not self.responses and (
+            self.pairs == "best-vs-worst" or (self.pairs == "ranks" and ends == [0, n_responses - 1])
+        )
 
     def spec(self) -> JSON:
         """Return the rule as JSON."""
-        return {**dataclasses.asdict(self), "ranks": list(self.ranks)}
+        return {**dataclasses.asdict(self), "ranks": list(self.ranks), "responses": list(self.responses)}
 
     @classmethod
     def from_spec(cls, spec: JSON) -> FeedbackRule:
@@ -94,6 +130,22 @@ class FeedbackRule:
         (0, 3)
         """
         return cls(**{**spec, "ranks": tuple(spec.get("ranks", (0, -1)))})
+
+
+def minorities(scores: F32) -> npt.NDArray[np.int16]:
+    """Return how many reward models are in the minority on each pair of responses, int16 (n_pairs, n).
+
+    Args:
+        scores: float32 (n, n_responses, n_reward_models); the pairs are in the order of `np.triu_indices`.
+    """
+    first, second = np.triu_indices(scores.shape[1], k=1)
+    above = np.zeros((len(first), len(scores)), np.int16)
+    below = np.zeros_like(above)
+    for of_one in np.ascontiguousarray(scores.transpose(2, 1, 0)):
+        left, right = of_one[first], of_one[second]
+        above += left > right
+        below += left < right
+    return np.minimum(above, below)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from personalllm.core.types import F32, F64, I32, I64, JSON, Histories
 from personalllm.evaluation.contract import Outcome, Unit
 from personalllm.evaluation.sources.pairs import Group, Pairs, TestPairs
 from personalllm.evaluation.sources.people import Fold, People
-from personalllm.feedback import FeedbackRule, interact, sample_prompts
+from personalllm.feedback import FeedbackRule, sample_prompts
 from personalllm.methods.parts.features import FeatureMap
 from personalllm.methods.parts.linear_method import score_queries
 from personalllm.methods.parts.logistic import newton_map
@@ -169,11 +169,12 @@ class BestLinear(_PairBaseline):
 
     @cached_property
     def _prompts(self) -> I32:
-        """Rows of the history split that the function is fitted on, at most 2,048."""
-        rows = self.pairs.source.history_rows
-        seed = derive_seed(self.pairs.source.protocol.seed, "best linear")
-        prompts: I32 = sample_prompts(1, rows, min(len(rows), _LINEAR_PROMPTS), seed)[0]
-        return prompts
+        """The questions about the history split that the function is fitted on, at most 2,048."""
+        source = self.pairs.source
+        questions = source.questions(source.history_rows)
+        seed = derive_seed(source.protocol.seed, "best linear")
+        asked: I32 = sample_prompts(1, questions, min(len(questions), _LINEAR_PROMPTS), seed)[0]
+        return asked
 
     @cached_property
     def _fits(self) -> dict[str, tuple[FeatureMap, F64]]:
@@ -219,7 +220,7 @@ class BestLinear(_PairBaseline):
         """Return what the users of a group prefer on the same prompts."""
         prompts = np.broadcast_to(self._prompts, (group.n_users, len(self._prompts)))
         seed = derive_seed(self.pairs.source.protocol.seed, "best linear feedback")
-        answers = interact(group.population, self.pairs.source.table, prompts, rule, seed)
+        answers = self.pairs.source.ask(group.population, prompts, rule, seed)
         return answers.histories(self.pairs.source.view)
 
 

@@ -11,10 +11,13 @@ from personalllm.core.errors import ParameterError
 from personalllm.core.types import JSON
 from personalllm.evaluation.parts import HistorySpec, Options, Sizes, list_of
 
-__all__ = ["Novelty", "PredictOptions"]
+__all__ = ["Novelty", "PredictOptions", "Together"]
 
 Novelty: TypeAlias = Literal["unseen", "seen"]
 """Whether users, or prompts, are new to a method."""
+
+Together: TypeAlias = Literal["unseen", "seen", "both"]
+"""Users who are measured together; `both`: the unseen and the seen ones as one group."""
 
 HistoryKind: TypeAlias = Literal["flipped", "other-user"]
 
@@ -32,11 +35,16 @@ class PredictOptions(Options):
             made fewer are adapted with all they made, so that every number of shots is judged on the same people.
         users: `unseen` users are the protocol's population, of whom a method knows the shots alone; `seen` users are
             the first of the pool, whose comparisons the method was fitted on too. The shots of a seen user are the
-            first of their comparisons in the pool; shots beyond what they have are left out.
+            first of their comparisons in the pool; shots beyond what they have are left out. `both` are all of them
+            together, every test pair counting alike, as in most papers; elsewhere every user counts alike.
         prompts: `unseen` prompts are those of `split`; `seen` prompts those of `history_split` that the user has not
             compared, though others have.
-        test_pairs: Comparisons to predict, for each user and kind of prompt, >= 1; None = one for every prompt left.
-            For people the maximum of each user, kind of prompt and fold; None = all.
+        test_pairs: Comparisons to predict, for each user and kind of prompt, >= 1; None = one for every prompt left,
+            where prompts have fixed pairs all of these. For people the maximum of each user, kind of prompt and fold;
+            None = all.
+        seen_test_pairs: The same for seen users, >= 1; None = as many as for unseen ones.
+        survey: So many questions of the history split are asked of everybody: shots are drawn from them, for seen users
+            too, and nobody is asked to predict them or fitted on their prompts. 0 = users have prompts of their own.
         n_seen_users: How many users of the pool are evaluated as seen ones, >= 1; all people are.
         counterfactuals: Histories that are not the user's own, at the largest number of shots: `flipped` swaps chosen
             and rejected, `other-user` gives what another user would have said of the same prompts; of people, what the
@@ -56,9 +64,11 @@ class PredictOptions(Options):
     derived: ClassVar[tuple[str, ...]] = ("history",)
 
     shots: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0, 1, 2, 4, 8, 16, 32, 64), min_length=1)
-    users: tuple[Novelty, ...] = Field(default=("unseen", "seen"), min_length=1)
+    users: tuple[Together, ...] = Field(default=("unseen", "seen"), min_length=1)
     prompts: tuple[Novelty, ...] = Field(default=("unseen", "seen"), min_length=1)
     test_pairs: int | None = Field(default=20, ge=1)
+    seen_test_pairs: int | None = Field(default=None, ge=1)
+    survey: int = Field(default=0, ge=0)
     n_seen_users: int = Field(default=200, ge=1)
     counterfactuals: tuple[HistoryKind, ...] = ("flipped", "other-user")
     outcome: Literal["utility", "drawn"] = "utility"
@@ -81,8 +91,17 @@ class PredictOptions(Options):
 
     @field_validator("users", "prompts")
     @classmethod
-    def _unseen_first(cls, kinds: tuple[Novelty, ...]) -> tuple[Novelty, ...]:
+    def _unseen_first(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(sorted(set(kinds), reverse=True))
+
+    def tests_of(self, kind: Novelty) -> int | None:
+        """Return the number of test pairs of unseen or seen users; None = all."""
+        return self.seen_test_pairs or self.test_pairs if kind == "seen" else self.test_pairs
+
+    @property
+    def kinds(self) -> tuple[Novelty, ...]:
+        """The kinds of users that are drawn."""
+        return tuple(kind for kind in ("unseen", "seen") if kind in self.users or "both" in self.users)
 
     @field_validator("counterfactuals")
     @classmethod
@@ -137,7 +156,7 @@ class PredictOptions(Options):
             ParameterError: If not; names the field, what there is and what was given.
         """
         if protocol.folds is not None:
-            if "unseen" not in self.users:
+            if "unseen" not in self.users or "both" in self.users:
                 raise ParameterError("prediction.users", "with unseen ones where the users are people", self.users)
             return
         if protocol.prompts_per_user is not None:
@@ -145,20 +164,46 @@ class PredictOptions(Options):
             raise ParameterError("prompts_per_user", where, protocol.prompts_per_user)
         if "other-user" in self.counterfactuals and protocol.population.n_users < 2:
             raise ParameterError("prediction.counterfactuals", "without other-user for one user", "other-user")
+        self._check_users(protocol)
         most, pool = max(self.shots), protocol.pool
+        fixed = protocol.feedback.pairs_per_prompt
+        if (fixed is not None or self.survey) and "seen" in self.prompts:
+            expected = "unseen where prompts have fixed pairs or there is a survey"
+            raise ParameterError("prediction.prompts", expected, self.prompts)
         if protocol.history != HistorySpec(pairs=most, nearest=0):
             expected = f"pairs {most} (the most shots), nearest 0, no counterfactual"
             raise ParameterError("history", expected, protocol.history)
-        if most > sizes.history:
+        if fixed is None and most > sizes.history:
             raise ParameterError(
                 "prediction.shots", f"at most the prompts of the history split ({sizes.history})", most
             )
-        if "seen" in self.users and self.n_seen_users > pool.n_users:
+        if self.survey and most > self.survey:
+            raise ParameterError("prediction.shots", f"at most the questions of the survey ({self.survey})", most)
+        compared = {"unseen": most, "seen": pool.pairs_per_user + (most if self.survey else 0)}
+        left = {
+            "unseen": sizes.queries * (fixed or 1),
+            "seen": sizes.history - max(compared[kind] for kind in self.kinds),
+        }
+        for kind in self.prompts:
+            for users in self.kinds:
+                if left[kind] < (self.tests_of(users) or 1):
+                    name = "seen_test_pairs" if users == "seen" and self.seen_test_pairs else "test_pairs"
+                    limit = f"at most the {kind} prompts that a user has left ({max(0, left[kind])})"
+                    raise ParameterError(f"prediction.{name}", limit, self.tests_of(users))
+
+    def _check_users(self, protocol: Any) -> None:
+        """Raise unless there are users of each kind."""
+        pool, population = protocol.pool, protocol.population
+        if "seen" in self.kinds and self.n_seen_users > pool.n_users:
             limit = f"at most the users of the pool ({pool.n_users})"
             raise ParameterError("prediction.n_seen_users", limit, self.n_seen_users)
-        compared = {"unseen": most, "seen": pool.pairs_per_user}
-        left = {"unseen": sizes.queries, "seen": sizes.history - max(compared[kind] for kind in self.users)}
-        for kind in self.prompts:
-            if left[kind] < (self.test_pairs or 1):
-                limit = f"at most the {kind} prompts that a user has left ({max(0, left[kind])})"
-                raise ParameterError("prediction.test_pairs", limit, self.test_pairs)
+        if pool.users == "population":
+            if pool.n_users > population.n_users:
+                limit = f"at most the users of the population, whom it is made of ({population.n_users})"
+                raise ParameterError("pool.n_users", limit, pool.n_users)
+            if "unseen" in self.kinds and pool.n_users >= (protocol.limit or population.n_users):
+                raise ParameterError(
+                    "prediction.users",
+                    f"seen where all are in the pool (for new users pool.n_users must be below {population.n_users})",
+                    self.users,
+                )

@@ -6,6 +6,7 @@ the method or from the number of shots.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,9 +19,9 @@ from personalllm.data import ScoreTable
 from personalllm.evaluation.contract import Condition, Table
 from personalllm.evaluation.measures import best_of_n_regret, kendall_tau, margins
 from personalllm.evaluation.sources.counterfactual import flipped, partners
-from personalllm.evaluation.sources.options import Novelty, PredictOptions
+from personalllm.evaluation.sources.options import Novelty, PredictOptions, Together
 from personalllm.evaluation.sources.simulated import Simulated
-from personalllm.feedback import CorpusView, FeedbackRule, InteractionPool, interact, sample_prompts
+from personalllm.feedback import CorpusView, FeedbackRule, InteractionPool, sample_prompts
 from personalllm.users import Population, utilities
 
 __all__ = ["Group", "Pairs", "Signals", "TestPairs"]
@@ -58,18 +59,20 @@ class TestPairs:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Group:
-    """Seen or unseen users and what is drawn for them.
+    """Users who are measured together and what is drawn for them.
 
     Attributes:
-        kind: `unseen` or `seen`.
+        kind: `unseen`, `seen` or `both`.
         population: The users who are evaluated.
-        histories: Their comparisons of each kind: `true`, and the counterfactual ones.
+        compared: What they compared, in each kind of history: the `true` one, and the counterfactual ones.
+        histories: The same as methods see it.
         tests: The pairs to predict, by kind of prompt.
         shots: Numbers of shots, ascending, none larger than what these users compared.
     """
 
-    kind: Novelty
+    kind: Together
     population: Population
+    compared: dict[str, InteractionPool]
     histories: dict[str, Histories]
     tests: dict[str, TestPairs]
     shots: tuple[int, ...]
@@ -141,7 +144,10 @@ class Pairs:
     def groups(self) -> dict[str, Group]:
         """The users who are evaluated, by kind."""
         draw = {"unseen": self._unseen, "seen": self._seen}
-        return {kind: draw[kind]() for kind in self.options.users}
+        drawn: dict[str, Group] = {kind: draw[kind]() for kind in self.options.kinds}
+        if "both" in self.options.users:
+            drawn["both"] = self._joined(drawn["unseen"], drawn["seen"])
+        return {kind: drawn[kind] for kind in self.options.users}
 
     @cached_property
     def conditions(self) -> tuple[Condition, ...]:
@@ -169,56 +175,83 @@ class Pairs:
 
     def _unseen(self) -> Group:
         """The protocol's population: histories of their own, which nobody was fitted on."""
-        seed, n_shots, n_users = self.source.protocol.seed, max(self.options.shots), self.source.n_users
-        compared = np.empty((n_users, 0), np.int32)
-        if n_shots:
-            history_seed = derive_seed(seed, "target history")
-            compared = sample_prompts(n_users, self.source.history_rows, n_shots, history_seed)
-        feedback_seed = derive_seed(seed, "target feedback", "random")
-        return self._group("unseen", self.source.full_population, compared, feedback_seed)
+        source, pool = self.source, self.source.protocol.pool
+        in_pool = pool.n_users if pool.users == "population" else 0
+        new = source.full_population.subset(np.arange(in_pool, source.full_population.n_users, dtype=np.int32))
+        compared = source.history_of(source.n_users - in_pool, max(self.options.shots))
+        feedback_seed = derive_seed(source.protocol.seed, "target feedback", "random")
+        return self._group("unseen", new, compared, feedback_seed)
 
     def _seen(self) -> Group:
-        """The first users of the pool, with the histories that they have there."""
-        pool = self.source.protocol.pool
-        seed = derive_seed(pool.seed, "pool prompts")
-        compared = sample_prompts(self.options.n_seen_users, self.source.history_rows, pool.pairs_per_user, seed)
-        return self._group("seen", self.source.pool_population, compared, derive_seed(pool.seed, "pool feedback"))
+        """The first users of the pool, with the histories that they have there, or with their answers to the survey."""
+        source, pool, n = self.source, self.source.protocol.pool, self.options.n_seen_users
+        if len(source.survey):
+            compared = source.history_of(n, max(self.options.shots), "seen")
+            return self._group("seen", source.pool_population, compared, derive_seed(pool.seed, "survey feedback"))
+        compared = source.pool_asked[:n]
+        return self._group("seen", source.pool_population, compared, derive_seed(pool.seed, "pool feedback"))
+
+    def _joined(self, a: Group, b: Group) -> Group:
+        """Return two groups as one, the users of the second numbered after those of the first."""
+        weights = np.concatenate([a.population.weights, b.population.weights])
+        compared = {kind: _after(a.compared[kind], b.compared[kind]) for kind in a.compared.keys() & b.compared.keys()}
+        tests = {}
+        for prompts, first in a.tests.items():
+            second = dataclasses.replace(b.tests[prompts], user=b.tests[prompts].user + np.int32(a.n_users))
+            names = [field.name for field in dataclasses.fields(TestPairs)]
+            tests[prompts] = TestPairs(*(np.concatenate([getattr(side, n) for side in (first, second)]) for n in names))
+        return Group(
+            kind="both",
+            population=Population(weights, self.source.reward_models),
+            compared={kind: compared[kind] for kind in a.compared if kind in compared},
+            histories={kind: compared[kind].histories(self.source.view) for kind in a.compared if kind in compared},
+            tests=tests,
+            shots=tuple(k for k in a.shots if k in b.shots),
+        )
 
     def _group(self, kind: Novelty, everyone: Population, compared: I32, seed: int) -> Group:
-        """Draw for the first users of everyone, one for each row of `compared`; who follows them changes nothing."""
+        """Draw for the first users of everyone, one for each row of `compared`; who follows them changes nothing.
+
+        Args:
+            kind: Of the group.
+            everyone: The users, and more of their kind, whom partners are drawn from.
+            compared: int32 (n_users, k), the questions that they answered.
+            seed: Of their feedback.
+        """
         population = everyone.subset(np.arange(len(compared), dtype=np.int32))
         shots = tuple(k for k in self.options.shots if k <= compared.shape[1])
-        true = interact(population, self.source.table, compared, self.source.rule, seed)
-        histories = {"true": true.histories(self.source.view)}
+        answers = {"true": self.source.ask(population, compared, self.source.rule, seed)}
         for other in self.options.counterfactuals if any(shots) else ():
-            changed = flipped(true) if other == "flipped" else self._by_partners(kind, everyone, compared, seed)
-            histories[other] = changed.histories(self.source.view)
+            own = other == "flipped"
+            answers[other] = flipped(answers["true"]) if own else self._by_partners(kind, everyone, compared, seed)
+        histories = {history: pool.histories(self.source.view) for history, pool in answers.items()}
         tests: dict[str, TestPairs] = {
             prompts: self._tests(kind, prompts, population, compared) for prompts in self.options.prompts
         }
-        return Group(kind, population, histories, tests, shots)
+        return Group(kind, population, answers, histories, tests, shots)
 
     def _by_partners(self, kind: Novelty, everyone: Population, compared: I32, seed: int) -> InteractionPool:
         """Return what another user, drawn from everyone, prefers for each user's prompts."""
         partner = partners(everyone.n_users, derive_seed(self.source.protocol.seed, "partners", kind))
         partner_users = everyone.subset(partner[: len(compared)])
-        return interact(partner_users, self.source.table, compared, self.source.rule, seed)
+        return self.source.ask(partner_users, compared, self.source.rule, seed)
 
     def _tests(self, kind: Novelty, prompts: Novelty, population: Population, compared: I32) -> TestPairs:
         """Draw the pairs to predict: other prompts than the user compared, the pairs by the same rule."""
         seed = derive_seed(self.source.protocol.seed, "test pairs", kind, prompts)
         if prompts == "unseen":
             rows = np.sort(self.source.benchmark.rows(self.source.protocol.split)).astype(np.int32)
-            drawn = sample_prompts(len(compared), rows, self.options.test_pairs or len(rows), seed)
+            questions, n_tests = self.source.questions(rows), self.options.tests_of(kind)
+            drawn = self.source.draw("prediction.test_pairs", len(compared), questions, n_tests or len(questions), seed)
         else:
-            drawn = self._not_compared(compared, seed)
-        answers = interact(population, self.source.table, drawn, self.outcome, seed)
+            drawn = self._not_compared(kind, compared, seed)
+        answers = self.source.ask(population, drawn, self.outcome, seed)
         decided = ~answers.tie
         return TestPairs(
             answers.user[decided], answers.prompt[decided], answers.chosen[decided], answers.rejected[decided]
         )
 
-    def _not_compared(self, compared: I32, seed: int) -> I32:
+    def _not_compared(self, kind: Novelty, compared: I32, seed: int) -> I32:
         """Draw prompts of the history split that are not among the user's own, int32 (n_users, n).
 
         What is drawn is the rank of a prompt among those that are left to a user. The rank becomes a row by adding the
@@ -227,7 +260,7 @@ class Pairs:
         """
         (n_users, n_compared), history_rows = compared.shape, self.source.history_rows
         left = len(history_rows) - n_compared
-        rank = sample_prompts(n_users, np.arange(left), self.options.test_pairs or left, seed).astype(np.int64)
+        rank = sample_prompts(n_users, np.arange(left), self.options.tests_of(kind) or left, seed).astype(np.int64)
         skipped = np.sort(np.searchsorted(history_rows, compared), axis=1) - np.arange(n_compared)
         base = np.arange(n_users, dtype=np.int64)[:, None] * (len(history_rows) + 1)
         before = np.searchsorted((skipped + base).ravel(), (rank + base).ravel(), side="right").reshape(rank.shape)
@@ -294,3 +327,12 @@ class Pairs:
             "test_pairs": test_pairs,
             "n_queries": sum(len(pairs) for group in groups for pairs in group.tests.values()),
         }
+
+
+def _after(a: InteractionPool, b: InteractionPool) -> InteractionPool:
+    """Return the interactions of two sets of users, those of the second numbered after those of the first."""
+    joined: dict[str, Any] = {
+        name: np.concatenate([getattr(a, name), getattr(b, name)]) for name in ("prompt", "chosen", "rejected", "tie")
+    }
+    joined |= {"user": np.concatenate([a.user, b.user + np.int32(a.n_users)]), "n_users": a.n_users + b.n_users}
+    return dataclasses.replace(a, **joined)

@@ -7,14 +7,14 @@ from functools import cached_property
 
 import numpy as np
 
-from personalllm.core.errors import AxisMismatch, UserError
+from personalllm.core.errors import AxisMismatch, ParameterError, UnknownName, UserError
 from personalllm.core.protocols import TextEmbedder
 from personalllm.core.seeding import derive_seed
 from personalllm.core.types import F32, I32, JSON, Corpus, Histories, Queries
 from personalllm.data import Benchmark, ScoreTable, Standardiser
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.sources.counterfactual import partners, rewritten
-from personalllm.feedback import CorpusView, FeedbackRule, interact, sample_prompts
+from personalllm.feedback import CorpusView, FeedbackRule, FixedPairs, InteractionPool, interact, sample_prompts
 from personalllm.methods.base import HistoryRule
 from personalllm.methods.parts.retrieval import nearest
 from personalllm.users import Population, utilities
@@ -76,14 +76,34 @@ class Simulated:
 
     @cached_property
     def table(self) -> ScoreTable:
-        """Standardised scores of all stored responses."""
-        return self.benchmark.score_table(self.standardiser)
+        """Standardised scores of all stored responses, by the RMs that users are made of."""
+        return ScoreTable(self._of_users(self.benchmark.score_table(self.standardiser).values), self.reward_models)
+
+    @cached_property
+    def reward_models(self) -> tuple[str, ...]:
+        """The RMs that users are made of, in the order of the benchmark.
+
+        Raises:
+            UnknownName: If the benchmark lacks one of them.
+        """
+        chosen = self.protocol.population.reward_models
+        for name in chosen:
+            if name not in self.benchmark.reward_models:
+                raise UnknownName("reward model", name, self.benchmark.reward_models)
+        return tuple(name for name in self.benchmark.reward_models if name in chosen or not chosen)
+
+    def _of_users(self, scores: F32) -> F32:
+        """Return scores, float32 (n_prompts, n_responses, n_reward_models), by the RMs that users are made of."""
+        if self.reward_models == self.benchmark.reward_models:
+            return scores
+        columns = [self.benchmark.reward_models.index(name) for name in self.reward_models]
+        return np.ascontiguousarray(scores[:, :, columns])
 
     @cached_property
     def full_population(self) -> Population:
         """The whole population of target users."""
         spec = self.protocol.population
-        rms = self.benchmark.reward_models
+        rms = self.reward_models
         if spec.kind == "published":
             if isinstance(spec.alpha, tuple):
                 raise UserError("The published population has one alpha for all RMs.", "Give a single alpha.")
@@ -133,16 +153,60 @@ class Simulated:
         return FeedbackRule(**self.protocol.feedback.model_dump())
 
     @cached_property
+    def fixed_pairs(self) -> FixedPairs | None:
+        """The pairs of each prompt, where they are the same for every user."""
+        if self.rule.pairs_per_prompt is None:
+            return None
+        return FixedPairs.draw(self.table, self.rule, derive_seed(self.protocol.seed, "fixed pairs"))
+
+    def questions(self, rows: I32) -> I32:
+        """Return what users may be asked about prompts, int32, ascending: the prompts, or their fixed pairs."""
+        return rows if self.fixed_pairs is None else self.fixed_pairs.questions(rows)
+
+    def ask(self, users: Population, questions: I32, rule: FeedbackRule, seed: int) -> InteractionPool:
+        """Let users answer questions, int32 (n_users, k)."""
+        if self.fixed_pairs is None:
+            return interact(users, self.table, questions, rule, seed)
+        prompts, *shown = self.fixed_pairs.of(questions)
+        return interact(users, self.table, prompts, rule, seed, shown=(shown[0], shown[1]))
+
+    def draw(self, name: str, n_users: int, questions: I32, k: int, seed: int) -> I32:
+        """Draw k different questions for each user, int32 (n_users, k).
+
+        Raises:
+            ParameterError: If there are not as many; `name` is the setting that asks for them.
+        """
+        if k > len(questions):
+            raise ParameterError(name, f"at most the pairs that there are to compare ({len(questions)})", k)
+        return sample_prompts(n_users, questions, k, seed)
+
+    @cached_property
     def history_rows(self) -> I32:
         """Rows of the history split, ascending; preferences are given on these."""
         return np.sort(self.benchmark.rows(self.protocol.history_split)).astype(np.int32)
 
     @cached_property
+    def survey(self) -> I32:
+        """The questions that all users are asked, from which histories are drawn; empty without a survey."""
+        n, seed = getattr(self.protocol.options, "survey", 0), derive_seed(self.protocol.seed, "survey")
+        questions = self.questions(self.history_rows)
+        return np.sort(self.draw("prediction.survey", 1, questions, n, seed)[0]) if n else questions[:0]
+
+    @cached_property
+    def pool_questions(self) -> I32:
+        """The questions that users of the pool are asked, ascending: none about a prompt of the survey."""
+        if not len(self.survey):
+            return self.questions(self.history_rows)
+        surveyed = self.survey if self.fixed_pairs is None else self.fixed_pairs.of(self.survey)[0]
+        return self.questions(np.setdiff1d(self.history_rows, surveyed))
+
+    @cached_property
     def pool_population(self) -> Population:
-        """The users of the pool: the same distribution, another seed."""
+        """The users of the pool: the same distribution with another seed, or the first of the population."""
         spec, alpha = self.protocol.pool, self.protocol.population.alpha
-        seed = derive_seed(spec.seed, "pool users")
-        return Population.dirichlet(spec.n_users, alpha, self.benchmark.reward_models, seed)
+        if spec.users == "population":
+            return self.full_population.subset(np.arange(spec.n_users, dtype=np.int32))
+        return Population.dirichlet(spec.n_users, alpha, self.reward_models, derive_seed(spec.seed, "pool users"))
 
     @cached_property
     def pool(self) -> Histories:
@@ -150,12 +214,14 @@ class Simulated:
         spec = self.protocol.pool
         if spec.n_users == 0:
             return Histories.empty(self.view.corpus, 0)
-        seed = derive_seed(spec.seed, "pool prompts")
-        prompts = sample_prompts(spec.n_users, self.history_rows, spec.pairs_per_user, seed)
-        feedback = interact(
-            self.pool_population, self.table, prompts, self.rule, derive_seed(spec.seed, "pool feedback")
-        )
-        return feedback.histories(self.view)
+        feedback_seed = derive_seed(spec.seed, "pool feedback")
+        return self.ask(self.pool_population, self.pool_asked, self.rule, feedback_seed).histories(self.view)
+
+    @cached_property
+    def pool_asked(self) -> I32:
+        """int32 (n_pool_users, pairs_per_user): the questions of each user of the pool."""
+        spec, seed = self.protocol.pool, derive_seed(self.protocol.pool.seed, "pool prompts")
+        return self.draw("pool.pairs_per_user", spec.n_users, self.pool_questions, spec.pairs_per_user, seed)
 
     def histories(self, rule: HistoryRule, embedder: TextEmbedder | None = None) -> Histories:
         """Return the target users' histories, or the counterfactual ones that the protocol asks for.
@@ -176,18 +242,27 @@ class Simulated:
         respondents = self.full_population
         if kind == "other-user":
             respondents = respondents.subset(partners(respondents.n_users, derive_seed(seed, "partners")))
-        feedback = interact(respondents, self.table, prompts, self.rule, derive_seed(seed, "target feedback", rule))
+        feedback = self.ask(respondents, prompts, self.rule, derive_seed(seed, "target feedback", rule))
         feedback = rewritten(kind, feedback, derive_seed(seed, "counterfactual", rule))
         return feedback.histories(self.view).of_users(0, self.n_users)
 
     def _random(self) -> I32:
-        """int32 (n_full_population, pairs): random train prompts."""
-        pairs = self.protocol.history.pairs
+        """int32 (n_full_population, pairs): random questions about train prompts."""
+        return self.history_of(self.full_population.n_users, self.protocol.history.pairs)
+
+    def history_of(self, n_users: int, pairs: int, group: str = "") -> I32:
+        """Draw the questions of users' histories, int32 (n_users, pairs), from the survey if there is one.
+
+        Args:
+            n_users: Number of users.
+            pairs: Questions of each.
+            group: Named by users who are not the population's.
+        """
         if pairs == 0:
-            return np.empty((self.full_population.n_users, 0), np.int32)
-        return sample_prompts(
-            self.full_population.n_users, self.history_rows, pairs, derive_seed(self.protocol.seed, "target history")
-        )
+            return np.empty((n_users, 0), np.int32)
+        questions = self.survey if len(self.survey) else self.questions(self.history_rows)
+        seed = derive_seed(self.protocol.seed, "target history", *([group] if group else []))
+        return self.draw("history.pairs", n_users, questions, pairs, seed)
 
     def check_history(self, rule: HistoryRule, embedder: TextEmbedder | None) -> None:
         """Raise unless histories of this kind can be drawn (see `histories`)."""
@@ -200,6 +275,11 @@ class Simulated:
 
     def check_queries(self, rule: HistoryRule) -> None:
         """Raise unless the users ask as many prompts as histories of this kind allow."""
+        if rule == "nearest" and self.rule.pairs_per_prompt is not None:
+            raise UserError(
+                'A method whose `history` is "nearest" asks about prompts, but this protocol fixes the pairs of each.',
+                "Leave the method out, or set feedback.pairs_per_prompt=null.",
+            )
         if rule == "nearest" and self.protocol.prompts_per_user != 1:
             raise UserError(
                 'A method whose `history` is "nearest" needs one query for each user, but this protocol asks '
@@ -245,7 +325,7 @@ class Simulated:
             raw: float32 (n, n_reward_models) raw scores, in the order of the benchmark's RMs.
             users: int32 (n,), rows of the population.
         """
-        scores = self.standardiser.apply(raw[:, None, :])
+        scores = self._of_users(self.standardiser.apply(raw[:, None, :]))
         return utilities(self.population, scores, users, np.arange(len(users), dtype=np.int32))[:, 0]
 
     def describe(self) -> JSON:

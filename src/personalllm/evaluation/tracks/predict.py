@@ -187,16 +187,19 @@ class PredictTrack(Track):
             log_odds=log_odds,
         )
         strongest = group.population.weights.argmax(axis=1)
-        groups = tuple(f"rm:{name}" for name in self.source.benchmark.reward_models)
+        groups = tuple(f"rm:{name}" for name in self.source.reward_models)
         members = {name: strongest[column["user"]] == index for index, name in enumerate(groups)}
+        pooled, sums = condition.users == "both", pair_sums(answers)
         return Sums(
-            pair_sums(answers) | {"group": strongest.astype(np.float32)},
+            sums | {"group": strongest.astype(np.float32)} | ({"weight": sums["n"]} if pooled else {}),
             "users",
             pairing_digest(
                 *(column[name] for name in ("user", "prompt", "chosen", "rejected")), data=self.source.fingerprint
             ),
             groups,
-            *crossed(column["user"], column["prompt"], pair_columns(answers), members, pair_strata(answers)),
+            *crossed(
+                *(column["user"], column["prompt"], pair_columns(answers), members, pair_strata(answers)), pooled=pooled
+            ),
         )
 
     @cached_property
