@@ -17,7 +17,7 @@ __all__ = ["NearestUsers"]
 
 _PRECISIONS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
-_EVERY, _MOST_ASKED, _MOST_WEIGHED = 5, 200, 100
+_EVERY, _FEWEST_JUDGES, _MOST_ASKED, _MOST_WEIGHED = 5, 10, 200, 100
 _LEAST_PROBABILITY = 1e-6
 
 
@@ -143,9 +143,10 @@ def _precision(voters: Pairs, judges: Pairs) -> float | None:
     """Return the precision about the pooled weights whose tastes predict best; None to go by the evidence.
 
     The evidence is of users who differ alike in all directions. Where they differ in few, it asks for as little
-    difference as it can get, and all voters would vote the same; then their votes on judges' comparisons decide.
+    difference as it can get, and all voters would vote the same; then their votes on judges' comparisons decide, if
+    there are enough judges to say anything.
     """
-    if not len(voters) or not len(judges):
+    if judges.n_users < _FEWEST_JUDGES:
         return None
     about = newton_pooled(voters)
     if _likeliest(voters, about) < _PRECISIONS[-1]:
