@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import personalllm
+from personalllm.core.crossed import Over
 from personalllm.core.errors import ParameterError
 from personalllm.data import Benchmark, make_synthetic, write_benchmark
 from personalllm.evaluation import Estimate, ProgressEvent, evaluate, get_preset, load_track, resolve
@@ -160,6 +161,10 @@ def test_bad_shots(benchmark_: Benchmark, shots: tuple[int, ...]) -> None:
         make_plan(benchmark_, shots=shots)
 
 
+def _over(found: Reproduction) -> Over:
+    return found.plan.protocols["none"].intervals
+
+
 def test_the_table_holds_what_evaluate_finds(found: Reproduction, benchmark_: Benchmark, standins: Any) -> None:
     cells = [cell for cell in found.plan.of("none") if cell.id in {"zero-shot", "icl/losing/3", "meta-icl/losing/1"}]
     alone = evaluate([cell.build(10) for cell in cells], benchmark_, protocol=found.plan.protocols["none"], **standins)
@@ -168,7 +173,7 @@ def test_the_table_holds_what_evaluate_finds(found: Reproduction, benchmark_: Be
         assert row.result.estimates == result.estimates
         assert row.result.counts == result.counts
         assert row.result.sums.keys() == result.sums.keys()
-        theirs = metric_differences(result, alone["zero-shot"], seed=0, draws=100)
+        theirs = metric_differences(result, alone["zero-shot"], over=_over(found), draws=100)
         assert row.improvement == ({} if cell.id == "zero-shot" else theirs)
         if row.paper is not None:
             gap = row.difference("utility")
@@ -182,7 +187,7 @@ def test_counterfactuals_are_compared_with_their_own_cell(found: Reproduction) -
     assert len(found.survivals) == 3 * 9
     for survival in found.survivals:
         true = found.row(survival.cell.id.rpartition("/")[0]).result
-        expected = surviving_share(true, survival.result, zero, draws=100)
+        expected = surviving_share(true, survival.result, zero, over=_over(found), draws=100)
         assert repr(survival.share) == repr(expected)
         lost = survival.lost["utility"].value
         assert lost == pytest.approx(survival.share.gain.value - survival.share.remaining.value, abs=1e-6)
@@ -374,7 +379,10 @@ def test_the_claims_are_judged_on_our_cells(found: Reproduction) -> None:
     assert one.ours.value == pytest.approx((parts[0] + parts[1] - parts[2] - parts[3]) / 2)
     self_icl = judged["across-beats-self", "win_rate_reference"]
     paired = metric_differences(
-        found.row("meta-icl/winning-minus-losing/3").result, found.row("self-icl/winning/3").result, draws=100
+        found.row("meta-icl/winning-minus-losing/3").result,
+        found.row("self-icl/winning/3").result,
+        over=_over(found),
+        draws=100,
     )
     assert self_icl.ours == paired["win_rate_reference"]
     assert {result.verdict for result in found.claims} == {"unclear"}
