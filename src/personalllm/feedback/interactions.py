@@ -123,9 +123,28 @@ def interact(
     n_prompts, n_responses = values.shape[:2]
     _check(rule, n_responses, shown)
     rows = rows_of(prompts, population.n_users, n_prompts)
+    chosen, rejected, tie = _compare_all(weights, values, rows, rule, seed, shown)
+    return InteractionPool(
+        user=np.repeat(np.arange(population.n_users, dtype=np.int32), rows.shape[1]),
+        prompt=rows.ravel(),
+        chosen=chosen.ravel(),
+        rejected=rejected.ravel(),
+        tie=tie.ravel(),
+        n_users=population.n_users,
+        n_prompts=n_prompts,
+        n_responses=n_responses,
+        best_worst=rule.best_worst(n_responses),
+        origin={"rule": rule.spec(), "seed": int(seed)},
+    )
+
+
+def _compare_all(
+    weights: F32, values: F32, rows: I32, rule: FeedbackRule, seed: int, shown: Pair | None
+) -> tuple[U8, U8, npt.NDArray[np.bool_]]:
+    """Return chosen and rejected response and whether they tie, (n_users, k) each, a block of users at a time."""
     chosen, rejected = np.empty(rows.shape, np.uint8), np.empty(rows.shape, np.uint8)
     tie = np.empty(rows.shape, np.bool_)
-    for block, users in user_blocks(population.n_users, _USERS_PER_BLOCK):
+    for block, users in user_blocks(len(rows), _USERS_PER_BLOCK):
         shape = rows[users].shape
         uniform = _uniforms(rule, shape, (seed, "interact", block))
         flat, user = rows[users].ravel(), np.repeat(np.arange(users.start, users.stop), shape[1])
@@ -140,18 +159,7 @@ def interact(
         if parts:
             columns = [np.concatenate(column).reshape(shape) for column in zip(*parts, strict=True)]
             chosen[users], rejected[users], tie[users] = columns
-    return InteractionPool(
-        user=np.repeat(np.arange(population.n_users, dtype=np.int32), rows.shape[1]),
-        prompt=rows.ravel(),
-        chosen=chosen.ravel(),
-        rejected=rejected.ravel(),
-        tie=tie.ravel(),
-        n_users=population.n_users,
-        n_prompts=n_prompts,
-        n_responses=n_responses,
-        best_worst=rule.best_worst(n_responses),
-        origin={"rule": rule.spec(), "seed": int(seed)},
-    )
+    return chosen, rejected, tie
 
 
 def _check(rule: FeedbackRule, n_responses: int, shown: Pair | None) -> None:
