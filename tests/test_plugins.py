@@ -10,6 +10,7 @@ import sys
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 from personalllm.backends.names import build_embedder, build_llm, build_rewards
 from personalllm.cli.app import app
 from personalllm.cli.kinds import Kind, listings, registry_of, subject_of
+from personalllm.core import registry
 from personalllm.core.errors import PluginError, UnknownName, UserError
 from personalllm.core.registry import Registry, load_object
 from personalllm.data import Benchmark, write_benchmark
@@ -348,6 +350,19 @@ def test_a_servers_settings_are_refused_for_a_plugin(installed: Path, on_path: C
         build_llm("parrot", base_url="http://127.0.0.1:1/v1")
     with pytest.raises(UserError, match="context_length only apply"):
         build_llm("parrot", context_length=9)
+
+
+def test_what_is_installed_while_python_runs_is_seen_and_nothing_is_read_twice(
+    tmp_path: Path, on_path: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    monkeypatch.setattr(registry, "entry_points", lambda: reads.append(1) or metadata.entry_points())
+    on_path(tmp_path)
+    assert "late" not in list_methods()
+    distribution(tmp_path, "late-kit", {"personalllm.method": {"late": "sick.fine:Fine"}})
+    assert "late" in list_methods()
+    assert "late" in list_methods()
+    assert len(reads) == 2
 
 
 def test_listing_imports_no_built_in_file() -> None:
