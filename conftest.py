@@ -16,6 +16,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker for each processor: threads beside it would wait for one another
     for _library in ("OMP", "OPENBLAS", "MKL"):
         os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
+os.fsync = lambda _: None  # nobody pulls the plug on a test, and a small run waits for the disk a hundred times
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
