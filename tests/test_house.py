@@ -36,20 +36,34 @@ def modules(source: Path) -> dict[str, Path]:
     return names
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yield module and names of all imports, those inside functions included; not those for type checkers only."""
+def statements(tree: ast.AST, *, at_run_time: bool = False) -> Iterator[ast.AST]:
+    """Yield all statements, those inside functions included; expressions hold none, and are most of a tree.
+
+    With `at_run_time` without those for type checkers only.
+    """
     stack = [tree]
     while stack:
         node = stack.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            stack += node.orelse
-            continue
+        yield node
+        parts = ("body", "orelse", "finalbody", "handlers", "cases")
+        if at_run_time and isinstance(node, ast.If) and _for_type_checkers(node.test):
+            parts = ("orelse",)
+        for part in parts:
+            stack += getattr(node, part, ())
+
+
+def _for_type_checkers(test: ast.expr) -> bool:
+    return any("TYPE_CHECKING" in (getattr(part, "id", ""), getattr(part, "attr", "")) for part in ast.walk(test))
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield module and names of all imports, those inside functions included; not those for type checkers only."""
+    for node in statements(tree, at_run_time=True):
         if isinstance(node, ast.Import):
             yield from ((alias.name, ()) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: relative imports are not used here"
             yield node.module or "", tuple(alias.name for alias in node.names)
-        stack += ast.iter_child_nodes(node)
 
 
 def import_graph(source: Path) -> dict[str, set[str]]:
@@ -94,7 +108,7 @@ def cycles(graph: Mapping[str, Iterable[str]]) -> set[frozenset[str]]:
 def functions(source: Path) -> Iterator[tuple[str, int]]:
     """Yield each function as `file:name`, and its lines from `def` to the end, docstring included."""
     for path in sorted(source.rglob("*.py")):
-        for node in ast.walk(parsed(path)):
+        for node in statements(parsed(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 name = f"{path.relative_to(source).as_posix()}:{node.name}"
                 yield name, (node.end_lineno or node.lineno) - node.lineno + 1
