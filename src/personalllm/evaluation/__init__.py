@@ -16,6 +16,7 @@ from personalllm.evaluation.contract import (
     Unit,
 )
 from personalllm.evaluation.differences import Difference
+from personalllm.evaluation.flips import FlipRate, flip_rate
 from personalllm.evaluation.measures import reliability
 from personalllm.evaluation.parts import (
     TRACKS,
@@ -47,6 +48,7 @@ __all__ = [
     "Difference",
     "Estimate",
     "FeedbackSpec",
+    "FlipRate",
     "FoldSpec",
     "HistorySpec",
     "MethodResult",
@@ -67,6 +69,7 @@ __all__ = [
     "Transfer",
     "Unit",
     "evaluate",
+    "flip_rate",
     "get_preset",
     "list_presets",
     "load_results",
