@@ -247,6 +247,22 @@ def test_row_numbers_count_on_over_batches(tmp_path: Path, make_benchmark: Any) 
     assert [(p.kind, p.row) for p in warnings] == [("duplicate-id-across-splits", 1101)]
 
 
+@pytest.mark.parametrize(("split", "meant"), [("tset", "test"), ("tran", "train"), ("trian", "train")])
+def test_a_misspelt_split_is_refused_with_the_one_that_is_meant(
+    tmp_path: Path, columns: Columns, write_jsonl: Any, split: str, meant: str
+) -> None:
+    put("split", 2, split)(columns)
+    problem = next(p for p in validate(write_jsonl(tmp_path / "a.jsonl", columns)) if p.severity == "error")
+    assert (problem.column, problem.row) == ("split", 3)
+    assert f"the split {split!r} is not known: did you mean {meant!r}?" in str(problem)
+
+
+@pytest.mark.parametrize("split", ["dev", "validation", "test-hard", "train2", "tests"])
+def test_other_names_of_splits_are_taken(tmp_path: Path, columns: Columns, write_jsonl: Any, split: str) -> None:
+    put("split", 2, split)(columns)
+    assert not [p for p in validate(write_jsonl(tmp_path / "a.jsonl", columns)) if p.severity == "error"]
+
+
 def test_the_same_prompt_in_one_split_is_no_leak(tmp_path: Path, columns: Columns, write_jsonl: Any) -> None:
     put("prompt", 2, "Prompt 0")(columns)
     assert validate(write_jsonl(tmp_path / "a.jsonl", columns)) == []

@@ -82,7 +82,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"shots": ()}, r"prediction.shots"),
     ({"max_tokens": 5}, r"generation must be left out in the predict track"),
     ({"n_users": 1, "prediction": {"counterfactuals": ("other-user",)}}, r"without other-user for one user"),
-    ({"prediction": {"shotz": 1}}, r"prediction.shotz must be a field of the protocol \(prediction.shots, "),
+    ({"prediction": {"shotz": 1}}, r"prediction.shotz must be a field of the protocol \(did you mean prediction.shots"),
 ]
 
 

@@ -115,7 +115,7 @@ def test_no_policy_that_ignores_the_user_beats_population_best(benchmark_: Bench
     task = Simulated(small(benchmark_), benchmark_)
     values = task.utilities(*task.query_rows(0, task.n_users)).reshape(task.n_users, -1, benchmark_.n_responses)
     by_response = values.mean(axis=0, dtype=np.float64)
-    results = evaluate([], benchmark_, protocol=small(benchmark_))
+    results = evaluate("random", benchmark_, protocol=small(benchmark_))
     utility = {name: results.samples(name)["utility"].to_numpy() for name in ("population-best", "oracle")}
     assert utility["population-best"].mean(dtype=np.float64) == pytest.approx(by_response.max(axis=1).mean())
     assert np.array_equal(utility["oracle"], values.max(axis=2).ravel())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from typer import Argument, Option
 
 if TYPE_CHECKING:
+    from personalllm.core.errors import ParameterError
     from personalllm.core.protocols import TextEmbedder
     from personalllm.data import Benchmark, Preferences
     from personalllm.evaluation import NamedMethod, Protocol
@@ -227,7 +228,7 @@ class ProtocolOptions:
         Raises:
             UserError: If a setting is unknown, out of range or given twice.
         """
-        from personalllm.core.errors import UserError
+        from personalllm.core.errors import ParameterError, UserError
         from personalllm.data import Benchmark
         from personalllm.evaluation import get_preset
         from personalllm.evaluation.resolve import only_track
@@ -251,11 +252,41 @@ class ProtocolOptions:
         }
         given = {name: value for name, value in values.items() if value is not None}
         settings = nest(given | parse_settings(self.settings))
-        if self.preset is not None:
+        try:
+            if self.preset is None:
+                return as_protocol(settings, data, settings.get("track") or only_track(methods))
             if not isinstance(data, Benchmark):
                 raise UserError("A preset describes simulated users, but the data are people's.", "Leave --preset out.")
             return get_preset(self.preset).protocol_for(data, **settings)
-        return as_protocol(settings, data, settings.get("track") or only_track(methods))
+        except ParameterError as error:
+            raise _of_option(error, given) from None
+
+
+_OPTIONS = {"n_users": "users", "prompts_per_user": "prompts", "reference_response_model": "reference-model"}
+"""Settings whose options have another name."""
+
+
+def _of_option(error: ParameterError, given: Mapping[str, Any]) -> ParameterError:
+    """Return the error of a setting as that of the option that set it, if one did.
+
+    Args:
+        error: Names a field of the protocol, a part of it, or a short form.
+        given: Settings that came from options -> their values.
+    """
+    from personalllm.core.errors import ParameterError
+    from personalllm.evaluation.settings import short_forms
+
+    for name, value in given.items():
+        fields = [(part, field) for part, field in short_forms().get(name, ()) if part]
+        # the seed belongs to the users and the pool too, which it does not set
+        parts = {part for part, _ in fields if name != "seed"}
+        own = error.parameter == name or any(
+            f"{error.parameter}.".startswith(f"{part}.{field}.") for part, field in fields
+        )
+        if own or error.parameter in parts:
+            option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
+            return ParameterError(option, error.allowed, error.given if own else value)
+    return error
 
 
 def parse_settings(settings: Iterable[str] | None) -> dict[str, Any]:

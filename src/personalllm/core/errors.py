@@ -75,12 +75,21 @@ class UnknownName(UserError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        near = get_close_matches(name, names, n=3, cutoff=0.4)
+        near = self.nearest(name, names)
         hint = f"Did you mean {' or '.join(repr(n) for n in near)}?" if near else f"Known: {', '.join(names)}."
         super().__init__(f"There is no {kind} named {name!r}.", hint)
         self.kind = kind
         self.name = name
         self.known = tuple(names)
+
+    @staticmethod
+    def nearest(name: str, known: Iterable[str]) -> list[str]:
+        """Return the known names that are near a name, the nearest first, at most three.
+
+        >>> UnknownName.nearest("n_user", ["alpha", "n_users", "seed"])
+        ['n_users']
+        """
+        return get_close_matches(name, sorted(known), n=3, cutoff=0.4)
 
     def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, tuple[str, ...]]]:
         return type(self), (self.kind, self.name, self.known)

@@ -216,6 +216,14 @@ class Scan:
             what = f"the split name is not usable ({', '.join(map(repr, named[:3]))})"
             remedy = 'Use "train" and "test", in lower case, in every row.'
             self.log.add("split-mixed", part.path, "split", what, remedy, rows=[start + row for row in bad])
+        for split in sorted({*splits}):
+            meant = next((name for name in ("train", "test") if _misspells(split, name)), None)
+            if meant is not None:
+                rows = [start + row for row, name in enumerate(splits) if name == split]
+                what = f"the split {split!r} is not known: did you mean {meant!r}?"
+                self.log.add(
+                    "split-mixed", part.path, "split", what, "Correct the column, or choose another name.", rows=rows
+                )
         self._splits.update(splits)
         if part.split is not None:
             other = [start + row for row, split in enumerate(splits) if split != part.split]
@@ -283,3 +291,11 @@ def _noun(name: str) -> str:
     if name in TEXT_COLUMNS:
         return name.replace("_", " ")
     return "name of the response model" if name.endswith("_model") else "response"
+
+
+def _misspells(split: str, name: str) -> bool:
+    """Tell whether a split's name is another one with letters swapped or one left out, as in `tset` and `tran`."""
+    if split == name:
+        return False
+    left_out = {name[:index] + name[index + 1 :] for index in range(len(name))}
+    return sorted(split) == sorted(name) or split in left_out

@@ -366,15 +366,18 @@ def _not_of_track(part: str, track: str, value: Any) -> ParameterError:
     return ParameterError(part, f"left out in the {track} track{hint}", value)
 
 
-def _fields_beside(name: str) -> str:
-    """Return the fields that stand beside one: those of its part, or the protocol's own and the short forms."""
-    part, dot, _ = name.partition(".")
-    if not dot:
-        fields = set(Protocol.model_fields) - {"options"}
-        return ", ".join(sorted({*fields, *parts(), *short_forms()}))
-    classes = track_options() | {"folds": FoldSpec}
-    spec = classes.get(part) or type(Protocol.model_fields[part].default)
-    return ", ".join(f"{part}.{field}" for field in spec.model_fields)
+def _fields_instead(name: str) -> str:
+    """Return the fields (without a dot: and short forms) that an unknown one may stand for: the nearest, or all."""
+    part, dot, field = name.rpartition(".")
+    if dot:
+        classes = track_options() | {"folds": FoldSpec}
+        fields = [*(classes.get(part) or type(Protocol.model_fields[part].default)).model_fields]
+    else:
+        fields = sorted({*Protocol.model_fields, *parts(), *short_forms()} - {"options"})
+    near = UnknownName.nearest(field, fields)
+    if near:
+        return f"did you mean {' or '.join(f'{part}{dot}{other}' for other in near)}?"
+    return ", ".join(f"{part}{dot}{other}" for other in fields)
 
 
 def _parameter_error(error: ValidationError, part: str = "") -> ParameterError:
@@ -388,7 +391,7 @@ def _parameter_error(error: ValidationError, part: str = "") -> ParameterError:
     fields = [str(at) for at in (part, *first["loc"]) if str(at).isidentifier() or isinstance(at, int)]
     name = ".".join(fields) or "protocol"
     if first["type"] == "extra_forbidden":
-        return ParameterError(name, f"a field of the protocol ({_fields_beside(name)})", first["input"])
+        return ParameterError(name, f"a field of the protocol ({_fields_instead(name)})", first["input"])
     if first["type"] == "missing":
         return ParameterError(name, "given", None)
     allowed = first["msg"].removeprefix("Input should be ")

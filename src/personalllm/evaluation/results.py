@@ -396,13 +396,9 @@ class Results:
 
 
 def _line(condition: Condition) -> tuple[int, bool, bool, str, str, str]:
-    """Return what conditions that differ in shots only have in common; sorts unseen before seen, true history first.
-
-    Users who are measured together come first: they are where somebody asked for it.
-    """
+    """Return what conditions that differ in shots only have in common; sorts both, unseen, seen, true history first."""
     users, prompts, history = condition.users, condition.prompts, condition.history
-    order = ("both", "unseen").index(users) if users in ("both", "unseen") else 2
-    return order, prompts != "unseen", history != "true", users, prompts, history
+    return {"both": 0, "unseen": 1}.get(users, 2), prompts != "unseen", history != "true", users, prompts, history
 
 
 def _order(value: float) -> float:

@@ -73,7 +73,8 @@ def evaluate(
         The methods in the order given, then the baselines, then the oracles of the track.
 
     Raises:
-        UserError: If the data are neither, a backend or named baseline is missing, or a method is not of the track.
+        UserError: If no method is given, the data are neither, a backend or named baseline is missing, or a method is
+            not of the track.
         RunError: If a method's own code fails; names the method and the step.
         AxisMismatch: If the reward ensemble's RMs are not the benchmark's.
         DataError: If the data lack a split or a reference response that the protocol needs.
@@ -172,6 +173,8 @@ def _resolved(
     methods: Sequence[Method | str], protocol: Protocol, out: str | Path | None
 ) -> tuple[tuple[NamedMethod, ...], tuple[str, ...]]:
     """Return methods and names of baselines; warn of a class that a run folder cannot tell from its former self."""
+    if not len(methods):
+        raise UserError("No method is given.", "Name one or more, e.g. 'random', or all that can run here: 'all'.")
     entries, names = resolve(methods, load_track(protocol.track), signals=protocol.signals)
     if out is not None and (typed := without_source(entries)):
         warnings.warn(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from personalllm.core.errors import DataError, UserError
+from personalllm.core.errors import DataError, UnknownName, UserError
 from personalllm.evaluation.parts import Sizes
 
 if TYPE_CHECKING:
@@ -59,9 +59,15 @@ def _rows(benchmark: Benchmark, split: str) -> int:
         raise DataError(
             f"The benchmark {benchmark.name!r} has no prompts in the split {split!r}; "
             f"it has {', '.join(sorted(benchmark.splits)) or 'none'}.",
-            "Mark rows in the column `split` as 'train' (histories) and 'test' (queries), or name other splits.",
+            _nearest_split(split, benchmark)
+            or "Mark rows in the column `split` as 'train' (histories) and 'test' (queries), or name other splits.",
         )
     return len(benchmark.splits[split])
+
+
+def _nearest_split(split: str, benchmark: Benchmark) -> str:
+    near = UnknownName.nearest(split, benchmark.splits)
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def default_reference(benchmark: Benchmark) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from pathlib import Path
 from typing import Any
 
 from personalllm.core.errors import PluginError, UnknownName, UserError
@@ -36,8 +37,11 @@ def method_class(name: str) -> type[Method]:
 
     Raises:
         UnknownName: If nothing is registered under the name; lists the nearest names.
+        UserError: If it is the name of a file; says how to name the class in it.
         PluginError: If the module does not load, or what it holds is not a subclass of `Method`.
     """
+    if name.endswith(".py"):
+        raise _file_named(Path(name))
     loaded = METHODS.load(name)
     if not (inspect.isclass(loaded) and issubclass(loaded, Method)):
         raise PluginError(
@@ -45,6 +49,20 @@ def method_class(name: str) -> type[Method]:
             "Name a class, as in: module:MyMethod",
         )
     return loaded
+
+
+def _file_named(path: Path) -> UserError:
+    """Return the error of a file that was named in the place of a method, with the classes that it seems to hold."""
+    if not path.is_file():
+        return UserError(f"There is no file {str(path)!r}, and a method is named by its class.", "Write module:Class.")
+    classes = [
+        line.split("(")[0].removeprefix("class ").strip()
+        for line in path.read_text("utf-8", "replace").splitlines()
+        if line.startswith("class ") and "Method" in line
+    ]
+    names = " or ".join(f"{path.stem}:{name}" for name in classes or ["MyMethod"])
+    where = "" if path.parent == Path() else f" in the folder {path.parent}"
+    return UserError(f"{str(path)!r} is a file, not a method.", f"Name the class in it{where}: {names}")
 
 
 def recorded_class(name: str, reference: str) -> type[Method]:
