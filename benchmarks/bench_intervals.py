@@ -102,19 +102,24 @@ class World:
             prompt: Likewise.
             rng: Of all errors.
         """
-        scores, row = self.scores[prompts[prompt]], np.arange(len(user))
-        weights = self.weights[users]
-        utility = np.einsum("nrk,nk->nr", scores, weights[user])
+        scores, weights, row = self.scores[prompts], self.weights[users], np.arange(len(user))
+
+        def utilities(weights: F32) -> F32:
+            if len(user) == len(users) * len(prompts):  # everybody answers every prompt, by user
+                return (weights @ scores.reshape(-1, scores.shape[2]).T).reshape(len(user), -1)
+            return np.einsum("nrk,nk->nr", scores[prompt], weights[user])
+
+        utility = utilities(weights)
         preference: dict[str, F32] = {}
         for name in "ab":
-            error = rng.normal(0, 0.5, (len(prompts), 8)).astype(np.float32)
+            error = rng.normal(0, 0.5, (len(prompts), scores.shape[1])).astype(np.float32)
             preference[name] = (self.mean[prompts] + error)[prompt]
         for name in "de":
-            error = rng.normal(0, 0.15, weights.shape).astype(np.float32)
-            preference[name] = np.einsum("nrk,nk->nr", scores, (weights + error)[user])
+            preference[name] = utilities(weights + rng.normal(0, 0.15, weights.shape).astype(np.float32))
         preference["d2"] = preference["d"]
         for name in ("d", "e", "d2"):
-            preference[name] = preference[name] + rng.normal(0, 0.1, utility.shape).astype(np.float32)
+            noise = rng.standard_normal(utility.shape, dtype=np.float32)
+            preference[name] = preference[name] + np.float32(0.1) * noise
         reference = utility[:, 0]
         best = self.mean[prompts].argmax(axis=1)[prompt]
         standards = {"best": utility.max(axis=1), "population_best": utility[row, best], "reference": reference}

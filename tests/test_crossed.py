@@ -13,7 +13,8 @@ from scipy.stats import t as student
 
 from personalllm.core.crossed import N_BUCKETS, Mean, hashed_cells, ratio_interval, weighted_mean
 from personalllm.evaluation.contract import Metric, Sums
-from personalllm.evaluation.estimates import difference, estimate, resample, shortage
+from personalllm.evaluation.estimates import difference, estimate, resample
+from personalllm.evaluation.means import shortage
 from personalllm.evaluation.measures import crossed
 
 BOTH = "users and prompts"

@@ -15,7 +15,8 @@ from personalllm.core.stats import holm, sign_flip_p
 from personalllm.evaluation import differences
 from personalllm.evaluation.contract import Sums
 from personalllm.evaluation.differences import check_paired, paired_differences
-from personalllm.evaluation.estimates import difference, user_means
+from personalllm.evaluation.estimates import difference
+from personalllm.evaluation.means import user_means
 from personalllm.evaluation.metrics import CHOICE_METRICS, PAIR_METRICS, metric_by_id
 
 ACCURACY, LOSS = PAIR_METRICS[:2]

@@ -15,7 +15,8 @@ from personalllm.core.errors import AxisMismatch, ParameterError
 from personalllm.core.seeding import generator
 from personalllm.evaluation import estimates
 from personalllm.evaluation.contract import Sums
-from personalllm.evaluation.estimates import difference, estimate, resample, stratum_sizes, user_means
+from personalllm.evaluation.estimates import difference, estimate, resample, stratum_sizes
+from personalllm.evaluation.means import user_means
 from personalllm.evaluation.measures import PairAnswers
 from personalllm.evaluation.metrics import CHOICE_METRICS, PAIR_METRICS, metric_by_id
 

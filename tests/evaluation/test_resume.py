@@ -240,9 +240,9 @@ def test_a_run_of_an_older_format_is_refused(benchmark_: Benchmark, tmp_path: Pa
     evaluate(["random"], benchmark_, protocol=protocol_for(benchmark_, "rank"), out=tmp_path)
     path = only(tmp_path) / "manifest.json"
     manifest = json.loads(path.read_text())
-    assert manifest.pop("format") == 2
+    assert manifest.pop("format") == 3
     path.write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match=r"files of format 1; this version reads format 2. Run the same"):
+    with pytest.raises(UserError, match=r"files of format 1; this version reads format 3. Run the same"):
         load_run(tmp_path)
 
 

@@ -11,7 +11,8 @@ from personalllm.core.errors import UserError
 from personalllm.core.stats import holm, sign_flip_p
 from personalllm.core.types import F64
 from personalllm.evaluation.contract import Estimate, Metric, Over, Sums
-from personalllm.evaluation.estimates import ALL, difference, user_means
+from personalllm.evaluation.estimates import difference
+from personalllm.evaluation.means import ALL, user_means
 
 __all__ = ["LEVEL", "Difference", "check_paired", "paired_differences"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import numpy as np
@@ -18,35 +18,23 @@ import numpy.typing as npt
 
 from personalllm.core.crossed import (
     MIN_PAIRED_USERS,
-    MIN_PROMPTS,
-    MIN_USERS,
-    TAIL,
-    Mean,
     Over,
-    ratio_interval,
-    weighted_mean,
 )
 from personalllm.core.errors import AxisMismatch, ParameterError
 from personalllm.core.seeding import generator
 from personalllm.core.types import F64
 from personalllm.evaluation.contract import Estimate, Key, Metric, Resamples, Sums
+from personalllm.evaluation.means import ALL, Parts, column_mean, combined, is_defined, user_mean, user_weight
 from personalllm.evaluation.measures import MEAN_GRAIN, SUM_GRAIN, rounded
 from personalllm.evaluation.metrics import ratio
 
 __all__ = [
-    "ALL",
-    "Parts",
     "difference",
     "estimate",
     "percentiles",
     "resample",
-    "shortage",
     "stratum_sizes",
-    "user_means",
 ]
-
-ALL = "all"
-"""The stratum of all users and pairs."""
 
 _BLOCK = 4_000_000
 _DRAWN = 2_000_000
@@ -83,7 +71,7 @@ def estimate(
     if over == "users":
         drawn = _drawn(sums, statistics, draws, seed)
         return {key: _estimate(statistic, points[key], drawn[key], lowest=0.0) for key, statistic in statistics.items()}
-    part = cache(lambda stratum, column: _mean(sums, stratum, column))
+    part = cache(lambda stratum, column: column_mean(sums, stratum, column))
     estimates = {}
     for (stratum, name), statistic in statistics.items():
         ends = _UNKNOWN
@@ -145,136 +133,6 @@ def difference(
     drawn = [_drawn(sums, statistic, draws, seed)[key] for sums, statistic in zip((a, b), statistics, strict=True)]
     # a difference may be negative, whatever the metric
     return _estimate(statistics[0][key], gap, drawn[0] - drawn[1], lowest=-math.inf), math.nan
-
-
-def shortage(sums: Sums, over: Over) -> str:
-    """Return why there are no intervals and no verdicts, in a sentence; empty if there are."""
-    if over == "users":
-        return ""
-    if not sums.prompts:
-        return "No intervals and no verdicts: the track does not add up answers by prompt."
-    n_users, n_prompts = (int(np.count_nonzero(side)) for side in (_user_side(sums, ALL, "")[1], sums.prompts["all:n"]))
-    if n_prompts < MIN_PROMPTS:
-        return f"No intervals and no verdicts: the number of prompts is {n_prompts:,}, below {MIN_PROMPTS}."
-    if over == "prompts" or n_users >= MIN_USERS:
-        return ""
-    few = f"the number of users is {n_users:,}, below {MIN_USERS}"
-    if n_users < MIN_PAIRED_USERS:
-        return f"No intervals and no verdicts: {few} ({MIN_PAIRED_USERS} for differences)."
-    return f"No intervals but those of differences: {few}."
-
-
-def user_means(sums: Sums, metric: Metric) -> F64:
-    """Return float64 (n_users,): each user's own mean of a metric; NaN where it is undefined.
-
-    Raises:
-        ParameterError: If the metric is not a mean over users.
-    """
-    if not metric.is_mean:
-        raise ParameterError("metric", "one that is a mean over users", metric.id)
-    if not _is_defined(sums, metric):
-        return np.full(sums.n_clusters, np.nan)
-    return _combined(metric.top, lambda name: _user_mean(sums, name))
-
-
-def _user_mean(sums: Sums, column: str) -> F64:
-    """Return float64 (n_users,): each user's mean of a column; NaN for a user without answers."""
-    total = sums.columns[column].astype(np.float64)
-    return ratio(total, sums.columns["n"].astype(np.float64)) if "n" in sums.columns else total
-
-
-def _combined(terms: Mapping[str, float], column: Callable[[str], F64]) -> F64:
-    """Return a linear combination of columns."""
-    (first, *others) = [coefficient * column(name) for name, coefficient in terms.items()]
-    return sum(others, first)
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Parts:
-    """Numerator and denominator of a metric; None where it has none, or is neither a mean nor a ratio."""
-
-    top: Mean | None
-    bottom: Mean | None
-
-    @classmethod
-    def of(
-        cls, sums: Sums, metric: Metric, stratum: str = ALL, mean: Callable[[str, str], Mean] | None = None
-    ) -> Parts:
-        """Return the parts of a metric in a stratum; `mean` may remember those of columns."""
-        if not (metric.top and sums.prompts and _is_defined(sums, metric)):
-            return cls(None, None)
-        mean = mean or (lambda of, column: _mean(sums, of, column))
-        sides = []
-        for terms in (metric.top, metric.bottom):
-            means = [_of_column(mean, stratum, name) * factor for name, factor in terms.items()]
-            sides.append(sum(means[1:], means[0]) if means else None)
-        return cls(*sides)
-
-    def __sub__(self, other: Parts) -> Parts:
-        """Return the parts of the difference of two methods, which have the same denominator."""
-        if self.top is None or other.top is None:
-            return Parts(None, None)
-        return Parts(self.top - other.top, self.bottom)
-
-    def too_few(self, over: Over, fewest: int) -> bool:
-        """Tell whether there are too few users or prompts for an interval."""
-        return self.top is not None and (
-            self.top.n_prompts < MIN_PROMPTS or (over != "prompts" and self.top.n_users < fewest)
-        )
-
-    def interval(self, over: Over, fewest: int = MIN_USERS, tail: float = TAIL) -> tuple[float, float]:
-        """Return the ends of the interval; NaN if there is none."""
-        if self.top is None or self.too_few(over, fewest):
-            return _UNKNOWN
-        if self.bottom is None:
-            return self.top.interval(over, tail)
-        return ratio_interval(self.top, self.bottom, over, tail)
-
-    def p_value(self, over: Over) -> float:
-        """Return the two-sided p-value of a numerator of 0."""
-        return math.nan if self.top is None else self.top.p_value(over)
-
-    def linear(self) -> Mean:
-        """Return the metric as a mean, a ratio linearised at its value."""
-        assert self.top is not None  # noqa: S101
-        if self.bottom is None:
-            return self.top
-        value = self.top.value / self.bottom.value if self.bottom.value else math.nan
-        moved = (self.top - self.bottom * value) * (1 / self.bottom.value if self.bottom.value else math.nan)
-        return replace(moved, value=value)
-
-
-def _of_column(mean: Callable[[str, str], Mean], stratum: str, name: str) -> Mean:
-    own, colon, column = name.rpartition(":")
-    return mean(own, column) if colon else mean(stratum, name)
-
-
-def _mean(sums: Sums, stratum: str, column: str) -> Mean:
-    """Return the mean of a column in a stratum, with what moves it."""
-    prompts = tuple(sums.prompts[f"{stratum}:{name}"].astype(np.float64) for name in (column, "n"))
-    cells = None
-    if f"{stratum}:{column}" in sums.cells:
-        cells = tuple(sums.cells[f"{stratum}:{name}"].astype(np.float64) for name in (column, "n"))
-    return weighted_mean(_user_side(sums, stratum, column), prompts, cells)  # type: ignore[arg-type]
-
-
-def _user_side(sums: Sums, stratum: str, column: str) -> tuple[F64, F64]:
-    """Return the weighted sum of a column (zeros without one) and the weight of each user in a stratum."""
-    if stratum != ALL and stratum not in sums.groups:
-        prefix = f"{stratum.replace('-', '')}_"
-        return sums.columns[f"{prefix}{column}"].astype(np.float64), sums.columns[f"{prefix}n"].astype(np.float64)
-    present = sums.columns["n"] > 0 if "n" in sums.columns else np.ones(sums.n_clusters, np.bool_)
-    if stratum != ALL:
-        present = present & (sums.columns["group"] == sums.groups.index(stratum))
-    weight = np.where(present, _weight(sums), 0.0)
-    values = np.where(present, _user_mean(sums, column), 0.0) if column else np.zeros(sums.n_clusters)
-    return weight * values, weight
-
-
-def _weight(sums: Sums) -> F64:
-    """Return how much each user counts in means over all, float64 (n_clusters,)."""
-    weight = sums.columns.get("weight")
-    return np.ones(sums.n_clusters) if weight is None else weight.astype(np.float64)
 
 
 def stratum_sizes(sums: Sums) -> dict[str, tuple[int, int]]:
@@ -364,11 +222,6 @@ def _groups(sums: Sums) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
             yield name, users
 
 
-def _is_defined(sums: Sums, metric: Metric) -> bool:
-    """Tell whether the sums have what a metric needs: what is unknown is no zero."""
-    return all(name in sums.columns for name in metric.columns) and not (metric.users_only and sums.axis != "users")
-
-
 def _undefined(resamples: Resamples) -> F64:
     return np.full(len(resamples.weights), np.nan)
 
@@ -380,18 +233,18 @@ def _ratio_of_means(resamples: Resamples) -> F64:
 def _of_users(sums: Sums, metric: Metric, present: F64) -> _Statistic:
     """Return a metric of the users for whom `present`, float64 (n_clusters,), is 1."""
     size = int(present.sum())
-    if not _is_defined(sums, metric):
+    if not is_defined(sums, metric):
         return _Statistic(metric, size, {}, _undefined)
     if metric.value is not None:
         columns = {name: rounded(sums.columns[name].astype(np.float64), SUM_GRAIN) for name in metric.columns}
         return _Statistic(metric, size, columns, metric.value)
 
     def mean(name: str) -> F64:
-        return rounded(weight * np.where(present > 0, _user_mean(sums, name), 0.0), MEAN_GRAIN)
+        return rounded(weight * np.where(present > 0, user_mean(sums, name), 0.0), MEAN_GRAIN)
 
-    weight = _weight(sums)
-    bottom = _combined(metric.bottom, mean) if metric.bottom else weight * present
-    return _Statistic(metric, size, {"bottom": bottom, "top": _combined(metric.top, mean)}, _ratio_of_means)
+    weight = user_weight(sums)
+    bottom = combined(metric.bottom, mean) if metric.bottom else weight * present
+    return _Statistic(metric, size, {"bottom": bottom, "top": combined(metric.top, mean)}, _ratio_of_means)
 
 
 def _of_pairs(sums: Sums, metric: Metric, prefix: str) -> _Statistic:

@@ -1,17 +1,18 @@
-"""Draw the results of a run: intervals, or learning curves."""
+"""Show the results of a run outside of reports: a figure, a table for notebooks, numbers in a line."""
 
 from __future__ import annotations
 
 import math
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from personalllm.core.plotting import INK, bare, drawing, look, new_figure, short, whisker
-from personalllm.evaluation.contract import Condition, Metric
+from personalllm.evaluation.contract import Condition, Estimate, Metric
 
 if TYPE_CHECKING:
     from personalllm.evaluation.results import Results
 
-__all__ = ["plot_results"]
+__all__ = ["html_table", "plot_results", "shown_estimate"]
 
 _MAX_CURVES = 6
 
@@ -52,3 +53,29 @@ def plot_results(results: Results, metric: Metric, at: Condition) -> Any:
         axis.set_xlabel(metric.heading)
         bare(axis, grid="x")
         return figure
+
+
+def html_table(results: Results) -> str:
+    """Return a table for notebooks; every text in it is escaped."""
+    shown = results.shown_metrics()
+    head = "".join(f"<th>{escape(metric.heading)}</th>" for metric in shown)
+    rows = []
+    for result in results.leaderboard():
+        estimates = result.estimates[results.headline]
+        cells = "".join(f"<td>{escape(shown_estimate(estimates['all', metric.id]).strip())}</td>" for metric in shown)
+        rows.append(f"<tr><th>{escape(result.label)}</th><td>{result.kind}</td>{cells}</tr>")
+    caption = f"{results.data_name}, {results.track} track, protocol {results.fingerprint}"
+    caption += f" ({results.preset})" if results.preset else ""
+    caption += f". {results.shortage() or f'95 % intervals over {results.over}.'}"
+    return (
+        f"<table><caption>{escape(caption)}</caption><thead><tr><th>Method</th><th>Kind</th>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def shown_estimate(estimate: Estimate) -> str:
+    """Return a number with its interval, three decimals; blanks of the same width if it is not defined."""
+    if math.isnan(estimate.value):
+        return " " * 22
+    interval = "" if math.isnan(estimate.low) else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+    return f"{estimate.value:6.3f}{interval}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,10 @@ from personalllm.core.errors import ParameterError, UnknownName, UserError
 from personalllm.core.types import F32, F64, JSON
 from personalllm.evaluation.contract import Condition, Estimate, Estimates, Key, Kind, Metric, Over, Sums, Table
 from personalllm.evaluation.differences import Difference, paired_differences
-from personalllm.evaluation.estimates import ALL, difference, resample, shortage, stratum_sizes, user_means
+from personalllm.evaluation.estimates import difference, resample, stratum_sizes
+from personalllm.evaluation.means import ALL, shortage, user_means
 from personalllm.evaluation.metrics import metric_by_id
+from personalllm.evaluation.plots import html_table, plot_results, shown_estimate
 from personalllm.evaluation.settings import describe_changes
 
 __all__ = ["MethodResult", "Results"]
@@ -319,8 +320,6 @@ class Results:
 
     def plot(self, metric: str | None = None, at: Condition | None = None) -> Any:
         """Return a `matplotlib` figure: learning curves where there are several shots, else intervals."""
-        from personalllm.evaluation.plots import plot_results
-
         return plot_results(self, self.metric(metric or self.main_metric), at or self.headline)
 
     def leaderboard(self, metric: str | None = None, at: Condition | None = None) -> list[MethodResult]:
@@ -331,14 +330,15 @@ class Results:
         return sorted(known, key=lambda result: _order(sign * result.estimates[condition][ALL, chosen.id].value))
 
     def __str__(self) -> str:
-        """Return a line for each method: the first two metrics under the headline condition."""
+        """Return what intervals are over, and a line for each method: the first two metrics under the headline."""
         lines = [f"{self.data_name}, {self.track} track, protocol {self.fingerprint}"]
         lines += [f"preset {self.preset}"] if self.preset else []
         lines += [str(self.headline)] if len(self.conditions) > 1 else []
-        shown = self._shown_metrics()[:2]
+        lines += [self.shortage() or f"95 % intervals over {self.over}"]
+        shown = self.shown_metrics()[:2]
         for result in self.leaderboard():
             estimates = result.estimates[self.headline]
-            cells = [f"{metric.id} {_shown(estimates[ALL, metric.id])}" for metric in shown]
+            cells = [f"{metric.id} {shown_estimate(estimates[ALL, metric.id])}" for metric in shown]
             name = result.label if result.kind == "method" else f"{result.label} ({result.kind})"
             lines.append(f"{name:32s} {'  '.join(cells)}".rstrip())
         return "\n".join(lines)
@@ -347,26 +347,14 @@ class Results:
 
     def _repr_html_(self) -> str:
         """Return a table for notebooks; every text in it is escaped."""
-        shown = self._shown_metrics()
-        head = "".join(f"<th>{escape(metric.heading)}</th>" for metric in shown)
-        rows = []
-        for result in self.leaderboard():
-            estimates = result.estimates[self.headline]
-            cells = "".join(f"<td>{escape(_shown(estimates[ALL, metric.id]).strip())}</td>" for metric in shown)
-            rows.append(f"<tr><th>{escape(result.label)}</th><td>{result.kind}</td>{cells}</tr>")
-        caption = f"{self.data_name}, {self.track} track, protocol {self.fingerprint}"
-        caption += f" ({self.preset})" if self.preset else ""
-        return (
-            f"<table><caption>{escape(caption)}</caption><thead><tr><th>Method</th><th>Kind</th>{head}</tr></thead>"
-            f"<tbody>{''.join(rows)}</tbody></table>"
-        )
+        return html_table(self)
 
     @property
     def _resampling(self) -> dict[str, Any]:
         protocol = self.protocol
         return {"over": protocol["intervals"], "draws": protocol["bootstrap_draws"], "seed": protocol["seed"]}
 
-    def _shown_metrics(self) -> list[Metric]:
+    def shown_metrics(self) -> list[Metric]:
         """Return the metrics that are defined for some method under the headline condition."""
         at = self.headline
         estimates = [result.estimates[at] for result in self.methods if at in result.estimates]
@@ -404,11 +392,3 @@ def _line(condition: Condition) -> tuple[int, bool, bool, str, str, str]:
 def _order(value: float) -> float:
     """Sort what is not defined last."""
     return math.inf if math.isnan(value) else value
-
-
-def _shown(estimate: Estimate) -> str:
-    """Return a number with its interval, three decimals; blanks of the same width if it is not defined."""
-    if math.isnan(estimate.value):
-        return " " * 22
-    interval = "" if math.isnan(estimate.low) else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:6.3f}{interval}"

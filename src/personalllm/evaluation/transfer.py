@@ -14,7 +14,8 @@ from personalllm.core.errors import UserError
 from personalllm.core.storage import canonical_json
 from personalllm.core.types import F64
 from personalllm.evaluation.contract import Condition, Estimate, Table
-from personalllm.evaluation.estimates import ALL, percentiles
+from personalllm.evaluation.estimates import percentiles
+from personalllm.evaluation.means import ALL
 from personalllm.evaluation.results import Results
 from personalllm.methods.base import Method
 from personalllm.methods.registry import get_method, recorded_class

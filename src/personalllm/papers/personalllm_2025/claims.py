@@ -16,7 +16,7 @@ import numpy as np
 from personalllm.core.crossed import MIN_PAIRED_USERS, MIN_USERS, TAIL, Over
 from personalllm.core.types import F64
 from personalllm.evaluation.contract import Estimate
-from personalllm.evaluation.estimates import Parts
+from personalllm.evaluation.means import Parts
 from personalllm.papers.personalllm_2025.printed import win_rate_error
 
 __all__ = [

@@ -13,7 +13,8 @@ from personalllm.core.errors import UserError
 from personalllm.core.protocols import ChatModel, RewardEnsemble, TextEmbedder
 from personalllm.data.standardise import PUBLISHED
 from personalllm.evaluation.contract import Estimate
-from personalllm.evaluation.estimates import Parts, resample
+from personalllm.evaluation.estimates import resample
+from personalllm.evaluation.means import Parts
 from personalllm.evaluation.metrics import CHOICE_METRICS, metric_by_id
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol

@@ -13,7 +13,8 @@ from personalllm.core.errors import ParameterError
 from personalllm.core.types import F64
 from personalllm.evaluation.contract import Estimate, Metric, Sums
 from personalllm.evaluation.differences import check_paired
-from personalllm.evaluation.estimates import Parts, difference, percentiles, resample, user_means
+from personalllm.evaluation.estimates import difference, percentiles, resample
+from personalllm.evaluation.means import Parts, user_means
 from personalllm.evaluation.metrics import CHOICE_METRICS, metric_by_id
 from personalllm.evaluation.results import MethodResult
 
