@@ -5,15 +5,18 @@ import pytest
 
 from personalllm.core.errors import ParameterError
 from personalllm.core.seeding import generator
-from personalllm.core.types import Histories
+from personalllm.core.types import Corpus, Histories
 from personalllm.methods import get_method, method_class
 from personalllm.methods.linear import calibrated_bayes, nearest_users
 from personalllm.methods.linear.hierarchical_bt import GaussianPrior, fit_prior
+from personalllm.methods.linear.sparse_basis import MixturePopulation
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.logistic import MOST_RIDGE, best_ridge, newton_map, newton_pooled, sigmoid
 from personalllm.testing import HashEmbedder
 
-LEARNERS = ("calibrated-bayes", "hierarchical-bt", "lore", "pooled-bt", "pref", "user-bt")
+LEARNERS = (
+    *("calibrated-bayes", "hierarchical-bt", "lore", "pooled-bt", "pref", "ridge-user", "sparse-basis", "user-bt"),
+)
 
 
 def fitted(name, pool, **params):
@@ -48,6 +51,11 @@ def test_each_has_a_card(name):
         ("lore", {"n_basis": 0}),
         ("lore", {"prior_strength": 0}),
         ("lore", {"rounds": 0}),
+        ("lore", {"ridge": 0}),
+        ("ridge-user", {"ridge": 0}),
+        ("sparse-basis", {"n_tastes": 0}),
+        ("sparse-basis", {"concentration": 0}),
+        ("sparse-basis", {"prior": "dense"}),
         ("pref", {"n_basis": 1.5}),
         ("pref", {"basis_ridge": float("inf")}),
     ],
@@ -128,8 +136,8 @@ def test_slopes_multiply_scores_by_the_number_of_comparisons(make_histories, mak
     assert scaled == pytest.approx(plain * between[:, None], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["lore", "pref"])
-def test_low_rank_learners_find_a_planted_basis(name):
+@pytest.mark.parametrize(("name", "rank"), [("lore", "n_basis"), ("pref", "n_basis"), ("sparse-basis", "n_tastes")])
+def test_low_rank_learners_find_a_planted_basis(name, rank):
     rng = generator("tests", "low rank")
     basis, weights = 4 * rng.normal(size=(8, 3)), rng.dirichlet(np.full(3, 0.3), 200)
     vectors = rng.normal(size=(600, 8)).astype(np.float32)
@@ -139,10 +147,12 @@ def test_low_rank_learners_find_a_planted_basis(name):
     won = utility[first, user] > utility[second, user]
     chosen, rejected = np.where(won, first, second), np.where(won, second, first)
     pairs = Pairs(vectors, chosen, rejected, user, user, np.arange(201) * 40)
-    method = get_method(name, n_basis=3)
+    method = get_method(name, **{rank: 3})
     method.learn(pairs.of_users(np.arange(150)))
     new = pairs.of_users(np.arange(150, 200))
     found = method.user_weights(new.first(16))
+    if name == "sparse-basis":
+        found = found @ method.population_.basis.T
     held = new.where(np.arange(len(new)) - new.offsets[new.user] >= 16)
     right = ((held.differences() * found[held.user]).sum(axis=1) > 0).mean()
     assert right > 0.93
@@ -204,3 +214,96 @@ def test_users_who_differ_in_few_directions_are_told_apart_where_prompts_are_few
     assert precision < nearest_users._PRECISIONS[-1]
     apart = newton_map(pairs, pooled, precision).mean - pooled
     assert np.linalg.norm(apart, axis=1).mean() > 0.1 * np.linalg.norm(pooled)
+
+
+def best_and_worst(n_users, n_pairs, seed, mixture=0.2):
+    """Users who mix few of three tastes name the best and the worst of six responses; their histories and weights."""
+    rng = generator("tests", "best and worst", seed)
+    tastes, weights = 3 * rng.normal(size=(3, 8)), rng.dirichlet(np.full(3, mixture), n_users)
+    vectors = rng.normal(size=(60, 6, 8)).astype(np.float32)
+    utility = np.einsum("prd,kd,uk->upr", vectors, tastes, weights)
+    prompt = np.stack([rng.permutation(40)[:n_pairs] for _ in range(n_users)])
+    seen = np.take_along_axis(utility, prompt[:, :, None], axis=1)
+    return vectors, prompt, seen.argmax(axis=2), seen.argmin(axis=2), utility
+
+
+def pairs_of(vectors, prompt, best, worst):
+    """Return the comparisons in feature space, those that are implied too."""
+    n_users, n_pairs = prompt.shape
+    corpus = Corpus([f"p{i}" for i in range(60)], [[f"r{i}-{j}" for j in range(6)] for i in range(60)])
+    user = np.repeat(np.arange(n_users), n_pairs)
+    columns = [column.ravel() for column in (prompt, best, worst)]
+    implied, row = Histories(corpus, n_users, user, *columns, True).implied()
+    keys = implied.prompt.astype(np.int64) * 6
+    sides = keys + implied.chosen, keys + implied.rejected
+    return Pairs(vectors.reshape(-1, 8), *sides, implied.user, implied.prompt, implied.offsets, row)
+
+
+@pytest.mark.parametrize("name", ["sparse-basis", "ridge-user"])
+def test_what_the_best_and_the_worst_imply_helps(name):
+    vectors, prompt, best, worst, utility = best_and_worst(120, 20, 1)
+    pairs = pairs_of(vectors, prompt, best, worst)
+    pool, targets = pairs.of_users(np.arange(80)), pairs.of_users(np.arange(80, 120)).first(3)
+
+    def chosen(pool, targets):
+        method = get_method(name).bind(embedder=HashEmbedder())
+        method.learn(pool)
+        weights = method.user_weights(targets)
+        if name == "sparse-basis":
+            weights = weights @ method.population_.basis.T
+        scores = np.einsum("prd,ud->upr", vectors[40:], weights)
+        return np.take_along_axis(utility[80:, 40:], scores.argmax(axis=2)[:, :, None], axis=2).mean()
+
+    best_possible = utility[80:, 40:].max(axis=2).mean()
+    with_implied, without = chosen(pool, targets), chosen(pool.given(), targets.given())
+    assert without < with_implied < best_possible
+
+
+def test_preferences_are_counted_and_cut_with_what_they_imply():
+    pairs = pairs_of(*best_and_worst(5, 4, 2)[:4])
+    assert len(pairs) == 5 * 4 * 9
+    assert pairs.n_preferences.tolist() == [4] * 5
+    assert pairs.places.tolist() == np.tile(np.repeat(np.arange(4), 9), 5).tolist()
+    two = pairs.where(pairs.prompt != pairs.prompt[0]).of_users(np.array([3, 0])).first(2)
+    assert two.counts.tolist() == [18, 18]
+    assert two.n_preferences.tolist() == [2, 2]
+    own = pairs.of_users(np.array([0])).given()
+    assert two.of_users(np.array([1])).given().chosen.tolist() == own.chosen[1:3].tolist()
+
+
+def test_a_user_of_ridge_user_is_one_newton_step_with_the_largest_curvature():
+    pairs = drawn(40, 30, np.ones(5), np.eye(5), 3)[0]
+    method = get_method("ridge-user", ridge=2.0)
+    method.learn(pairs)
+    x = pairs.of_users(np.array([7])).differences().astype(float)
+    rest = 1 / (1 + np.exp(x @ method.shared_))
+    expected = method.shared_ + np.linalg.solve(x.T @ x / 4 + 2.0 * np.eye(5), x.T @ rest)
+    assert method.user_weights(pairs)[7] == pytest.approx(expected, rel=1e-4)
+    few = pairs.first(3)  # fewer comparisons than features: solved in the comparisons
+    x = few.of_users(np.array([7])).differences().astype(float)
+    rest = 1 / (1 + np.exp(x @ method.shared_))
+    expected = method.shared_ + np.linalg.solve(x.T @ x / 4 + 2.0 * np.eye(5), x.T @ rest)
+    assert method.user_weights(few)[7] == pytest.approx(expected, rel=1e-4)
+
+
+def test_particles_of_sparse_basis_give_bayes_rule():
+    pairs = drawn(3, 6, np.zeros(2), np.eye(2), 5)[0]
+    basis = np.array([[1.0, 0.0], [0.0, -2.0]])
+    particles, prior = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]), np.array([0.5, 0.2, 0.3])
+    mean, spread = MixturePopulation(basis, particles, np.log(prior)).posterior(pairs)
+    for user in range(3):
+        logits = pairs.of_users(np.array([user])).differences() @ basis @ particles.T
+        shares = prior * np.prod(1 / (1 + np.exp(-logits)), axis=0)
+        shares /= shares.sum()
+        assert mean[user] == pytest.approx(shares @ particles, abs=1e-5)
+        assert spread[user] == pytest.approx(np.cov(particles.T, aweights=shares, bias=True), abs=1e-5)
+
+
+def test_sparse_basis_learns_how_sparse_users_are():
+    for mixture, pure in ((0.02, True), (20.0, False)):
+        vectors, prompt, best, worst, _ = best_and_worst(100, 20, 4, mixture=mixture)
+        method = get_method("sparse-basis", n_tastes=3, calibrated=False)
+        method.learn(pairs_of(vectors, prompt, best, worst))
+        largest = method.population_.particles.max(axis=1)
+        weight = np.exp(method.population_.log_prior)
+        assert (weight @ (largest > 0.9) / weight.sum() > 0.5) == pure

@@ -4,7 +4,7 @@ Every built-in class is imported when it is first used:
 
 >>> from personalllm import methods
 >>> methods.LoRe(n_basis=4)
-LoRe(n_features=64, n_basis=4, prior_strength=5.0, ridge=1.0, rounds=5)
+LoRe(n_features=None, n_basis=4, prior_strength=None, ridge=None, rounds=5)
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from personalllm.methods.linear.nearest_users import NearestUsers
     from personalllm.methods.linear.pooled_bt import PooledBT
     from personalllm.methods.linear.pref import PReF
+    from personalllm.methods.linear.ridge_user import RidgeUser
     from personalllm.methods.linear.rm_mixture import RMMixture
+    from personalllm.methods.linear.sparse_basis import SparseBasis
     from personalllm.methods.linear.user_bt import UserBT
     from personalllm.methods.neural.gpo import GPO
     from personalllm.methods.neural.mrm import MRM
@@ -65,7 +67,9 @@ __all__ = [
     "PooledRanker",
     "RMMixture",
     "RandomChoice",
+    "RidgeUser",
     "SelfICL",
+    "SparseBasis",
     "UserBT",
     "ZeroShot",
     "get_method",

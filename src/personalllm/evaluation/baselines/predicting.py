@@ -7,16 +7,14 @@ A baseline ignores whose preference is predicted, an oracle knows scores that no
 - `population`: P(a) = the share of the pool's users who prefer a, (votes + 1/2) / (voters + 1): the best answer that
   ignores the user, made from scores that no method sees. Seen users vote too; noise in the outcome is allowed for. Of
   people, the comparisons that they made are counted.
-- `best-linear`: for each user the linear function of 64 features that fits noise-free comparisons of the history split
-  (at most 2,048 prompts) best, the ridge chosen on a fifth of them: what a method linear in the features would reach
-  with all the feedback there is. Where the outcome is drawn, one slope for all users allows for the noise. On seen
-  prompts it has seen the very comparisons that are to be predicted.
+- `best-linear`: for each user the linear function of the whole embedding and the text measures that comes nearest to
+  the utilities of all responses of the history split (at most 2,048 prompts), by ridge regression within prompts, with
+  one slope for all users: what a method linear in these features would reach with all the feedback there is.
 - `true-weights`: the user's own utilities.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,14 +25,14 @@ import numpy.typing as npt
 
 from personalllm.core.protocols import TextEmbedder
 from personalllm.core.seeding import derive_seed
-from personalllm.core.types import F32, F64, I32, I64, JSON, Histories
+from personalllm.core.types import F32, F64, I32, I64, JSON, Histories, Queries
 from personalllm.evaluation.contract import Outcome, Unit
 from personalllm.evaluation.sources.pairs import Group, Pairs, TestPairs
 from personalllm.evaluation.sources.people import Fold, People
 from personalllm.feedback import FeedbackRule, sample_prompts
 from personalllm.methods.parts.features import FeatureMap
 from personalllm.methods.parts.linear_method import score_queries
-from personalllm.methods.parts.logistic import newton_map
+from personalllm.methods.parts.surface import TextFeatureMap
 
 __all__ = ["PEOPLE_BASELINES", "TITLES", "pair_baselines", "people_baselines", "rejected_share"]
 
@@ -44,9 +42,7 @@ Answer: TypeAlias = tuple[F32, F32]
 _PROMPT_BLOCK = 64
 _MAX_LOG_ODDS = 20.0
 _LINEAR_PROMPTS = 2048
-_LINEAR_FEATURES = 64
-_TUNING_USERS = 64
-_PRECISIONS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_PENALTIES = tuple(float(f"1e{power}") for power in range(-3, 4))
 _NEWTON_STEPS = 30
 _SLOPE_STEPS = 50
 _MIN_TEMPERATURE = 1e-20
@@ -155,73 +151,102 @@ class TrueWeights(_PairBaseline):
 
 @dataclass(frozen=True, eq=False)
 class BestLinear(_PairBaseline):
-    """The best linear function of the features, for each user."""
+    """The best linear function of embedding and text measures, for each user."""
 
     id = "best-linear"
-    title = "Best linear function of the features, for each user"
+    title = "Best linear function of embedding and text measures, for each user"
     kind = "oracle"
 
     embedder: TextEmbedder
 
     def spec(self) -> JSON:
         """Return what it is, as JSON."""
-        return {"id": self.id, "params": {"n_features": _LINEAR_FEATURES, "n_prompts": len(self._prompts)}}
+        return {"id": self.id, "params": {"features": "all", "n_prompts": len(self._prompts)}}
 
     @cached_property
     def _prompts(self) -> I32:
-        """The questions about the history split that the function is fitted on, at most 2,048."""
-        source = self.pairs.source
-        questions = source.questions(source.history_rows)
-        seed = derive_seed(source.protocol.seed, "best linear")
-        asked: I32 = sample_prompts(1, questions, min(len(questions), _LINEAR_PROMPTS), seed)[0]
-        return asked
+        """Rows of the history split that the function is fitted on, at most 2,048, in random order."""
+        rows = self.pairs.source.history_rows
+        seed = derive_seed(self.pairs.source.protocol.seed, "best linear")
+        prompts: I32 = sample_prompts(1, rows, min(len(rows), _LINEAR_PROMPTS), seed)[0]
+        return prompts
 
     @cached_property
-    def _fits(self) -> dict[str, tuple[FeatureMap, F64]]:
-        """Kind of users -> their fit, which the tests on unseen and on seen prompts share."""
+    def _fits(self) -> dict[str, F64]:
+        """Kind of users -> their weights, which the tests on unseen and on seen prompts share."""
         return {}
+
+    @cached_property
+    def _features(self) -> FeatureMap:
+        """The whole embedding and the text measures: whatever a built-in linear method reads."""
+        pool, prompts = self.pairs.source.pool, self._prompts
+        if not len(pool):
+            first = np.zeros(len(prompts), np.uint8)
+            pool = Histories(self.pairs.source.corpus, 1, 0 * prompts, prompts, first, 1 - first)
+        return TextFeatureMap.fit(self.embedder, pool)
 
     def answer(self, group: Group, tests: TestPairs) -> Answer:
         """Return the best linear utility of each response."""
         if group.kind not in self._fits:
-            self._fits[group.kind] = self._fitted(group)
-        features, weights = self._fits[group.kind]
+            self._fits[group.kind] = self._weights(group)
         queries = self.pairs.queries(tests, 0, group.n_users)
-        candidates, row = features.candidates(self.embedder, queries)
-        return _of_values(tests, self.pairs.by_response(tests, score_queries(weights, candidates, row, queries.user)))
+        candidates, row = self._features.candidates(self.embedder, queries)
+        scores = score_queries(self._fits[group.kind], candidates, row, queries.user)
+        return _of_values(tests, self.pairs.by_response(tests, scores))
 
-    def _fitted(self, group: Group) -> tuple[FeatureMap, F64]:
-        """Return the features, and the weights of each user after a search for the ridge."""
-        noisy = self.pairs.outcome
-        noiseless = dataclasses.replace(noisy, temperature=0.0, flip=0.0)
-        comparisons, pool = self._comparisons(group, noiseless), self.pairs.source.pool
-        features = FeatureMap.fit(self.embedder, pool if len(pool) else comparisons, _LINEAR_FEATURES)
-        compared = features.pairs(self.embedder, comparisons)
-        tuning = compared.of_users(np.arange(min(_TUNING_USERS, group.n_users)))
-        training = tuning.first(max(1, 4 * len(self._prompts) // 5))
-        held_out = _after(tuning.offsets, training.offsets)
-        logits_by_precision = []
-        for precision in _PRECISIONS:
-            weights = newton_map(training, 0.0, precision).mean
-            logits = np.einsum("nd,nd->n", tuning.differences().astype(np.float64), weights[tuning.user])
-            logits_by_precision.append(logits[held_out])
-        losses = [float(np.logaddexp(0.0, -logits).sum()) for logits in logits_by_precision]
-        best = int(np.argmin(losses))
-        weights = newton_map(compared, 0.0, _PRECISIONS[best]).mean
-        if noisy != noiseless:
-            # which pairs a user sees does not depend on the noise, so the two differ in who was chosen alone
-            swapped = self._comparisons(group, noisy).chosen != comparisons.chosen
-            swapped = swapped[: len(held_out)][held_out]
-            logits = logits_by_precision[best]
-            weights = weights * _one_coefficient(np.where(swapped, -logits, logits))
-        return features, weights
+    def _weights(self, group: Group) -> F64:
+        """Return each user's weights, float64 (n_users, n_features), on the scale of log-odds."""
+        coefficients, prompts, scores = self._regressions
+        mixture = group.population.weights
+        # the scale of log-odds on prompts that the regression has not seen; where the outcome is drawn, so is this one
+        answers = self._comparisons(group, prompts)
+        place = np.searchsorted(prompts, answers.prompt)
+        gap = scores[place, answers.chosen] - scores[place, answers.rejected]
+        slope = _one_coefficient(np.einsum("nm,nm->n", gap, mixture[answers.user]))
+        return np.asarray(slope * (mixture @ coefficients))
 
-    def _comparisons(self, group: Group, rule: FeedbackRule) -> Histories:
-        """Return what the users of a group prefer on the same prompts."""
-        prompts = np.broadcast_to(self._prompts, (group.n_users, len(self._prompts)))
-        seed = derive_seed(self.pairs.source.protocol.seed, "best linear feedback")
-        answers = self.pairs.source.ask(group.population, prompts, rule, seed)
-        return answers.histories(self.pairs.source.view)
+    @cached_property
+    def _regressions(self) -> tuple[F64, I32, F64]:
+        """The regression of the RMs' scores on the features, within prompts.
+
+        A user's utility is a mixture of the scores, so the mixture of their regressions is the user's regression: no
+        user is fitted alone, and every response of every prompt counts.
+
+        Returns:
+            Coefficients on all prompts, float64 (n_reward_models, n_features); a fifth of the prompts, ascending; and
+            their scores, float64 (n, n_responses, n_reward_models), by column of the corpus, as predicted without them.
+        """
+        prompts = self._prompts
+        held = np.sort(prompts[4 * len(prompts) // 5 :])
+        all_x, all_y = self._within(np.sort(prompts))
+        x, y = self._within(np.setdiff1d(prompts, held))
+        part = _ridge(x, y) if len(x) else np.zeros((y.shape[2], x.shape[2]))
+        return _ridge(all_x, all_y), held, self._within(held)[0] @ part.T
+
+    def _within(self, prompts: I32) -> tuple[F64, F64]:
+        """Return features and scores, (n, n_responses, ...), by column of the corpus, less their mean in the prompt."""
+        source = self.pairs.source
+        queries = Queries(source.corpus, 1, np.zeros_like(prompts), prompts)
+        x = self._features.candidates(self.embedder, queries)[0].astype(np.float64)
+        column = np.arange(x.shape[1])[None, :]
+        response = source.view.to_responses(prompts[:, None], column).astype(np.intp)
+        y = np.take_along_axis(source.table.values[prompts].astype(np.float64), response[:, :, None], axis=1)
+        return x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
+
+    def _comparisons(self, group: Group, prompts: I32) -> Histories:
+        """Return what the users of a group prefer on the same prompts, drawn as the outcomes to predict are."""
+        source, seed = self.pairs.source, derive_seed(self.pairs.source.protocol.seed, "best linear feedback")
+        questions = source.questions(prompts)
+        each = np.broadcast_to(questions, (group.n_users, len(questions)))
+        return source.ask(group.population, each, self.pairs.outcome, seed).histories(source.view)
+
+
+def _ridge(x: F64, y: F64) -> F64:
+    """Return the ridge regression, (n_targets, n_features), each penalty by leave-one-out error."""
+    from sklearn.linear_model import RidgeCV
+
+    fit = RidgeCV(_PENALTIES, fit_intercept=False, alpha_per_target=True)
+    return np.asarray(fit.fit(x.reshape(-1, x.shape[2]), y.reshape(-1, y.shape[2])).coef_).reshape(y.shape[2], -1)
 
 
 def pair_baselines(pairs: Pairs, embedder: TextEmbedder | None) -> tuple[_PairBaseline, ...]:
@@ -340,13 +365,6 @@ def _of_values(tests: TestPairs, values: npt.NDArray[np.floating[Any]]) -> Answe
     row = np.arange(len(tests))
     margin = values[row, tests.chosen] - values[row, tests.rejected]
     return margin.astype(np.float32), values.astype(np.float32)
-
-
-def _after(offsets: I64, first: I64) -> npt.NDArray[np.bool_]:
-    """Return which rows are not among the first ones of their user."""
-    counts = np.diff(offsets)
-    position = np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], counts)
-    return position >= np.repeat(np.diff(first), counts)
 
 
 def _one_coefficient(differences: F64) -> float:

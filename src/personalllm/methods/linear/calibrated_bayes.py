@@ -10,6 +10,7 @@ import numpy as np
 from personalllm.core.types import F32, F64, Histories, Queries
 from personalllm.methods.linear.hierarchical_bt import HierarchicalBT, fit_prior
 from personalllm.methods.parts.features import FeatureMap, Pairs
+from personalllm.methods.parts.held_out import SHOTS, HeldOut, user_slopes
 from personalllm.methods.parts.linear_method import moderated_margins
 from personalllm.methods.parts.low_rank import some_users
 from personalllm.methods.parts.surface import TextFeatureMap
@@ -18,9 +19,6 @@ __all__ = ["CalibratedBayes"]
 
 _MOST_USERS = 1_000
 _CALIBRATING_USERS = 300
-_SHOTS = (0, 2, 8, 32)
-_PSEUDO = 20.0
-_SLOPES = np.exp(np.linspace(np.log(0.2), np.log(5.0), 65))
 
 
 @dataclass
@@ -71,36 +69,25 @@ class CalibratedBayes(HierarchicalBT):
         """Fit the prior, then the slopes."""
         some = some_users(pairs, _MOST_USERS)
         self.prior_ = fit_prior(some, self.steps, self.pseudo_users, full=self.learned_prior)
-        self.slopes_ = self._slopes(some) if self.calibrated else np.ones(len(_SHOTS))
+        self.slopes_ = self._slopes(some) if self.calibrated else np.ones(len(SHOTS))
 
     def _slopes(self, pairs: Pairs) -> F64:
-        """Return the slope for each number of comparisons in `_SHOTS`, float64 (4,)."""
-        held_prompts = np.unique(pairs.prompt)[3::4]
-        is_held = np.isin(pairs.prompt, held_prompts)
-        train, held_out = pairs.where(~is_held), pairs.where(is_held)
-        users = np.arange(pairs.n_users)
-        judges = users[users % 3 == 0][:_CALIBRATING_USERS]
-        teachers = np.setdiff1d(users, judges) if len(users) >= 3 else users
-        if not len(held_out) or not len(train):
-            return np.ones(len(_SHOTS))
-        prior = fit_prior(
-            some_users(train.of_users(teachers), _CALIBRATING_USERS),
-            max(1, self.steps // 2),
-            self.pseudo_users,
-            full=self.learned_prior,
-        )
-        history, tests = train.of_users(judges), held_out.of_users(judges)
-        slopes = np.ones(len(_SHOTS))
-        for i, shots in enumerate(_SHOTS):
-            laplace = prior.posterior(history.first(shots))
-            margins = moderated_margins(laplace.mean, laplace.covariance, tests)
-            loss = np.logaddexp(0.0, -_SLOPES[:, None] * margins).sum(axis=1) + _PSEUDO * np.log(_SLOPES) ** 2
-            slopes[i] = _SLOPES[loss.argmin()]
-        return slopes
+        """Return the slope for each number of comparisons in `SHOTS`, float64 (4,)."""
+        parts = HeldOut.of(pairs)
+        if parts is None:
+            return np.ones(len(SHOTS))
+        taught, steps = some_users(parts.taught, _CALIBRATING_USERS), max(1, self.steps // 2)
+        prior = fit_prior(taught, steps, self.pseudo_users, full=self.learned_prior)
+
+        def predict(history: Pairs) -> F64:
+            laplace = prior.posterior(history)
+            return moderated_margins(laplace.mean, laplace.covariance, parts.tests)
+
+        return parts.slopes(predict)[0]
 
     def user_weights(self, pairs: Pairs) -> F32:
         """Return the posterior means, and keep the covariances and the slopes."""
-        self.user_slopes_ = np.interp(np.log1p(pairs.counts), np.log1p(_SHOTS), self.slopes_).astype(np.float32)
+        self.user_slopes_ = user_slopes(self.slopes_, pairs.n_preferences)
         return super().user_weights(pairs)
 
     def utilities(self, queries: Queries) -> F32:

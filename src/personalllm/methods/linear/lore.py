@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from personalllm.core.types import F32
+from personalllm.core.types import F32, F64
 from personalllm.methods.parts.features import Pairs
+from personalllm.methods.parts.held_out import HeldOut
 from personalllm.methods.parts.linear_method import LinearMethod
 from personalllm.methods.parts.low_rank import (
     as_one_user,
@@ -24,6 +25,8 @@ __all__ = ["LoRe"]
 
 _MOST_USERS = 1_000
 _FLOOR = 0.01
+_RIDGES, _STRENGTHS = (0.3, 1.0, 3.0), (0.5, 2.0, 5.0, 15.0)
+_TRIAL_ROUNDS = 2
 
 
 @dataclass
@@ -41,10 +44,11 @@ class LoRe(LinearMethod):
     prior of the weights is added.
 
     Args:
-        n_features: Principal components of the embedding, >= 1.
+        n_features: Principal components of the embedding, >= 1; None for all, as published.
         n_basis: Basis rewards, >= 1.
-        prior_strength: Sum of the Dirichlet parameters less one each, > 0.
-        ridge: Penalty of the basis, > 0.
+        prior_strength: Sum of the Dirichlet parameters less one each, > 0; None for the one of a grid that predicts
+            best on users and prompts held out.
+        ridge: Penalty of the basis, > 0; None as above.
         rounds: How often basis and weights are fitted in turn, >= 1.
     """
 
@@ -55,15 +59,16 @@ class LoRe(LinearMethod):
     fitted_per_user: ClassVar[str] = "Weights on the simplex of the basis rewards; the basis stays."
     cost: ClassVar[str] = "About ten Newton steps for a user, each O(k r^2 + r^3) for k comparisons and rank r."
 
+    n_features: int | None = None
     n_basis: int = 10
-    prior_strength: float = 5.0
-    ridge: float = 1.0
+    prior_strength: float | None = None
+    ridge: float | None = None
     rounds: int = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("n_basis", "rounds")
-        self.check_number("prior_strength", "ridge")
+        self.check_number(*(name for name in ("prior_strength", "ridge") if getattr(self, name) is not None))
 
     @classmethod
     def example_params(cls) -> dict[str, Any]:
@@ -71,21 +76,50 @@ class LoRe(LinearMethod):
         return {"n_features": 8, "n_basis": 3, "rounds": 3}
 
     def learn(self, pairs: Pairs) -> None:
-        """Fit the basis, in turn with the weights of the pool's users."""
-        some, rank = some_users(pairs, _MOST_USERS), self.n_basis
-        uniform = np.full(rank, self.prior_strength / rank)
-        self.prior_ = uniform
+        """Choose ridge and prior strength, then fit the basis, in turn with the weights of the pool's users."""
+        some = some_users(pairs, _MOST_USERS)
+        uniform = np.full(self.n_basis, 1.0 / self.n_basis)
         if not some.n_users:
-            self.basis_ = np.zeros((pairs.n_features, rank))
+            self.basis_, self.prior_ = np.zeros((pairs.n_features, self.n_basis)), uniform
             return
-        basis = start_points(start_weights(some), rank)
-        for _ in range(self.rounds):
-            weights = simplex_map(in_basis(some, basis), uniform)
-            basis = fit_basis(some, weights, basis, self.ridge)
-        shared = simplex_map(as_one_user(in_basis(some, basis)), np.full(rank, _FLOOR))[0]
-        self.basis_, self.prior_ = basis, self.prior_strength * shared + _FLOOR
+        ridge, strength = self._chosen(some)
+        basis = self._basis(some, ridge, strength, self.rounds)
+        self.basis_, self.prior_ = basis, strength * _shared(some, basis) + _FLOOR
+
+    def _chosen(self, pairs: Pairs) -> tuple[float, float]:
+        """Return ridge and prior strength: those given, else those that predict best on users and prompts held out."""
+        ridges = _RIDGES if self.ridge is None else (float(self.ridge),)
+        strengths = _STRENGTHS if self.prior_strength is None else (float(self.prior_strength),)
+        parts = HeldOut.of(pairs) if len(ridges) * len(strengths) > 1 else None
+        if parts is None:
+            return ridges[-1], strengths[-1]
+        tried = []
+        for ridge in ridges:
+            basis = self._basis(parts.taught, ridge, strengths[0], _TRIAL_ROUNDS)
+            tests, shared = in_basis(parts.tests, basis), _shared(parts.taught, basis)
+            d = tests.differences().astype(np.float64)
+            for strength in strengths:
+
+                def predict(history: Pairs, prior: F64 = strength * shared + _FLOOR, basis: F64 = basis) -> F64:
+                    return np.asarray((d * simplex_map(in_basis(history, basis), prior)[tests.user]).sum(axis=1))  # noqa: B023
+
+                tried.append((parts.log_loss(predict), ridge, strength))
+        return min(tried)[1:]
+
+    def _basis(self, pairs: Pairs, ridge: float, strength: float, rounds: int) -> F64:
+        """Return the basis, float64 (n_features, n_basis), fitted in turn with the weights of all users."""
+        basis = start_points(start_weights(pairs), self.n_basis)
+        for _ in range(rounds):
+            weights = simplex_map(in_basis(pairs, basis), np.full(self.n_basis, strength / self.n_basis))
+            basis = fit_basis(pairs, weights, basis, ridge)
+        return basis
 
     def user_weights(self, pairs: Pairs) -> F32:
         """Return B w_u for each user."""
         weights = simplex_map(in_basis(pairs, self.basis_), self.prior_)
         return (weights @ self.basis_.T).astype(np.float32)
+
+
+def _shared(pairs: Pairs, basis: F64) -> F64:
+    """Return the one mixture that fits all comparisons best, float64 (n_basis,)."""
+    return np.asarray(simplex_map(as_one_user(in_basis(pairs, basis)), np.full(basis.shape[1], _FLOOR))[0])

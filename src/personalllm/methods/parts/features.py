@@ -30,6 +30,8 @@ class Pairs:
         user: int32 (n,), ascending.
         prompt: int32 (n,), rows of the corpus.
         offsets: int64 (n_users + 1,): the rows of user u are `offsets[u]:offsets[u + 1]`.
+        preference: int64 (n,), ascending: the preference that a comparison follows from, whose first row is the one
+            that was given and whose others are implied; None where every row is a preference of its own.
     """
 
     vectors: F32
@@ -38,6 +40,7 @@ class Pairs:
     user: I32
     prompt: I32
     offsets: I64
+    preference: I64 | None = None
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -57,6 +60,28 @@ class Pairs:
         """int64 (n_users,): comparisons of each user."""
         return np.diff(self.offsets)
 
+    @property
+    def places(self) -> I64:
+        """int64 (n,): the place of each row's preference in the history of its user, from 0."""
+        number = np.cumsum(self._begins)
+        return np.asarray(number - number[self.offsets[self.user]], dtype=np.int64)
+
+    @property
+    def n_preferences(self) -> I64:
+        """int64 (n_users,): preferences of each user."""
+        return self.counts if self.preference is None else self.given().counts
+
+    def given(self) -> Pairs:
+        """Return the comparisons without those that are implied."""
+        return self if self.preference is None else self.where(self._begins)
+
+    @property
+    def _begins(self) -> npt.NDArray[np.bool_]:
+        """Whether each row is the first of its preference, bool (n,)."""
+        if self.preference is None:
+            return np.ones(len(self), dtype=np.bool_)
+        return np.asarray((np.diff(self.preference, prepend=-1) != 0) | (np.diff(self.user, prepend=-1) != 0))
+
     def differences(self, start: int = 0, stop: int | None = None) -> F32:
         """Return features of the chosen minus those of the rejected response, float32 (stop - start, n_features)."""
         rows = slice(start, stop)
@@ -75,10 +100,8 @@ class Pairs:
         return self._rows(rows, user.astype(np.int32), offsets)
 
     def first(self, n: int) -> Pairs:
-        """Return the first n comparisons of each user."""
-        rows = np.flatnonzero(np.arange(len(self)) - self.offsets[self.user] < n)
-        offsets = np.concatenate([[0], np.cumsum(np.minimum(self.counts, n))]).astype(np.int64)
-        return self._rows(rows, self.user[rows], offsets)
+        """Return the first n preferences of each user."""
+        return self.where(self.places < n)
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Pairs:
         """Return the comparisons for which `mask`, (n,), is true, of the same users."""
@@ -86,7 +109,8 @@ class Pairs:
         return self._rows(np.flatnonzero(mask), self.user[mask], offsets)
 
     def _rows(self, rows: I64, user: I32, offsets: I64) -> Pairs:
-        return Pairs(self.vectors, self.chosen[rows], self.rejected[rows], user, self.prompt[rows], offsets)
+        preference = None if self.preference is None else self.preference[rows]
+        return Pairs(self.vectors, self.chosen[rows], self.rejected[rows], user, self.prompt[rows], offsets, preference)
 
 
 def text_blocks(corpus: Corpus, keys: I64) -> Iterator[tuple[slice, list[str]]]:
@@ -200,11 +224,12 @@ class FeatureMap:
             result[block] = embedder.embed(texts) @ self.components
         return result
 
-    def pairs(self, embedder: TextEmbedder, histories: Histories) -> Pairs:
-        """Return the comparisons of the histories in feature space."""
+    def pairs(self, embedder: TextEmbedder, histories: Histories, *, implied: bool = False) -> Pairs:
+        """Return the comparisons of the histories in feature space, those that are implied too if asked for."""
+        histories, preference = histories.implied() if implied else (histories, None)
         keys, index = used_responses(histories)
         vectors = self.of_keys(embedder, histories.corpus, keys)
-        return Pairs(vectors, index[0], index[1], histories.user, histories.prompt, histories.offsets)
+        return Pairs(vectors, index[0], index[1], histories.user, histories.prompt, histories.offsets, preference)
 
     def candidates(self, embedder: TextEmbedder, queries: Queries) -> tuple[F32, I64]:
         """Return the features of all responses of the prompts that are asked.

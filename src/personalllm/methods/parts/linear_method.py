@@ -86,20 +86,25 @@ class LinearMethod(Method):
     log-odds. It handles a pool without comparisons and users without comparisons.
 
     Args:
-        n_features: Principal components of the embedding, >= 1.
+        n_features: Principal components of the embedding, >= 1; None for all.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"embedder"})
     log_odds: ClassVar[bool] = True
 
-    n_features: int = 64
+    n_features: int | None = 64
 
     def __post_init__(self) -> None:
-        self.check_positive("n_features")
+        if self.n_features is not None:
+            self.check_positive("n_features")
 
     def make_features(self, pool: Histories) -> FeatureMap:
         """Return the features, fitted on the texts of the pool."""
         return FeatureMap.fit(self.embedder, pool, self.n_features)
+
+    def comparisons(self, histories: Histories) -> Pairs:
+        """Return what is learned from: the comparisons that were made."""
+        return self.features_.pairs(self.embedder, histories)
 
     def learn(self, pairs: Pairs) -> None:
         """Learn what users share from the comparisons of the pool; keep it in attributes that end in an underscore."""
@@ -113,12 +118,12 @@ class LinearMethod(Method):
     def fit(self, pool: Histories) -> Self:
         """Fit the features on the texts of the pool, then learn from its comparisons."""
         self.features_ = self.make_features(pool)
-        self.learn(self.features_.pairs(self.embedder, pool))
+        self.learn(self.comparisons(pool))
         return self
 
     def adapt(self, histories: Histories) -> Self:
         """Fit the weights of the target users."""
-        self.user_weights_ = self.user_weights(self.features_.pairs(self.embedder, histories))
+        self.user_weights_ = self.user_weights(self.comparisons(histories))
         return self
 
     def utilities(self, queries: Queries) -> F32:

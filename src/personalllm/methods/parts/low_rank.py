@@ -72,6 +72,33 @@ def start_points(weights: F64, rank: int) -> F64:
     return np.asarray((centre + points[extreme] @ axes).T)
 
 
+class _Bilinear:
+    r"""The map from a basis to the logits $d_i^\top B w_{u(i)}$, and its transpose.
+
+    Both go through the distinct responses, of which there are far fewer than comparisons.
+    """
+
+    def __init__(self, pairs: Pairs, weights: F64) -> None:
+        from personalllm.methods.parts import pair_kernels
+
+        self.x: F64 = pairs.vectors.astype(np.float64)
+        self.weights = np.ascontiguousarray(weights, dtype=np.float64)
+        self.rows = (pairs.chosen, pairs.rejected, pairs.user)
+        self.margins, self.pull_back = pair_kernels.margins, pair_kernels.pull_back
+
+    def __call__(self, basis: F64) -> F64:
+        """Return the logits, float64 (n,), of a basis, float64 (n_features, rank)."""
+        out = np.empty(len(self.rows[0]))
+        self.margins(np.ascontiguousarray(self.x @ basis), *self.rows, self.weights, out)
+        return out
+
+    def transposed(self, values: F64) -> F64:
+        """Return the gradient, float64 (n_features, rank), of the sum of values, (n,), times logits."""
+        out = np.zeros((len(self.x), self.weights.shape[1]))
+        self.pull_back(values, *self.rows, self.weights, out)
+        return np.asarray(self.x.T @ out)
+
+
 def fit_basis(pairs: Pairs, weights: F64, basis: F64, ridge: float, steps: int = 4) -> F64:
     r"""Raise $\sum_i \log\sigma(d_i^\top B w_{u(i)}) - \rho |B|^2 / 2$ over B by truncated Newton steps.
 
@@ -82,14 +109,13 @@ def fit_basis(pairs: Pairs, weights: F64, basis: F64, ridge: float, steps: int =
         ridge: rho.
         steps: Newton steps, each solved by at most 25 steps of conjugate gradients.
     """
-    x = pairs.differences().astype(np.float64)
-    w = weights[pairs.user]
-    logits = ((x @ basis) * w).sum(axis=1)
+    bilinear = _Bilinear(pairs, weights)
+    logits = bilinear(basis)
     value = float(log_sigmoid(logits).sum()) - 0.5 * ridge * float((basis**2).sum())
     for _ in range(steps):
         p = sigmoid(logits)
-        gradient = x.T @ (w * (1.0 - p)[:, None]) - ridge * basis
-        step, along = _conjugate_gradients(x, w, p * (1.0 - p), gradient, ridge)
+        gradient = bilinear.transposed(1.0 - p) - ridge * basis
+        step, along = _conjugate_gradients(bilinear, p * (1.0 - p), gradient, ridge)
         size = 1.0
         for _ in range(_HALVINGS):
             new, new_logits = basis + size * step, logits + size * along
@@ -105,9 +131,9 @@ def fit_basis(pairs: Pairs, weights: F64, basis: F64, ridge: float, steps: int =
     return basis
 
 
-def _conjugate_gradients(x: F64, w: F64, curvature: F64, gradient: F64, ridge: float) -> tuple[F64, F64]:
+def _conjugate_gradients(bilinear: _Bilinear, curvature: F64, gradient: F64, ridge: float) -> tuple[F64, F64]:
     """Solve H S = gradient roughly; return S and the change of the logits along it."""
-    step, along = np.zeros_like(gradient), np.zeros(len(x))
+    step, along = np.zeros_like(gradient), np.zeros(len(curvature))
     residual = gradient.copy()
     direction = residual.copy()
     size = float((residual**2).sum())
@@ -115,8 +141,8 @@ def _conjugate_gradients(x: F64, w: F64, curvature: F64, gradient: F64, ridge: f
     for _ in range(_CG_STEPS):
         if size <= goal or size == 0.0:
             break
-        change = ((x @ direction) * w).sum(axis=1)
-        product = x.T @ (w * (curvature * change)[:, None]) + ridge * direction
+        change = bilinear(direction)
+        product = bilinear.transposed(curvature * change) + ridge * direction
         rate = size / float((direction * product).sum())
         step += rate * direction
         along += rate * change

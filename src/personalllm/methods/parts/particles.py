@@ -23,20 +23,20 @@ def log_likelihoods(pairs: Pairs, tastes: npt.NDArray[np.floating[Any]]) -> F64:
         pairs: The comparisons.
         tastes: (n_tastes, n_features), the weights $w_p$.
     """
-    result = np.zeros((pairs.n_users, len(tastes)))
-    weights = tastes.astype(np.float32).T
-    counts, step = pairs.counts, max(1, _NUMBERS // max(1, len(tastes)))
-    users = np.flatnonzero(counts)
-    start = 0
-    while start < len(users):
-        first = pairs.offsets[users[start]]
-        stop = max(start + 1, int(np.searchsorted(pairs.offsets[users + 1], first + step, side="right")))
-        block = users[start:stop]
-        logits = pairs.differences(int(first), int(pairs.offsets[block[-1] + 1])) @ weights
+    from scipy.sparse import csr_array
+
+    # users of a pool meet the same comparisons again and again: each distinct one is judged once
+    n = len(pairs.vectors)
+    distinct, index = np.unique(pairs.chosen * n + pairs.rejected, return_inverse=True)
+    times = csr_array((np.ones(len(pairs)), (pairs.user, index.ravel())), shape=(pairs.n_users, len(distinct))).tocsc()
+    result, weights = np.zeros((pairs.n_users, len(tastes))), tastes.astype(np.float32).T
+    step = max(1, _NUMBERS // max(1, len(tastes)))
+    for start in range(0, len(distinct), step):
+        block = distinct[start : start + step]
+        logits = (pairs.vectors[block // n] - pairs.vectors[block % n]) @ weights
         # log(1 + exp(-x)) without overflow; faster than logaddexp, and this line is where the time goes
         losses = np.maximum(-logits, 0) + np.log1p(np.exp(-np.abs(logits)))
-        result[block] = -np.add.reduceat(losses.astype(np.float64), pairs.offsets[block] - first, axis=0)
-        start = stop
+        result -= times[:, start : start + step] @ losses.astype(np.float64)
     return result
 
 
