@@ -177,7 +177,7 @@ def test_the_text_is_short(results: Results) -> None:
     assert lines[1].startswith("preset lore-v1, changed: population.n_users 500 -> 60")
     assert "beside the preset's own methods: ranks-only, middling" in lines[1]
     assert lines[2] == "unseen users, unseen prompts, 16 shots"
-    assert lines[3] == "95 % intervals over users"
+    assert lines[3] == "95 % intervals over users."
     assert lines[4].split()[0] == "true-weights"
     assert lines[-1].split()[:5] == ["random", "(baseline)", "accuracy", "0.500", "[0.500,"]
     assert repr(results) == str(results)

@@ -66,7 +66,7 @@ def html_table(results: Results) -> str:
         rows.append(f"<tr><th>{escape(result.label)}</th><td>{result.kind}</td>{cells}</tr>")
     caption = f"{results.data_name}, {results.track} track, protocol {results.fingerprint}"
     caption += f" ({results.preset})" if results.preset else ""
-    caption += f". {results.shortage() or f'95 % intervals over {results.over}.'}"
+    caption += f". {results.about_intervals()}"
     return (
         f"<table><caption>{escape(caption)}</caption><thead><tr><th>Method</th><th>Kind</th>{head}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table>"

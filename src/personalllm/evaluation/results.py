@@ -124,6 +124,10 @@ class Results:
         sums = next((row.sums[condition] for row in self.methods if condition in row.sums), None)
         return "" if sums is None else shortage(sums, self.protocol["intervals"])
 
+    def about_intervals(self, at: Condition | None = None) -> str:
+        """Return what the intervals under a condition are over, or why there are none, in a sentence."""
+        return self.shortage(at) or f"95 % intervals over {self.over}."
+
     @property
     def preset(self) -> str:
         """The preset that the protocol was made from, what differs from it, and what else takes part; empty if none.
@@ -334,7 +338,7 @@ class Results:
         lines = [f"{self.data_name}, {self.track} track, protocol {self.fingerprint}"]
         lines += [f"preset {self.preset}"] if self.preset else []
         lines += [str(self.headline)] if len(self.conditions) > 1 else []
-        lines += [self.shortage() or f"95 % intervals over {self.over}"]
+        lines += [self.about_intervals()]
         shown = self.shown_metrics()[:2]
         for result in self.leaderboard():
             estimates = result.estimates[self.headline]

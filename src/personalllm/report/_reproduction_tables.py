@@ -151,19 +151,13 @@ def _cells(reproduction: Reproduction) -> Grid:
     return _grid(
         "cells",
         "Section 4, ours beside the paper's",
-        f"{reproduction.plan.n_users:,} users, one query each. {_sure(reproduction)} Win rates in %, ours against "
-        f"{reference}, the paper's against gpt-4o. In brackets below a number of the paper: ours minus the paper's. "
-        "Over zero-shot: paired. Empty / cut: replies without text, and those that the token limit cut.",
+        f"{reproduction.plan.n_users:,} users, one query each. {reproduction.own.about_intervals()} Win rates in %, "
+        f"ours against {reference}, the paper's against gpt-4o. In brackets below a number of the paper: ours minus "
+        "the paper's. Over zero-shot: paired. Empty / cut: replies without text, and those that the token limit cut.",
         ("Method", "#Shots", "#Utility", "#Paper", "#Over zero-shot", "#Paper~2", "#Win rate~1", "#Paper~3",
          "#Win vs best~6", "#Paper~5", "#Empty / cut~4"),
         rows,
     )  # fmt: skip
-
-
-def _sure(reproduction: Reproduction) -> str:
-    """Return what the intervals are over, or why there are none."""
-    own = reproduction.own
-    return own.shortage() or f"95 % intervals over {own.over}."
 
 
 def _claims(reproduction: Reproduction) -> Grid:

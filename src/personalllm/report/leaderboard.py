@@ -96,7 +96,7 @@ def leaderboard(
     grid = Grid(
         "leaderboard",
         _title(results, condition),
-        f"{results.shortage(condition) or f'95 % intervals over {results.over}.'} Differences from {rival} are paired"
+        f"{results.about_intervals(condition)} Differences from {rival} are paired"
         f"{'; verdicts are Holm-corrected at 5 %' * tested}. "
         "Below the methods: baselines, which ignore the user, and oracles, which see the scores.",
         tuple(columns),
@@ -158,11 +158,15 @@ def differences(
             cells.append(verdict(pairs[metrics[0].id]))
             rows.append(Row(row.title or row.label, tuple(cells), row.label, row.kind))
     name = results[versus].title or versus
+    sure = (
+        f", with 95 % intervals over {results.over}; verdicts on {metrics[0].heading.lower()}, Holm-corrected at 5 %."
+    )
+    if not any(math.isfinite(pair.difference.low) for pairs in compared.values() for pair in pairs.values()):
+        sure = f". {results.shortage(at)}".rstrip()
     return Grid(
         key,
         f"Differences from {name}",
-        f"Each row minus {name}, paired, with 95 % intervals over {results.over}; verdicts on "
-        f"{metrics[0].heading.lower()}, Holm-corrected at 5 %.",
+        f"Each row minus {name}, paired{sure}",
         (*(metric_column(metric) for metric in metrics), Column("Verdict", numeric=False)),
         tuple(rows),
     )

@@ -171,8 +171,8 @@ def _figures(reproduction: Reproduction) -> list[Figure]:
         Drawing(
             "ours",
             "Ours",
-            f"Bars are 95 % intervals over {reproduction.own.over}; the grey band is zero-shot's. Lines named at the "
-            "right are levels of stored responses; an arrow stands for one outside the panel.",
+            f"{reproduction.own.about_intervals()} The grey band is zero-shot's. Lines named at the right are levels "
+            "of stored responses; an arrow stands for one outside the panel.",
             reproduction_figure(reproduction),
             "Mean utility and win rate by examples shown; the first table has all the numbers.",
         ),

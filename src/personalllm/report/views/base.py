@@ -225,7 +225,7 @@ class View:
     def notes(self) -> tuple[str, ...]:
         """Return what to keep in mind."""
         text = (
-            f"{self.results.shortage() or f'Intervals are over {self.over}, 95 %.'} Differences are paired. Held fixed "
+            f"{self.results.about_intervals()} Differences are paired. Held fixed "
             f"are the pool, the seed of a method's own fit{_FIXED.get(self.over, '')}."
         )
         return (text,)
@@ -250,7 +250,7 @@ class View:
         """Return the figure of the main metric with intervals."""
         values = [self.at(row) for row in self.drawn]
         figure = dots_figure(self, self.drawn, [Panel(self.main, [Series("", values)])])
-        caption = f"95 % intervals over {self.over}; filled circles are methods, hollow diamonds baselines and oracles."
+        caption = f"Filled circles are methods, hollow diamonds baselines and oracles. {self.results.about_intervals()}"
         return Drawing("leaderboard", self.main.heading, caption, figure)
 
     def curves(self, metric: Metric, key: str = "curves") -> Drawing:

@@ -107,8 +107,8 @@ class RankView(View):
         return Drawing(
             "leaderboard",
             "Mean utility and gain",
-            "Filled circles are methods, hollow diamonds baselines and oracles, which see the scores. Lines are 95 % "
-            f"intervals over {self.over}; an arrowhead marks one that goes on beyond the panel.{left_out}",
+            "Filled circles are methods, hollow diamonds baselines and oracles, which see the scores. "
+            f"{self.results.about_intervals()} An arrowhead marks one that goes on beyond the panel.{left_out}",
             dots_figure(self, self.drawn, panels),
             f"Mean utility: {values}. The leaderboard has all the numbers.",
         )
