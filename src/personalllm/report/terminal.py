@@ -25,7 +25,7 @@ def output_console() -> Console:
     from rich.console import Console as RichConsole
 
     console = RichConsole()
-    return console if console.is_terminal else RichConsole(soft_wrap=True)
+    return console if console.is_terminal else RichConsole(width=_PIPE)
 
 
 def show_table(grid: Grid, console: Console) -> None:
