@@ -19,6 +19,8 @@ _PRECISIONS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 _TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 _EVERY, _FEWEST_JUDGES, _MOST_ASKED, _MOST_WEIGHED = 5, 10, 200, 100
 _LEAST_PROBABILITY = 1e-6
+_LEAST_GAIN = 0.1
+"""Nats of a user's comparisons that differing must be worth, for the evidence to decide how much users differ."""
 
 
 @dataclass
@@ -128,28 +130,30 @@ def _tastes(pairs: Pairs, centres: F64 | None = None, precision: float | None = 
         precision: How strongly; None: as makes the comparisons most probable.
     """
     about = newton_pooled(pairs) if centres is None else centres
-    return newton_map(pairs, about, _likeliest(pairs, about) if precision is None else precision).mean
+    if precision is None:
+        precision = _PRECISIONS[int(np.argmax(_evidence(pairs, about)))]
+    return newton_map(pairs, about, precision).mean
 
 
-def _likeliest(pairs: Pairs, about: F64) -> float:
-    """Return the precision about a centre under which comparisons are most probable."""
+def _evidence(pairs: Pairs, about: F64) -> F64:
+    """Return the log probability of comparisons about a centre, mean of some users, float64, for each precision."""
     sample = pairs.of_users(np.arange(min(_MOST_WEIGHED, pairs.n_users)))
     near = about if about.ndim == 1 else about[: sample.n_users]
-    evidence = [newton_map(sample, near, precision).log_evidence.sum() for precision in _PRECISIONS]
-    return _PRECISIONS[int(np.argmax(evidence))]
+    return np.array([newton_map(sample, near, precision).log_evidence.mean() for precision in _PRECISIONS])
 
 
 def _precision(voters: Pairs, judges: Pairs) -> float | None:
     """Return the precision about the pooled weights whose tastes predict best; None to go by the evidence.
 
-    The evidence is of users who differ alike in all directions. Where they differ in few, it asks for as little
-    difference as it can get, and all voters would vote the same; then their votes on judges' comparisons decide, if
-    there are enough judges to say anything.
+    The evidence is of users who differ alike in all directions. Where they differ in few, it gains next to nothing by
+    letting them differ, and all voters would vote the same; then their votes on judges' comparisons decide, if there
+    are enough judges to say anything.
     """
     if judges.n_users < _FEWEST_JUDGES:
         return None
     about = newton_pooled(voters)
-    if _likeliest(voters, about) < _PRECISIONS[-1]:
+    evidence = _evidence(voters, about)
+    if evidence.max() - evidence[-1] >= _LEAST_GAIN:
         return None
     losses = [_temperature(judges, newton_map(voters, about, precision).mean)[1] for precision in _PRECISIONS]
     return _PRECISIONS[int(np.argmin(losses))]
