@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from killed import contents
 
 from personalllm.backends.executor import ProcessExecutor, SerialExecutor
 from personalllm.core.errors import RunError
@@ -12,11 +11,6 @@ from personalllm.evaluation import Protocol, evaluate
 from personalllm.methods.base import Method
 
 METHODS = ["random", "pooled-ranker"]
-
-
-def comparable(run: Path) -> dict[str, bytes]:
-    files = [path for path in sorted(run.rglob("*")) if path.is_file() and path.name != "timing.json"]
-    return {str(path.relative_to(run)): path.read_bytes() for path in files}
 
 
 class Spoken:
@@ -53,7 +47,7 @@ def settled(benchmark_, standins, tmp_path):
             progress=progress,
             **standins,
         )
-        return comparable(tmp_path / name)
+        return contents(tmp_path / name)
 
     return run
 

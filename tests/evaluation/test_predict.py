@@ -5,53 +5,22 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from predicting import HEAD, pairs_of, run, small, value
 
 from personalllm.backends.executor import ProcessExecutor
 from personalllm.core.errors import RunError, UserError
 from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Benchmark
-from personalllm.evaluation import Condition, ProgressEvent, Protocol, Results, evaluate, load_run, load_track
+from personalllm.evaluation import Condition, ProgressEvent, evaluate, load_run, load_track
 from personalllm.evaluation.resolve import left_out, resolve
-from personalllm.evaluation.sources.pairs import Pairs
-from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.methods.base import HistoryRule, Method, Need
 from personalllm.testing import HashEmbedder
-
-SMALL: dict[str, Any] = {
-    "n_users": 30,
-    "pool_users": 20,
-    "pool_pairs": 10,
-    "intervals": "users",
-    "bootstrap_draws": 100,
-    "seen_users": 12,
-    "shots": (0, 1, 8),
-    "users_per_shard": 11,
-    "seed": 3,
-}
-HEAD = Condition("unseen", "unseen", "true", 8)
-
-
-def small(benchmark: Benchmark, **overrides: Any) -> Protocol:
-    return Protocol.for_benchmark(benchmark, track="predict", **(SMALL | overrides))
-
-
-def run(methods: Sequence[Any], protocol: Protocol, benchmark: Benchmark, **more: Any) -> Results:
-    return evaluate(methods, benchmark, protocol=protocol, **more)
-
-
-def value(results: Results, label: str, metric: str, at: Condition = HEAD) -> float:
-    return results.estimate(label, metric, at).value
-
-
-def pairs_of(protocol: Protocol, benchmark: Benchmark) -> Pairs:
-    return Pairs(Simulated(protocol, benchmark), protocol.options)
 
 
 @dataclass
@@ -276,7 +245,7 @@ def test_shards_and_executors_change_nothing(benchmark_: Benchmark) -> None:
     names, more = ["embedding-ranker"], {"embedder": HashEmbedder()}
     whole, *others = [
         run(names, small(benchmark_, shots=(0, 8), users_per_shard=size), benchmark_, **more, executor=executor)
-        for size, executor in ((11, None), (500, None), (11, ProcessExecutor(2)))
+        for size, executor in ((11, None), (500, None), (11, ProcessExecutor(1)))
     ]
     for other in others:
         for name in names:

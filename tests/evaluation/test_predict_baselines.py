@@ -3,47 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from predicting import pairs_of, run, small, value
 
 from personalllm.data import Benchmark, make_synthetic
-from personalllm.evaluation import Condition, Protocol, Results, evaluate
+from personalllm.evaluation import Condition
 from personalllm.evaluation.baselines.predicting import TITLES, Longer, PopulationShare, rejected_share
-from personalllm.evaluation.sources.pairs import Pairs
-from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.testing import HashEmbedder
-
-SMALL: dict[str, Any] = {
-    "n_users": 30,
-    "pool_users": 20,
-    "pool_pairs": 10,
-    "intervals": "users",
-    "bootstrap_draws": 100,
-    "seen_users": 12,
-    "shots": (0, 1, 8),
-    "users_per_shard": 11,
-    "seed": 3,
-}
-HEAD = Condition("unseen", "unseen", "true", 8)
-
-
-def small(benchmark: Benchmark, **overrides: Any) -> Protocol:
-    return Protocol.for_benchmark(benchmark, track="predict", **(SMALL | overrides))
-
-
-def run(methods: Sequence[Any], protocol: Protocol, benchmark: Benchmark, **more: Any) -> Results:
-    return evaluate(methods, benchmark, protocol=protocol, **more)
-
-
-def value(results: Results, label: str, metric: str, at: Condition = HEAD) -> float:
-    return results.estimate(label, metric, at).value
-
-
-def pairs_of(protocol: Protocol, benchmark: Benchmark) -> Pairs:
-    return Pairs(Simulated(protocol, benchmark), protocol.options)
 
 
 def test_baselines_and_oracles_hold_for_every_number_of_shots_of_the_true_histories(benchmark_: Benchmark) -> None:

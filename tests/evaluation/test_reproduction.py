@@ -5,11 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from killed import contents, do, kill
 
-import personalllm
 from personalllm.core.crossed import Over
 from personalllm.core.errors import ParameterError
 from personalllm.data import Benchmark, make_synthetic, write_benchmark
@@ -409,64 +404,28 @@ def test_the_load_grows_with_what_is_shown(benchmark_: Benchmark) -> None:
     assert {item.completion_tokens for item in load.values()} == {90}
 
 
-SOURCE = str(Path(personalllm.__file__).parent.parent)
-DRIVER = """
-import sys, time
-from personalllm.data import load
-from personalllm.papers.personalllm_2025.reproduction import reproduce
-from personalllm.papers.personalllm_2025.plan import make_plan
-from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
-
-class Slow(EchoChatModel):
-    def chat(self, requests):
-        time.sleep({pause})
-        return super().chat(requests)
-
-benchmark = load(sys.argv[1], cache=False)
-plan = make_plan(benchmark, shots=(3,), limit=3, max_tokens=10, pool_users=20, pool_pairs=6, bootstrap_draws=100)
-reproduce(plan, benchmark, embedder=HashEmbedder(), llm=Slow(), rewards=SurfaceRewards(), out=sys.argv[2])
-"""
-
-
-def start(folder: Path, source: Path, out: Path, pause: float) -> subprocess.Popen[bytes]:
-    script = folder / f"driver_{pause}.py"
-    script.write_text(DRIVER.format(pause=pause))
-    command = [sys.executable, str(script), str(source), str(out)]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": SOURCE})
-
-
-def finished(out: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(out)): path.read_bytes()
-        for path in sorted(out.rglob("*"))
-        if path.is_file() and path.name != "timing.json" and not path.name.endswith(".part")
-    }
-
-
 def test_killed_in_a_counterfactual_it_goes_on_to_the_same_bytes(benchmark_: Benchmark, tmp_path: Path) -> None:
     source = tmp_path / "tiny.parquet"
     write_benchmark(benchmark_, source)
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start(tmp_path, source, killed, pause=0.05)
-    deadline = time.monotonic() + 120
-    while len(list(killed.glob("*/manifest.json"))) < 2 or len(list(killed.glob("*/*/sums-users.parquet"))) < 18:
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    before = {path: path.stat().st_mtime_ns for path in killed.glob("*/*/record.json")}
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+
+    def reached() -> bool:
+        sums = list(broken.glob("*/*/sums-users.parquet"))
+        return len(list(broken.glob("*/manifest.json"))) >= 2 and len(sums) >= 18
+
+    kill("reproduce", source, broken, 0.05, reached)
+    before = {path: path.stat().st_mtime_ns for path in broken.glob("*/*/record.json")}
     assert len(before) < 4 * 14
-    assert start(tmp_path, source, killed, pause=0.0).wait() == 0
-    assert start(tmp_path, source, whole, pause=0.0).wait() == 0
+    do("reproduce", source, broken)
+    do("reproduce", source, whole)
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert finished(killed) == finished(whole)
-    rate = measured_rate(killed)
+    assert contents(broken, unfinished=False) == contents(whole)
+    rate = measured_rate(broken)
     assert rate is not None
     assert rate > 0
-    assert measured_rate(killed) == rate
-    next(killed.glob("*/manifest.json")).write_text("{")
-    assert measured_rate(killed) is not None, "a damaged run is left out"
+    assert measured_rate(broken) == rate
+    next(broken.glob("*/manifest.json")).write_text("{")
+    assert measured_rate(broken) is not None, "a damaged run is left out"
     assert measured_rate(tmp_path / "absent") is None
 
 

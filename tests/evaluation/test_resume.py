@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -19,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from killed import contents, do, kill
 
-import personalllm
 from personalllm.core.errors import DataError, UserError
 from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Benchmark, write_benchmark
@@ -28,44 +25,6 @@ from personalllm.evaluation import ProgressEvent, Protocol, evaluate, load_resul
 from personalllm.evaluation.store import DiskStore, Unit
 from personalllm.methods.base import Method
 from personalllm.testing import EchoChatModel
-
-SOURCE = str(Path(personalllm.__file__).parent.parent)
-DRIVER = """
-import sys, time
-from personalllm.data import load
-from personalllm.evaluation import Protocol, evaluate
-from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
-
-class Slow(EchoChatModel):
-    def chat(self, requests):
-        time.sleep({pause})
-        return super().chat(requests)
-
-if __name__ == "__main__":
-    benchmark = load(sys.argv[1], cache=False)
-    protocol = Protocol.for_benchmark(
-        benchmark, track="generate", n_users=40, pool_users=30, max_tokens=12, bootstrap_draws=300,
-        generation={{"requests_per_chunk": 4}})
-    evaluate(["zero-shot", "meta-icl"], benchmark, protocol=protocol,
-             embedder=HashEmbedder(), llm=Slow(), rewards=SurfaceRewards(), out=sys.argv[2])
-"""
-
-
-def start(folder: Path, source: Path, out: Path, pause: float) -> subprocess.Popen[bytes]:
-    script = folder / f"driver_{pause}.py"
-    script.write_text(DRIVER.format(pause=pause))
-    return subprocess.Popen(
-        [sys.executable, str(script), str(source), str(out)], env=os.environ | {"PYTHONPATH": SOURCE}
-    )
-
-
-def comparable(run: Path) -> dict[str, Any]:
-    """Everything but the wall-clock seconds: file contents as bytes, by relative name."""
-    return {
-        str(path.relative_to(run)): path.read_bytes()
-        for path in sorted(run.rglob("*"))
-        if path.is_file() and path.name != "timing.json"
-    }
 
 
 def only(folder: Path) -> Path:
@@ -76,30 +35,24 @@ def only(folder: Path) -> Path:
 def test_a_killed_evaluation_resumes_to_the_same_bytes(benchmark_: Benchmark, tmp_path: Path) -> None:
     source = tmp_path / "tiny.parquet"
     write_benchmark(benchmark_, source)
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start(tmp_path, source, killed, pause=0.15)
-    deadline = time.monotonic() + 120
-    while len(list(killed.glob("*/zero-shot-*/samples/part-*.parquet"))) < 3:
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    parts = list(killed.glob("*/*/samples/part-*.parquet"))
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+
+    def reached() -> bool:
+        return len(list(broken.glob("*/zero-shot-*/samples/part-*.parquet"))) >= 3
+
+    kill("evaluate", source, broken, 0.15, reached)
+    parts = list(broken.glob("*/*/samples/part-*.parquet"))
     assert 3 <= len(parts) < 20
-    assert not list(killed.glob("*/*/record.json"))
+    assert not list(broken.glob("*/*/record.json"))
     whole_parts = [path for path in parts if path.with_suffix(".json").exists()]
     assert len(whole_parts) >= len(parts) - 1
     before = {path: path.stat().st_mtime_ns for path in whole_parts}
 
-    assert start(tmp_path, source, killed, pause=0.0).wait() == 0
-    assert start(tmp_path, source, whole, pause=0.0).wait() == 0
+    do("evaluate", source, broken)
+    do("evaluate", source, whole)
     assert {path: path.stat().st_mtime_ns for path in whole_parts} == before
-    one, other = comparable(only(killed)), comparable(only(whole))
-    leftovers = [name for name in one if name not in other]
-    assert all(name.endswith(".part") for name in leftovers)
-    assert {name: one[name] for name in other} == other
-    for left, right in zip(load_run(killed).methods, load_run(whole).methods, strict=True):
+    assert contents(only(broken), unfinished=False) == contents(only(whole))
+    for left, right in zip(load_run(broken).methods, load_run(whole).methods, strict=True):
         assert left.estimates == right.estimates
         assert left.counts == right.counts
 
@@ -137,7 +90,7 @@ def test_stopping_anywhere_changes_nothing(
     events: list[ProgressEvent] = []
     evaluate(names, benchmark_, protocol=protocol, out=folder / "a", progress=events.append, **standins)
     evaluate(names, benchmark_, protocol=protocol, out=folder / "b", **standins)
-    assert comparable(only(folder / "a")) == comparable(only(folder / "b"))
+    assert contents(only(folder / "a")) == contents(only(folder / "b"))
     assert sum(event.stage == "step" for event in events) == 2 * 5 - stop_after
 
 
@@ -163,12 +116,12 @@ def test_a_part_in_the_middle_is_made_again_as_it_was(benchmark_: Benchmark, sta
     protocol = protocol_for(benchmark_, "rank")
     evaluate([Stateful()], benchmark_, protocol=protocol, out=tmp_path, **standins)
     run = only(tmp_path)
-    whole = comparable(run)
+    whole = contents(run)
     (folder,) = run.glob("stateful-*")
     for name in ("samples/part-00002.parquet", "samples/part-00002.json", "record.json"):
         (folder / name).unlink()
     evaluate([Stateful()], benchmark_, protocol=protocol, out=tmp_path, **standins)
-    assert comparable(run) == whole
+    assert contents(run) == whole
 
 
 def test_units_share_nothing_but_what_cannot_change(benchmark_: Benchmark, standins: Any) -> None:
@@ -281,7 +234,7 @@ def test_a_damaged_part_is_made_again(benchmark_: Benchmark, standins: Any, tmp_
     protocol = protocol_for(benchmark_, "generate")
     evaluate(["zero-shot"], benchmark_, protocol=protocol, out=tmp_path, **standins)
     run = only(tmp_path)
-    whole = comparable(run)
+    whole = contents(run)
     part = first_part(run, "zero-shot")
     content = part.read_bytes()
     changed = {
@@ -300,7 +253,7 @@ def test_a_damaged_part_is_made_again(benchmark_: Benchmark, standins: Any, tmp_
     evaluate(["zero-shot"], benchmark_, protocol=protocol, out=tmp_path, progress=events.append, **standins)
     (event,) = [event for event in events if event.stage == "damaged"]
     assert str(part) in event.message
-    assert comparable(run) == whole
+    assert contents(run) == whole
 
 
 def test_no_flipped_bit_passes_for_data(tmp_path: Path) -> None:
@@ -328,7 +281,7 @@ def test_damaged_results_are_refused_and_mended(
     protocol = protocol_for(benchmark_, "rank")
     evaluate(["random"], benchmark_, protocol=protocol, out=tmp_path, **standins)
     run = only(tmp_path)
-    whole = comparable(run)
+    whole = contents(run)
     (path,) = run.glob(f"random-*/{name}")
     content = path.read_bytes()
     if damage == "gone":
@@ -341,7 +294,7 @@ def test_damaged_results_are_refused_and_mended(
         with pytest.raises(DataError, match=str(path)):
             load_run(run)
     evaluate(["random"], benchmark_, protocol=protocol, out=tmp_path, **standins)
-    assert comparable(run) == whole
+    assert contents(run) == whole
 
 
 def test_a_damaged_part_is_named_when_samples_are_read(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
@@ -396,7 +349,7 @@ def test_a_damaged_part_of_a_complete_method_is_recomputed(
     protocol = protocol_for(benchmark_, "rank")
     evaluate(["longest"], benchmark_, protocol=protocol, out=tmp_path)
     run = only(tmp_path)
-    whole = comparable(run)
+    whole = contents(run)
     part = first_part(run, name)
     if damage == "cut":
         part.write_bytes(part.read_bytes()[:100])
@@ -404,7 +357,7 @@ def test_a_damaged_part_of_a_complete_method_is_recomputed(
         part.with_suffix(".json" if damage == "no note" else ".parquet").unlink()
     events: list[ProgressEvent] = []
     results = evaluate(["longest"], benchmark_, protocol=protocol, out=tmp_path, progress=events.append)
-    assert comparable(run) == whole
+    assert contents(run) == whole
     assert [str(part) in event.message for event in events if event.stage == "damaged"] == [True] * (damage != "gone")
     assert results.samples(name).num_rows
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from killed import contents, do, kill
 
-import personalllm
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.core.types import F32, Queries
 from personalllm.data import Benchmark, make_synthetic, write_benchmark
@@ -470,66 +465,21 @@ def test_a_complete_sweep_runs_nothing_again(benchmark_: Benchmark, tmp_path: Pa
     assert first.long_table().equals(second.long_table())
 
 
-SOURCE = str(Path(personalllm.__file__).parent.parent)
-DRIVER = """
-import sys, time
-from personalllm.data import load
-from personalllm.evaluation import Protocol, sweep
-from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
-
-class Slow(EchoChatModel):
-    def chat(self, requests):
-        time.sleep({pause})
-        return super().chat(requests)
-
-if __name__ == "__main__":
-    benchmark = load(sys.argv[1], cache=False)
-    protocol = Protocol.for_benchmark(
-        benchmark, track="generate", n_users=16, pool_users=6, max_tokens=12, intervals="users", bootstrap_draws=200,
-        generation={{"requests_per_chunk": 4}})
-    sweep(["icl"], {{"n_shots": [1, 2], "protocol.population.alpha": [0.05, 1.0]}}, benchmark, protocol=protocol,
-          embedder=HashEmbedder(), llm=Slow(), rewards=SurfaceRewards(), out=sys.argv[2])
-"""
-
-
-def start(folder: Path, source: Path, out: Path, pause: float) -> subprocess.Popen[bytes]:
-    script = folder / f"driver_{pause}.py"
-    script.write_text(DRIVER.format(pause=pause))
-    return subprocess.Popen(
-        [sys.executable, str(script), str(source), str(out)], env=os.environ | {"PYTHONPATH": SOURCE}
-    )
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != "timing.json" and path.suffix != ".part"
-    }
-
-
 def test_a_killed_sweep_goes_on_to_the_same_bytes(benchmark_: Benchmark, tmp_path: Path) -> None:
     source = tmp_path / "tiny.parquet"
     write_benchmark(benchmark_, source)
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = start(tmp_path, source, killed, pause=0.15)
-    deadline = time.monotonic() + 120
-    while len(list(killed.glob("*/icl-*/samples/part-*.json"))) < 10:
-        assert process.poll() is None, "the sweep ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    done = {path: path.stat().st_mtime_ns for path in killed.glob("*/icl-*/samples/part-*.json")}
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    kill("sweep", source, broken, 0.15, lambda: len(list(broken.glob("*/icl-*/samples/part-*.json"))) >= 10)
+    done = {path: path.stat().st_mtime_ns for path in broken.glob("*/icl-*/samples/part-*.json")}
     assert 10 <= len(done) < 16
-    assert len(list(killed.glob("*/manifest.json"))) == 2
-    assert not list(killed.glob("sweep-*"))
+    assert len(list(broken.glob("*/manifest.json"))) == 2
+    assert not list(broken.glob("sweep-*"))
 
-    assert start(tmp_path, source, killed, pause=0.0).wait() == 0
-    assert start(tmp_path, source, whole, pause=0.0).wait() == 0
+    do("sweep", source, broken)
+    do("sweep", source, whole)
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert len(list(whole.glob("sweep-*.csv"))) == 1
-    assert contents(killed) == contents(whole)
+    assert contents(broken, unfinished=False) == contents(whole)
 
 
 def test_the_reply_is_the_methods_own(benchmark_: Benchmark, standins: Any) -> None:
