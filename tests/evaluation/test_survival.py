@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from measured import choices_of
 
+from personalllm.core.crossed import TAIL
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.data import Benchmark
 from personalllm.evaluation import Condition, MethodResult, Protocol, Sums, evaluate
-from personalllm.papers.personalllm_2025.survival import metric_differences, surviving_share
+from personalllm.evaluation.means import Parts
+from personalllm.evaluation.metrics import CHOICE_METRICS, metric_by_id
+from personalllm.papers.personalllm_2025.claims import Claim, crossed_interval
+from personalllm.papers.personalllm_2025.survival import metric_differences, sums_of, surviving_share
 
 OVER_USERS: dict[str, Any] = {"over": "users"}
 SMALL: dict[str, Any] = {"n_users": 30, "pool_users": 5, "intervals": "users", "bootstrap_draws": 300}
@@ -136,3 +141,32 @@ HOLM: list[tuple[list[float], list[float]]] = [
     ([0.0001, 0.9, 0.02, 0.02, 0.6], [0.0005, 1.0, 0.08, 0.08, 1.0]),
     ([], []),
 ]
+
+
+def crossed_result(utility: np.ndarray, name: str) -> MethodResult:
+    """Return a method with these utilities, (n_users, n_prompts), everything else being equal."""
+    ones = np.ones_like(utility)
+    sums = choices_of(*utility.shape, utility=utility, best=ones, population_best=0 * ones, reference=0 * ones)
+    return MethodResult(name, name, "method", {}, {Condition(): sums}, {})
+
+
+def test_over_users_and_prompts_a_share_has_fiellers_interval_and_a_claim_that_of_its_difference() -> None:
+    rng = np.random.default_rng(0)
+    taste = rng.normal(size=(60, 25)).astype(np.float32)
+    noise = rng.normal(size=(2, 60, 25)).astype(np.float32)
+    own, other, zero = (
+        crossed_result(utility, name)
+        for utility, name in ((taste + 1 + noise[0], "own"), (taste + 0.5 + noise[1], "other"), (taste, "zero"))
+    )
+    share = surviving_share(own, other, zero)
+    assert share.share.low < 0.5 < share.share.high
+    assert share.share.high - share.share.low < 0.4
+    assert share.gain == metric_differences(own, zero)["utility"]
+    claim = Claim("up", "", "", 1, ((1.0, "own"), (-1.0, "zero")))
+    utility = metric_by_id(CHOICE_METRICS, "utility")
+    parts = {name: Parts.of(sums_of(result), utility) for name, result in (("own", own), ("zero", zero))}
+    ours = {"own": float(share.gain.value), "zero": 0.0}
+    ends = crossed_interval(parts, claim, ours, TAIL, over="users and prompts")
+    assert ends == pytest.approx((share.gain.low, share.gain.high))
+    few = [crossed_result(taste[:, :9] + np.float32(gain), name) for gain, name in ((1, "a"), (0.5, "b"), (0, "c"))]
+    assert "without an interval" in surviving_share(*few).note
