@@ -126,7 +126,7 @@ def test_a_preset_brings_its_protocol_and_its_methods(folder: Path, output: Call
     assert "beside the preset's own" not in text
     assert len([row for row in results.methods if row.kind == "method"]) == 16
     assert results.protocol["track"] == "generate"
-    assert results.protocol["pool"] == {"n_users": 10, "pairs_per_user": 8, "seed": 0}
+    assert results.protocol["pool"] == {"users": "drawn", "n_users": 10, "pairs_per_user": 8, "seed": 0}
     assert (results.protocol["generation"]["max_tokens"], results.protocol["limit"]) == (6, 2)
     assert results.protocol["history"]["counterfactual"] == "none"
 

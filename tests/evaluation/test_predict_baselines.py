@@ -42,10 +42,10 @@ def test_baselines_and_oracles_hold_for_every_number_of_shots_of_the_true_histor
 
 
 def test_the_population_knows_what_most_prefer(benchmark_: Benchmark) -> None:
-    alike = run([], small(benchmark_, alpha=1000.0), benchmark_)
+    alike = run(["random"], small(benchmark_, alpha=1000.0), benchmark_)
     assert value(alike, "population", "accuracy") > 0.97
     assert value(alike, "population", "log_loss") < 0.15
-    apart = run([], small(benchmark_, alpha=0.02), benchmark_)
+    apart = run(["random"], small(benchmark_, alpha=0.02), benchmark_)
     assert value(apart, "population", "accuracy") < 0.95
     pairs = pairs_of(small(benchmark_), benchmark_)
     tests = pairs.groups["unseen"].tests["unseen"]
@@ -84,7 +84,7 @@ def test_the_best_linear_function_allows_for_noise_in_the_outcome() -> None:
         "prediction": {"outcome": "drawn", "users": "unseen", "prompts": "unseen"},
     }
     protocol = small(synthetic, shots=(0,), n_users=40, test_pairs=16, **noisy)
-    results = run([], protocol, synthetic, embedder=HashEmbedder())
+    results = run(["random"], protocol, synthetic, embedder=HashEmbedder())
     at = Condition("unseen", "unseen", "true", 0)
     accuracy, loss, ece = (value(results, "best-linear", name, at) for name in ("accuracy", "log_loss", "ece"))
     assert accuracy > 0.52
@@ -111,7 +111,7 @@ def test_one_coefficient_of_length_is_calibrated_where_length_decides(benchmark_
 def test_the_oracle_knows_the_noise_of_drawn_outcomes(benchmark_: Benchmark) -> None:
     feedback = {"pairs": "random", "temperature": 0.5, "flip": 0.1}
     protocol = small(benchmark_, n_users=300, feedback=feedback, prediction={"outcome": "drawn"})
-    results = run([], protocol, benchmark_)
+    results = run(["random"], protocol, benchmark_)
     truth = value(results, "true-weights", "accuracy")
     assert 0.6 < truth < 0.9
     assert value(results, "true-weights", "ece") < 0.05
@@ -137,6 +137,6 @@ def test_best_linear_finds_a_linear_taste(benchmark_: Benchmark) -> None:
         reward_models=["a", "b", "c", "d"],
         scores=vectors @ rng.normal(size=(6, 4)),
     )
-    results = run([], small(linear), linear, embedder=embedder)
+    results = run(["random"], small(linear), linear, embedder=embedder)
     assert value(results, "best-linear", "accuracy") > 0.95
     assert value(results, "best-linear", "log_loss") < 0.3
