@@ -168,7 +168,7 @@ def test_cells_of_the_predict_track(folder: Path, output: Callable[..., str]) ->
     for row in rows:
         assert f"{100 * float(row['accuracy']):.1f} [" in text
     long = pq.read_table(path.with_name(f"{path.stem}-long.parquet"))
-    baselines = {"random", "longer", "population", "best-linear", "true-weights"}
+    baselines = {"random", "longer", "population", "best-linear", "true-weights", "text-only", "known-basis"}
     assert set(long.filter(pc.is_null(long["sweep_cell"]))["method"].to_pylist()) == baselines
 
 

@@ -19,7 +19,7 @@ def test_baselines_and_oracles_hold_for_every_number_of_shots_of_the_true_histor
     results = run(["longest"], small(benchmark_), benchmark_, embedder=HashEmbedder())
     assert [(row.label, row.kind) for row in results.methods] == [
         *[("longest", "method"), ("random", "baseline"), ("longer", "baseline"), ("population", "baseline")],
-        *[("best-linear", "oracle"), ("true-weights", "oracle")],
+        *[("text-only", "baseline"), ("best-linear", "oracle"), ("true-weights", "oracle"), ("known-basis", "oracle")],
     ]
     for users in ("unseen", "seen"):
         for prompts in ("unseen", "seen"):

@@ -92,7 +92,9 @@ def test_the_table_has_a_row_for_each_number(results: Results) -> None:
         for row in table.to_pylist()
         if (row["method"], row["users"], row["history"], row["shots"]) == ("good", "unseen", "true", 4)
     }
-    expected = {key: (e.value, e.low, e.high) for key, e in results["good"].estimates[UNSEEN[1]].items()}
+    estimates = results["good"].estimates[UNSEEN[1]]
+    expected = {key: (e.value, e.low, e.high) for key, e in estimates.items() if key != ("all", "ps")}
+    assert rows.pop(("all", "ps"))[:3] == (None, None, None)
     assert {key: row[:3] for key, row in rows.items()} == expected
     assert rows["all", "tau"][3:] == (60, 1200)
     assert rows["rm:b", "tau"][3:] == (20, 400)
@@ -101,7 +103,7 @@ def test_the_table_has_a_row_for_each_number(results: Results) -> None:
 def test_what_is_undefined_is_null(results: Results) -> None:
     table = results.table().filter(pc.field("method") == "ranks-only")
     blank = {row["metric"] for row in table.filter(pc.is_null(table["value"])).to_pylist() if row["stratum"] == "all"}
-    assert blank == {"log_loss", "ece", "brier"}
+    assert blank == {"ps", "log_loss", "ece", "brier"}
 
 
 def test_a_curve_goes_through_the_shots(results: Results) -> None:

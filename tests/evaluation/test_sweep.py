@@ -356,7 +356,7 @@ PREDICT: dict[str, Any] = {
     "intervals": "users",
     "bootstrap_draws": 100,
 }
-BASELINES = ("random", "longer", "population", "true-weights")
+BASELINES = ("random", "longer", "population", "true-weights", "text-only", "known-basis")
 
 
 @dataclass

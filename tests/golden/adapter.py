@@ -43,6 +43,7 @@ from personalllm.evaluation import (
 from personalllm.evaluation.contract import Backends, Condition
 from personalllm.evaluation.differences import Difference
 from personalllm.evaluation.resolve import named
+from personalllm.evaluation.results import MethodResult
 from personalllm.evaluation.run import make_track
 from personalllm.evaluation.sources.pairs import Pairs
 from personalllm.evaluation.sources.people import People
@@ -439,7 +440,14 @@ PER_USER = ("utility", "win_rate_reference", "win_rate_best", "regret")
 NAMES = {"utility": "mean_utility"}
 """Names of the package -> names of the golden values."""
 
+ENDS = ("text-only", "known-basis")
+"""Rows of the package that the golden values do not have, nor the metric `ps` between them."""
+
 RANK_METHODS = ("random", "longest", "user-bt[n_features=6]", "pooled-ranker", "embedding-ranker[shrinkage=2.0]")
+
+
+def _rows_of(results: Results) -> list[MethodResult]:
+    return [row for row in results.methods if row.label not in ENDS]
 
 
 def _ranked(results: Results, *, brief: bool = True) -> Values:
@@ -449,9 +457,9 @@ def _ranked(results: Results, *, brief: bool = True) -> Values:
     """
     found: Values = {}
     (at,) = results.conditions
-    for row in results.methods:
+    for row in _rows_of(results):
         short = brief and row.kind != "method"
-        metrics = [metric.id for metric in results.metrics]
+        metrics = [metric.id for metric in results.metrics if metric.id != "ps"]
         per_user, metrics = (PER_USER[:1], ["utility", "gain"]) if short else (PER_USER, metrics)
         counts = dict(row.counts)
         found[row.label] = {
@@ -592,11 +600,13 @@ def _predicted(results: Results) -> Values:
     """
     at = results.headline
     found: Values = {}
-    for row in results.methods:
+    for row in _rows_of(results):
         of: Values = {"estimates": {}, "strata": {}, "conditions": {}}
         columns = row.sums[at].columns
         of["per_user"] = {name: columns[name] for name in FEW_SUMS if name in columns}
         for (stratum, metric), estimate in row.estimates[at].items():
+            if metric == "ps":
+                continue
             if stratum == "all" and not np.isnan(estimate.value):
                 of["estimates"][metric] = _numbers(estimate)
             elif stratum != "all" and metric in FEW_METRICS:
@@ -647,9 +657,10 @@ def predict_run(variant: str = "plain", *, interrupted: bool = False) -> Values:
         at = results.headline
         flipped = Condition(at.users, at.prompts, "flipped", at.shots)
         found: Values = {"methods": _predicted(results), "comparisons": {}, "accuracy with flipped histories": {}}
+        among = [row.label for row in _rows_of(results) if row.kind != "oracle"]
         for metric in ("accuracy", "log_loss", "ece"):
-            found["comparisons"][metric] = _compared(results.comparisons(metric, at))
-        some = results.comparisons("accuracy", at, stratum="rm:characters", versus="random")
+            found["comparisons"][metric] = _compared(results.comparisons(metric, at, among=among))
+        some = results.comparisons("accuracy", at, stratum="rm:characters", versus="random", among=among)
         found["comparisons"]["accuracy of users who like characters"] = _compared(some)
         for row in results.methods:
             if row.kind == "method":

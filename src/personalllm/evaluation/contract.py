@@ -33,6 +33,7 @@ from personalllm.evaluation.values import (
 from personalllm.methods.base import Method
 
 __all__ = [
+    "Anchor",
     "Axis",
     "Backends",
     "Baseline",
@@ -112,6 +113,24 @@ class Baseline(Protocol):
 
     def work(self, unit: Unit) -> Outcome:
         """Return samples with the same columns as a method's; `unit` is one of `Track.baseline_units`."""
+
+
+@runtime_checkable
+class Anchor(Baseline, Protocol):
+    """An end of the personalisation share: a baseline whose work may be long and may depend on the history."""
+
+    @property
+    def log_odds(self) -> bool:
+        """Whether its margins are log-odds."""
+
+    def units(self, key: str) -> Sequence[Unit]:
+        """Cut its work into units; a condition of a counterfactual history takes what the true one gives."""
+
+    def prepare(self) -> None:
+        """Do what all units need, once, in this process."""
+
+    def found(self) -> JSON:
+        """Return `spec` with what was found out on the way, as JSON for the manifest."""
 
 
 @runtime_checkable
@@ -235,6 +254,13 @@ class Track(ABC):
 
     def baselines(self) -> Sequence[Baseline]:
         """Return baselines, then oracles."""
+        return ()
+
+    def anchors(self) -> Sequence[Anchor]:
+        """Return between what the personalisation share is measured: its zero, then its ceiling; nothing without one.
+
+        Metrics may read what their samples add up to: column `utility` of `text-only` is `text_only_utility`.
+        """
         return ()
 
     def baseline_units(self, key: str) -> Sequence[Unit]:

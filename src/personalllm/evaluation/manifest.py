@@ -17,8 +17,9 @@ from personalllm.evaluation.protocol import RUN_FORMAT, Protocol
 from personalllm.evaluation.resolve import resolve
 from personalllm.evaluation.store import DiskStore, Store, read_json
 
-__all__ = ["write_manifest", "write_order"]
+__all__ = ["read_order", "write_found", "write_manifest", "write_order"]
 
+_AGAIN = "Run the same evaluation again: it notes the order anew."
 _PACKAGES = ("personalllm", "numpy", "pyarrow", "scipy")
 
 
@@ -53,6 +54,13 @@ def write_manifest(store: Store, track: Track) -> JSON:
     return manifest
 
 
+def write_found(store: Store, manifest: JSON, found: JSON) -> None:
+    """Note what the ends of the personalisation share came out as, e.g. which method is `text-only`."""
+    manifest["anchors"] = found
+    if isinstance(store, DiskStore):
+        write_json(store.directory / "manifest.json", manifest)
+
+
 def write_order(store: Store, keys: Sequence[str]) -> None:
     """Note the order in which methods were given; those of earlier calls stay, after the new ones.
 
@@ -61,14 +69,30 @@ def write_order(store: Store, keys: Sequence[str]) -> None:
     if not isinstance(store, DiskStore):
         return
     path = store.directory / "leaderboard.json"
-    earlier: list[str] = []
-    if path.exists():
-        try:
-            earlier = list(read_json(path).get("order", []))
-        except DataError:
-            earlier = []
+    try:
+        earlier = read_order(path, store.fingerprint)
+    except DataError:
+        earlier = []  # the folder's own records say what is complete; the order is written anew
     order = [*keys, *(key for key in earlier if key not in keys)]
     write_json(path, {"format": RUN_FORMAT, "fingerprint": store.fingerprint, "order": order})
+
+
+def read_order(path: Path, fingerprint: str) -> list[str]:
+    """Return the keys of a run in the order in which methods were given; none if no order was noted.
+
+    Raises:
+        DataError: If the file is cut off, of another format or run, or holds no list of keys; names it.
+    """
+    if not path.exists():
+        return []
+    note = read_json(path)
+    order = note.get("order")
+    bound = {"format": RUN_FORMAT, "fingerprint": fingerprint}
+    if {name: note.get(name) for name in bound} != bound:
+        raise DataError(f"{path} is of another run or another format.", _AGAIN)
+    if not isinstance(order, list) or not all(isinstance(key, str) for key in order):
+        raise DataError(f"{path} has no list of keys as its order.", _AGAIN)
+    return order
 
 
 def _versions() -> dict[str, str]:

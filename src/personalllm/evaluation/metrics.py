@@ -15,7 +15,7 @@ from personalllm.core.types import F64
 from personalllm.evaluation.contract import Metric, Resamples
 from personalllm.evaluation.measures import MEAN_GRAIN, N_BINS, rounded
 
-__all__ = ["CHOICE_METRICS", "MIN_GROUP", "PAIR_METRICS", "metric_by_id", "ratio"]
+__all__ = ["CHOICE_METRICS", "MIN_GROUP", "PAIR_METRICS", "RANK_METRICS", "metric_by_id", "ratio"]
 
 MIN_GROUP = 5
 """A reward model counts for `minority` if it is the strongest one of at least so many users."""
@@ -104,6 +104,18 @@ def _mean(name: str, heading: str, unit: Unit, column: str = "", *, higher_is_be
     return Metric(name, heading, unit, higher_is_better, {column or name: 1.0}, **more)
 
 
+def _personalisation_share(column: str, note: str) -> Metric:
+    """Return what a method reaches of the way from the best on text and pool alone to the user inferred exactly."""
+    zero, ceiling = f"text_only_{column}", f"known_basis_{column}"
+    return Metric(
+        *("ps", "PS", "ratio"),
+        higher_is_better=True,
+        top={column: 1.0, zero: -1.0},
+        bottom={ceiling: 1.0, zero: -1.0},
+        note=note,
+    )
+
+
 CHOICE_METRICS = (
     _mean("utility", "Mean utility", "sd", higher_is_better=True, note="sd of the scores"),
     # a ratio of means over users: a mean of the users' own ratios would be governed by those with next to no room
@@ -120,10 +132,15 @@ CHOICE_METRICS = (
 )
 """Metrics of the tracks that give each user a response, in the order of their tables."""
 
+RANK_METRICS = (_personalisation_share("utility", "0 = text-only, 1 = known-basis"), *CHOICE_METRICS)
+"""The same with the personalisation share, where the responses are stored ones."""
+
 _CALIBRATION: dict[str, Any] = {"higher_is_better": False, "log_odds": True}
 _OF_USERS: dict[str, Any] = {"higher_is_better": True, "shifted": True, "users_only": True, "note": "accuracy"}
 
 PAIR_METRICS = (
+    # on accuracy, which every method has; the log-loss of one that gives no probabilities is not defined
+    _personalisation_share("correct", "of accuracy; 0 = text-only, 1 = known-basis"),
     _mean("accuracy", "Accuracy", "share", "correct", higher_is_better=True, pooled="correct"),
     _mean("log_loss", "Log-loss", "nats", "log_loss", **_CALIBRATION, pooled="log_loss", note="0.693 = coin"),
     Metric("ece", "ECE", "ratio", reads=_BIN_COLUMNS, value=_ece, **_CALIBRATION, shifted=True, note="lower is better"),

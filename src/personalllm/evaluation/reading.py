@@ -12,6 +12,7 @@ from typing import TypeVar
 from personalllm.core.errors import DataError, UserError
 from personalllm.core.types import JSON
 from personalllm.evaluation.contract import Condition
+from personalllm.evaluation.manifest import read_order
 from personalllm.evaluation.parts import load_track
 from personalllm.evaluation.protocol import RUN_FORMAT, fingerprint_of
 from personalllm.evaluation.results import MethodResult, Results
@@ -123,10 +124,10 @@ def _method(record: MethodRecord, conditions: Sequence[Condition], seconds: Mapp
 
 
 def _shared(values: Mapping[Condition, T], conditions: Sequence[Condition]) -> dict[Condition, T]:
-    """Return the values of a baseline under every number of shots: it does not depend on them."""
+    """Return the values of a baseline under every number of shots: one that depends on them has all of its own."""
     by_line = {dataclasses.replace(condition, shots=0): value for condition, value in values.items()}
     lines = {condition: dataclasses.replace(condition, shots=0) for condition in conditions}
-    return {condition: by_line[line] for condition, line in lines.items() if line in by_line}
+    return {condition: values.get(condition, by_line[line]) for condition, line in lines.items() if line in by_line}
 
 
 def _runs(folder: Path) -> list[Path]:
@@ -156,9 +157,7 @@ def _load(folder: Path) -> Results:
         [Condition.from_spec(spec) for spec in manifest["conditions"]]
     except (KeyError, TypeError, ValueError):
         raise DataError(f"{folder / 'manifest.json'} has conditions that are none.", _REMEDY) from None
-    order: list[str] = []
-    if (folder / "leaderboard.json").exists():
-        order = [str(key) for key in read_json(folder / "leaderboard.json").get("order", [])]
+    order = read_order(folder / "leaderboard.json", manifest["fingerprint"])
     written = {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/record.json")}
     complete = sorted(written, key=lambda key: (-written[key], key))
     if not complete:

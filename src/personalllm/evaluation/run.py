@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,20 @@ from personalllm.core.protocols import ChatModel, Executor, RewardEnsemble, Text
 from personalllm.core.storage import digest
 from personalllm.core.types import JSON
 from personalllm.data import Benchmark
-from personalllm.evaluation.contract import Backends, Baseline, NamedMethod, Outcome, Table, Track, Unit
+from personalllm.evaluation.contract import (
+    Anchor,
+    Backends,
+    Baseline,
+    Condition,
+    NamedMethod,
+    Outcome,
+    Sums,
+    Table,
+    Track,
+    Unit,
+)
 from personalllm.evaluation.estimates import estimate
-from personalllm.evaluation.manifest import write_manifest, write_order
+from personalllm.evaluation.manifest import write_found, write_manifest, write_order
 from personalllm.evaluation.parts import load_track
 from personalllm.evaluation.presets import get_preset
 from personalllm.evaluation.progress import Progress, ProgressEvent
@@ -86,14 +97,15 @@ def evaluate(
     instance = make_track(chosen, data, backends, writes=any("llm" in entry.method.needs for entry in entries))
     for entry in entries:
         instance.check(entry)
-    baselines = instance.baselines()
-    _check_names(names, instance, baselines)
+    baselines, anchors = instance.baselines(), instance.anchors()
+    _check_names(names, instance, [*baselines, *anchors])
     fingerprint = instance.protocol.fingerprint
     store = Store(fingerprint) if out is None else DiskStore(Path(out) / fingerprint, fingerprint)
     manifest = write_manifest(store, instance)
     run = _Run(store, instance, progress or _silent, _workers(workers, instance, progress or _silent))
     write_order(store, [entry.key for entry in entries])
-    keys = [run.method(entry) for entry in entries] + [run.baseline(baseline) for baseline in baselines]
+    ends = run.anchors(anchors, manifest)
+    keys = [run.method(entry) for entry in entries] + [run.baseline(baseline) for baseline in baselines] + ends
     write_order(store, keys)
     return assemble(store, manifest, keys)
 
@@ -216,6 +228,7 @@ class _Run:
     track: Track
     progress: Progress
     executor: Executor | None
+    ends: dict[str, Mapping[Condition, Sums]] = field(default_factory=dict)
 
     def method(self, entry: NamedMethod) -> str:
         """Do what is missing of a method; return its key."""
@@ -227,20 +240,50 @@ class _Run:
             "paper": method.paper,
         }
         about |= {"spec": entry.spec, "log_odds": method.log_odds}
-        self._complete(entry.key, about, self.track.units(entry.key), partial(self._computed, entry))
+        units = self.track.units(entry.key)
+        tables = self._complete(entry.key, about, units, partial(self._computed, entry))
+        self._record(entry.key, about, units, tables)
         return entry.key
 
     def baseline(self, baseline: Baseline) -> str:
         """Do what is missing of a baseline or an oracle; return its key."""
-        spec = baseline.spec()
-        key = f"{slug(baseline.id)}-{digest({'baseline': spec}, 12)}"
-        about: JSON = {"label": baseline.id, "title": baseline.title, "kind": baseline.kind, "paper": ""}
-        about |= {"spec": spec, "log_odds": True}
-        self._complete(key, about, self.track.baseline_units(key), lambda units, _: map(baseline.work, units))
+        key, about = _baseline_key(baseline), _about(baseline) | {"spec": baseline.spec(), "log_odds": True}
+        units = self.track.baseline_units(key)
+        tables = self._complete(key, about, units, lambda units, _: map(baseline.work, units))
+        self._record(key, about, units, tables)
         return key
 
-    def _complete(self, key: str, about: JSON, units: Sequence[Unit], compute: Any) -> None:
-        """Compute the units that are missing, then what they add up to.
+    def anchors(self, anchors: Sequence[Anchor], manifest: JSON) -> list[str]:
+        """Do what is missing of the ends of the personalisation share, and note what they are; return their keys.
+
+        All are computed before the first is recorded, since metrics read both.
+        """
+        parts, found = [], {}
+        for anchor in anchors:
+            key, about = _baseline_key(anchor), _about(anchor)
+            units = anchor.units(key)
+            tables = self._complete(key, about, units, partial(self._worked, anchor))
+            if tables is None:
+                record = self.store.read_method(key)
+                assert record is not None  # noqa: S101 - complete, or there would be tables
+                about, self.ends[anchor.id] = record.about, record.sums
+            else:
+                about |= {"spec": anchor.found(), "log_odds": anchor.log_odds}
+                self.ends[anchor.id] = dict(self._sums(about, units, tables))
+            found[anchor.id] = about["spec"]
+            parts.append((key, about, units, tables))
+        for part in parts:
+            self._record(*part)
+        write_found(self.store, manifest, found)
+        return [key for key, *_ in parts]
+
+    def _worked(self, anchor: Anchor, units: Sequence[Unit], _weights: tuple[int, int]) -> Iterator[Outcome]:
+        """Yield the outcomes of an anchor's units."""
+        anchor.prepare()
+        return map(anchor.work, units) if self.executor is None else iter(self.executor.map(anchor.work, units))
+
+    def _complete(self, key: str, about: JSON, units: Sequence[Unit], compute: Any) -> dict[int, Table] | None:
+        """Compute the units that are missing; return the samples by unit, None if the record is there already.
 
         Args:
             key: Of the method or baseline.
@@ -256,7 +299,7 @@ class _Run:
         if complete and all(map(self.store.has_unit, units)):
             progress(ProgressEvent(label, "start", total, total))
             progress(ProgressEvent(label, "finish", total, total))
-            return
+            return None
         tables = {unit.index: self._read(label, partial(self.store.read_unit, unit)) for unit in units}
         missing = [unit for unit in units if tables[unit.index] is None]
         done = total - sum(unit.weight for unit in missing)
@@ -270,8 +313,8 @@ class _Run:
             began = now
             done += unit.weight
             progress(ProgressEvent(label, "step", done, total))
-        self.store.write_method(key, self._record(about, units, tables))
         progress(ProgressEvent(label, "finish", total, total))
+        return tables
 
     def _computed(self, entry: NamedMethod, units: Sequence[Unit], weights: tuple[int, int]) -> Iterator[Outcome]:
         """Yield the outcomes of the units that are missing, as they are computed."""
@@ -294,19 +337,15 @@ class _Run:
             self.progress(ProgressEvent(label, "damaged", message=message))
         return value
 
-    def _record(self, about: JSON, units: Sequence[Unit], tables: Mapping[int, Table]) -> MethodRecord:
-        """Add up the samples of each condition and estimate the metrics."""
+    def _record(self, key: str, about: JSON, units: Sequence[Unit], tables: Mapping[int, Table] | None) -> None:
+        """Add up the samples of each condition, estimate the metrics and write the record; nothing without samples."""
         import pyarrow as pa
 
+        if tables is None:
+            return
         sums, estimates, protocol = {}, {}, self.track.protocol
-        for index, condition in enumerate(self.track.conditions):
-            of = [tables[unit.index] for unit in units if index in unit.conditions]
-            if not of:
-                continue
-            samples = pa.concat_tables(of)
-            if len(self.track.conditions) > 1:
-                samples = samples.filter(pa.compute.equal(samples["condition"], index))
-            sums[condition] = self.track.sums(condition, samples, log_odds=about["log_odds"])
+        for condition, plain in self._sums(about, units, tables):
+            sums[condition] = self._between_ends(condition, plain)
             estimates[condition] = estimate(
                 *(sums[condition], self.track.metrics),
                 over=protocol.intervals,
@@ -314,4 +353,49 @@ class _Run:
                 seed=protocol.seed,
             )
         counts = self.track.counts(pa.concat_tables([tables[unit.index] for unit in units]))
-        return MethodRecord({**about, "counts": counts}, sums, estimates)
+        self.store.write_method(key, MethodRecord({**about, "counts": counts}, sums, estimates))
+
+    def _between_ends(self, condition: Condition, sums: Sums) -> Sums:
+        """Return sums with the columns of the anchors that metrics read; a counterfactual has those of the truth.
+
+        After no preference there is nothing to share: the best guess for everybody is no ceiling of personalisation.
+        """
+        if not condition.shots:
+            return sums
+        columns, prompts, cells = dict(sums.columns), dict(sums.prompts), dict(sums.cells)
+        read = {name for metric in self.track.metrics for name in metric.columns}
+        for end, of in self.ends.items():
+            true, prefix = replace(condition, history="true"), f"{end.replace('-', '_')}_"
+            own = of.get(condition) or of.get(true)
+            if own is None or own.pairing != sums.pairing:
+                continue
+            for name in sorted(read):
+                column = name.removeprefix(prefix)
+                if column != name and column in own.columns:
+                    columns[name] = own.columns[column]
+                    prompts |= {f"all:{name}": own.prompts[key] for key in (f"all:{column}",) if key in own.prompts}
+                    cells |= {f"all:{name}": own.cells[key] for key in (f"all:{column}",) if key in own.cells}
+        return replace(sums, columns=columns, prompts=prompts, cells=cells)
+
+    def _sums(
+        self, about: JSON, units: Sequence[Unit], tables: Mapping[int, Table]
+    ) -> Iterator[tuple[Condition, Sums]]:
+        """Yield each condition that has samples, and what they add up to."""
+        import pyarrow as pa
+
+        for index, condition in enumerate(self.track.conditions):
+            of = [tables[unit.index] for unit in units if index in unit.conditions]
+            if not of:
+                continue
+            samples = pa.concat_tables(of)
+            if len(self.track.conditions) > 1:
+                samples = samples.filter(pa.compute.equal(samples["condition"], index))
+            yield condition, self.track.sums(condition, samples, log_odds=about["log_odds"])
+
+
+def _baseline_key(baseline: Baseline) -> str:
+    return f"{slug(baseline.id)}-{digest({'baseline': baseline.spec()}, 12)}"
+
+
+def _about(baseline: Baseline) -> JSON:
+    return {"label": baseline.id, "title": baseline.title, "kind": baseline.kind, "paper": ""}

@@ -133,7 +133,7 @@ def interact(
         n_users=population.n_users,
         n_prompts=n_prompts,
         n_responses=n_responses,
-        best_worst=rule.best_worst(n_responses),
+        best_worst=shown is None and rule.best_worst(n_responses),
         origin={"rule": rule.spec(), "seed": int(seed)},
     )
 

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from personalllm.evaluation.differences import Difference
     from personalllm.evaluation.results import MethodResult, Results
 
-__all__ = ["KINDS", "UNDEFINED", "differences", "leaderboard", "metric_column", "negated", "ranked", "verdict"]
+__all__ = [
+    "KINDS",
+    "UNDEFINED",
+    "differences",
+    "leaderboard",
+    "leading_metrics",
+    "metric_column",
+    "negated",
+    "ranked",
+    "verdict",
+]
 
 KINDS = ("method", "baseline", "oracle")
 """Kinds of rows in the order of the tables."""
@@ -61,15 +71,18 @@ def leaderboard(
         results: Of any track.
         versus: Label that differences are taken from; None: the best method.
         at: Condition; None: that of the headline.
-        curve: Whether the main metric is shown at every number of shots, not under `at` alone.
+        curve: Whether the first metric is shown at every number of shots, not under `at` alone.
     """
     condition = at or results.headline
     main, rows = results.metric(results.main_metric), ranked(results, condition)
     compared = {pair.b: pair for pair in results.comparisons(main.id, condition, versus)}
     rival = next(iter(compared.values())).a if compared else versus
-    shots = _shots(results, main, condition) if curve else ()
+    leading = leading_metrics(results)
+    first = next((each for each in leading if any(_is_known(row, each, condition) for row in rows)), main)
+    shots = _shots(results, first, condition) if curve else ()
     columns = [Column(f"{k} shots" if not i else str(k), optional=min(i, 1) * (1 + i)) for i, k in enumerate(shots)]
-    others = [metric for metric in results.metrics if metric is not main]
+    others = [metric for metric in results.metrics if metric is not main and metric not in leading]
+    columns += [replace(metric_column(each), heading=f"{each.heading}({condition.shots})") for each in leading]
     columns += [
         replace(metric_column(main), heading=f"{main.heading} at {condition.shots}" if shots else main.heading),
         Column(f"vs {rival}", "difference"),
@@ -81,14 +94,16 @@ def leaderboard(
     def cells(row: MethodResult) -> tuple[str, ...]:
         estimates = row.estimates[condition]
         gap = compared.get(row.label)
-        values = [metric_value(estimates.get(("all", metric.id), UNDEFINED), metric) for metric in (main, *others)]
-        line = results.curve(row.label, main.id, condition) if shots else {}
+        values = {
+            metric.id: metric_value(estimates.get(("all", metric.id), UNDEFINED), metric) for metric in results.metrics
+        }
+        line = results.curve(row.label, first.id, condition) if shots else {}
         return (
-            *(metric_value(line[k], main).partition("\n")[0] if k in line else ABSENT for k in shots),
-            values[0],
+            *(metric_value(line[k], first).partition("\n")[0] if k in line else ABSENT for k in shots),
+            *(values[metric.id] for metric in (*leading, main)),
             metric_value(negated(gap.difference), main, signed=True) if gap else ABSENT,
             verdict(gap),
-            *values[1:],
+            *(values[metric.id] for metric in others),
             _cost(row),
         )
 
@@ -102,7 +117,16 @@ def leaderboard(
         tuple(columns),
         tuple(Row(row.title or row.label, cells(row), row.label, row.kind) for row in rows),
     )
-    return grid.without_empty_columns()
+    return grid.without_empty_columns(keep=len(shots) + len(leading))
+
+
+def leading_metrics(results: Results) -> tuple[Metric, ...]:
+    """Return the metrics that stand before the main one: headlines that are no means, so that verdicts are on it."""
+    return results.metrics[: [metric.id for metric in results.metrics].index(results.main_metric)]
+
+
+def _is_known(row: MethodResult, metric: Metric, at: Condition) -> bool:
+    return not math.isnan(row.estimates.get(at, {}).get(("all", metric.id), UNDEFINED).value)
 
 
 def _shots(results: Results, metric: Metric, at: Condition) -> tuple[int, ...]:

@@ -81,10 +81,11 @@ class Grid:
         kinds = dict.fromkeys(row.kind for row in self.rows)
         return tuple((kind, tuple(row for row in self.rows if row.kind == kind)) for kind in kinds)
 
-    def without_empty_columns(self) -> Grid:
-        """Return the table without the columns that have no number in any row."""
+    def without_empty_columns(self, keep: int = 0) -> Grid:
+        """Return the table without the columns that have no number in any row, but for the first `keep`."""
         empty = ("", ABSENT)
-        shown = [i for i in range(len(self.columns)) if any(row.cells[i] not in empty for row in self.rows)]
+        n = len(self.columns)
+        shown = [i for i in range(n) if i < keep or any(row.cells[i] not in empty for row in self.rows)]
         rows = tuple(replace(row, cells=tuple(row.cells[i] for i in shown)) for row in self.rows)
         return replace(self, columns=tuple(self.columns[i] for i in shown), rows=rows)
 

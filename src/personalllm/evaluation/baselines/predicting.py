@@ -34,7 +34,7 @@ from personalllm.methods.parts.features import FeatureMap
 from personalllm.methods.parts.linear_method import score_queries
 from personalllm.methods.parts.surface import TextFeatureMap
 
-__all__ = ["PEOPLE_BASELINES", "TITLES", "pair_baselines", "people_baselines", "rejected_share"]
+__all__ = ["PEOPLE_BASELINES", "TITLES", "choice_probability", "pair_baselines", "people_baselines", "rejected_share"]
 
 Answer: TypeAlias = tuple[F32, F32]
 """Margins, float32 (n,), log-odds that the chosen response is preferred; preference, float32 (n, n_responses)."""
@@ -143,7 +143,7 @@ class TrueWeights(_PairBaseline):
         values = self.pairs.utilities(group.population, tests)
         row = np.arange(len(tests))
         gap = values[row, tests.chosen].astype(np.float64) - values[row, tests.rejected]
-        share = _choice_probability(gap, self.pairs.outcome)
+        share = choice_probability(gap, self.pairs.outcome)
         with np.errstate(divide="ignore"):
             margin = np.clip(np.log(share) - np.log1p(-share), -_MAX_LOG_ODDS, _MAX_LOG_ODDS)
         return margin.astype(np.float32), values
@@ -334,7 +334,7 @@ def rejected_share(pairs: Pairs, tests: TestPairs) -> F32:
     return _shares(pairs, prompts, FeedbackRule())[row, tests.rejected, tests.chosen]
 
 
-def _choice_probability(gap: npt.NDArray[np.floating[Any]], rule: FeedbackRule) -> npt.NDArray[np.floating[Any]]:
+def choice_probability(gap: npt.NDArray[np.floating[Any]], rule: FeedbackRule) -> npt.NDArray[np.floating[Any]]:
     """Return the probability that a rule has the first response win, from its utility minus the other's.
 
     tanh does not overflow; a temperature that rounds to 0 in the type of the gap is kept above 0.
@@ -355,7 +355,7 @@ def _shares(pairs: Pairs, prompts: I32, rule: FeedbackRule) -> F32:
         block = slice(start, start + _PROMPT_BLOCK)
         values = np.einsum("um,prm->pru", weights, pairs.source.table.values[prompts[block]])
         for first in range(width):
-            chosen = _choice_probability(values[:, first, None] - values, rule)
+            chosen = choice_probability(values[:, first, None] - values, rule)
             shares[block, first] = chosen.mean(axis=2, dtype=np.float64)
     return shares
 

@@ -13,7 +13,7 @@ from personalllm.core.seeding import derive_seed
 from personalllm.core.types import F32, I32, JSON, Corpus, Histories, Queries
 from personalllm.data import Benchmark, ScoreTable, Standardiser
 from personalllm.evaluation.protocol import Protocol
-from personalllm.evaluation.sources.counterfactual import partners, rewritten
+from personalllm.evaluation.sources.counterfactual import Counterfactual, partners, rewritten
 from personalllm.feedback import CorpusView, FeedbackRule, FixedPairs, InteractionPool, interact, sample_prompts
 from personalllm.methods.base import HistoryRule
 from personalllm.methods.parts.retrieval import nearest
@@ -223,13 +223,16 @@ class Simulated:
         spec, seed = self.protocol.pool, derive_seed(self.protocol.pool.seed, "pool prompts")
         return self.draw("pool.pairs_per_user", spec.n_users, self.pool_questions, spec.pairs_per_user, seed)
 
-    def histories(self, rule: HistoryRule, embedder: TextEmbedder | None = None) -> Histories:
+    def histories(
+        self, rule: HistoryRule, embedder: TextEmbedder | None = None, kind: Counterfactual | None = None
+    ) -> Histories:
         """Return the target users' histories, or the counterfactual ones that the protocol asks for.
 
         Args:
             rule: `random` train prompts, or the train prompts `nearest` to the query (nearest last), by the cosine of
                 the prompts' embeddings.
             embedder: Needed by `nearest`.
+            kind: Which counterfactual, `none` for the users' own histories; None: as the protocol has it.
 
         Raises:
             UserError: If `nearest` is asked for without an embedder or with several queries for each user.
@@ -238,7 +241,7 @@ class Simulated:
         prompts = self._random() if rule == "random" or embedder is None else self._nearest(embedder)
         if prompts.shape[1] == 0:
             return Histories.empty(self.view.corpus, self.n_users)
-        seed, kind = self.protocol.seed, self.protocol.history.counterfactual
+        seed, kind = self.protocol.seed, kind or self.protocol.history.counterfactual
         respondents = self.full_population
         if kind == "other-user":
             respondents = respondents.subset(partners(respondents.n_users, derive_seed(seed, "partners")))

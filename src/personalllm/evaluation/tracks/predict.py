@@ -15,9 +15,11 @@ import numpy as np
 from personalllm.core.errors import UserError
 from personalllm.core.seeding import derive_seed
 from personalllm.core.types import F32, I8, JSON, Histories, Queries
+from personalllm.evaluation.baselines.anchors import ANCHORS, EndOfShare, KnownBasis, TextOnly, right_for_all
 from personalllm.evaluation.baselines.predicting import TITLES, pair_baselines, people_baselines, rejected_share
 from personalllm.evaluation.calls import checked, fitted, own_copy, running
 from personalllm.evaluation.contract import (
+    Anchor,
     Backends,
     Baseline,
     Condition,
@@ -66,7 +68,7 @@ class PredictTrack(Track):
     options = PredictOptions
     metrics = PAIR_METRICS
     headline = "accuracy"
-    names = TITLES
+    names = TITLES | ANCHORS
     people = True
 
     def __init__(self, protocol: Any, source: Any, backends: Backends) -> None:
@@ -119,6 +121,44 @@ class PredictTrack(Track):
                 n_pairs = sum(len(tests) for tests in group.tests.values())
                 units.append(Unit(key, len(units), 0, group.n_users, 0, n_pairs, indices))
         return units
+
+    def anchors(self) -> Sequence[Anchor]:
+        """Return the best prediction on text and pool alone, and the best that the users' preferences leave to make."""
+        text_only = TextOnly(self.source, self.backends, right_for_all)
+        return (EndOfShare("text-only", text_only, self), EndOfShare("known-basis", KnownBasis(self.source), self))
+
+    def anchor_units(self, key: str) -> Sequence[Unit]:
+        """Cut an end of the personalisation share into shards of users with their own histories."""
+        return [unit for unit in self.units(key) if self.conditions[unit.conditions[0]].history == "true"]
+
+    def text_only(self, of: TextOnly, unit: Unit) -> Outcome:
+        """Return the samples of the prediction on text and pool alone, the same for every number of shots."""
+        import pyarrow as pa
+
+        tables = []
+        for index in unit.conditions:
+            condition = self.conditions[index]
+            tests = self.pairs.groups[condition.users].tests[condition.prompts].of_users(unit.start, unit.stop)
+            tables.append(self.pairs.samples(index, tests, of.utilities(tests.prompt)))
+        return Outcome(pa.concat_tables(tables))
+
+    def known_basis(self, of: KnownBasis, unit: Unit) -> Outcome:
+        """Return the samples of the posterior's vote, after each number of shots."""
+        import pyarrow as pa
+
+        tables = []
+        kind, shots = (
+            self.conditions[unit.conditions[0]].users,
+            sorted({self.conditions[i].shots for i in unit.conditions}),
+        )
+        group = self.pairs.groups[kind]
+        posterior = of.posterior(group.histories["true"], shots, kind, slice(unit.start, unit.stop))
+        for index in unit.conditions:
+            condition = self.conditions[index]
+            tests = group.tests[condition.prompts].of_users(unit.start, unit.stop)
+            margin, preference = of.vote(posterior, shots.index(condition.shots), tests, unit.start, self.pairs.outcome)
+            tables.append(self.pairs.samples(index, tests, preference, margin))
+        return Outcome(pa.concat_tables(tables))
 
     def _indices(self, users: str, history: str, shots: int | None = None) -> tuple[int, ...]:
         """Return the positions of the conditions of users and a kind of history."""
@@ -234,6 +274,10 @@ class PeopleTrack(PredictTrack):
     def conditions(self) -> tuple[Condition, ...]:
         """Users, prompts, history and shots."""
         return self.source.conditions
+
+    def anchors(self) -> Sequence[Anchor]:
+        """Return nothing: people's utilities are unknown, so there is no ceiling."""
+        return ()
 
     def baselines(self) -> Sequence[Baseline]:
         """Return baselines; people's utilities are unknown, so there is no oracle."""

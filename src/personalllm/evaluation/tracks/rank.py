@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from personalllm.core.seeding import derive_seed
 from personalllm.core.types import F32, I32, JSON, U8, Histories
+from personalllm.evaluation.baselines.anchors import ANCHORS, EndOfShare, KnownBasis, TextOnly, best_for_all
 from personalllm.evaluation.baselines.ranking import TITLES, Choices, StoredChoice
 from personalllm.evaluation.calls import checked, fitted, own_copy, running
 from personalllm.evaluation.contract import (
+    Anchor,
     Backends,
     Baseline,
     Condition,
+    Metric,
     NamedMethod,
     Outcome,
     Sums,
@@ -24,13 +28,14 @@ from personalllm.evaluation.contract import (
     Unit,
 )
 from personalllm.evaluation.measures import choice_columns, crossed, pairing_digest
-from personalllm.evaluation.metrics import CHOICE_METRICS
+from personalllm.evaluation.metrics import CHOICE_METRICS, RANK_METRICS
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.methods.base import Method
 
 __all__ = ["ChoiceTrack", "RankTrack"]
 
+_QUERIES = 8_192
 _STANDARDS = ("best_utility", "population_best_utility", "reference_utility")
 
 
@@ -41,7 +46,7 @@ class ChoiceTrack(Track):
     order of the queries.
     """
 
-    metrics = CHOICE_METRICS
+    metrics: ClassVar[tuple[Metric, ...]] = CHOICE_METRICS
     headline = "utility"
     names = TITLES
     large_pool = True
@@ -148,6 +153,8 @@ class RankTrack(ChoiceTrack):
 
     id = "rank"
     title = "Choose among stored responses"
+    metrics = RANK_METRICS
+    names = TITLES | ANCHORS
     hook: ClassVar = "utilities"
     work_unit = "queries"
 
@@ -176,6 +183,39 @@ class RankTrack(ChoiceTrack):
     def stored(self, name: str, unit: Unit) -> Outcome:
         """Return the samples of a baseline or an oracle."""
         return self._samples(unit, name)
+
+    def anchors(self) -> tuple[Anchor, ...]:
+        """Return the best choice on text and pool alone, and the best that the users' preferences leave to make."""
+        return (
+            EndOfShare("text-only", TextOnly(self.source, self.backends, best_for_all), self),
+            EndOfShare("known-basis", KnownBasis(self.source), self),
+        )
+
+    def anchor_units(self, key: str) -> Sequence[Unit]:
+        """Cut an end of the personalisation share into shards of users."""
+        return self.units(key)
+
+    def text_only(self, of: TextOnly, unit: Unit) -> Outcome:
+        """Return the samples of the choice on text and pool alone; ties go to the lowest column of the benchmark."""
+        _, prompts = self.source.query_rows(unit.start, unit.stop)
+        return self._samples(unit, of.utilities(prompts).argmax(axis=1).astype(np.uint8))
+
+    def known_basis(self, of: KnownBasis, unit: Unit) -> Outcome:
+        """Return the samples of the choice of highest expected utility, which is that of the mean weights."""
+        shots, users = self.protocol.history.pairs, slice(unit.start, unit.stop)
+        mean = of.posterior(self._true_histories, (shots,), "unseen", users).mean[0]
+        user, prompts = self.source.query_rows(unit.start, unit.stop)
+        chosen = np.empty(len(prompts), np.uint8)
+        for start in range(0, len(prompts), _QUERIES):
+            rows = slice(start, start + _QUERIES)
+            scores = self.source.table.values[prompts[rows]].astype(np.float64)
+            chosen[rows] = np.einsum("qm,qrm->qr", mean[user[rows] - unit.start], scores).argmax(axis=1)
+        return self._samples(unit, chosen)
+
+    @cached_property
+    def _true_histories(self) -> Histories:
+        """The users' own histories, whatever the protocol hands to methods."""
+        return self.source.histories("random", kind="none")
 
     def _samples(self, unit: Unit, chosen: U8 | str) -> Outcome:
         """Return the samples of a shard; the choice is given, or the name of who makes it."""

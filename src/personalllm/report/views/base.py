@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from personalllm.evaluation.contract import Condition, Estimate
 from personalllm.report.curves import curves_figure
 from personalllm.report.dots import Panel, Series, dots_figure
-from personalllm.report.leaderboard import UNDEFINED, differences, leaderboard, ranked
-from personalllm.report.numbers import count, metric_text, metric_value
+from personalllm.report.leaderboard import UNDEFINED, differences, leaderboard, leading_metrics, ranked
+from personalllm.report.numbers import count, metric_text, metric_value, number
 from personalllm.report.tables import Column, Grid, Row
 
 if TYPE_CHECKING:
@@ -209,7 +209,8 @@ class View:
         """Return what can be concluded from the intervals and the corrected tests alone."""
         if not self.methods or not math.isfinite(self.at(self.methods[0]).value):
             return (Finding("Which method", "No method was evaluated."),)
-        return (self._best(), *self._baselines(), *self._shots(), *self._histories(), *self.more_findings())
+        others = (*self._baselines(), *self._shots(), *self._histories(), *self.more_findings())
+        return (*self._leading(), self._best(), *others)
 
     def more_findings(self) -> Iterator[Finding]:
         """Yield what only this track can say."""
@@ -306,6 +307,23 @@ class View:
         better = [self.name(pair.b) for pair in pairs if pair.better == pair.b]
         equal = [self.name(pair.b) for pair in pairs if pair.better is None and math.isfinite(pair.p_holm)]
         return better, equal, [self.name(pair.b) for pair in pairs if pair.better == pair.a]
+
+    @property
+    def leading(self) -> tuple[Metric, ...]:
+        """The metrics that stand before the main one and are known of some method."""
+        return tuple(metric for metric in leading_metrics(self.results) if self.has(metric.id, self.methods))
+
+    def _leading(self) -> Iterator[Finding]:
+        """Yield the headline of the best method, at each number of shots."""
+        for metric in self.leading:
+            best = self.best_first(metric.id)[0]
+            text = f"{self.name(best)} has {metric.heading}({self.headline.shots}) = {self.text(best, metric.id)}"
+            curve = self.results.curve(best.label, metric.id, self.headline)
+            known = [k for k in curve if k != self.headline.shots and math.isfinite(curve[k].value)]
+            if known:
+                shown = [f"{number(curve[k].value, 2)} at {k}" for k in known]
+                text += f"; {listed(shown)} preferences"
+            yield Finding("Did personalisation help?", f"{text} ({metric.note}).")
 
     def _best(self) -> Finding:
         best = self.methods[0]

@@ -76,6 +76,8 @@ class PredictView(View):
         log_loss = self.results.metric("log_loss")
         yield self.leaderboard()
         if self.has_curves:
+            for metric in self.leading:
+                yield self.curves(metric, metric.id)
             yield self.curves(self.main)
             if self.methods:
                 caption = (

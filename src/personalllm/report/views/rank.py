@@ -26,6 +26,7 @@ POPULATION_BEST = "population-best"
 
 _NOT_DRAWN = "worst"
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_SHARE_LINES: dict[float, Any] = {0.0: ("text-only", "right"), 1.0: ("known-basis", "left")}
 _GAIN_LINES: dict[float, Any] = {0.0: ("best baseline", "right"), 1.0: ("oracle", "left")}
 
 
@@ -97,8 +98,12 @@ class RankView(View):
             yield self._quantiles()
 
     def intervals(self) -> Drawing:
-        """Return the figure of mean utility and gain."""
-        panels = [Panel(self.main, [Series("", [self.at(row) for row in self.drawn])])]
+        """Return the figure of the personalisation share, mean utility and gain."""
+        panels = [
+            Panel(metric, [Series("", [self.at(row, metric.id) for row in self.drawn])], _SHARE_LINES, clipped=True)
+            for metric in self.leading
+        ]
+        panels.append(Panel(self.main, [Series("", [self.at(row) for row in self.drawn])]))
         if self.has("gain", self.drawn):
             gain = [self.at(row, "gain") for row in self.drawn]
             panels.append(Panel(self.results.metric("gain"), [Series("", gain)], _GAIN_LINES, clipped=True))
