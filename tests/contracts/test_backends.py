@@ -32,6 +32,7 @@ def test_the_embedder(embedder):
     check_embedder(embedder)
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_the_chat_model(chat_model):
     check_chat_model(chat_model)
