@@ -15,10 +15,11 @@ from personalllm.core.plotting import drawing
 from personalllm.evaluation.results import Results
 from personalllm.report import render_report, write_figures
 from personalllm.report.curves import curves_figure
+from personalllm.report.numbers import listed
 from personalllm.report.page import Figure, Section, make_section
 from personalllm.report.tables import Grid
 from personalllm.report.views import make_view
-from personalllm.report.views.base import Drawing, listed
+from personalllm.report.views.base import Drawing
 from personalllm.report.views.people import PeopleView
 from personalllm.report.views.predict import PredictView
 

@@ -1,5 +1,6 @@
 """Make a benchmark: prompts -> responses -> scores -> packed table, each step resumable."""
 
+from personalllm.build.candidates import write_candidates
 from personalllm.build.card import data_card
 from personalllm.build.estimate import Estimate, Rates, estimate, measured_rates
 from personalllm.build.filters import fault
@@ -33,4 +34,5 @@ __all__ = [
     "read_responses",
     "respond",
     "score",
+    "write_candidates",
 ]

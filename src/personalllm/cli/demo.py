@@ -8,69 +8,138 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.console import Console
+
     from personalllm.core.types import JSON
+    from personalllm.data import Benchmark
+    from personalllm.evaluation import Results
 
 __all__ = ["demo"]
 
-METHODS = ("embedding-ranker", "longest", "pooled-ranker", "random")
-"""Methods of the rank track that take seconds."""
+METHODS = ("ridge-user", "pooled-bt")
+"""The cheapest method that knows the user, and one that ignores who it is."""
+
+POOL = {"n_users": 300, "pairs_per_user": 30}
+"""A small pool: the demo must end in three minutes."""
+
+STYLES = (
+    "",
+    "Answer in one short sentence.",
+    "Answer like a warm, personal friend.",
+    "Answer as a numbered list.",
+    "Answer formally and precisely, with reasons.",
+)
+"""System messages of the chat model, taken in turn: what one model writes of itself differs little."""
+
+SHOTS = 20
+MAX_TOKENS = 48
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs and the report.")] = Path("demo-report"),
-    users: Annotated[int, typer.Option(min=1, help="Users of the rank track.")] = 1000,
-    writers: Annotated[int, typer.Option(min=1, help="Users of the generate track.")] = 12,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Maximum of new tokens of a generated response.")] = 128,
+    users: Annotated[int, typer.Option(min=2, help="Users among whom stored responses are chosen.")] = 500,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts for which the chat model writes.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
 ) -> None:
-    """Run both tracks on the embedded benchmark with a real small language model, and write the HTML report.
+    """Show on the embedded benchmark whether personalisation helps, and write the HTML report.
 
-    The rank track runs at full size; in the generate track a local chat model writes for a few users. Run it again
-    and it continues where it stopped.
+    Methods choose for simulated users among stored responses (rank track), predict their next preference after k of
+    them (predict track), then choose among what a local chat model writes: with the user's own history, and with that
+    of another user. Run it again and it continues where it stopped.
     """
     import time
 
     from rich.console import Console
 
-    from personalllm.backends.names import build_embedder, build_llm, build_rewards
-    from personalllm.cli.progress import embed_texts, watch
-    from personalllm.data import load
-    from personalllm.evaluation import evaluate
-    from personalllm.report import render_report, show_results
-    from personalllm.report.terminal import output_console
+    from personalllm.report import render_report
+    from personalllm.report.terminal import show_answer
 
     console = Console()
     began = time.perf_counter()
-    benchmark = load("mini")
-    console.print(
-        f"[bold]mini[/]: {benchmark.n_prompts} prompts x {benchmark.n_responses} responses x "
-        f"{len(benchmark.reward_models)} reward models, fingerprint {benchmark.fingerprint[:12]}",
-        highlight=False,
-    )
-    embedder, llm = build_embedder(), build_llm(cache=False)
-    rewards = build_rewards(benchmark.metadata, embedder)
-    embed_texts(benchmark, embedder, console)
-    stages: tuple[tuple[str, tuple[str, ...], str, JSON], ...] = (
-        ("rank", METHODS, f"{users:,} users choose among stored responses", {"n_users": users}),
-        (
-            "generate",
-            ("all",),
-            f"{llm.name} writes for {writers} users, the reward models score what it wrote",
-            {"n_users": users, "limit": min(writers, users), "max_tokens": max_tokens},
-        ),
-    )
-    backends: JSON = {"embedder": embedder, "llm": llm, "rewards": rewards}
-    runs = []
-    for track, names, text, settings in stages:
-        console.print(f"\n[bold]{track} track[/]: {text}")
-        stage_began = time.perf_counter()
-        with watch(console) as progress:
-            results = evaluate(
-                names, benchmark, track, settings | {"seed": seed}, out=out, progress=progress, **backends
-            )
-        runs.append(results)
-        show_results(results, output_console())
-        console.print(f"{track} track: {time.perf_counter() - stage_began:.0f} s", highlight=False)
+    stages = _Stages(console, out, users, prompts, seed)
+    runs = [stages.rank(), stages.predict(), *stages.choose()]
     page = render_report(runs, out / "report.html")
+    show_answer(runs, console)
     console.print(f"\n[bold]Report[/]: {page} (open it in a browser)", soft_wrap=True)
     console.print(f"In all {time.perf_counter() - began:.0f} s.", highlight=False)
+
+
+class _Stages:
+    """The runs of the demo, each shown on the console when it is there."""
+
+    def __init__(self, console: Console, out: Path, users: int, prompts: int, seed: int) -> None:
+        from personalllm.backends.llm import CachedChatModel
+        from personalllm.backends.names import build_embedder, build_llm, build_rewards
+        from personalllm.cli.progress import embed_texts
+        from personalllm.data import load
+
+        self.console, self.out, self.users, self.prompts, self.seed = console, out, users, prompts, seed
+        self.mini = load("mini")
+        console.print(
+            f"[bold]mini[/]: {self.mini.n_prompts} prompts x {self.mini.n_responses} responses x "
+            f"{len(self.mini.reward_models)} reward models, fingerprint {self.mini.fingerprint[:12]}",
+            highlight=False,
+        )
+        self.embedder = build_embedder()
+        self.llm = CachedChatModel(build_llm(cache=False), out / "replies")
+        self.rewards = build_rewards(self.mini.metadata, self.embedder)
+        embed_texts(self.mini, self.embedder, console)
+
+    def rank(self) -> Results:
+        """Choose among the stored responses."""
+        text = f"{self.users:,} users choose among stored responses after {SHOTS} preferences each"
+        return self._run("rank", text, self.mini, {"n_users": self.users})
+
+    def predict(self) -> Results:
+        """Predict preferences after 0, 5 and 20 of them."""
+        n_users = min(self.users, 300)
+        text = f"which of two responses do {n_users:,} users prefer, after k of their preferences?"
+        prediction: JSON = {"shots": [0, 5, SHOTS], "users": ["unseen"], "prompts": ["unseen"]}
+        settings: JSON = {"n_users": n_users, "prediction": prediction}
+        return self._run("predict", text, self.mini, settings)
+
+    def choose(self) -> tuple[Results, Results]:
+        """Choose among what the chat model writes: with the user's own history, then with another user's."""
+        from personalllm.build import write_candidates
+        from personalllm.cli.progress import reported
+
+        n = self.mini.n_responses
+        self.console.print(f"\n[bold]{self.llm.name}[/] writes {n} responses to {self.prompts} prompts")
+        with reported("responses", self.console) as progress:
+            written = write_candidates(
+                self.mini, self.llm, self.rewards, n_prompts=self.prompts, styles=STYLES, max_tokens=MAX_TOKENS,
+                seed=self.seed, progress=progress,
+            )  # fmt: skip
+        n_users = min(self.users, 500)
+        own, other = (
+            self._run(
+                "rank",
+                f"{n_users:,} users choose among what it wrote, with {history}",
+                written,
+                {
+                    "n_users": n_users,
+                    "history": {"pairs": SHOTS, "counterfactual": kind},
+                    "reference_response_model": written.response_models[-1],
+                },
+            )
+            for kind, history in (("none", "their own history"), ("other-user", "another user's history"))
+        )
+        return own, other
+
+    def _run(self, track: str, text: str, data: Benchmark, settings: Mapping[str, object]) -> Results:
+        import time
+
+        from personalllm.cli.progress import watch
+        from personalllm.evaluation import evaluate
+        from personalllm.report.terminal import output_console, show_results
+
+        self.console.print(f"\n[bold]{track} track[/]: {text}")
+        began = time.perf_counter()
+        protocol: JSON = {"history": {"pairs": SHOTS}, "pool": POOL, **settings, "seed": self.seed}
+        with watch(self.console) as progress:
+            results = evaluate(METHODS, data, track, protocol, embedder=self.embedder, out=self.out, progress=progress)
+        show_results(results, output_console())
+        self.console.print(f"{track} track: {time.perf_counter() - began:.0f} s", highlight=False)
+        return results

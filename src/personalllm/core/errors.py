@@ -86,7 +86,7 @@ class UnknownName(UserError):
     def nearest(name: str, known: Iterable[str]) -> list[str]:
         """Return the known names that are near a name, the nearest first, at most three.
 
-        >>> UnknownName.nearest("n_user", ["alpha", "n_users", "seed"])
+        >>> UnknownName.nearest("n_user", ["alpha", "n_users", "split"])
         ['n_users']
         """
         return get_close_matches(name, sorted(known), n=3, cutoff=0.4)

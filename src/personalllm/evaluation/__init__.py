@@ -15,7 +15,7 @@ from personalllm.evaluation.contract import (
     Track,
     Unit,
 )
-from personalllm.evaluation.differences import Difference
+from personalllm.evaluation.differences import Difference, between_runs
 from personalllm.evaluation.flips import FlipRate, flip_rate
 from personalllm.evaluation.measures import reliability
 from personalllm.evaluation.parts import (
@@ -68,6 +68,7 @@ __all__ = [
     "Track",
     "Transfer",
     "Unit",
+    "between_runs",
     "evaluate",
     "flip_rate",
     "get_preset",

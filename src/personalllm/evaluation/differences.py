@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +15,10 @@ from personalllm.evaluation.contract import Estimate, Metric, Over, Sums
 from personalllm.evaluation.estimates import difference
 from personalllm.evaluation.means import ALL, user_means
 
-__all__ = ["LEVEL", "Difference", "check_paired", "paired_differences"]
+if TYPE_CHECKING:
+    from personalllm.evaluation.results import Results
+
+__all__ = ["LEVEL", "Difference", "between_runs", "check_paired", "paired_differences"]
 
 LEVEL = 0.05
 """Family-wise error at which a method is called better."""
@@ -110,6 +114,37 @@ def paired_differences(
         ahead = a if (gap.value > 0) == metric.higher_is_better else b
         differences.append(Difference(a, b, gap, p, p_holm, ahead if p_holm <= LEVEL else None))
     return tuple(differences)
+
+
+def between_runs(run: Results, other: Results, label: str, metric: str | None = None) -> Difference:
+    """Return a method's metric in one run minus that in another one, e.g. with the history of another user.
+
+    Args:
+        run: `a` of the difference, named after its headline condition.
+        other: `b`: of the same users and queries, with other histories.
+        label: Of the method, in both runs.
+        metric: What is compared; None: the main metric of the track.
+
+    Raises:
+        UnknownName: If a run has no such method or metric.
+        UserError: If users or queries differ, or more than the history does.
+    """
+    sums = {str(results.headline): results.sums(label) for results in (run, other)}
+    if len(sums) < 2 or run[label].spec != other[label].spec:
+        raise UserError(
+            f"The two runs of {label!r} do not differ in the history alone.",
+            "Compare runs whose protocols differ in `history`, with equal parameters of the method.",
+        )
+    first, second = sums
+    protocol = run.protocol
+    return paired_differences(
+        sums,
+        [(first, second)],
+        run.metric(metric or run.main_metric),
+        over=protocol["intervals"],
+        draws=protocol["bootstrap_draws"],
+        seed=protocol["seed"],
+    )[0]
 
 
 def _user_differences(

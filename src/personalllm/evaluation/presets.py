@@ -165,7 +165,7 @@ def list_presets() -> tuple[str, ...]:
     """Return the ids of the presets, versions included.
 
     >>> list_presets()[:4]
-    ('copl-v1', 'dong8-v1', 'lore-v1', 'paper-icl-v1')
+    ('copl-v2', 'dong8-v2', 'lore-v1', 'paper-icl-v1')
     """
     return tuple(sorted(PRESETS))
 

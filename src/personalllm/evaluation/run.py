@@ -158,14 +158,13 @@ def make_track(protocol: Protocol, data: Any, backends: Backends, *, writes: boo
     Raises:
         UserError: If a backend that the track needs is missing.
     """
-    kind = load_track(protocol.track)
+    kind, llm, rewards = load_track(protocol.track), backends.llm, backends.rewards
     for need in sorted(kind.needs):
         if getattr(backends, need) is None:
             raise UserError(
                 f"The {kind.id} track needs {_NEEDS[need]}.",
                 f"Pass {need}=... to evaluate(), or use the command line, which does it for you.",
             )
-    llm, rewards = backends.llm, backends.rewards
     bound = protocol.bind(
         embedder=backends.embedder.identity if backends.embedder else None,
         llm=llm.identity if llm and (writes or "llm" in kind.needs) else None,

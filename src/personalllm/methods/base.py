@@ -78,6 +78,7 @@ class Method:
     (the target users' histories), then `utilities` or `messages` with the target users' queries. A method of your own
     needs no registration:
 
+    >>> import numpy as np
     >>> from personalllm.core.types import Corpus, Histories
     >>> @dataclass
     ... class Polite(Method):

@@ -1,8 +1,9 @@
-"""Format numbers: fixed decimals, a true minus sign, intervals in brackets."""
+"""Format numbers and lists: fixed decimals, a true minus sign, intervals in brackets."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ __all__ = [
     "duration",
     "estimate",
     "interval",
+    "listed",
     "metric_style",
     "metric_text",
     "metric_value",
@@ -112,3 +114,14 @@ def metric_text(value: Estimate, metric: Metric, *, signed: bool = False) -> str
     """Return an estimate of a metric in a sentence, e.g. `67.1 [64.0, 70.2] %`."""
     unit = "" if metric.unit != "share" else (" points" if signed else " %")
     return estimate(value, metric_style(metric, signed=signed)) + unit
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in prose.
+
+    >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
+    ('a, b and c', 'a', 'none')
+    """
+    if not names:
+        return "none"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

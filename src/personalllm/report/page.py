@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from personalllm.core.errors import UserError
 from personalllm.core.plotting import drawing, save_figure
+from personalllm.report.answer import Answer, answer
 from personalllm.report.examples import Pair
 from personalllm.report.replay import command, side_by_side
 from personalllm.report.svg import inline_svg
@@ -61,6 +62,16 @@ def make_section(view: View) -> Section:
     return Section(view, view.findings(), blocks, view.pair())
 
 
+def _opening(views: Sequence[View]) -> tuple[Answer, Figure | None] | None:
+    """Return the answer that the page opens with, and its curve."""
+    answered = answer(views)
+    if answered is None or answered.curve is None:
+        return None if answered is None else (answered, None)
+    with drawing(text_as_paths=False):
+        view = answered.curve
+        return answered, draw(view.curves(view.main, "answer"), "opening")
+
+
 def _surroundings(results: Results) -> dict[str, Any]:
     """Return what a run's manifest has besides the protocol: data, backends, versions."""
     return {key: results.manifest[key] for key in _SURROUNDINGS if results.manifest.get(key)}
@@ -91,6 +102,7 @@ def render_report(results: Sequence[Results], path: str | Path, *, versus: str |
         path,
         "report.html",
         "run.html.j2",
+        opening=_opening(views),
         sections=[make_section(view) for view in views],
         names=", ".join(dict.fromkeys(run.data_name for run in runs)),
         settings=side_by_side([run.protocol for run in runs]),

@@ -13,11 +13,11 @@ from personalllm.papers.personalllm_2025.plan import EMBEDDINGS
 from personalllm.papers.personalllm_2025.printed import PAPER_USERS, cross_user_row, paper_rows, win_rate_error
 from personalllm.report._reproduction_figure import paper_figure, reproduction_figure
 from personalllm.report._reproduction_tables import text_tables, tidy_tables
-from personalllm.report.numbers import number
+from personalllm.report.numbers import listed, number
 from personalllm.report.page import Figure, draw
 from personalllm.report.tables import Grid
 from personalllm.report.template import render, write_table
-from personalllm.report.views.base import Drawing, listed
+from personalllm.report.views.base import Drawing
 
 if TYPE_CHECKING:
     from personalllm.papers.personalllm_2025.reproduction import Reproduction

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from personalllm.report.answer import answer
 from personalllm.report.leaderboard import leaderboard
 from personalllm.report.tables import Grid, terminal_table
-from personalllm.report.views import make_view
+from personalllm.report.views import make_view, make_views
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from personalllm.evaluation.results import Results
 
-__all__ = ["output_console", "show_results", "show_rows", "show_table"]
+__all__ = ["output_console", "show_answer", "show_results", "show_rows", "show_table"]
 
 _PIPE = 10_000
 
@@ -110,3 +111,15 @@ def show_results(results: Results, console: Console, versus: str | None = None) 
         lines += [f"Results: {results.directory}", f"Report:  personalllm report {results.directory}"]
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def show_answer(results: Sequence[Results], console: Console) -> None:
+    """Print whether personalisation helped, and what that follows from; nothing if the runs do not say."""
+    from rich.text import Text
+
+    answered = answer(make_views(results))
+    if answered is None:
+        return
+    console.print(Text("\nDid personalisation help?", "bold"))
+    for line in (answered.verdict, *(f"{finding.topic}: {finding.text}" for finding in answered.findings)):
+        console.print(Text(line))

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from personalllm.core.plotting import drawing
 from personalllm.report import numbers
+from personalllm.report.numbers import listed
 from personalllm.report.page import draw, make_section
 from personalllm.report.replay import side_by_side
 from personalllm.report.tables import Column, Grid, Row
 from personalllm.report.template import write_page
 from personalllm.report.transfer_figures import agreement_figure, orders_figure
 from personalllm.report.views import View, make_view
-from personalllm.report.views.base import Drawing, Finding, listed
+from personalllm.report.views.base import Drawing, Finding
 
 if TYPE_CHECKING:
     from personalllm.evaluation.contract import Estimate

@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
-__all__ = ["TILE", "choose_buffered", "choose_fused"]
+__all__ = ["TILE", "choose_buffered", "choose_fused", "compiled", "median_below"]
 
 TILE = 64  # prompts: 8 x 10 scores of them are 20 KB, which leaves room in a first-level cache of 32 KB
 
@@ -26,15 +26,15 @@ _MINUS_ZERO = np.float32(
 )  # the neutral element of addition: 0.0 + -0.0 is 0.0, so the first product keeps its sign
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
     """Compile on first call, without the interpreter lock; kept on disk where a cache folder can be written."""
     try:
-        return numba.njit(nogil=True, cache=True)(function)
+        return numba.njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:
-        return numba.njit(nogil=True)(function)
+        return numba.njit(nogil=True, **options)(function)
 
 
-@_compiled
+@compiled
 def choose_fused(tiles, starts, weights, responses, reward_models, best, worst):  # type: ignore[no-untyped-def]
     """Write the best and the worst response of each user and prompt.
 
@@ -63,7 +63,7 @@ def choose_fused(tiles, starts, weights, responses, reward_models, best, worst):
                 worst_row[p] = _u8(_i32(low_at))
 
 
-@_compiled
+@compiled
 def choose_buffered(tiles, starts, weights, n_responses, best, worst):  # type: ignore[no-untyped-def]
     """Do the work of `choose_fused` for shapes too large to unroll, through buffers of one tile."""
     n_rms = weights.shape[1]
@@ -106,3 +106,20 @@ def choose_buffered(tiles, starts, weights, n_responses, best, worst):  # type: 
             for p in range(width):
                 best_row[p] = _u8(_i32(high_at[p]))
                 worst_row[p] = _u8(_i32(low_at[p]))
+
+
+@compiled
+def median_below(values, most):  # type: ignore[no-untyped-def]
+    """Return a number above half of the values that are at most `most`, by bisection; values are >= 0."""
+    low, high, count = 0.0, most, 0
+    for value in values:
+        count += value <= most
+    for _ in range(60):
+        middle, below = 0.5 * (low + high), 0
+        for value in values:
+            below += value <= middle
+        if 2 * below >= count:
+            high = middle
+        else:
+            low = middle
+    return high

@@ -7,11 +7,11 @@ and smooth, however small the concentration, which is why nothing here is done i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-import numba
 import numpy as np
+
+from personalllm.users._kernels import compiled, median_below
 
 __all__ = ["filter_particles"]
 
@@ -26,13 +26,7 @@ _NEAR = 40
 _FEWEST = 0.25  # of the particles that a comparison may leave before it is asked for by degrees
 _STAGES = 200
 
-
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile on first call, without the interpreter lock; kept on disk where a cache folder can be written."""
-    try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
-    except RuntimeError:
-        return numba.njit(nogil=True, error_model="numpy")(function)
+_compiled = partial(compiled, error_model="numpy")
 
 
 @_compiled
@@ -298,23 +292,6 @@ def _rejuvenate(state, cloud, alpha, columns, first, done, slack, soft, rule):  
 
 
 @_compiled
-def _median(values, most):  # type: ignore[no-untyped-def]
-    """Return a number above half of the values that are at most `most`, by bisection; values are >= 0."""
-    low, high, count = 0.0, most, 0
-    for value in values:
-        count += value <= most
-    for _ in range(60):
-        middle, below = 0.5 * (low + high), 0
-        for value in values:
-            below += value <= middle
-        if 2 * below >= count:
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-@_compiled
 def _hold_to(state, cloud, alpha, columns, first, t, slack, soft, rule):  # type: ignore[no-untyped-def]
     """Give up the particles that contradict interaction t, by degrees if few would be left."""
     w, share, labels = cloud
@@ -333,7 +310,7 @@ def _hold_to(state, cloud, alpha, columns, first, t, slack, soft, rule):  # type
         if left >= _FEWEST * total:
             break
         # ask for less first, so that half of them are left, and for the rest after a move
-        level = _median(wrong, most)
+        level = median_below(wrong, most)
         for p in range(len(w)):
             share[p] = share[p] if wrong[p] <= level else 0.0
         for r in range(start, stop):

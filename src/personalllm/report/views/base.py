@@ -13,7 +13,7 @@ from personalllm.evaluation.contract import Condition, Estimate
 from personalllm.report.curves import curves_figure
 from personalllm.report.dots import Panel, Series, dots_figure
 from personalllm.report.leaderboard import UNDEFINED, differences, leaderboard, leading_metrics, ranked
-from personalllm.report.numbers import count, metric_text, metric_value, number
+from personalllm.report.numbers import count, listed, metric_text, metric_value, number
 from personalllm.report.tables import Column, Grid, Row
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from personalllm.evaluation.results import MethodResult, Results
     from personalllm.report.examples import Pair
 
-__all__ = ["Drawing", "Finding", "View", "listed"]
+__all__ = ["Drawing", "Finding", "View"]
 
 _UNITS = {"users": "user", "prompts": "prompt", "users and prompts": "user and prompt"}
 _FIXED = {"users": " and the prompts", "prompts": " and the users"}
@@ -55,17 +55,6 @@ class Drawing:
     caption: str
     figure: Figure
     description: str = "The tables have the numbers."
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a list in prose.
-
-    >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
-    ('a, b and c', 'a', 'none')
-    """
-    if not names:
-        return "none"
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,7 +312,7 @@ class View:
             if known:
                 shown = [f"{number(curve[k].value, 2)} at {k}" for k in known]
                 text += f"; {listed(shown)} preferences"
-            yield Finding("Did personalisation help?", f"{text} ({metric.note}).")
+            yield Finding("How much of what the preferences tell", f"{text} ({metric.note}).")
 
     def _best(self) -> Finding:
         best = self.methods[0]

@@ -16,9 +16,9 @@ from personalllm.evaluation.measures import reliability
 from personalllm.evaluation.metrics import MIN_GROUP
 from personalllm.report.curves import each_figure, small_panels
 from personalllm.report.dots import Panel, Series, dots_figure
-from personalllm.report.numbers import count, metric_value, number, percent
+from personalllm.report.numbers import count, listed, metric_value, number, percent
 from personalllm.report.tables import Column, Grid
-from personalllm.report.views.base import Drawing, Finding, View, listed
+from personalllm.report.views.base import Drawing, Finding, View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
