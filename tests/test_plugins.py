@@ -369,7 +369,7 @@ def test_listing_imports_no_built_in_file() -> None:
     code = (
         "import sys; from personalllm.cli.kinds import Kind, listings\n"
         "rows = [row for kind in Kind for row in listings(kind)]; assert len(rows) > 20, rows\n"
-        "mine = ('personalllm.methods.icl.icl', 'personalllm.methods.baselines.longest',"
+        "mine = ('personalllm.methods.icl.icl', 'personalllm.methods.linear.lore',"
         " 'personalllm.backends.llm.local')\n"
         "heavy = ('numba', 'sklearn', 'onnxruntime', 'xllamacpp', 'torch', 'transformers', 'nltk', 'pyarrow')\n"
         "print([m for m in (*mine, *heavy) if m in sys.modules])"

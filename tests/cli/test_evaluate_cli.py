@@ -59,7 +59,7 @@ def test_the_rank_track_prints_a_leaderboard_and_resumes(
     results = load_run("runs")
     names = names_of(text)
     assert set(names) == {result.label for result in results.methods}
-    assert names[-2:] == ["oracle", "worst"]
+    assert names[-3:] == ["oracle", "known-basis", "worst"]
     assert results["shortest"].spec["class"] == "methods_for_tests:Shortest"
     (directory,) = Path("runs").iterdir()
     assert f"Results: runs/{directory.name}" in text

@@ -42,7 +42,7 @@ def test_every_run_below_the_folder(runs: Path) -> None:
     text = (runs / "report.html").read_text(encoding="utf-8")
     assert "rank track" in output
     assert "report.html" in output
-    assert text.count("<h2") == 2 + 4
+    assert text.count("<h2") == 2 + 5
     for run in runs.iterdir():
         if run.is_dir():
             assert run.name in text
@@ -52,7 +52,7 @@ def test_one_run(runs: Path, tmp_path: Path) -> None:
     run = next(path for path in sorted(runs.iterdir()) if path.is_dir())
     out = tmp_path / "pages" / "one.html"
     call(run, "--out", out)
-    assert out.read_text(encoding="utf-8").count("<h2") == 1 + 4
+    assert out.read_text(encoding="utf-8").count("<h2") == 1 + 5
 
 
 def test_twice_gives_the_same_page(runs: Path) -> None:

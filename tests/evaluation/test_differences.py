@@ -19,7 +19,7 @@ from personalllm.evaluation.estimates import difference
 from personalllm.evaluation.means import user_means
 from personalllm.evaluation.metrics import CHOICE_METRICS, PAIR_METRICS, metric_by_id
 
-ACCURACY, LOSS = PAIR_METRICS[:2]
+ACCURACY, LOSS = (metric_by_id(PAIR_METRICS, name) for name in ("accuracy", "log_loss"))
 
 
 def sides(**skills: float) -> dict[str, Sums]:

@@ -71,7 +71,7 @@ def test_it_is_evaluated_from_python(example):
         reward_models=rewards,
         scores=scores.astype(np.float32),
     )
-    protocol = Protocol.for_benchmark(benchmark, n_users=40, alpha=0.05, pairs=15, pool_users=20)
+    protocol = Protocol.for_benchmark(benchmark, n_users=40, alpha=0.05, pairs=15, pool_users=20, intervals="users")
     results = evaluate([example(), "pooled-ranker"], benchmark, protocol=protocol, embedder=HashEmbedder())
     assert results.methods[0].label == "my-method"
     assert results.estimate("my-method", "gain").low > max(0.0, results.estimate("pooled-ranker", "gain").value)
@@ -91,4 +91,4 @@ def test_the_guide_lists_every_method_as_it_declares_itself(root):
         assert needs == (", ".join(sorted(cls.needs)) or "-")
         assert ("nearest" in history) == (cls.history == "nearest")
         assert (personalised == "yes") == (cls.adapt is not Method.adapt)
-        assert (paper == "-") == (cls.paper == "")
+        assert paper != "-" or cls.paper == ""  # a method of our own may have a card and no paper

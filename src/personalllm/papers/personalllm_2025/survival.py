@@ -43,7 +43,7 @@ def metric_differences(
         draws: Number of resamples, >= 100.
 
     Returns:
-        Id of the metric -> estimate; the gain is NaN where it is not defined.
+        Id of the metric -> estimate; the gain is NaN where it is not defined. The personalisation share is left out.
 
     Raises:
         UserError: If users or queries differ.
