@@ -22,7 +22,7 @@ METHODS = ("ridge-user", "pooled-bt")
 """The cheapest method that knows the user, and one that ignores who it is."""
 
 POOL = {"n_users": 300, "pairs_per_user": 30}
-"""A small pool: the demo must end in three minutes."""
+"""A small pool: the methods are fitted four times."""
 
 STYLES = (
     "",
