@@ -41,9 +41,10 @@ test: $(STAMP) ## All checks and the fast tests: unit, contract, end-to-end, doc
 	$(MAKE) -j 2 models check
 	$(PYTEST) -m "not slow"
 
-test-torch: $(STAMP) ## Install torch (choose the build with TORCH=...) and run the fast tests that need it
+test-torch: $(STAMP) ## Install torch (choose the build with TORCH=...) and run the tests that need it
 	$(PIP) -e ".[torch]" "$(TORCH)"
-	$(PYTEST) -m "torch and not slow" tests
+	$(BIN)/pytest -m torch tests/backends
+	$(BIN)/pytest -m "torch and not slow" tests --ignore tests/backends
 
 test-all: $(STAMP) ## The slow tests too; those that need torch after `make test-torch`
 	$(MAKE) -j 2 models check
