@@ -104,6 +104,7 @@ class People:
             "n_comparisons": len(people.histories),
             "n_ties": people.n_ties,
             "n_prompts": people.n_topics,
+            **people.about,
         }
 
     def describe(self) -> JSON:

@@ -71,8 +71,7 @@ class AcrossUsers(InContext):
         rows = nearest_interactions(
             query_vectors, self.prompt_vectors_, self.prompt_place_, offsets, padded, self.n_shots
         )
-        prompts = queries.corpus.prompts
         return [
-            self.converse(prompts[row], self.pool_, [j for j in near if j >= 0], "similar")
+            self.converse(queries.corpus.messages(row), self.pool_, [j for j in near if j >= 0], "similar")
             for row, near in zip(queries.prompt.tolist(), rows.tolist(), strict=True)
         ]
