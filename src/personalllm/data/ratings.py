@@ -67,7 +67,7 @@ class Ratings:
             f"{self.n_users} users, fingerprint {self.fingerprint[:12]})"
         )
 
-    @property
+    @cached_property
     def _cell(self) -> I64:
         return self.user.astype(np.int64) * max(1, self.n_items) + self.item
 
@@ -107,6 +107,22 @@ class Ratings:
         """Return float32 (n_users, n_items): a person's utilities, NaN where they are unknown."""
         values = np.full((self.n_users, self.n_items), np.nan, np.float32)
         values[self.user, self.item] = self.value
+        return values
+
+    def at(self, users: npt.ArrayLike, items: npt.ArrayLike) -> F32:
+        """Return the values at some cells of `table`, float32 of the arguments' common shape; an item of -1 gives NaN.
+
+        Args:
+            users: Integers in [0, n_users).
+            items: Integers in [-1, n_items).
+
+        >>> Ratings.from_table([[1, float("nan")]], ["a", "b"]).at(0, [[0, 1, -1]]).tolist()
+        [[1.0, nan, nan]]
+        """
+        user, item = np.broadcast_arrays(np.asarray(users, np.int64), np.asarray(items, np.int64))
+        cell = user * max(1, self.n_items) + item
+        row = np.minimum(np.searchsorted(self._cell, cell), self.n - 1)
+        values: F32 = np.where((item >= 0) & (self._cell[row] == cell), self.value[row], np.float32(np.nan))
         return values
 
     def of_users(self, users: npt.ArrayLike) -> Self:

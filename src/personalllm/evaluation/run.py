@@ -38,7 +38,7 @@ from personalllm.evaluation.reading import assemble
 from personalllm.evaluation.resolve import resolve, slug, without_source
 from personalllm.evaluation.results import Results
 from personalllm.evaluation.sizes import check_data
-from personalllm.evaluation.sources.people import People
+from personalllm.evaluation.sources.rated import people_of
 from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.evaluation.store import DiskStore, MethodRecord, Store
 from personalllm.methods.base import Method
@@ -68,7 +68,7 @@ def evaluate(
 
     Args:
         methods: One or a list of objects, registered names (`icl[n_shots=3]` with parameters), `module:Class`, `all`.
-        data: A benchmark, whose users are simulated, or the preferences of people.
+        data: A benchmark, whose users are simulated, or the preferences or ratings of people.
         track: `rank`, `generate`, `predict` or a plug-in's; None: that of the protocol, else `rank`, for people
             `predict`.
         protocol: From `Protocol.for_data`; or the name of a preset; or settings, as `Protocol.for_data` takes them;
@@ -175,7 +175,7 @@ def make_track(protocol: Protocol, data: Any, backends: Backends, *, writes: boo
 
 def open_track(protocol: Protocol, data: Any, backends: Backends) -> Track:
     """Return the track of a protocol as it is; what needs a backend that is not given fails later."""
-    source = Simulated(protocol, data) if isinstance(data, Benchmark) else People(data, protocol)
+    source = Simulated(protocol, data) if isinstance(data, Benchmark) else people_of(data, protocol)
     instance: Track = load_track(protocol.track).of(protocol, source, backends)
     return instance
 
