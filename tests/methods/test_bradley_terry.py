@@ -163,20 +163,21 @@ def test_pref_asks_the_comparison_that_tells_most(make_histories, make_queries):
     pool, targets = make_histories([20] * 30, "pool"), make_histories([3, 0, 8], "targets")
     method = fitted("pref", pool, n_features=6, n_basis=3, rounds=2).adapt(targets)
     queries = make_queries([0, 2, 0, 2, 0], [25, 26, 27, 28, 29], 3)
-    row, first, second = method.next_query(queries)
+    asking = method.asking().adapt(targets)
+    row, first, second = asking.next_query(queries)
     assert row[1] == -1
-    candidates, place = method.features_.candidates(method.embedder, queries)
-    z = candidates @ method.basis_
+    z, place = method.tastes(queries)
+    belief = asking.belief_
     for user in (0, 2):
         gains = {}
         for i in np.flatnonzero(queries.user == user):
             for a in range(4):
                 for b in range(a + 1, 4):
                     d = z[place[i]][a] - z[place[i]][b]
-                    p = 1 / (1 + np.exp(-d @ method.vectors_[user]))
-                    gains[i, a, b] = 0.5 * np.log1p(p * (1 - p) * d @ method.uncertainty_[user] @ d)
+                    p = 1 / (1 + np.exp(-d @ belief.mean[user]))
+                    gains[i, a, b] = 0.5 * np.log1p(p * (1 - p) * d @ belief.covariance[user] @ d)
         assert max(gains, key=gains.get) == (row[user], first[user], second[user])
-    single = method.next_query(make_queries([0], [queries.prompt[row[0]]], 3))
+    single = asking.next_query(make_queries([0], [queries.prompt[row[0]]], 3))
     assert [part[0] for part in single] == [0, first[0], second[0]]
 
 

@@ -44,6 +44,7 @@ TRACKS = Registry(
         "rank": "personalllm.evaluation.tracks.rank:RankTrack",
         "generate": "personalllm.evaluation.tracks.generate:GenerateTrack",
         "predict": "personalllm.evaluation.tracks.predict:PredictTrack",
+        "online": "personalllm.evaluation.tracks.online:OnlineTrack",
     },
 )
 """Tracks by name; outsiders add theirs through entry points of the group `personalllm.track`."""

@@ -151,8 +151,9 @@ class Method:
         if "signals" in self.needs and signals is None:
             raise UserError(
                 f"The method {self.id!r} uses the scores of the reward models, which this protocol does not allow.",
-                "Use the predict track with --set prediction.reward_signals=true (in Python: "
-                "prediction={'reward_signals': True}), and say so with its numbers.",
+                "Use the predict track with --set prediction.reward_signals=true, or the online track with "
+                "--set online.reward_signals=true (in Python: online={'reward_signals': True}), and say so with its "
+                "numbers.",
             )
         self._embedder, self._llm, self._signals, self._seed = embedder, llm, signals, seed
         return self
@@ -226,13 +227,27 @@ class Method:
         raise NotImplementedError(f"{self.id!r} does not ask a chat model.")
 
     def next_query(self, queries: Queries) -> tuple[I32, U8, U8]:
-        """Choose for each user the comparison that tells most about them, among the responses of the prompts.
+        """Choose for each user the comparison to ask for, among the responses of the prompts; policies do.
 
         Returns:
             int32 (n_users,): the row among `queries`, -1 for a user without one; uint8 (n_users,) twice: the two
             responses, columns of the corpus.
         """
         raise NotImplementedError(f"{self.id!r} does not choose comparisons.")
+
+    def asking(self, policy: Any = "") -> Any:
+        """Return a policy that asks users for this fitted method, unadapted; methods with a posterior have some.
+
+        Args:
+            policy: Registered name or a `Policy`.
+
+        Raises:
+            UserError: If the method has no posterior, or the policy is none.
+        """
+        raise UserError(
+            f"The method {self.id!r} does not choose what to ask a user: it has no posterior of their taste.",
+            "Use one that has, such as 'sparse-basis', 'hierarchical-bt' or 'pref'.",
+        )
 
     def user(self, name: str) -> User:
         """Return the handle of a named user, who starts from what the pool taught; the same one for the same name.
@@ -272,9 +287,7 @@ class Method:
             UserError: If the method is not fitted, a learned attribute cannot be written, or the folder holds something
                 else.
         """
-        learned = getattr(self, "_learned", None)
-        if learned is None:
-            raise UserError(f"The method {self.id!r} is not fitted, so there is nothing to save.", "Call fit() first.")
+        state = self.fitted_state()
         backends = {need: getattr(self, f"_{need}", None) for need in ("embedder", "llm") if need in self.needs}
         cls = type(self)
         note = {
@@ -283,9 +296,19 @@ class Method:
             "seed": self.seed,
             "backends": {need: {"name": b.name, "identity": b.identity} for need, b in backends.items() if b},
         }
-        state = {name: vars(self)[name] for name in sorted(learned)}
         write_state(Path(path).expanduser(), note, state, cls.__module__)
         return self
+
+    def fitted_state(self) -> dict[str, Any]:
+        """Return what `fit` learned, by name of the attribute.
+
+        Raises:
+            UserError: If the method is not fitted.
+        """
+        learned = getattr(self, "_learned", None)
+        if learned is None:
+            raise UserError(f"The method {self.id!r} is not fitted, so there is nothing to save.", "Call fit() first.")
+        return {name: vars(self)[name] for name in sorted(learned)}
 
     def restore(self, learned: Mapping[str, Any]) -> Self:
         """Set what an equal method learned in `fit`, by name of the attribute."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from personalllm.core.types import F32, F64, Queries
+from personalllm.core.types import F32, F64, I64, Histories, Queries
+from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.linear_method import LinearMethod, moderated_scores
 from personalllm.methods.parts.logistic import MOST_RIDGE, Laplace, best_ridge, newton_map, newton_pooled
 from personalllm.methods.parts.low_rank import some_users
+from personalllm.methods.parts.posterior import Posterior
 
 __all__ = ["GaussianPrior", "HierarchicalBT", "fit_prior"]
 
@@ -32,9 +35,9 @@ class GaussianPrior:
     spread: F64
     evidence: tuple[float, ...]
 
-    def posterior(self, pairs: Pairs) -> Laplace:
-        """Return what each user's comparisons make of it."""
-        return newton_map(pairs, self.mean, np.linalg.inv(self.spread), covariance="each")
+    def posterior(self, pairs: Pairs, start: F64 | None = None) -> Laplace:
+        """Return what each user's comparisons make of it; `start` as in `newton_map`."""
+        return newton_map(pairs, self.mean, np.linalg.inv(self.spread), covariance="each", start=start)
 
 
 def fit_prior(pairs: Pairs, steps: int, pseudo_users: float, *, full: bool = True) -> GaussianPrior:
@@ -73,7 +76,7 @@ def _climbed(pairs: Pairs, mean: F64, variance: float, steps: int, pseudo_users:
 
 
 @dataclass
-class HierarchicalBT(LinearMethod):
+class HierarchicalBT(Posterior, LinearMethod):
     r"""Bradley-Terry with $w_u \sim N(\mu, \Sigma)$ with the prior that makes the pool's comparisons most probable.
 
     The prior is fitted by expectation maximisation, each user's posterior by Laplace's method (Newton to the maximum,
@@ -127,3 +130,23 @@ class HierarchicalBT(LinearMethod):
         candidates, index = self.features_.candidates(self.embedder, queries)
         weights = self.user_weights_.astype(np.float64)
         return moderated_scores(weights, self.user_spread_, candidates, index, queries.user)
+
+    def tastes(self, queries: Queries) -> tuple[F32, I64]:
+        """Return the features of all responses."""
+        return self.features_.candidates(self.embedder, queries)
+
+    def known(self, histories: Histories) -> Pairs:
+        """Return the comparisons in the features."""
+        return self.comparisons(histories)
+
+    def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
+        """Return Laplace's approximation."""
+        laplace = self.prior_.posterior(pairs, None if before is None else before.mean)
+        return Belief(laplace.mean, laplace.covariance, pairs.n_preferences)
+
+    def without_prior(self) -> Self:
+        """Return a copy whose prior is about zero and alike in all directions, with the same mean variance."""
+        width = len(self.prior_.mean)
+        flat = copy(self)
+        flat.prior_ = GaussianPrior(np.zeros(width), np.trace(self.prior_.spread) / width * np.eye(width), ())
+        return flat

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32, F64, Histories, Queries
+from personalllm.core.types import F32, F64, I64, Histories, Queries
+from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import FeatureMap, Pairs
 from personalllm.methods.parts.held_out import SHOTS, HeldOut, user_slopes
 from personalllm.methods.parts.linear_method import LinearMethod, moderated_margins, moderated_scores
 from personalllm.methods.parts.low_rank import fit_basis, in_basis, some_users, start_points, start_weights
-from personalllm.methods.parts.particles import log_likelihoods, posterior
+from personalllm.methods.parts.particles import learned, log_likelihoods, posterior
+from personalllm.methods.parts.posterior import Posterior
 from personalllm.methods.parts.surface import TextFeatureMap
 
 __all__ = ["MixturePopulation", "SparseBasis", "SparsePrior"]
@@ -50,7 +53,7 @@ class MixturePopulation:
 
 
 @dataclass
-class SparseBasis(LinearMethod):
+class SparseBasis(Posterior, LinearMethod):
     r"""Ranks by a sparse mixture of tastes learned from the pool: $u = z_u^\top B^\top x$, $z_u$ on the simplex.
 
     The population is a discrete distribution over mixtures: single tastes with their shares in the pool, and draws from
@@ -197,6 +200,26 @@ class SparseBasis(LinearMethod):
         mean = self.user_weights_.astype(np.float64)
         scores = moderated_scores(mean, self.user_spread_, tastes, index, queries.user)
         return scores * self.user_slopes_[queries.user][:, None]
+
+    def tastes(self, queries: Queries) -> tuple[F32, I64]:
+        """Return the utilities of all responses for each taste."""
+        candidates, index = self.features_.candidates(self.embedder, queries)
+        return (candidates @ self.population_.basis).astype(np.float32), index
+
+    def known(self, histories: Histories) -> Pairs:
+        """Return the comparisons in the tastes."""
+        return in_basis(self.comparisons(histories), self.population_.basis)
+
+    def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
+        """Return the exact posterior over the particles."""
+        return learned(self.population_.particles, self.population_.log_prior, pairs, before)
+
+    def without_prior(self) -> Self:
+        """Return a copy whose particles are uniform on the simplex."""
+        flat, n = copy(self), self.population_.particles.shape
+        particles = _dirichlet(generator(self.seed, "sparse-basis flat", n[0]), np.ones(n[1]), n[0])
+        flat.population_ = replace(self.population_, particles=particles, log_prior=np.zeros(n[0]))
+        return flat
 
 
 def _dirichlet(rng: np.random.Generator, parameters: F64, n: int) -> F64:

@@ -32,6 +32,7 @@ class Pairs:
         offsets: int64 (n_users + 1,): the rows of user u are `offsets[u]:offsets[u + 1]`.
         preference: int64 (n,), ascending: the preference that a comparison follows from, whose first row is the one
             that was given and whose others are implied; None where every row is a preference of its own.
+        weight: float64 (n,), >= 0: how much each row counts, e.g. less the older it is; None: 1 each.
     """
 
     vectors: F32
@@ -41,6 +42,7 @@ class Pairs:
     prompt: I32
     offsets: I64
     preference: I64 | None = None
+    weight: F64 | None = None
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -110,7 +112,9 @@ class Pairs:
 
     def _rows(self, rows: I64, user: I32, offsets: I64) -> Pairs:
         preference = None if self.preference is None else self.preference[rows]
-        return Pairs(self.vectors, self.chosen[rows], self.rejected[rows], user, self.prompt[rows], offsets, preference)
+        weight = None if self.weight is None else self.weight[rows]
+        sides = self.chosen[rows], self.rejected[rows]
+        return Pairs(self.vectors, *sides, user, self.prompt[rows], offsets, preference, weight)
 
 
 def text_blocks(corpus: Corpus, keys: I64) -> Iterator[tuple[slice, list[str]]]:

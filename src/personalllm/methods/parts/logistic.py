@@ -61,7 +61,7 @@ def padded_blocks(pairs: Pairs) -> Iterator[tuple[I64, F64, F64]]:
 
     Yields:
         Users, int64 (n_block,); their differences, float64 (n_block, width, n_features), zero where a user has fewer
-        than `width` comparisons; and 1 or 0 for the rows there are, float64 (n_block, width).
+        than `width` comparisons; and how much each row counts, float64 (n_block, width), 0 where there is none.
     """
     counts = pairs.counts
     users = np.flatnonzero(counts)
@@ -80,7 +80,7 @@ def padded_blocks(pairs: Pairs) -> Iterator[tuple[I64, F64, F64]]:
         rows = np.where(there, pairs.offsets[block][:, None] + position, 0)
         x = (pairs.vectors[pairs.chosen[rows]] - pairs.vectors[pairs.rejected[rows]]).astype(np.float64)
         x[~there] = 0.0
-        yield block, x, there.astype(np.float64)
+        yield block, x, there.astype(np.float64) if pairs.weight is None else there * pairs.weight[rows]
         start = stop
 
 

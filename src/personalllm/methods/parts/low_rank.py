@@ -16,9 +16,18 @@ from personalllm.methods.parts.logistic import (
     padded_blocks,
     sigmoid,
 )
-from personalllm.methods.parts.simplex import climb_simplex
+from personalllm.methods.parts.simplex import climb_simplex, spread_along
 
-__all__ = ["as_one_user", "fit_basis", "in_basis", "simplex_map", "some_users", "start_points", "start_weights"]
+__all__ = [
+    "as_one_user",
+    "fit_basis",
+    "in_basis",
+    "simplex_laplace",
+    "simplex_map",
+    "some_users",
+    "start_points",
+    "start_weights",
+]
 
 _MOST_COMPARISONS = 200_000
 _CG_STEPS = 25  # a truncated Newton step need not be exact: it is an ascent direction after any number of them
@@ -171,3 +180,25 @@ def simplex_map(pairs: Pairs, prior: F64, *, max_steps: int = 60) -> F64:
     for users, x, there in padded_blocks(pairs):
         weights[users] = climb_simplex(x, there, prior, weights[users], max_steps)
     return weights
+
+
+def simplex_laplace(pairs: Pairs, prior: F64, start: F64 | None = None) -> tuple[F64, F64]:
+    """Return the maxima of `simplex_map`, and the covariance of each user's weights along the simplex.
+
+    Args:
+        pairs: As in `simplex_map`.
+        prior: As in `simplex_map`.
+        start: Weights near the maxima, float64 (n_users, rank), to save steps.
+
+    Returns:
+        float64 (n_users, rank), and float64 (n_users, rank, rank), of rank - 1.
+    """
+    mode = prior / prior.sum()
+    weights = np.tile(mode, (pairs.n_users, 1)) if start is None else start.copy()
+    nothing = np.zeros((1, 1, len(prior)))
+    covariance = np.repeat(spread_along(nothing, np.zeros((1, 1)), prior, mode[None])[0], pairs.n_users, axis=0)
+    weights[pairs.counts == 0] = mode
+    for users, x, there in padded_blocks(pairs):
+        weights[users] = climb_simplex(x, there, prior, weights[users])
+        covariance[users] = spread_along(x, there, prior, weights[users])[0]
+    return weights, covariance
