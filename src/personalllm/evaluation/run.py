@@ -37,6 +37,7 @@ from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.reading import assemble
 from personalllm.evaluation.resolve import resolve, slug, without_source
 from personalllm.evaluation.results import Results
+from personalllm.evaluation.settings import nest
 from personalllm.evaluation.sizes import check_data
 from personalllm.evaluation.sources.rated import people_of
 from personalllm.evaluation.sources.simulated import Simulated
@@ -71,8 +72,8 @@ def evaluate(
         data: A benchmark, whose users are simulated, or the preferences or ratings of people.
         track: `rank`, `generate`, `predict` or a plug-in's; None: that of the protocol, else `rank`, for people
             `predict`.
-        protocol: From `Protocol.for_data`; or the name of a preset; or settings, as `Protocol.for_data` takes them;
-            None: the defaults. The identities of the backends that can change a number are filled in here.
+        protocol: From `Protocol.for_data`; or the name of a preset; or settings, e.g. `{"n_users": 100,
+            "history.pairs": 20}`; None: the defaults. Identities of backends that change numbers are filled in here.
         embedder: For the methods that need one; a name or an object, like the next three.
         llm: For the generate track, and the methods that need one.
         rewards: For the generate track; its RMs must be the benchmark's.
@@ -123,7 +124,7 @@ def as_protocol(protocol: Protocol | str | Mapping[str, Any] | None, data: Any, 
     """Return the protocol of a run.
 
     Args:
-        protocol: A protocol, the name of a preset, settings, or None for the defaults.
+        protocol: As for `evaluate`.
         data: A benchmark or the preferences of people.
         track: Name of the track; None: that of the protocol.
 
@@ -143,7 +144,7 @@ def as_protocol(protocol: Protocol | str | Mapping[str, Any] | None, data: Any, 
         return protocol
     if isinstance(protocol, str):
         return get_preset(protocol).protocol_for(data, **chosen)
-    return Protocol.for_data(data, **{**(protocol or {}), **chosen})
+    return Protocol.for_data(data, **{**nest(protocol or {}), **chosen})
 
 
 def make_track(protocol: Protocol, data: Any, backends: Backends, *, writes: bool = False) -> Track:

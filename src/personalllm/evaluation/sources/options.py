@@ -47,7 +47,7 @@ class PredictOptions(Options):
             None = all.
         seen_test_pairs: The same for seen users, >= 1; None = as many as for unseen ones.
         survey: So many questions of the history split are asked of everybody: shots are drawn from them, for seen users
-            too, and nobody is asked to predict them or fitted on their prompts. 0 = users have prompts of their own.
+            too; they are never predicted, and nothing is fitted on their prompts. 0 = users have prompts of their own.
         n_seen_users: How many users of the pool are evaluated as seen ones, >= 1; all people are.
         counterfactuals: Histories that are not the user's own, at the largest number of shots: `flipped` swaps chosen
             and rejected, `other-user` gives what another user would have said of the same prompts; of people, what the
