@@ -19,7 +19,6 @@ def test_the_front_door():
         "Population",
         "Preferences",
         "Protocol",
-        "Ratings",
         "Results",
         "Standardiser",
         "__version__",

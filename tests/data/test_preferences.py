@@ -1,4 +1,4 @@
-"""Preferences of people: layouts, ties, and the errors of broken files."""
+"""Preferences of people: layouts, ties, and what a broken file is told."""
 
 from __future__ import annotations
 

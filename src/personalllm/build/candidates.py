@@ -7,17 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from personalllm.core.errors import AxisMismatch, ParameterError, PersonalLLMError, RunError
-from personalllm.core.protocols import ChatModel, RewardEnsemble, chat_some
+from personalllm.core.errors import AxisMismatch, ParameterError, RunError
+from personalllm.core.protocols import ChatModel, RewardEnsemble
 from personalllm.core.seeding import derive_seed, generator
-from personalllm.core.types import F32, ChatReply, ChatRequest, Message
+from personalllm.core.types import F32, ChatRequest, Message
 from personalllm.data import Benchmark
 
 __all__ = ["write_candidates"]
 
 _ATTEMPTS = 3
 _BATCH = 8
-_TOP_K = 40  # the nucleus of all 49,152 tokens costs a sort of them for every new one
 
 
 def write_candidates(
@@ -42,7 +41,7 @@ def write_candidates(
         llm: Writes `n_prompts * benchmark.n_responses` responses; one with a cache makes an interrupted call resume.
         rewards: Scores them; must have the benchmark's RMs.
         n_prompts: Test prompts, drawn with the seed; all of them if there are fewer.
-        styles: System messages, each for an equal share of the responses to a prompt; `""` for none.
+        styles: System messages, taken in turn by the responses to a prompt; `""` for none.
         max_tokens: Maximum of new tokens of a response; a longer one is cut.
         temperature: > 0: with greedy decoding all responses in one style would be equal.
         seed: Seed of the prompts and of the sampling.
@@ -66,12 +65,17 @@ def write_candidates(
         )
     test = benchmark.rows("test")
     drawn = np.sort(generator(seed, "candidate prompts").permutation(test)[:n_prompts])
+    texts: list[str] = []
+    total = len(drawn) * benchmark.n_responses
     requests = [
         _request(benchmark, int(row), column, styles, max_tokens, temperature, seed)
         for row in drawn
         for column in range(benchmark.n_responses)
     ]
-    texts = _written(llm, requests, progress)
+    for start in range(0, total, _BATCH):
+        texts += _written(llm, requests[start : start + _BATCH])
+        if progress:
+            progress(len(texts), total)
     raw = rewards.score([benchmark.prompt(int(row)) for row in np.repeat(drawn, benchmark.n_responses)], texts)
     order = [rewards.reward_models.index(name) for name in benchmark.reward_models]
     return _replaced(benchmark, drawn.tolist(), texts, raw[:, order], llm.name)
@@ -80,36 +84,21 @@ def write_candidates(
 def _request(
     benchmark: Benchmark, row: int, column: int, styles: Sequence[str], max_tokens: int, temperature: float, seed: int
 ) -> ChatRequest:
-    style = styles[column * len(styles) // benchmark.n_responses]
+    style = styles[column % len(styles)]
     system = (Message("system", style),) if style else ()
-    # seeds of a prompt follow one another: a model may then read the prompt once for all that are in one style
-    sampler = derive_seed(seed, "candidate", str(benchmark.prompt_ids[row].as_py())) + column
+    sampler = derive_seed(seed, "candidate", str(benchmark.prompt_ids[row].as_py()), column)
     messages = (*system, Message("user", benchmark.prompt(row)))
-    return ChatRequest(messages, max_tokens, temperature, top_p=0.95, top_k=_TOP_K, seed=sampler)
+    return ChatRequest(messages, max_tokens=max_tokens, temperature=temperature, top_p=0.95, seed=sampler)
 
 
-def _written(llm: ChatModel, requests: list[ChatRequest], progress: Callable[[int, int], None] | None) -> list[str]:
+def _written(llm: ChatModel, requests: list[ChatRequest]) -> list[str]:
     """Return the texts of the replies; an unusable one is drawn again with another seed."""
     texts = [""] * len(requests)
-    failures: list[PersonalLLMError] = []
     pending = list(range(len(requests)))
-
-    def keep(n: int, reply: ChatReply, source: str) -> None:  # noqa: ARG001
-        texts[pending[n]] = reply.text.strip()
-        if progress:
-            progress(sum(map(bool, texts)), len(texts))
-
-    def stop(n: int, kind: str, error: PersonalLLMError) -> bool:  # noqa: ARG001
-        failures.append(error)
-        return False
-
     for attempt in range(_ATTEMPTS):
-        again = [requests[i] for i in pending]
-        if attempt:
-            again = [replace(request, seed=derive_seed(request.seed, "attempt", attempt)) for request in again]
-        chat_some(llm, again, keep, stop, at_once=_BATCH)
-        if failures:
-            raise failures[0]
+        asked = [replace(requests[i], seed=derive_seed(requests[i].seed or 0, "attempt", attempt)) for i in pending]
+        for i, reply in zip(pending, llm.chat(asked), strict=True):
+            texts[i] = reply.text.strip()
         pending = [i for i in pending if not texts[i]]
         if not pending:
             return texts

@@ -48,11 +48,11 @@ def _needs_and_history(bench: Bench) -> None:
 
 @MADE.clause("hook")
 def _has_a_hook(bench: Bench) -> None:
-    """It ranks, asks a chat model, or chooses what to ask users.
+    """It ranks or asks a chat model.
 
-    Override utilities(queries) or messages(queries), or value(offer) of a Policy.
+    Override utilities(queries) or messages(queries).
     """
-    bench.require(bench.cls.implements("utilities", "messages", "next_query"), "implement utilities or messages")
+    bench.require(bench.cls.implements("utilities", "messages"), "implement utilities or messages")
 
 
 @MADE.clause("spec-json", after=("dataclass",))

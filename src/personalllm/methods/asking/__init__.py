@@ -1,1 +1,0 @@
-"""Policies: what to ask a user next, given what a method believes of them."""
