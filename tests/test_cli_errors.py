@@ -36,7 +36,7 @@ def noted(error: Exception) -> Exception:
             1,
             ["error: The worker broke.", "Run again.", "It arose in work unit 3 (prompts [a] to b)."],
         ),
-        (lambda: UserError("No such thing [x].", "Mend it."), 2, ["error: No such thing [x].", "Mend it."]),
+        (lambda: UserError("No such thing [x].", "Fix it."), 2, ["error: No such thing [x].", "Fix it."]),
         (
             lambda: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/full/place"),
             1,
@@ -57,9 +57,9 @@ def test_an_error_is_printed_with_its_remedy_and_notes(
     lines: list[str],
 ) -> None:
     assert end(monkeypatch, make()) == status
-    told = capsys.readouterr()
-    assert told.err.splitlines() == lines
-    assert told.out == ""
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == lines
+    assert printed.out == ""
 
 
 def test_an_error_that_nobody_foresaw_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

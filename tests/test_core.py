@@ -25,7 +25,7 @@ CORPUS = Corpus(["p", "q"], [["a", "b", "c"], ["d", "e", "f"]])
         errors.ParameterError("alpha", "> 0", -1),
         errors.UnknownName("method", "rndom", ["random", "oracle"]),
         errors.MissingExtra("torch", "torch"),
-        errors.DataError("It is broken.", "Mend it."),
+        errors.DataError("It is broken.", "Fix it."),
     ],
 )
 def test_errors_survive_pickling_with_message_and_remedy(error):

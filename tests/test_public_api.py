@@ -19,6 +19,7 @@ def test_the_front_door():
         "Population",
         "Preferences",
         "Protocol",
+        "Ratings",
         "Results",
         "Standardiser",
         "__version__",

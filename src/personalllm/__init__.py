@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from personalllm import backends, methods
-    from personalllm.data import Benchmark, Preferences, Standardiser, load
+    from personalllm.data import Benchmark, Preferences, Ratings, Standardiser, load
     from personalllm.evaluation import Protocol, Results, evaluate, load_results, load_run
     from personalllm.methods import Method, load_method
     from personalllm.users import Population, choices
@@ -29,6 +29,7 @@ __all__ = [
     "Population",
     "Preferences",
     "Protocol",
+    "Ratings",
     "Results",
     "Standardiser",
     "__version__",
@@ -48,6 +49,7 @@ _ROOMS = {
     "Population": "personalllm.users",
     "Preferences": "personalllm.data",
     "Protocol": "personalllm.evaluation",
+    "Ratings": "personalllm.data",
     "Results": "personalllm.evaluation",
     "Standardiser": "personalllm.data",
     "backends": "",

@@ -64,7 +64,7 @@ class HashScorer:
 
 
 class FixedScorer:
-    """Gives what it is told: an array (1 + n_personas, n_prompts, n_responses), the first row without a persona."""
+    """Returns its scores, an array (1 + n_personas, n_prompts, n_responses), the first row without a persona."""
 
     identity = "fixed@1"
 

@@ -11,7 +11,7 @@ import pytest
 
 from personalllm.backends.llm import LocalChatModel
 from personalllm.core.errors import ModelFileError, ParameterError, RunError
-from personalllm.core.types import ChatRequest, Message
+from personalllm.core.types import ChatReply, ChatRequest, Message
 from personalllm.testing import check_chat_model
 
 pytestmark = pytest.mark.models
@@ -31,6 +31,31 @@ def test_replies_do_not_depend_on_company_or_workers(chat_model):
     alone = LocalChatModel(workers=1).chat(list(reversed(requests)))
     assert [r.text for r in together] == [r.text for r in reversed(alone)]
     assert len({r.text for r in together}) == 3
+
+
+def test_replies_to_one_prompt_are_written_together_and_the_same_again(tiny_llama):
+    def replies(workers: int) -> list[ChatReply]:
+        model = LocalChatModel("tiny", path=tiny_llama, workers=workers, context_length=256, slots=3)
+        assert [len(of) for of in model._together(requests)] == [3, 2, 1, 3]
+        return model.chat(requests)
+
+    knobs = {"temperature": 1.0, "max_tokens": 20}
+    requests = [ask("Say a.", seed=seed, **knobs) for seed in (5, 6, 7, 8, 9, 11)]
+    requests += [ask("Say b.", seed=seed, **knobs) for seed in (5, 6, 7)]
+    first = replies(1)
+    assert first == replies(2)
+    assert len({reply.text for reply in first}) > 3
+    assert all(1 <= reply.completion_tokens <= 21 and reply.prompt_tokens > 3 for reply in first)
+    one_slot = LocalChatModel("tiny", path=tiny_llama, workers=1, context_length=256)
+    assert one_slot.chat([requests[5]])[0].text == first[5].text
+    assert one_slot.identity != LocalChatModel("tiny", path=tiny_llama, slots=3, context_length=256).identity
+
+
+def test_long_replies_are_written_together_as_far_as_they_fit(tiny_llama):
+    model = LocalChatModel("tiny", path=tiny_llama, workers=1, context_length=256, slots=8)
+    requests = [ask("Say a.", seed=seed, max_tokens=100, temperature=1.0) for seed in range(3)]
+    assert [len(of) for of in model._together(requests)] == [2, 1]
+    assert len(model.chat(requests)) == 3
 
 
 def test_greedy_text_is_the_same_in_another_process(chat_model):
@@ -80,7 +105,11 @@ def test_pickles_and_keeps_its_identity(chat_model):
 
 @pytest.mark.parametrize(
     ("knobs", "message"),
-    [({"workers": 0}, "workers must be >= 1, got 0"), ({"context_length": 8}, "context_length must be >= 64 tokens")],
+    [
+        ({"workers": 0}, "workers must be >= 1, got 0"),
+        ({"slots": 0}, "slots must be >= 1, got 0"),
+        ({"context_length": 8}, "context_length must be >= 64 tokens"),
+    ],
 )
 def test_bad_parameters(knobs, message, chat_model):
     with pytest.raises(ParameterError, match=message):

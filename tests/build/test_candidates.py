@@ -76,12 +76,14 @@ def test_candidates_are_the_same_at_each_call_and_other_with_another_seed() -> N
     assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
-def test_responses_take_the_styles_in_turn() -> None:
+def test_each_style_has_a_share_of_the_responses_and_seeds_follow_one_another() -> None:
     llm = Recorder()
     write_candidates(tiny(), llm, SurfaceRewards(), n_prompts=1, styles=("", "Be brief.", "Be kind."))
     systems = [request.messages[0].content for request in llm.requests if len(request.messages) == 2]
     assert systems == ["Be brief.", "Be kind."]
     assert len(llm.requests) == N_RESPONSES
+    first = llm.requests[0].seed
+    assert [request.seed - first for request in llm.requests] == [0, 1, 2, 3]
 
 
 def test_an_empty_reply_is_drawn_again() -> None:

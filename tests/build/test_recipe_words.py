@@ -1,4 +1,4 @@
-"""What a wrong recipe is told: the place, what stands there, and what may have been meant."""
+"""Errors of a wrong recipe: the place, the value, and what may have been meant."""
 
 from __future__ import annotations
 

@@ -193,6 +193,11 @@ BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
     (["zero-shot", "--track", "generate", *SMALL], UserError, "does not say which reward ensemble"),
     (["zero-shot", "--track", "generate", *SMALL, *STANDINS[4:]], ModelFileError, "personalllm models pull"),
     (["zero-shot", "random", *SMALL], UserError, "does not take part in the rank track"),
+    (
+        ["random", "tiny.parquet"],
+        UserError,
+        "is a file or folder, not a method. Give the data so: --data tiny",
+    ),
     (["random", *SMALL, "--data", "absent.parquet"], UserError, "absent.parquet"),
     ([*SMALL], UserError, "No method is named. Name one, e.g. random, or all; or choose a --preset"),
     (["--preset", "paper-ic", *SMALL], UnknownName, "no preset named 'paper-ic'. Did you mean 'paper-icl'"),

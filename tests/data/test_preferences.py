@@ -1,4 +1,4 @@
-"""Preferences of people: layouts, ties, and what a broken file is told."""
+"""Preferences of people: layouts, ties, and the errors of broken files."""
 
 from __future__ import annotations
 

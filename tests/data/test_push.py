@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 import time
@@ -16,9 +17,10 @@ from typer.testing import CliRunner
 
 from personalllm.cli.data import app
 from personalllm.core.errors import OfflineError, ParameterError, RunError, UserError
-from personalllm.data import InvalidBenchmark, load, validate, write_benchmark
+from personalllm.data import InvalidBenchmark, Preferences, load, validate, write_benchmark
 from personalllm.data.dataset_card import dataset_card, licence_id
 from personalllm.data.hub import HubDataset, parse_hub_source
+from personalllm.data.preferences import holds_preferences
 from personalllm.data.push import push_benchmark
 
 yaml = pytest.importorskip("yaml")
@@ -389,3 +391,25 @@ def test_a_download_that_breaks_leaves_nothing_behind(hub: Any, tiny: Path, cach
     assert not list(cache.rglob("*.parquet"))
     hub.faults.clear()
     assert load(SOURCE).fingerprint == done.fingerprint
+
+
+def test_people_are_fetched_at_a_pinned_revision_and_only_the_files_that_hold_them(hub: Any, cache: Path) -> None:
+    rows = [
+        {"user_id": "u", "interaction_id": "i", "user_prompt": "Hi", "model_response": text, "if_chosen": text == "a"}
+        for text in "ab"
+    ]
+    tree = {"utterances.jsonl": "".join(f"{json.dumps(row)}\n" for row in rows).encode(), "survey.jsonl": b"{}\n"}
+    name = "HannahRoseKirk/prism-alignment"
+    repository = hub.repositories[name] = _SERVER.Repository(private=False)
+    old = repository.commit("main", tree, "first")
+    repository.commit("main", {"utterances.jsonl": b"broken"}, "second")
+    assert holds_preferences(f"hf://datasets/{name}"), "known by its name, before anything is fetched"
+    assert hub.asked("resolve") == 0
+    with pytest.raises(UserError, match="names no revision"):
+        Preferences.from_rows(f"hf://datasets/{name}")
+    people = Preferences.from_rows(f"hf://datasets/{name}@{old}")
+    assert (people.n, people.name, people.about["source"]) == (1, "prism-alignment", f"hf://datasets/{name}@{old}")
+    assert hub.asked("resolve/.*utterances.jsonl") > 0 == hub.asked("resolve/.*survey.jsonl")
+    before = len(hub.requests)
+    assert Preferences.from_rows(f"hf://datasets/{name}@{old}").fingerprint == people.fingerprint
+    assert len(hub.requests) == before, "a commit that is here is not looked up again"

@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
+import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
@@ -23,26 +26,13 @@ CSV = 'prompt,note\nÇa va?,"a, b"\n"Two\nlines",c; d\n'
 
 
 class Stream:
-    """A table that only speaks the Arrow C stream protocol, as polars does."""
+    """A table that only speaks the Arrow C stream protocol."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
         return self._table.__arrow_c_stream__(requested_schema)
-
-
-class Dataset:
-    """The part of `datasets.Dataset` that is used."""
-
-    column_names = ("prompt", "note")
-
-    def with_format(self, name: str) -> Any:
-        assert name == "arrow"
-        return self
-
-    def __getitem__(self, rows: slice) -> pa.Table:
-        return pa.Table.from_pylist(ROWS[rows])
 
 
 def cells(source: Any, **options: Any) -> list[tuple[str, str]]:
@@ -94,19 +84,21 @@ def test_every_table_format_gives_the_same_rows(tmp_path: Path, kind: str) -> No
     assert cells(path) == [tuple(row.values()) for row in ROWS]
 
 
-def test_every_table_in_memory_gives_the_same_rows() -> None:
-    pandas = pytest.importorskip("pandas")
+def tables(library: str) -> list[Any]:
     table = pa.Table.from_pylist(ROWS)
-    for source in (
-        ROWS,
-        iter(ROWS),
-        table,
-        Stream(table),
-        Dataset(),
-        pandas.DataFrame(COLUMNS),
-        {"train": ROWS},
-        COLUMNS,
-    ):
+    if library == "polars":
+        return [pl.DataFrame(COLUMNS), pl.LazyFrame(COLUMNS)]
+    if library == "datasets":
+        dataset = datasets.Dataset.from_list([*reversed(ROWS)]).select([1, 0])
+        return [dataset, dataset.to_iterable_dataset(), datasets.DatasetDict({"train": dataset})]
+    if library == "pandas":
+        return [pd.DataFrame(COLUMNS)]
+    return [ROWS, iter(ROWS), {"train": ROWS}, COLUMNS, table, table.to_reader(), Stream(table)]
+
+
+@pytest.mark.parametrize("library", ["python and pyarrow", "pandas", "polars", "datasets"])
+def test_every_table_in_memory_gives_the_same_rows(library: str) -> None:
+    for source in tables(library):
         assert cells(source) == [tuple(row.values()) for row in ROWS], type(source)
 
 
@@ -197,8 +189,7 @@ def test_a_cell_that_cannot_be_used_is_named(tmp_path: Path, line: str, message:
 
 
 def test_fractions_of_pandas_are_whole_numbers() -> None:
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(
+    frame = pd.DataFrame(
         {
             "instruction": ["a", "b"],
             "input": [None, "x"],
@@ -210,17 +201,16 @@ def test_fractions_of_pandas_are_whole_numbers() -> None:
     )
     people = Preferences.from_rows(frame)
     assert (people.users, people.n, people.n_ties) == (("annotator1", "annotator2"), 2, 1)
-    ids = pandas.DataFrame({"user": [7.0, 8.0], "prompt": "p", "chosen": "c", "rejected": ["r", None]})
+    ids = pd.DataFrame({"user": [7.0, 8.0], "prompt": "p", "chosen": "c", "rejected": ["r", None]})
     with pytest.raises(DataError, match=r"row 2: 'rejected' is empty \(null\)"):
         Preferences.from_rows(ids)
     assert Preferences.from_rows(ids.head(1)).users == ("7",)
 
 
 def test_an_empty_cell_of_csv_is_a_missing_value_as_in_pandas(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
     path = tmp_path / "p.csv"
     path.write_text("user,prompt,chosen,rejected\nann,Hi,Hello.,What?\nbob,Hi,Hello.,\n", encoding="utf-8")
-    for source in (path, pandas.read_csv(path)):
+    for source in (path, pd.read_csv(path)):
         with pytest.raises(DataError, match=r"(line 3|row 2): 'rejected' is empty \(null\)"):
             Preferences.from_rows(source)
     rows = [{"user": "ann", "prompt": "Hi", "chosen": "Hello.", "rejected": ""}]
@@ -258,10 +248,9 @@ def test_candidates_of_any_number() -> None:
 
 
 def test_a_benchmark_from_memory_equals_the_file(tmp_path: Path, columns: Any, write_parquet: Any) -> None:
-    pandas = pytest.importorskip("pandas")
     expected = load(write_parquet(tmp_path / "a.parquet", columns)).fingerprint
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    for source in (rows, pandas.DataFrame(columns), pa.table(columns)):
+    for source in (rows, pd.DataFrame(columns), pa.table(columns)):
         assert load(source).fingerprint == expected
     renamed = [{{"prompt": "question"}.get(name, name): value for name, value in row.items()} for row in rows]
     assert load(renamed, columns={"prompt": "question"}).fingerprint == expected
@@ -271,4 +260,4 @@ def test_a_benchmark_from_memory_equals_the_file(tmp_path: Path, columns: Any, w
         "test": 1,
     }
     with pytest.raises(DataError, match="the response is empty"):
-        load(pandas.DataFrame(columns | {"response_1": ["a", None, "b", "c"]}))
+        load(pd.DataFrame(columns | {"response_1": ["a", None, "b", "c"]}))

@@ -9,6 +9,7 @@ import pytest
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError, PersonalLLMError, UnknownName, UserError
 from personalllm.data import Benchmark, make_synthetic
 from personalllm.evaluation import HistorySpec, PopulationSpec, Protocol
+from personalllm.evaluation.run import as_protocol
 from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.evaluation.tracks.generate import GenerationOptions
 
@@ -127,6 +128,13 @@ def test_short_and_long_forms_meet(benchmark_: Benchmark) -> None:
     assert short == long
     assert Protocol.for_benchmark(benchmark_, seed=4).pool.seed == 4
     assert Protocol.for_benchmark(benchmark_, seed=4, population={"seed": 5}).population.seed == 5
+
+
+def test_evaluate_takes_settings_with_dots(benchmark_: Benchmark) -> None:
+    dotted = as_protocol({"n_users": 3, "history.pairs": 2, "history.nearest": 1}, benchmark_)
+    assert dotted == Protocol.for_data(benchmark_, n_users=3, history={"pairs": 2, "nearest": 1})
+    with pytest.raises(UserError, match=r"no setting 'poll\.n_users'.*Before the dot stands one of population"):
+        as_protocol({"poll.n_users": 3}, benchmark_)
 
 
 @pytest.mark.parametrize(("kind", "n_users"), [("one-per-reward-model", 4), ("uniform", 1)])

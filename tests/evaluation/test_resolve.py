@@ -207,6 +207,7 @@ def test_names_that_would_clash_are_refused() -> None:
         ([Impostor()], "'oracle' belongs to a baseline or an oracle"),
         ([Sample(), Twin()], "Two different methods are called 'sample'"),
         ([3], "must be an object or a name, got int"),
+        ([Sample], r"must be an object or a name, got the class Sample\. Pass Sample\(\)\."),
     ):
         with pytest.raises(UserError, match=message):
             resolve(items, load_track("rank"))  # type: ignore[arg-type]

@@ -229,3 +229,18 @@ def test_turns_are_refused_where_they_cannot_show_the_feedback(name, feedback):
     else:
         with pytest.raises(ParameterError, match=f"layout must be 'text' where feedback is '{feedback}', got 'turns'"):
             get_method(name, feedback=feedback, layout="turns")
+
+
+TURNS = (Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Hello."), Message("user", "Why?"))
+
+
+def test_a_prompt_with_turns_before_it_stays_a_conversation() -> None:
+    assert build_messages(TURNS, ()) == TURNS
+    given = examples([1])
+    system, first, *rest = build_messages(TURNS, given)
+    assert (system, tuple(rest)) == (TURNS[0], TURNS[2:])
+    assert first == build_messages("Hi", given)[0], "the examples come before the first turn"
+    system, *shown, hi, hello, why = build_messages(TURNS, given, layout="turns")
+    assert ((hi, hello, why), len(shown)) == (TURNS[1:], 2)
+    assert system.content.endswith("Be brief.")
+    assert [turn.role for turn in (system, *shown)] == ["system", "user", "assistant"]

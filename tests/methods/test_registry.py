@@ -40,12 +40,32 @@ IDS = (
 )
 
 
+POLICIES = (
+    "best-arms",
+    "challenger",
+    "d-optimal",
+    "dueling-ucb",
+    "greedy",
+    "population-pair",
+    "random-pair",
+    "thompson",
+)
+
+
 def test_lists_the_built_in_methods():
-    assert list_methods() == IDS
+    assert list_methods() == tuple(sorted(IDS + POLICIES))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_chooses_what_to_ask_and_nothing_else(name):
+    cls = method_class(name)
+    assert cls.id == name
+    hooks = ("utilities", "messages", "next_query")
+    assert [cls.implements(hook) for hook in hooks] == [False, False, True]
 
 
 def test_the_room_exports_what_it_says():
-    classes = {method_class(name).__name__ for name in IDS}
+    classes = {method_class(name).__name__ for name in IDS + POLICIES}
     assert classes <= set(room.__all__) == set(dir(room))
     assert all(getattr(room, name) is not None for name in room.__all__)
 
@@ -97,7 +117,7 @@ def test_a_spec_gives_the_method_back(name):
         ("self-icl", {"reply_tokens": 1.5}, ParameterError, "reply_tokens must be an integer >= 1, got 1.5"),
         ("meta-icl", {"n_similar": -1}, ParameterError, "n_similar must be an integer >= 1, got -1"),
         ("lookup-icl", {"n_prompts": 0}, ParameterError, "n_prompts must be an integer >= 1, got 0"),
-        ("meta-icl", {"embedding_pairs": 0}, ParameterError, "embedding_pairs must be an integer >= 1 or None, got 0"),
+        ("meta-icl", {"embedding_pairs": 0}, ParameterError, "embedding_pairs must be an integer >= 1, got 0"),
         ("lookup-icl", {"embedding_pairs": "all"}, ParameterError, "embedding_pairs must be an integer >= 1"),
         (
             "meta-icl",
@@ -105,7 +125,7 @@ def test_a_spec_gives_the_method_back(name):
             ParameterError,
             "embedding must be one of winning-minus-losing, winning, losing, got 'loosing'",
         ),
-        ("nearest-users", {"n_neighbours": 0}, ParameterError, "n_neighbours must be an integer >= 1 or None, got 0"),
+        ("nearest-users", {"n_neighbours": 0}, ParameterError, "n_neighbours must be an integer >= 1, got 0"),
         ("nearest-users", {"smoothings": 0}, ParameterError, "smoothings must be an integer >= 1, got 0"),
         ("matrix-factorisation", {"n_factors": 0}, ParameterError, "n_factors must be an integer >= 1, got 0"),
         (
@@ -168,7 +188,7 @@ def test_each_method_scores_responses_or_asks_a_chat_model(name):
     cls, asks = method_class(name), {"icl", "lookup-icl", "meta-icl", "self-icl", "zero-shot"}
     assert (cls.implements("utilities"), cls.implements("messages")) == (name not in asks, name in asks)
     assert cls.implements("utilities", "messages")
-    assert cls.implements("next_query") == (name == "pref")
+    assert not cls.implements("next_query")
     assert not Method.implements("utilities", "messages", "adapt", "fit", "no_such_hook")
 
 

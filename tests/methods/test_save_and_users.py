@@ -378,7 +378,7 @@ def test_rank_and_probability(pool):
     assert ann.probability("q", "sunny", "rainy") > 0.5 > ann.probability("q", "rainy", "sunny")
 
 
-def test_next_query_is_that_of_the_method(pool):
+def test_next_query_is_that_of_the_policy(pool):
     method = PReF(n_features=6, n_basis=3, rounds=2).fit(pool, embedder=EMBEDDER)
     ann = method.user("ann").update("p", chosen="a b", rejected="c d")
     prompts = OrderedDict(pair=["x", "x"], three=["a b c", "w1 w2", "w3"], single=["only"], empty=[])
@@ -386,8 +386,16 @@ def test_next_query_is_that_of_the_method(pool):
     assert question.prompt == "three"
     assert {question.a, question.b} <= set(prompts["three"])
     assert ann.next_query(prompts.items()) == question
+    asking = pl.methods.DOptimal(method="pref", parameters={"n_features": 6, "n_basis": 3, "rounds": 2})
+    bob = asking.fit(pool, embedder=EMBEDDER).user("bob").update("p", chosen="a b", rejected="c d")
+    assert bob.next_query(prompts) == ann.next_query(prompts, policy=pl.methods.DOptimal()) == question
+    assert ann.next_query(prompts, "best-arms").prompt in prompts
+    sure = pl.methods.Challenger(tolerance=1e6)
+    assert ann.next_query(prompts, sure) is None
     with pytest.raises(UserError, match="nothing to compare"):
         ann.next_query({"p": ["only"]})
+    with pytest.raises(UserError, match="'longest' is no policy"):
+        ann.next_query(prompts, "longest")
 
 
 @pytest.mark.parametrize(

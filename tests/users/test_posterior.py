@@ -9,7 +9,7 @@ import pytest
 
 from personalllm.core.errors import ParameterError
 from personalllm.users.draws import dirichlet_rows
-from personalllm.users.posterior import enumerated_weights, posterior_weights
+from personalllm.users.posterior import _filtered, enumerated_weights, posterior_weights
 
 N_RMS, N_RESPONSES = 5, 6
 ALPHA = 0.3
@@ -110,3 +110,15 @@ def test_a_population_of_a_few_vectors_is_counted():
     rows, first = comparisons(np.eye(N_RMS)[[0, 3]], 8, 3, implied=False)
     noisy = enumerated_weights(np.eye(N_RMS), rows, first, (1, 8), temperature=1.0, flip=0.1)
     assert (noisy.mean[0].max(axis=1) < 1).all()
+
+
+def test_a_user_who_is_asked_for_again_is_not_sampled_again():
+    rows, first = comparisons(users(3), 2, 5, implied=False)
+    before = _filtered.cache_info()
+    posterior_weights(ALPHA, rows, first, (2,), (901, 902, 903))
+    again = posterior_weights(ALPHA, rows[1:], first[1:], (2,), (902, 903))
+    posterior_weights(ALPHA, rows[:1], first[:1], (2,), (904,))
+    after = _filtered.cache_info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (4, 2)
+    again.particles[:] = 0.0
+    assert posterior_weights(ALPHA, rows[1:], first[1:], (2,), (902, 903)).particles.all()

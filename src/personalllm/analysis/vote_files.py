@@ -6,12 +6,13 @@ the option, by position or by who wrote it, and is empty for a tie between the o
 voter, or with a count of 0, says that an option was shown and got no vote.
 
 Rows with `annotator1`, `annotator2`, ... have the layout of the PandaLM test set: `instruction`, `input`, and for each
-annotator 0 for a tie, 1 or 2.
+annotator 0 for a tie, 1 or 2. Rows with `item_id`, `rater_id`, `context`, `response` and `Q_overall` have that of
+DICES: one rater's answer whether a conversation is unsafe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
@@ -19,12 +20,13 @@ from typing import Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from personalllm.core.errors import DataError, ParameterError
+from personalllm.core.storage import atomic_path
 from personalllm.core.types import F64
 from personalllm.data.cells import Row
-from personalllm.data.preferences import is_annotator, judgements
+from personalllm.data.layout_readers import is_annotator, verdicts_of
 from personalllm.data.rows import read_rows
 
-__all__ = ["TIE", "VOTE_COLUMNS", "Columns", "Ties", "VoteCounts", "read_votes"]
+__all__ = ["TIE", "VOTE_COLUMNS", "Columns", "Ties", "VoteCounts", "convert_votes", "read_votes"]
 
 Ties: TypeAlias = Literal["split", "option", "drop"]
 """What a tie is: a vote shared among the options of the prompt, an option of its own, or left out."""
@@ -36,7 +38,8 @@ TIE = "tie"
 """Name of the option that ties become with `ties="option"`."""
 
 _MAX_OPTIONS = 255  # options are indexed by uint8
-VOTE_COLUMNS = ("prompt", "option", "voter", "count", "text", "instruction", "input")
+_DICES = ("item_id", "rater_id", "context", "response", "Q_overall")
+VOTE_COLUMNS = ("prompt", "option", "voter", "count", "text", "instruction", "input", *_DICES)
 _PANDALM_OPTIONS = ("response 1", "response 2")
 
 
@@ -85,7 +88,7 @@ def read_votes(path: Path, ties: Ties = "split", columns: Columns = None) -> Vot
     if ties not in ("split", "option", "drop"):
         raise ParameterError("ties", "'split', 'option' or 'drop'", ties)
     path = path.expanduser()
-    rows = read_rows(path, VOTE_COLUMNS, columns=columns, extra=lambda column: is_annotator(column) is not None)
+    rows = _rows(path, columns)
     ballot = _Ballot()
     first = next(rows, None)
     add = _add_pandalm if first is not None and any(map(is_annotator, first.values)) else _add_row
@@ -99,6 +102,36 @@ def read_votes(path: Path, ties: Ties = "split", columns: Columns = None) -> Vot
             "Name options by position or by who wrote them, not by their texts.",
         )
     return _counted(ballot, path.name, ties)
+
+
+def convert_votes(path: Path, out: Path, columns: Columns = None) -> None:
+    """Write the votes of a file of single votes as Parquet, with the columns `prompt`, `option`, `voter` and `text`.
+
+    Raises:
+        DataError: If the file holds none, or counts instead of votes.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ("prompt", "option", "voter", "text")
+    table: dict[str, list[str]] = {name: [] for name in names}
+    for row in _rows(path, columns):
+        row.cell("voter")
+        for name in names:
+            table[name].append(row.optional(name))
+    with atomic_path(out) as temporary:
+        pq.write_table(pa.table(table, pa.schema([(name, pa.string()) for name in names])), temporary)
+
+
+def _rows(path: Path, columns: Columns) -> Iterator[Row]:
+    """Yield the rows of a file, those of DICES as single votes."""
+    for row in read_rows(path, VOTE_COLUMNS, columns=columns, extra=is_annotator):
+        if not row.values.keys() >= {*_DICES}:
+            yield row
+            continue
+        text = "\n\n".join(row.text(name, numbers=True, missing="") for name in ("context", "response"))
+        vote = {"prompt": row.name("item_id"), "option": row.name("Q_overall"), "voter": row.name("rater_id")}
+        yield Row(row.source, row.location, {**vote, "text": text}, row.present)
 
 
 def _add_row(ballot: _Ballot, row: Row) -> None:
@@ -137,7 +170,7 @@ def _add_pandalm(ballot: _Ballot, row: Row) -> None:
     parts = (row.optional("instruction"), row.optional("input"))
     for option in _PANDALM_OPTIONS:
         ballot.add(prompt, option, 0.0, "\n".join(part for part in parts if part))
-    for _, verdict in judgements(row):
+    for _, verdict in verdicts_of(row):
         ballot.add(prompt, _PANDALM_OPTIONS[verdict - 1] if verdict else "", 1.0)
 
 

@@ -7,16 +7,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from personalllm.core.errors import AxisMismatch, ParameterError, RunError
-from personalllm.core.protocols import ChatModel, RewardEnsemble
+from personalllm.core.errors import AxisMismatch, ParameterError, PersonalLLMError, RunError
+from personalllm.core.protocols import ChatModel, RewardEnsemble, chat_some
 from personalllm.core.seeding import derive_seed, generator
-from personalllm.core.types import F32, ChatRequest, Message
+from personalllm.core.types import F32, ChatReply, ChatRequest, Message
 from personalllm.data import Benchmark
 
 __all__ = ["write_candidates"]
 
 _ATTEMPTS = 3
 _BATCH = 8
+_TOP_K = 40  # the nucleus of all 49,152 tokens costs a sort of them for every new one
 
 
 def write_candidates(
@@ -41,7 +42,7 @@ def write_candidates(
         llm: Writes `n_prompts * benchmark.n_responses` responses; one with a cache makes an interrupted call resume.
         rewards: Scores them; must have the benchmark's RMs.
         n_prompts: Test prompts, drawn with the seed; all of them if there are fewer.
-        styles: System messages, taken in turn by the responses to a prompt; `""` for none.
+        styles: System messages, each for an equal share of the responses to a prompt; `""` for none.
         max_tokens: Maximum of new tokens of a response; a longer one is cut.
         temperature: > 0: with greedy decoding all responses in one style would be equal.
         seed: Seed of the prompts and of the sampling.
@@ -65,17 +66,12 @@ def write_candidates(
         )
     test = benchmark.rows("test")
     drawn = np.sort(generator(seed, "candidate prompts").permutation(test)[:n_prompts])
-    texts: list[str] = []
-    total = len(drawn) * benchmark.n_responses
     requests = [
         _request(benchmark, int(row), column, styles, max_tokens, temperature, seed)
         for row in drawn
         for column in range(benchmark.n_responses)
     ]
-    for start in range(0, total, _BATCH):
-        texts += _written(llm, requests[start : start + _BATCH])
-        if progress:
-            progress(len(texts), total)
+    texts = _written(llm, requests, progress)
     raw = rewards.score([benchmark.prompt(int(row)) for row in np.repeat(drawn, benchmark.n_responses)], texts)
     order = [rewards.reward_models.index(name) for name in benchmark.reward_models]
     return _replaced(benchmark, drawn.tolist(), texts, raw[:, order], llm.name)
@@ -84,21 +80,36 @@ def write_candidates(
 def _request(
     benchmark: Benchmark, row: int, column: int, styles: Sequence[str], max_tokens: int, temperature: float, seed: int
 ) -> ChatRequest:
-    style = styles[column % len(styles)]
+    style = styles[column * len(styles) // benchmark.n_responses]
     system = (Message("system", style),) if style else ()
-    sampler = derive_seed(seed, "candidate", str(benchmark.prompt_ids[row].as_py()), column)
+    # seeds of a prompt follow one another: a model may then read the prompt once for all that are in one style
+    sampler = derive_seed(seed, "candidate", str(benchmark.prompt_ids[row].as_py())) + column
     messages = (*system, Message("user", benchmark.prompt(row)))
-    return ChatRequest(messages, max_tokens=max_tokens, temperature=temperature, top_p=0.95, seed=sampler)
+    return ChatRequest(messages, max_tokens, temperature, top_p=0.95, top_k=_TOP_K, seed=sampler)
 
 
-def _written(llm: ChatModel, requests: list[ChatRequest]) -> list[str]:
+def _written(llm: ChatModel, requests: list[ChatRequest], progress: Callable[[int, int], None] | None) -> list[str]:
     """Return the texts of the replies; an unusable one is drawn again with another seed."""
     texts = [""] * len(requests)
+    failures: list[PersonalLLMError] = []
     pending = list(range(len(requests)))
+
+    def keep(n: int, reply: ChatReply, source: str) -> None:  # noqa: ARG001
+        texts[pending[n]] = reply.text.strip()
+        if progress:
+            progress(sum(map(bool, texts)), len(texts))
+
+    def stop(n: int, kind: str, error: PersonalLLMError) -> bool:  # noqa: ARG001
+        failures.append(error)
+        return False
+
     for attempt in range(_ATTEMPTS):
-        asked = [replace(requests[i], seed=derive_seed(requests[i].seed or 0, "attempt", attempt)) for i in pending]
-        for i, reply in zip(pending, llm.chat(asked), strict=True):
-            texts[i] = reply.text.strip()
+        again = [requests[i] for i in pending]
+        if attempt:
+            again = [replace(request, seed=derive_seed(request.seed, "attempt", attempt)) for request in again]
+        chat_some(llm, again, keep, stop, at_once=_BATCH)
+        if failures:
+            raise failures[0]
         pending = [i for i in pending if not texts[i]]
         if not pending:
             return texts

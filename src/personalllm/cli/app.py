@@ -24,6 +24,7 @@ class _Commands(LazyCommands):
         "build": "personalllm.cli.build:app",
         "reproduce": "personalllm.cli.reproduce:app",
         "personas": "personalllm.cli.personas:app",
+        "people": "personalllm.cli.people:people",
         "evaluate": "personalllm.cli.evaluate:evaluate",
         "presets": "personalllm.cli.presets:presets",
         "sweep": "personalllm.cli.sweep:sweep",

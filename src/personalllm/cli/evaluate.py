@@ -139,6 +139,9 @@ def _names(methods: list[str] | None, preset: str | None) -> list[str]:
     from personalllm.core.errors import UserError
     from personalllm.evaluation import get_preset
 
+    for name in methods or ():
+        if not name.endswith(".py") and Path(name).suffix and Path(name).exists():
+            raise UserError(f"{name!r} is a file or folder, not a method.", f"Give the data so: --data {name}")
     if methods:
         return methods
     if preset is None:

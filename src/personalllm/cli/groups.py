@@ -59,9 +59,12 @@ def with_groups(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options(group: Any) -> Iterator[inspect.Parameter]:
-    """Yield a parameter for each field; options stand in the help under the `title` of their group, if it has one."""
-    hints = get_type_hints(group, include_extras=True)
-    for field in fields(group):
+    """Yield a parameter for each field, those that a group inherits last.
+
+    Options stand in the help under the `title` of their group, if it has one.
+    """
+    hints, own = get_type_hints(group, include_extras=True), group.__annotations__
+    for field in sorted(fields(group), key=lambda field: field.name not in own):
         annotation, *information = get_args(hints[field.name])
         option = copy(information[0])
         if isinstance(option, OptionInfo):

@@ -150,8 +150,7 @@ class DataOptions(PeopleOptions):
         str,
         Option(
             help="Benchmark: a name or a path. Or a file of people's preferences: JSONL, JSON, CSV, TSV, Parquet or "
-            "Arrow with the columns user, prompt, chosen, rejected, or in the layout of PRISM's utterances or of "
-            "PandaLM's test set."
+            "Arrow with the columns user, prompt, chosen, rejected, or in a layout of `personalllm people`."
         ),
     ] = "mini"
 

@@ -126,7 +126,7 @@ def embed_texts(data: Benchmark | Preferences, embedder: Any, console: Console) 
 
     if isinstance(data, Preferences):
         corpus = data.histories.corpus
-        texts = list({*corpus.prompts, *(text for row in corpus.responses for text in row)})
+        texts = list({*map(corpus.text, range(corpus.n_prompts)), *(text for row in corpus.responses for text in row)})
     else:
         texts = [*data.prompts.to_pylist(), *data.responses.to_pylist()]
     if isinstance(embedder, CachedEmbedder) and len(texts) <= _MOST_TEXTS:

@@ -6,7 +6,7 @@ Axes are always in the order (n_users, n_prompts, n_responses, n_reward_models).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, overload
 
@@ -127,14 +127,19 @@ class Corpus:
     Prompts may have different numbers of responses. A sequence that makes its rows when they are read should have an
     attribute `width`, the length of every row, so that they need not be read to be counted.
 
+    A prompt may be the last turn of a conversation. `prompts` has such a conversation as one text, for readers and as a
+    key; an embedder should be given `text`, a chat model `messages`.
+
     Attributes:
         prompts: Prompt texts, length n_prompts.
         responses: Response texts, n_prompts rows.
+        conversations: Row of the prompt -> its turns, the last one the user's; only prompts with turns before them.
         counts: int32 (n_prompts,), the number of responses of each prompt.
     """
 
     prompts: Sequence[str]
     responses: Sequence[Sequence[str]]
+    conversations: Mapping[int, tuple[Message, ...]] = field(default_factory=dict)
     counts: I32 = field(init=False)
 
     def __post_init__(self) -> None:
@@ -160,7 +165,26 @@ class Corpus:
 
     def first_columns(self, width: int) -> Corpus:
         """Return the corpus with the first `width` responses of each prompt, for prompts that have as many."""
-        return Corpus(self.prompts, _FirstColumns(self.responses, width))
+        return Corpus(self.prompts, _FirstColumns(self.responses, width), self.conversations)
+
+    def messages(self, row: int) -> tuple[Message, ...]:
+        """Return a prompt as a chat model should be asked it: the turns before it, then the prompt."""
+        return self.conversations.get(row) or (Message("user", self.prompts[row]),)
+
+    def text(self, row: int) -> str:
+        r"""Return a prompt as an embedder should read it: what is asked, then the turns before it, latest first.
+
+        Embedders cut long texts at the end; in the order of the conversation that would be what is asked.
+
+        >>> turns = (Message("user", "Hi"), Message("assistant", "Hello."), Message("user", "Why?"))
+        >>> Corpus(["..."], [["a", "b"]], {0: turns}).text(0)
+        'Why?\n\nAssistant: Hello.\n\nUser: Hi'
+        """
+        turns = self.conversations.get(row)
+        if turns is None:
+            return self.prompts[row]
+        before = (f"{turn.role.capitalize()}: {turn.content}" for turn in reversed(turns[:-1]))
+        return "\n\n".join((turns[-1].content, *before))
 
 
 class _FirstColumns(Sequence[Sequence[str]]):

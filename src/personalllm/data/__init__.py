@@ -4,6 +4,7 @@ from personalllm.data.benchmark import Benchmark, ScoreTable
 from personalllm.data.loading import load, validate
 from personalllm.data.preferences import Preferences
 from personalllm.data.problems import InvalidBenchmark, Problem
+from personalllm.data.ratings import Ratings
 from personalllm.data.standardise import Standardiser
 from personalllm.data.synthetic import make_synthetic
 from personalllm.data.synthetic_texts import make_synthetic_over
@@ -14,6 +15,7 @@ __all__ = [
     "InvalidBenchmark",
     "Preferences",
     "Problem",
+    "Ratings",
     "ScoreTable",
     "Standardiser",
     "load",

@@ -6,12 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from personalllm.core.errors import DataError
-from personalllm.core.types import JSON
+from personalllm.core.types import JSON, Message
 
 __all__ = ["BadCell", "Row", "conversation", "is_messages"]
+
+_ROLES: dict[str, Literal["system", "user", "assistant"]] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "model": "assistant",
+}
 
 
 class BadCell(DataError):
@@ -124,12 +133,35 @@ class Row:
         Raises:
             BadCell: As `text`; also if messages do not end with the assistant's.
         """
-        value = self.cell(column)
-        if not is_messages(value):
+        if (turns := _turns(self.cell(column))) is None:
             return self.text(column, numbers=True)
-        if value[-1]["role"] != "assistant":
+        if _ROLES.get(str(turns[-1]["role"]).casefold()) != "assistant":
             raise self.bad(f"the messages of {column!r} do not end with the assistant's")
-        return Row(self.source, self.location, {column: value[-1]["content"]}).text(column)
+        return self.at(column, turns[-1]["content"]).text(column, numbers=True)
+
+    def messages(self, column: str) -> tuple[Message, ...]:
+        """Return a cell as the turns of a chat: a text is one turn of the user.
+
+        Args:
+            column: Its cell is a text or number, a message (`role`, `content`), a list of these, or a dict with such a
+                list under `messages`.
+
+        Raises:
+            BadCell: If it is something else or empty, or a role is unknown.
+        """
+        if (turns := _turns(self.cell(column))) is None:
+            return (Message("user", self.text(column, numbers=True)),)
+        messages = []
+        for turn in turns:
+            role = str(turn["role"]).casefold()
+            if role not in _ROLES:
+                raise self.bad(f"{column!r} has a message of the role {role!r:.40}", f"Use one of {', '.join(_ROLES)}.")
+            messages.append(Message(_ROLES[role], self.at(column, turn["content"]).text(column, numbers=True)))
+        return tuple(messages)
+
+    def at(self, column: str, value: Any) -> Row:
+        """Return a row with one cell, to read a value that lies inside another cell."""
+        return Row(self.source, self.location, {column: value})
 
     def name(self, column: str) -> str:
         """Return a cell as the name of somebody or something: a text that is not blank, or a whole number.
@@ -175,6 +207,13 @@ class Row:
         if not math.isfinite(number):
             raise self.bad(f"{column} must be {expected}, got {value!r:.40}")
         return number
+
+
+def _turns(value: Any) -> Sequence[JSON] | None:
+    """Return the messages of a chat, of one message, or of a dict with a chat under `messages`; None if it is none."""
+    if isinstance(value, dict):
+        value = value.get("messages", [value])
+    return value if is_messages(value) else None
 
 
 def is_messages(value: Any) -> TypeGuard[Sequence[JSON]]:

@@ -5,14 +5,28 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from personalllm.core.errors import DataError
+from personalllm.core.types import JSON
 
-__all__ = ["SUFFIXES", "Format", "Part", "check_shards", "file_part", "find_parts"]
+__all__ = [
+    "METADATA_KEY",
+    "SUFFIXES",
+    "Format",
+    "Part",
+    "check_shards",
+    "file_part",
+    "find_parts",
+    "parquet_notes",
+    "split_of",
+]
+
+METADATA_KEY = b"personalllm"
+"""Key under which the writer of a Parquet file notes what else is known of it, as JSON."""
 
 Format: TypeAlias = Literal["parquet", "json", "csv", "arrow", "memory"]
 SUFFIXES: dict[str, Format] = {
@@ -81,7 +95,7 @@ def find_parts(source: Path) -> list[Part]:
         )
     check_shards(formats)
     return _sorted_parts(
-        Part(path, kind, _split_of(path.name) or _split_of_folder(path, source)) for path, kind in formats.items()
+        Part(path, kind, split_of(path.name) or _split_of_folder(path, source)) for path, kind in formats.items()
     )
 
 
@@ -96,7 +110,7 @@ def file_part(path: Path, kind: Format | None = None) -> Part:
     kind = kind or _format_of(path)
     if kind is None:
         raise DataError(f"{path} has an unknown suffix.", f"Use one of {', '.join(SUFFIXES)}; texts also with .gz.")
-    return Part(path, kind, _split_of(path.name))
+    return Part(path, kind, split_of(path.name))
 
 
 def check_shards(paths: Iterable[Path]) -> None:
@@ -133,14 +147,15 @@ def _format_of(path: Path) -> Format | None:
     return None if name.endswith(".gz") and kind in ("parquet", "arrow") else kind
 
 
-def _split_of(name: str) -> str | None:
+def split_of(name: str) -> str | None:
+    """Return the split that the name of a file or folder gives: train, test, validation, or None."""
     match = _SPLIT.match(name.lower())
     return _SPLIT_NAMES.get(match[1], match[1]) if match else None
 
 
 def _split_of_folder(path: Path, root: Path) -> str | None:
     parents = path.relative_to(root).parts[:-1]
-    return next((split for split in map(_split_of, reversed(parents)) if split), None)
+    return next((split for split in map(split_of, reversed(parents)) if split), None)
 
 
 def _sorted_parts(parts: Iterable[Part]) -> list[Part]:
@@ -177,4 +192,17 @@ def _dataset_parts(folder: Path, split: str | None) -> list[Part]:
     if len(names) == 1 and (folder / "dataset_info.json").is_file():
         info = (_read_json(folder / "dataset_info.json").get("splits") or {}).get(split or "", {})
         rows = info.get("num_examples") if isinstance(info, dict) else None
-    return [Part(folder / name, "arrow", _split_of(split) or split if split else None, rows) for name in names]
+    return [Part(folder / name, "arrow", split_of(split) or split if split else None, rows) for name in names]
+
+
+def parquet_notes(parts: Sequence[Part]) -> JSON:
+    """Return what the writer of the first part noted under `METADATA_KEY`, if it is Parquet and says anything."""
+    import pyarrow.parquet as pq
+
+    if parts[0].format != "parquet":
+        return {}
+    try:
+        value = json.loads((pq.read_metadata(parts[0].path).metadata or {}).get(METADATA_KEY, b"{}"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

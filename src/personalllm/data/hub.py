@@ -6,7 +6,7 @@ import importlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,18 +125,27 @@ def check_repository(name: str) -> str:
     return name
 
 
-def fetch_dataset(dataset: HubDataset) -> Path:
-    """Return the folder that holds the Parquet files of a dataset at a revision, and fetch them first if need be.
+def fetch_dataset(dataset: HubDataset, files: Sequence[str] = ()) -> Path:
+    """Return the folder that holds files of a dataset at a revision, and fetch them first if need be.
 
     A branch or tag is looked up each time. While connections are switched off, or the hub cannot be reached, the copy
     that was fetched last under that name is used.
+
+    Args:
+        dataset: Which, at which revision.
+        files: Patterns of the files' paths; the Parquet files if there are none.
+
+    Returns:
+        The folder; its name is the commit.
 
     Raises:
         OfflineError: If there is no copy on this machine and the hub must not or cannot be reached.
         UserError: If the hub has no such dataset or revision, or does not show it.
         MissingExtra: If the files are not there and the extra `hub` is not installed.
     """
-    folder = cache_dir("hub", "datasets", dataset.repository.replace("/", "--"))
+    patterns = [*files] or _PATTERNS
+    kind = "people" if files else "datasets"
+    folder = cache_dir("hub", kind, dataset.repository.replace("/", "--"))
     known = _known_commit(folder, dataset.revision)
     held = folder / known if known else None
     if held is not None and held.is_dir() and _COMMIT.fullmatch(dataset.revision):
@@ -154,7 +163,7 @@ def fetch_dataset(dataset: HubDataset) -> Path:
             target = folder / commit
             if not target.is_dir():
                 with atomic_directory(target) as temporary:
-                    _download(hub, dataset.repository, commit, endpoint, temporary)
+                    _download(hub, dataset.repository, commit, endpoint, temporary, patterns)
     except hub_failures() as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403, 404):
@@ -167,19 +176,21 @@ def fetch_dataset(dataset: HubDataset) -> Path:
     return target
 
 
-def _download(hub: Any, repository: str, commit: str, endpoint: str, folder: Path) -> None:
+def _download(hub: Any, repository: str, commit: str, endpoint: str, folder: Path, patterns: list[str]) -> None:
     hub.snapshot_download(
         repository,
         repo_type="dataset",
         revision=commit,
         local_dir=folder,
-        allow_patterns=_PATTERNS,
+        allow_patterns=patterns,
         endpoint=endpoint,
         token=hub_token() or False,
     )
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-    if not any(folder.rglob("*.parquet")):
-        raise UserError(f"The dataset {repository} holds no Parquet file.", "Push one: personalllm data push.")
+    if not any(path.is_file() for path in folder.rglob("*")):
+        if patterns == _PATTERNS:
+            raise UserError(f"The dataset {repository} holds no Parquet file.", "Push one: personalllm data push.")
+        raise UserError(f"The dataset {repository} holds no file {' or '.join(patterns)}.", "Check its revision.")
 
 
 def _known_commit(folder: Path, revision: str) -> str:

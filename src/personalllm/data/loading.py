@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,9 +10,8 @@ from typing import Any
 
 from personalllm.core.errors import DataError, UnknownName
 from personalllm.core.storage import offline
-from personalllm.core.types import JSON
 from personalllm.data.benchmark import Benchmark, benchmark_from_scan
-from personalllm.data.files import Part, find_parts
+from personalllm.data.files import Part, find_parts, parquet_notes
 from personalllm.data.hub import fetch_dataset, fetch_release, parse_hub_source
 from personalllm.data.preferences import resembles_preferences
 from personalllm.data.problems import Problem, ProblemLog, raise_for
@@ -22,12 +20,10 @@ from personalllm.data.scan import Scan
 from personalllm.data.store import open_stored, source_key, store, table_folder
 from personalllm.data.text_rows import Unreadable
 
-__all__ = ["METADATA_KEY", "load", "mini_path", "validate"]
+__all__ = ["load", "mini_path", "validate"]
 
 _MINI = {"mini": "v2", "mini@v1": "v1", "mini@v2": "v2"}
 """Embedded benchmarks: the same texts, scored by `compact-v1` or `compact-v2`; `mini` is the harder one."""
-
-METADATA_KEY = b"personalllm"
 
 
 def load(source: Any, *, columns: Mapping[str, str] | None = None, cache: bool = True) -> Benchmark:
@@ -86,7 +82,7 @@ def load(source: Any, *, columns: Mapping[str, str] | None = None, cache: bool =
 def _read(source: str | Path, parts: list[Part], columns: Mapping[str, str], name: str | None = None) -> Benchmark:
     """Read and check a benchmark; `source` is what messages call it."""
     log = ProblemLog()
-    benchmark = benchmark_from_scan(name or str(source), Scan(parts, log, columns), _metadata(parts))
+    benchmark = benchmark_from_scan(name or str(source), Scan(parts, log, columns), parquet_notes(parts))
     problems = log.problems()
     raise_for(source, problems, _remedy(source, parts, columns, problems))
     if benchmark is None:
@@ -151,16 +147,3 @@ def _resolve(source: str | Path) -> tuple[Path, str]:
         return fetch_dataset(dataset), dataset.repository
     path = Path(source).expanduser()
     return path, path.name or str(path)
-
-
-def _metadata(parts: list[Part]) -> JSON:
-    """Return what the writer of a Parquet file noted under the schema key `personalllm`."""
-    import pyarrow.parquet as pq
-
-    if parts[0].format != "parquet":
-        return {}
-    try:
-        value = json.loads((pq.read_schema(parts[0].path).metadata or {}).get(METADATA_KEY, b"{}"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -48,8 +48,11 @@ def is_columns(table: Any) -> TypeGuard[Mapping[str, Any]]:
 
 def _content(table: Any) -> Any:
     """Return a pyarrow table, columns by name, or a list of dicts."""
-    if hasattr(table, "with_format") and hasattr(table, "column_names"):  # datasets.Dataset, its row selection applied
-        return table.with_format("arrow")[:]
+    if hasattr(table, "with_format") and hasattr(table, "column_names"):  # of datasets, its row selection applied
+        # a streamed dataset has no length; its rows are dicts in the format "python"
+        return table.with_format("arrow")[:] if hasattr(table, "__len__") else list(table.with_format(None))
+    if hasattr(table, "collect") and hasattr(table, "collect_schema"):  # a polars LazyFrame
+        table = table.collect()
     if hasattr(table, "to_batches") and hasattr(table, "schema"):
         return table
     if hasattr(table, "to_dict") and hasattr(table, "columns"):

@@ -1,13 +1,4 @@
-"""Read preferences of people: who preferred which of two responses.
-
-Rows come from files or tables in memory, in one of three layouts that are recognised by their columns:
-
-- `user, prompt, chosen, rejected`: a row is one comparison. `rejected` may be a list, or be absent where `shown` lists
-  the candidates; then `chosen` is preferred to each of the others.
-- `user_id, interaction_id, user_prompt, model_response, if_chosen`, the layout of PRISM's utterances: a row is one
-  response; the chosen one of an interaction is preferred to each of the others.
-- `instruction, input, response1, response2, annotator1, annotator2, ...`, the layout of the PandaLM test set: 0 is a
-  tie, 1 or 2 the response preferred, nothing that the annotator did not judge the item.
+"""Hold what people preferred: who preferred which of two responses, read from any layout of `data.layouts`.
 
 A prompt or response may be a list of chat messages (`role`, `content`). It may be the empty text, but not be missing
 (null, NaN); an empty cell of a CSV file is missing, so write empty texts as JSON or Parquet.
@@ -15,37 +6,27 @@ A prompt or response may be a list of chat messages (`role`, `content`). It may 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
-from typing import Any, Self, TypeAlias
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 
 from personalllm.core.errors import DataError, UserError
 from personalllm.core.seeding import generator
 from personalllm.core.storage import digest
-from personalllm.core.types import I32, Corpus, Histories
-from personalllm.data.cells import Row, conversation, is_messages
+from personalllm.core.types import I32, JSON, Corpus, Histories, Message
+from personalllm.data.cells import conversation
+from personalllm.data.hub import parse_hub_source
+from personalllm.data.judgements import Judgement
+from personalllm.data.layout_readers import is_annotator, prompt_of
+from personalllm.data.layouts import COLUMNS, LAYOUTS, layout_of
+from personalllm.data.people import MOST_RATED, known_repository, open_people
 from personalllm.data.rows import parts_of, read_names, read_rows
 
-__all__ = ["Preferences", "holds_preferences", "is_annotator", "judgements", "read_pairs", "resembles_preferences"]
+_FEW = 3
 
-_PLAIN = ("user", "prompt", "chosen", "rejected")
-_PRISM = ("user_id", "interaction_id", "user_prompt", "model_response", "if_chosen")
-_PANDALM = ("instruction", "response1", "response2")
-_NAMES = (*_PLAIN, "shown", *_PRISM, *_PANDALM, "input")
-_LAYOUTS = (
-    f"Columns: {', '.join(_PLAIN)} (or shown); or {', '.join(_PRISM)} (PRISM); or {', '.join(_PANDALM)}, annotator1 "
-    "(PandaLM). Map other names: --column user=NAME, or columns={'user': NAME}."
-)
-_TRUTH = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
-_Comparison: TypeAlias = tuple[str, str, str, str, tuple[str, ...]]
-"""User, prompt, chosen, rejected (equal to chosen for a tie), and other responses that were shown."""
-
-is_annotator = re.compile(r"annotator[0-9]+").fullmatch
+__all__ = ["Preferences", "holds_preferences", "read_pairs", "resembles_preferences"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +43,10 @@ class Preferences:
         histories: All comparisons but the ties, those of each user in the order of the rows.
         topic: int32 (n_items,): which rows of the corpus have the same prompt, numbered from 0.
         n_ties: Number of comparisons without a preference; they are left out.
-        fingerprint: Digest of everything above.
+        fingerprint: Digest of everything above, and of `splits`.
+        splits: For each comparison `pool`, `history` or `test`; empty where the data have no splits of their own.
+        about: What is known of the data, as JSON: `layout`, `licence`, `citation`, and under `odd` counts of what was
+            left out.
     """
 
     name: str
@@ -71,6 +55,8 @@ class Preferences:
     topic: I32
     n_ties: int
     fingerprint: str
+    splits: tuple[str, ...] = ()
+    about: JSON = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         return (
@@ -95,63 +81,101 @@ class Preferences:
 
     @classmethod
     def from_rows(
-        cls, rows: Any, columns: Mapping[str, str] | None = None, *, name: str | None = None, seed: int = 0
+        cls,
+        rows: Any,
+        columns: Mapping[str, str] | None = None,
+        *,
+        name: str | None = None,
+        seed: int = 0,
+        layout: str | None = None,
     ) -> Self:
-        """Read comparisons in one of three layouts (see the module).
+        """Read comparisons in any of the layouts of docs/people.md.
 
         Args:
             rows: A list of dicts, a pandas or polars DataFrame, a pyarrow table, a `datasets.Dataset`, a dict of
-                columns of equal length, or the path of a file or folder (JSONL, JSON, CSV, TSV, Parquet, Arrow; texts
-                also gzipped).
+                columns of equal length, the path of a file or folder (JSONL, JSON, CSV, TSV, Parquet, Arrow; texts
+                also gzipped), or `hf://datasets/OWNER/NAME@REVISION`, which is then fetched.
             columns: What the rows call a column, e.g. `{"user": "annotator"}`.
             name: Whose preferences they are; by default the name of the file, or "people".
             seed: Seed of the order of the two responses.
+            layout: Name of the layout; None to find it by the columns.
 
         Raises:
             DataError: If there is no comparison but ties, the layout is unknown, or a value cannot be used; says where.
             ParameterError: If `columns` names a column that no layout has, or `rows` is of another kind.
+            UserError: If a source on the hub names no revision, or cannot be had.
 
         >>> rows = [{"user": "ann", "prompt": "Hi", "chosen": "Hello.", "rejected": "What?"},
         ...         {"user": "bob", "prompt": "Hi", "chosen": "a", "shown": ["a", "b", "c"]}]
         >>> Preferences.from_rows(rows)
         Preferences('people': 3 of 2 users, 1 prompts, fingerprint ...)
         """
-        name = name or (Path(rows).name if isinstance(rows, str | Path) else "people")
-        return cls._collected(_comparisons(name, _read(rows, columns)), name, seed)
+        reading = open_people(rows, columns, layout=layout, name=name)
+        preferences = cls._collected(reading.judgements, reading.name, seed)
+        odd = {what: count for what, count in sorted(reading.odd.items()) if count}
+        about = reading.about | ({"odd": odd} if odd else {})
+        return replace(preferences, about=about)
 
     @classmethod
-    def _collected(cls, comparisons: Iterable[_Comparison], name: str, seed: int) -> Self:
-        users: dict[str, int] = {}
-        items: dict[tuple[str, str, str, tuple[str, ...]], int] = {}
-        rows: list[tuple[int, int, bool]] = []
-        ties = 0
-        for user, prompt, chosen, rejected, others in comparisons:
-            if chosen == rejected:
-                ties += 1
-                continue
-            first, second = sorted((chosen, rejected))
-            item = items.setdefault((prompt, first, second, others), len(items))
-            rows.append((users.setdefault(user, len(users)), item, chosen == first))
-        if not rows:
+    def _collected(cls, judgements: Iterable[Judgement], name: str, seed: int) -> Self:
+        found = _Found()
+        for said in judgements:
+            found.add(said, name)
+        if not found.rows:
             raise DataError(f"{name} holds no preference.", "Give a comparison whose two responses differ.")
-        swapped = generator(seed, "people", "response order").random(len(items)) < 0.5
-        owner, pair, first_wins = (np.array(column) for column in zip(*rows, strict=True))
+        swapped = generator(seed, "people", "response order").random(len(found.items)) < 0.5
+        owner, pair, first_wins = (np.array(column) for column in zip(*found.rows, strict=True))
         order = np.argsort(owner, kind="stable")
         pair = pair[order]
         won = ~first_wins[order] ^ swapped[pair]
         topics: dict[str, int] = {}
+        prompts = [prompt for prompt, *_ in found.items]
         corpus = Corpus(
-            [prompt for prompt, *_ in items],
+            prompts,
             [
                 ((b, a) if swap else (a, b)) + others
-                for (_, a, b, others), swap in zip(items, swapped.tolist(), strict=True)
+                for (_, a, b, others), swap in zip(found.items, swapped.tolist(), strict=True)
             ],
+            {row: found.turns[prompt] for row, prompt in enumerate(prompts) if prompt in found.turns},
         )
+        users = tuple(found.users)
         histories = Histories(corpus, len(users), owner[order], pair, won.astype(np.uint8), (~won).astype(np.uint8))
         topic = np.array([topics.setdefault(prompt, len(topics)) for prompt in corpus.prompts], np.int32)
-        content = [list(users), list(corpus.prompts), list(map(list, corpus.responses))]
+        content = [list(users), prompts, list(map(list, corpus.responses))]
         indexes = [column.tolist() for column in (histories.user, histories.prompt, histories.chosen)]
-        return cls(name, tuple(users), histories, topic, ties, digest([name, *content, *indexes, ties]))
+        splits = tuple(found.splits[row] for row in order.tolist()) if any(found.splits) else ()
+        fingerprint = digest([name, *content, *indexes, found.ties, *([list(splits)] if splits else [])])
+        return cls(name, users, histories, topic, found.ties, fingerprint, splits)
+
+
+@dataclass(eq=False)
+class _Found:
+    """Comparisons as they are collected: users and items in the order in which they first appear."""
+
+    users: dict[str, int] = field(default_factory=dict)
+    items: dict[tuple[str, str, str, tuple[str, ...]], int] = field(default_factory=dict)
+    turns: dict[str, tuple[Message, ...]] = field(default_factory=dict)
+    rows: list[tuple[int, int, bool]] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    ties: int = 0
+
+    def add(self, said: Judgement, name: str) -> None:
+        if said.chosen is None and len(said.responses) > MOST_RATED:
+            raise DataError(
+                f"{name} has {len(said.responses)} ratings by {said.user!r:.40} of responses to one prompt.",
+                "Read them as ratings (personalllm.Ratings); taken apart they are too many comparisons.",
+            )
+        prompt = said.text
+        if len(said.prompt) > 1:
+            self.turns[prompt] = said.prompt
+        for chosen, rejected, others in said.comparisons():
+            if chosen == rejected:
+                self.ties += 1
+                continue
+            first, second = sorted((chosen, rejected))
+            item = self.items.setdefault((prompt, first, second, others), len(self.items))
+            self.rows.append((self.users.setdefault(said.user, len(self.users)), item, chosen == first))
+            self.splits.append(said.split)
 
 
 def read_pairs(source: Any, columns: Mapping[str, str] | None = None) -> list[tuple[str, str, str, str]]:
@@ -173,7 +197,9 @@ def read_pairs(source: Any, columns: Mapping[str, str] | None = None) -> list[tu
     """
     pairs = []
     for row in read_rows(source, ("prompt", "chosen", "rejected", "group"), columns=columns):
-        prompt, chosen, rejected = _prompt(row), row.response("chosen"), row.response("rejected")
+        turns = prompt_of(row)
+        prompt = conversation([{"role": turn.role, "content": turn.content} for turn in turns])
+        chosen, rejected = row.response("chosen"), row.response("rejected")
         if not prompt.strip():
             raise row.bad("'prompt' is empty", "Leave such pairs out.")
         if chosen == rejected:
@@ -182,46 +208,6 @@ def read_pairs(source: Any, columns: Mapping[str, str] | None = None) -> list[tu
     if not pairs:
         raise DataError(f"{source} has no preference pair.", "Give rows with prompt, chosen and rejected.")
     return pairs
-
-
-def judgements(row: Row) -> Iterator[tuple[str, int]]:
-    """Yield (annotator, 0, 1 or 2) of a row in the layout of PandaLM, for those who judged it."""
-    for column in sorted(filter(is_annotator, row.values)):
-        value = row.number(column, "0 (a tie), 1 or 2")
-        if value not in (None, 0, 1, 2):
-            raise row.bad(f"{column} must be 0 (a tie), 1 or 2, got {row.cell(column)!r:.40}")
-        if value is not None:
-            yield column, int(value)
-
-
-def _comparisons(name: str, rows: Iterator[Row]) -> Iterator[_Comparison]:
-    """Yield the comparisons of a source by the layout of its first row."""
-    first = next(rows, None)
-    if first is None:
-        raise DataError(f"{name} is empty.", _LAYOUTS)
-    if (layout := _layout(first)) is None:
-        benchmark = "response_1" in first.present
-        raise DataError(
-            f"{first.source} has the columns {', '.join(sorted(map(str, first.present)))}.",
-            "It looks like a benchmark, which personalllm.load reads." if benchmark else _LAYOUTS,
-        )
-    yield from layout(chain([first], rows))
-
-
-def _layout(row: Row) -> Callable[[Iterable[Row]], Iterator[_Comparison]] | None:
-    """Return what reads rows with the columns of this one; None if no layout has them."""
-    columns = row.values.keys()
-    if columns >= {"user", "chosen"} and not columns.isdisjoint(("rejected", "shown")):
-        return _by_row(_plain)
-    if columns >= set(_PRISM):
-        return _by_interaction
-    if columns >= set(_PANDALM) and any(map(is_annotator, columns)):
-        return _by_row(_annotated)
-    return None
-
-
-def _by_row(read: Callable[[Row], Iterator[_Comparison]]) -> Callable[[Iterable[Row]], Iterator[_Comparison]]:
-    return lambda rows: chain.from_iterable(map(read, rows))
 
 
 def holds_preferences(source: Any, columns: Mapping[str, str] | None = None) -> bool:
@@ -237,13 +223,15 @@ def holds_preferences(source: Any, columns: Mapping[str, str] | None = None) -> 
     Raises:
         UserError: If the columns are those of preferences and the first row cannot be read.
     """
+    if isinstance(source, str) and (dataset := parse_hub_source(source)) is not None:
+        return known_repository(dataset.repository) is not None
     try:
-        first = next(_read(source, columns), None)
+        first = next(read_rows(source, COLUMNS, columns=columns, extra=is_annotator), None)
     except UserError:
         if resembles_preferences(_headings(source), columns):
             raise
         return False  # what reads it as something else reports what is wrong
-    return first is not None and (_layout(first) is not None or resembles_preferences(first.present, columns))
+    return first is not None and (layout_of(first.values) is not None or resembles_preferences(first.present, columns))
 
 
 def _headings(source: Any) -> list[str]:
@@ -255,64 +243,9 @@ def _headings(source: Any) -> list[str]:
 
 
 def resembles_preferences(headings: Iterable[str], columns: Mapping[str, str] | None) -> bool:
-    """Return whether at most one column of a layout is missing; one that `columns` maps, even wrongly, is not."""
+    """Return whether at most one column of a layout is missing; one that `columns` maps, even wrongly, is not.
+
+    A layout with few columns must have them all, or everything would look like it.
+    """
     names = {"_".join(heading.casefold().split()) for heading in headings} | {*(columns or ())}
-    return any(len({*layout} - names) <= 1 for layout in (_PLAIN, _PRISM, _PANDALM))
-
-
-def _read(source: Any, columns: Mapping[str, str] | None) -> Iterator[Row]:
-    return read_rows(source, _NAMES, columns=columns, extra=lambda column: is_annotator(column) is not None)
-
-
-def _prompt(row: Row) -> str:
-    """Return the prompt; without one, what precedes the last message of `chosen`."""
-    if "prompt" not in row and is_messages(messages := row.values.get("chosen")) and len(messages) > 1:
-        return conversation(messages[:-1])
-    return row.text("prompt", numbers=True)
-
-
-def _texts(row: Row, column: str) -> list[str]:
-    """Return a cell that holds one response or a list of them; none if it is missing."""
-    value = row.cell(column) if column in row else None
-    if not isinstance(value, list) or is_messages(value):
-        return [] if value is None else [row.response(column)]
-    return [Row(row.source, row.location, {column: text}).response(column) for text in value]
-
-
-def _plain(row: Row) -> Iterator[_Comparison]:
-    user, prompt, chosen = row.name("user"), _prompt(row), row.response("chosen")
-    shown, rejected = _texts(row, "shown"), _texts(row, "rejected")
-    if not rejected and not shown:
-        row.response("rejected")  # raises the error that names what is missing
-    rejected = rejected or [text for text in dict.fromkeys(shown) if text != chosen]
-    candidates = sorted({*shown, *rejected}) if shown or len(rejected) > 1 else []
-    for text in rejected:
-        yield user, prompt, chosen, text, tuple(other for other in candidates if other not in (chosen, text))
-
-
-def _annotated(row: Row) -> Iterator[_Comparison]:
-    """Yield each annotator's comparison of an item of PandaLM."""
-    instruction = row.text("instruction", numbers=True)
-    context = row.text("input", numbers=True, missing="") if "input" in row else ""
-    prompt = "\n\n".join(part for part in (instruction, context) if part.strip())
-    responses = (row.response("response1"), row.response("response2"))
-    for annotator, verdict in judgements(row):
-        chosen = responses[max(verdict, 1) - 1]
-        yield annotator, prompt, chosen, responses[2 - verdict] if verdict else chosen, ()
-
-
-def _by_interaction(rows: Iterable[Row]) -> Iterator[_Comparison]:
-    """Yield, for each interaction of PRISM's utterances, its chosen response against each other one."""
-    interactions: dict[str, tuple[str, str, list[str], list[str]]] = {}
-    for row in rows:
-        user, key, prompt = row.name("user_id"), row.name("interaction_id"), row.name("user_prompt")
-        owner, text, chosen, rejected = interactions.setdefault(key, (user, prompt, [], []))
-        if (owner, text) != (user, prompt):
-            raise row.bad(f"the interaction {key!r:.40} has another user or prompt before")
-        value = str(row.cell("if_chosen")).strip().lower()
-        if value not in _TRUTH:
-            raise row.bad(f"if_chosen must be true or false, got {row.cell('if_chosen')!r:.40}")
-        (chosen if _TRUTH[value] else rejected).append(row.response("model_response"))
-    for user, prompt, chosen, rejected in interactions.values():
-        for winner in chosen[:1]:
-            yield from ((user, prompt, winner, loser, ()) for loser in rejected)
+    return any(len({*layout.telling} - names) <= (len(layout.telling) > _FEW) for layout in LAYOUTS.values())

@@ -96,7 +96,7 @@ def read_rows(
     names: Iterable[str],
     *,
     columns: Mapping[str, str] | None = None,
-    extra: Callable[[str], bool] | None = None,
+    extra: Callable[[str], object] | None = None,
 ) -> Iterator[Row]:
     """Yield the rows of a source.
 
@@ -105,7 +105,7 @@ def read_rows(
         names: Columns that are wanted; the others of a table are not decoded. A column is also recognised in other
             letter case, surrounded by space, or with spaces for underscores.
         columns: What the source calls a column, e.g. `{"user": "annotator"}`.
-        extra: True for names of further columns that are wanted.
+        extra: Says of a name whether it is that of a further column that is wanted.
 
     Raises:
         DataError: If the source cannot be read, or at a damaged row; says where.
@@ -122,7 +122,7 @@ def read_entries(
     names: Iterable[str],
     *,
     columns: Mapping[str, str] | None = None,
-    extra: Callable[[str], bool] | None = None,
+    extra: Callable[[str], object] | None = None,
 ) -> Iterator[Row | BadRow]:
     """Yield the rows of a source; a damaged row of a text file is yielded as such and reading goes on.
 
@@ -139,7 +139,7 @@ def read_entries(
 
 
 def _part_entries(
-    part: Part, requested: frozenset[str], columns: Mapping[str, str], extra: Callable[[str], bool]
+    part: Part, requested: frozenset[str], columns: Mapping[str, str], extra: Callable[[str], object]
 ) -> Iterator[Row | BadRow]:
     source = str(part.path)
     if part.format == "json":
@@ -148,7 +148,7 @@ def _part_entries(
     present = read_names(part)
     renames = match_names(present, requested, columns)
     with _reading(part):
-        for block in read_blocks(part, lambda name: renames.get(name, name) in requested or extra(name)):
+        for block in read_blocks(part, lambda name: renames.get(name, name) in requested or bool(extra(name))):
             for number, values in zip(block.numbers, block.rows(), strict=True):
                 yield Row(source, f"{block.unit} {number}", _renamed(values, renames), present)
             if block.bad is not None:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from personalllm.core.errors import PersonalLLMError, RunError, UserError
-from personalllm.core.types import F32, Histories
+from personalllm.core.types import F32, Histories, Queries
 from personalllm.evaluation.contract import Backends, NamedMethod
 from personalllm.methods.answers import UTILITIES_REMEDY, check_utilities
 from personalllm.methods.base import Method
 
-__all__ = ["checked", "fitted", "own_copy", "running"]
+__all__ = ["adapt", "checked", "fitted", "own_copy", "running", "utilities_of"]
 
 
 @contextmanager
@@ -84,3 +84,19 @@ def checked(label: str, utilities: Any, shape: tuple[int, int]) -> F32:
             UTILITIES_REMEDY,
         )
     return scores
+
+
+def adapt(label: str, method: Method, histories: Histories) -> None:
+    """Let a method learn about the target users."""
+    with running(label, "adapt"):
+        method.adapt(histories)
+
+
+def utilities_of(label: str, method: Method, queries: Queries) -> F32:
+    """Return a method's utilities, float32 (n_queries, n_responses); it is not called without queries."""
+    shape = (len(queries), queries.corpus.n_responses)
+    if not len(queries):
+        return np.empty(shape, np.float32)
+    with running(label, "utilities"):
+        utilities = method.utilities(queries)
+    return checked(label, utilities, shape)

@@ -164,6 +164,7 @@ class Track(ABC):
         title: A few words.
         hook: Which method of `Method` is called.
         options: Fields of the protocol that only this track has; None if there are none.
+        people_options: The same where the users are people; None: `options`.
         needs: Backends that the track itself needs, of `llm` and `rewards`.
         metrics: In the order of the tables.
         headline: Id of the metric that stands for a run.
@@ -184,6 +185,7 @@ class Track(ABC):
     title: ClassVar[str] = ""
     hook: ClassVar[Literal["utilities", "messages", "next_query"]] = "utilities"
     options: ClassVar[type[Options] | None] = None
+    people_options: ClassVar[type[Options] | None] = None
     needs: ClassVar[frozenset[str]] = frozenset()
     metrics: ClassVar[tuple[Metric, ...]]
     headline: ClassVar[str]

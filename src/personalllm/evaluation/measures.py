@@ -70,37 +70,35 @@ def wins(utility: F32, other: F32) -> F32:
     return won + np.float32(0.5) * np.equal(utility, other).astype(np.float32)
 
 
-def choice_columns(utility: F32, *, best: F32, population_best: F32, reference: F32) -> dict[str, F64]:
+def choice_columns(utility: F32, *, best: F32, population_best: F32, reference: F32 | None = None) -> dict[str, F64]:
     """Return what a method's choices gave, for each query.
 
     Args:
         utility: float32, any shape, of the chosen or written responses.
         best: The same of the user's best stored response.
         population_best: The same of the best choice that gives everybody the same response.
-        reference: The same of the reference response model's response.
+        reference: The same of the reference response model's response; None without one.
 
     Returns:
         float64 of that shape for each of `utility`, `win_rate_reference`, `win_rate_best`, `regret` = best - utility,
-        `oracle_utility`, `population_best_utility`, `reference_utility`.
+        `oracle_utility`, `population_best_utility`, `reference_utility`; without a reference those of it are left out.
 
     Raises:
         AxisMismatch: If the shapes differ.
     """
-    if not utility.shape == best.shape == population_best.shape == reference.shape:
-        raise AxisMismatch(
-            f"Utilities of different queries: {utility.shape}, {best.shape}, {population_best.shape}, "
-            f"{reference.shape}."
-        )
+    given = [side for side in (utility, best, population_best, reference) if side is not None]
+    if len({side.shape for side in given}) > 1:
+        raise AxisMismatch(f"Utilities of different queries: {', '.join(str(side.shape) for side in given)}.")
     columns: dict[str, npt.NDArray[Any]] = {
         "utility": utility,
-        "win_rate_reference": wins(utility, reference),
         "win_rate_best": wins(utility, best),
         # in float64: the difference of two near utilities would lose its last digits in float32
         "regret": best.astype(np.float64) - utility,
         "oracle_utility": best,
         "population_best_utility": population_best,
-        "reference_utility": reference,
     }
+    if reference is not None:
+        columns |= {"win_rate_reference": wins(utility, reference), "reference_utility": reference}
     return {name: column.astype(np.float64) for name, column in columns.items()}
 
 

@@ -6,6 +6,7 @@ A metric without `value` is a mean over users of each user's own mean, or a rati
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -15,7 +16,7 @@ from personalllm.core.types import F64
 from personalllm.evaluation.contract import Metric, Resamples
 from personalllm.evaluation.measures import MEAN_GRAIN, N_BINS, rounded
 
-__all__ = ["CHOICE_METRICS", "MIN_GROUP", "PAIR_METRICS", "RANK_METRICS", "metric_by_id", "ratio"]
+__all__ = ["CHOICE_METRICS", "MIN_GROUP", "ONLINE_METRICS", "PAIR_METRICS", "RANK_METRICS", "metric_by_id", "ratio"]
 
 MIN_GROUP = 5
 """A reward model counts for `minority` if it is the strongest one of at least so many users."""
@@ -62,8 +63,8 @@ def _length_controlled(resamples: Resamples) -> F64:
     return (longer + shorter) / 2
 
 
-def _worst_decile(resamples: Resamples) -> F64:
-    """Return the mean accuracy of the worst tenth of users, rounded up to whole users.
+def _worst_decile(resamples: Resamples, column: str = "correct", sign: int = 1) -> F64:
+    """Return the mean of a column of the worst tenth of users, rounded up to whole users; sign -1 if less is better.
 
     In a resample a user may count several times, so the tenth is filled by weight. The worst quarter nearly always
     holds it; all users are sorted in only where it does not.
@@ -72,15 +73,15 @@ def _worst_decile(resamples: Resamples) -> F64:
     users = np.flatnonzero(n > 0)
     if not len(users):
         return np.full(len(resamples.weights), np.nan)
-    accuracy = rounded(resamples.columns["correct"][users] / n[users], MEAN_GRAIN)
+    mean = rounded(resamples.columns[column][users] / n[users], MEAN_GRAIN)
     weights = resamples.weights[:, users]
     size = np.ceil(weights.sum(axis=1) / 10)
-    order = np.argsort(accuracy, kind="stable")
+    order = np.argsort(sign * mean, kind="stable")
     width = min(len(order), max(16, len(order) // 4))
     while True:
         within = np.minimum(weights[:, order[:width]].cumsum(axis=1), size[:, None])
         if width == len(order) or (within[:, -1] >= size).all():
-            return ratio(np.diff(within, axis=1, prepend=0.0) @ accuracy[order[:width]], size)
+            return ratio(np.diff(within, axis=1, prepend=0.0) @ mean[order[:width]], size)
         width = len(order)
 
 
@@ -159,3 +160,27 @@ PAIR_METRICS = (
     Metric("minority", "Minority", "share", reads=("correct", "n", "group"), value=_minority, **_OF_USERS),
 )
 """Metrics of the tracks that predict preferences, in the order of their tables."""
+
+_LOST: dict[str, Any] = {"higher_is_better": False}
+
+ONLINE_METRICS = (
+    *(metric for metric in RANK_METRICS if metric.id in {"ps", "gain"}),
+    _mean("regret", "Regret", "sd", **_LOST, note="simple, on prompts held out"),
+    _mean("average_regret", "Average regret", "sd", **_LOST, note="cumulative, both shown"),
+    _mean("weak_regret", "Weak regret", "sd", **_LOST, note="cumulative, better shown"),
+    _mean("questions", "Questions", "ratio", "asked", **_LOST, note="asked so far"),
+    _mean("accuracy", "Accuracy", "share", "correct", higher_is_better=True),
+    _mean("log_loss", "Log-loss", "nats", "log_loss", **_LOST, log_odds=True, note="0.693 = coin"),
+    _mean("changed", "Changed", "share", higher_is_better=True, note="next question if the answer is turned"),
+    Metric(
+        *("worst_decile", "Worst decile", "sd"),
+        **_LOST,
+        reads=("regret", "n"),
+        value=partial(_worst_decile, column="regret", sign=-1),
+        shifted=True,
+        users_only=True,
+        note="regret",
+    ),
+    _mean("utility", "Mean utility", "sd", higher_is_better=True, note="sd of the scores"),
+)
+"""Metrics of the track that asks round by round, in the order of their tables."""

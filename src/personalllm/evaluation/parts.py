@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from personalllm.core.errors import ParameterError
 from personalllm.core.registry import Registry
@@ -29,8 +29,12 @@ __all__ = [
     "Sizes",
     "list_of",
     "load_track",
+    "options_of",
     "track_options",
 ]
+
+_GROUP = 8
+"""Responses of a group, as many as most benchmarks have for a prompt."""
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -40,6 +44,7 @@ TRACKS = Registry(
         "rank": "personalllm.evaluation.tracks.rank:RankTrack",
         "generate": "personalllm.evaluation.tracks.generate:GenerateTrack",
         "predict": "personalllm.evaluation.tracks.predict:PredictTrack",
+        "online": "personalllm.evaluation.tracks.online:OnlineTrack",
     },
 )
 """Tracks by name; outsiders add theirs through entry points of the group `personalllm.track`."""
@@ -56,6 +61,17 @@ def load_track(name: str) -> Any:
     if not isinstance(name, str):
         raise ParameterError("track", f"the name of a track ({', '.join(TRACKS)})", name)
     return TRACKS.load(name)
+
+
+def options_of(track: str, *, people: bool) -> type[Options] | None:
+    """Return the options that a track has for people or for simulated users; None if it has none.
+
+    Raises:
+        ParameterError, UnknownName, PluginError: As `load_track`.
+    """
+    loaded = load_track(track)
+    options: type[Options] | None = (loaded.people_options if people else None) or loaded.options
+    return options
 
 
 def track_options() -> dict[str, type[Options]]:
@@ -90,11 +106,13 @@ class Sizes:
         history: Prompts of the history split; for people, their distinct prompts.
         queries: Prompts of the split of the queries; for people, their distinct prompts.
         users: People; 0 for simulated users, whose number is a setting.
+        rated: Whether people rated responses, rather than compared them.
     """
 
     history: int
     queries: int
     users: int = 0
+    rated: bool = False
 
 
 class Frozen(BaseModel):
@@ -168,11 +186,38 @@ class FoldSpec(Frozen):
         prompt_folds: Parts of the prompts, >= 3: one is unseen, one is judged by others only, the rest is history.
         resample: What one-way intervals (`intervals="users"`) resample: `users`; `prompts`, with the people held fixed,
             so that intervals say nothing about other people; `auto` takes users from 20 people on.
+        group: Of ratings: the responses to a prompt are cut into random groups of so many, each of which counts as a
+            prompt, in [2, 255]; a prompt with fewer stays as it is, what is left over is not used. None where people
+            compared responses.
+        compared: Of ratings: with how many of those rated before in its group a response is compared, >= 1. None
+            where people compared responses.
     """
 
     user_folds: int = Field(default=5, ge=2)
     prompt_folds: int = Field(default=4, ge=3)
     resample: Literal["auto", "users", "prompts"] = "auto"
+    group: int | None = Field(default=None, ge=2, le=255)
+    compared: int | None = Field(default=None, ge=1)
+
+    @classmethod
+    def complete(cls, given: Mapping[str, Any], *, rated: bool) -> JSON:
+        """Return the fields with the defaults of people who rated responses, or who compared them.
+
+        Raises:
+            ParameterError: If a field is given that means nothing for them.
+        """
+        if rated:
+            group = given.get("group") or _GROUP
+            return {"group": group, "compared": group - 1 if isinstance(group, int) else None, **given}
+        for name in ("group", "compared"):
+            if given.get(name) is not None:
+                raise ParameterError(f"folds.{name}", "left out where people compared responses", given[name])
+        return dict(given)
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, handler: SerializerFunctionWrapHandler) -> JSON:
+        """Leave out what means nothing where people compared responses."""
+        return {name: value for name, value in handler(self).items() if value is not None}
 
 
 class PoolSpec(Frozen):

@@ -20,7 +20,6 @@ from personalllm.core.errors import ParameterError, UnknownName, UserError
 from personalllm.core.storage import digest
 from personalllm.core.types import JSON
 from personalllm.evaluation.parts import (
-    TRACKS,
     FeedbackSpec,
     FoldSpec,
     Frozen,
@@ -29,11 +28,18 @@ from personalllm.evaluation.parts import (
     PoolSpec,
     PopulationSpec,
     Sizes,
-    load_track,
+    options_of,
     track_options,
 )
-from personalllm.evaluation.settings import expand, merge, parts, short_forms
-from personalllm.evaluation.sizes import Data, benchmark_sizes, default_reference, holds_people, people_sizes
+from personalllm.evaluation.settings import expand, merge, not_of_track, parts, short_forms
+from personalllm.evaluation.sizes import (
+    Data,
+    benchmark_sizes,
+    check_people,
+    default_reference,
+    holds_people,
+    people_sizes,
+)
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
@@ -160,10 +166,11 @@ class Protocol(Frozen):
             UnknownName: If there is no such track.
         """
         values = dict(spec)
-        options = load_track(values["track"]).options if "track" in values else None
+        people = values.get("folds") is not None
+        options = options_of(values["track"], people=people) if "track" in values else None
         for part in track_options():
             if values.get(part) is not None and (options is None or part != options.part):
-                raise _not_of_track(part, values["track"], values[part])
+                raise not_of_track(part, values["track"], values[part])
             given = values.pop(part, None)
             if options is not None and part == options.part:
                 try:
@@ -249,7 +256,7 @@ class Protocol(Frozen):
         """Return the protocol of people's preferences.
 
         Args:
-            people: Their preferences.
+            people: Their preferences, or their ratings.
             track: A track that people can be evaluated in.
             **overrides: `seed`, `bootstrap_draws`, `preset`, `user_folds`, `prompt_folds`, `folds`, and the options of
                 the track, e.g. `shots` and `test_pairs`.
@@ -266,9 +273,10 @@ class Protocol(Frozen):
             raise ParameterError(
                 name, "left out with people (it sets simulated users)", overrides.get(name, nested.get(name))
             )
-        if not load_track(track).people:
-            raise UserError(f"People are not evaluated in the {track} track.", "Use the predict track.")
-        given = _complete(people, track, values, nested, people_sizes(people))
+        check_people(people, track)
+        sizes = people_sizes(people)
+        nested["folds"] = FoldSpec.complete(nested["folds"], rated=sizes.rated)
+        given = _complete(people, track, values, nested, sizes)
         if people.n_users < MIN_USERS:
             given.setdefault("intervals", "prompts")
         protocol = cls.from_spec({name: value for name, value in given.items() if name not in _SIMULATED})
@@ -304,7 +312,7 @@ class Protocol(Frozen):
                 f"{data.name!r} has {data.fingerprint[:16]}.",
                 "Load the data that the protocol names, or make a protocol with Protocol.for_data().",
             )
-        options = load_track(self.track).options
+        options = options_of(self.track, people=self.folds is not None)
         if type(self.options) is not (type(None) if options is None else options):
             raise ParameterError("options", f"those of the {self.track} track", self.options)
         if self.folds is not None:
@@ -350,20 +358,14 @@ def _complete(data: Data, track: str, values: JSON, nested: dict[str, dict[str, 
     Raises:
         ParameterError: If options of another track are given.
     """
-    options = load_track(track).options
+    options = options_of(track, people=holds_people(data))
     for part in track_options():
         if options is None or part != options.part:
             if nested[part]:
-                raise _not_of_track(part, track, nested[part])
+                raise not_of_track(part, track, nested[part])
             del nested[part]
     given = {**values, "track": track, "benchmark": data.name, "benchmark_fingerprint": data.fingerprint, **nested}
     return given if options is None else options.complete(given, sizes)
-
-
-def _not_of_track(part: str, track: str, value: Any) -> ParameterError:
-    owners = [name for name in TRACKS if (options := load_track(name).options) is not None and options.part == part]
-    hint = f" (it is of the {owners[0]} track: --track {owners[0]})" if owners else ""
-    return ParameterError(part, f"left out in the {track} track{hint}", value)
 
 
 def _fields_instead(name: str) -> str:

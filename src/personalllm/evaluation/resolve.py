@@ -50,7 +50,7 @@ def named(method: Method) -> NamedMethod:
             f"The method {kind.__module__}:{kind.__qualname__} has no id.",
             f'Add to the class: id: ClassVar[str] = "{kind.__qualname__.lower()}"',
         )
-    identity: JSON = {"spec": method.identity()}
+    identity: JSON = {"spec": spec}
     if not kind.__module__.startswith(_OURS):
         spec = spec | {"class": f"{kind.__module__}:{kind.__qualname__}"}
         identity |= {"class": spec["class"], "source": _sources(kind)}
@@ -267,13 +267,14 @@ def _of_track(track: type[Track]) -> Iterator[tuple[str, type[Method]]]:
             yield name, kind
 
 
-def _expand(item: Method | str, track: type[Track], *, signals: bool) -> Sequence[Method | str]:
+def _expand(item: object, track: type[Track], *, signals: bool) -> Sequence[Method | str]:
     if isinstance(item, Method):
         return (item,)
     if not isinstance(item, str):
+        given = f"the class {item.__name__}" if isinstance(item, type) else type(item).__name__
         raise UserError(
-            f"A method must be an object or a name, got {type(item).__name__}.",
-            "Pass e.g. MetaICL() or 'meta-icl'.",
+            f"A method must be an object or a name, got {given}.",
+            f"Pass {item.__name__}()." if isinstance(item, type) else "Pass e.g. MetaICL() or 'meta-icl'.",
         )
     if track.is_baseline(item):
         return (item,)

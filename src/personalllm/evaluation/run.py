@@ -37,8 +37,9 @@ from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.reading import assemble
 from personalllm.evaluation.resolve import resolve, slug, without_source
 from personalllm.evaluation.results import Results
+from personalllm.evaluation.settings import nest
 from personalllm.evaluation.sizes import check_data
-from personalllm.evaluation.sources.people import People
+from personalllm.evaluation.sources.rated import people_of
 from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.evaluation.store import DiskStore, MethodRecord, Store
 from personalllm.methods.base import Method
@@ -68,11 +69,11 @@ def evaluate(
 
     Args:
         methods: One or a list of objects, registered names (`icl[n_shots=3]` with parameters), `module:Class`, `all`.
-        data: A benchmark, whose users are simulated, or the preferences of people.
+        data: A benchmark, whose users are simulated, or the preferences or ratings of people.
         track: `rank`, `generate`, `predict` or a plug-in's; None: that of the protocol, else `rank`, for people
             `predict`.
-        protocol: From `Protocol.for_data`; or the name of a preset; or settings, as `Protocol.for_data` takes them;
-            None: the defaults. The identities of the backends that can change a number are filled in here.
+        protocol: From `Protocol.for_data`; or the name of a preset; or settings, e.g. `{"n_users": 100,
+            "history.pairs": 20}`; None: the defaults. Identities of backends that change numbers are filled in here.
         embedder: For the methods that need one; a name or an object, like the next three.
         llm: For the generate track, and the methods that need one.
         rewards: For the generate track; its RMs must be the benchmark's.
@@ -123,7 +124,7 @@ def as_protocol(protocol: Protocol | str | Mapping[str, Any] | None, data: Any, 
     """Return the protocol of a run.
 
     Args:
-        protocol: A protocol, the name of a preset, settings, or None for the defaults.
+        protocol: As for `evaluate`.
         data: A benchmark or the preferences of people.
         track: Name of the track; None: that of the protocol.
 
@@ -143,7 +144,7 @@ def as_protocol(protocol: Protocol | str | Mapping[str, Any] | None, data: Any, 
         return protocol
     if isinstance(protocol, str):
         return get_preset(protocol).protocol_for(data, **chosen)
-    return Protocol.for_data(data, **{**(protocol or {}), **chosen})
+    return Protocol.for_data(data, **{**nest(protocol or {}), **chosen})
 
 
 def make_track(protocol: Protocol, data: Any, backends: Backends, *, writes: bool = False) -> Track:
@@ -175,7 +176,7 @@ def make_track(protocol: Protocol, data: Any, backends: Backends, *, writes: boo
 
 def open_track(protocol: Protocol, data: Any, backends: Backends) -> Track:
     """Return the track of a protocol as it is; what needs a backend that is not given fails later."""
-    source = Simulated(protocol, data) if isinstance(data, Benchmark) else People(data, protocol)
+    source = Simulated(protocol, data) if isinstance(data, Benchmark) else people_of(data, protocol)
     instance: Track = load_track(protocol.track).of(protocol, source, backends)
     return instance
 

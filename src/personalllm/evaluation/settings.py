@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.core.types import JSON
-from personalllm.evaluation.parts import load_track, track_options
+from personalllm.evaluation.parts import TRACKS, load_track, options_of, track_options
 
 __all__ = [
     "NOT_SET",
@@ -19,6 +19,7 @@ __all__ = [
     "flatten",
     "merge",
     "nest",
+    "not_of_track",
     "parse_setting",
     "parts",
     "read_value",
@@ -91,6 +92,13 @@ def _fields(part: str, value: Any) -> Mapping[str, Any]:
     return value or {}
 
 
+def not_of_track(part: str, track: str, value: Any) -> ParameterError:
+    """Return the error for options that another track has."""
+    owners = [name for name in TRACKS if (options := load_track(name).options) is not None and options.part == part]
+    hint = f" (it is of the {owners[0]} track: --track {owners[0]})" if owners else ""
+    return ParameterError(part, f"left out in the {track} track{hint}", value)
+
+
 def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> JSON:
     """Return overrides for `Protocol.for_data`: those of `base`, changed by `overrides` field by field.
 
@@ -103,7 +111,9 @@ def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> JSON:
     values, nested = expand(base)
     new_values, new_nested = expand(overrides)
     merged = values | new_values
-    owners = {track: load_track(track).options for track in (values.get("track"), merged.get("track")) if track}
+    people = bool(nested["folds"] or new_nested["folds"])
+    tracks = (values.get("track"), merged.get("track"))
+    owners = {track: options_of(track, people=people) for track in tracks if track}
     options = owners.get(merged.get("track"))
     for part in track_options():
         if options is None or part != options.part:

@@ -7,40 +7,71 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from personalllm.core.errors import DataError, UnknownName, UserError
-from personalllm.evaluation.parts import Sizes
+from personalllm.evaluation.parts import Sizes, load_track
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
 
-__all__ = ["Data", "benchmark_sizes", "check_data", "default_reference", "holds_people", "people_sizes"]
+__all__ = [
+    "Data",
+    "benchmark_sizes",
+    "check_data",
+    "check_people",
+    "default_reference",
+    "holds_people",
+    "holds_ratings",
+    "people_sizes",
+]
 
 Data: TypeAlias = Any
-"""A `data.Benchmark`, or `data.Preferences` of people."""
+"""A `data.Benchmark`, or `data.Preferences` or `data.Ratings` of people."""
 
 
 def check_data(data: object) -> None:
-    """Raise unless data are a benchmark or people's preferences.
+    """Raise unless data are a benchmark, or people's preferences or ratings.
 
     Raises:
         UserError: If they are anything else; says how to load them.
     """
-    if hasattr(data, "reward_models") or hasattr(data, "histories"):
+    if hasattr(data, "reward_models") or holds_people(data):
         return
     given = f"{data!r:.60}" if isinstance(data, str | int | float | None) else type(data).__name__
     example = repr(data) if isinstance(data, str) else "..."
     raise UserError(
-        f"data must be a Benchmark or Preferences, got {given}.",
+        f"data must be a Benchmark, Preferences or Ratings, got {given}.",
         f"Load them first: pl.load({example}), or pl.Preferences.from_rows(...) for rows of people's comparisons.",
     )
 
 
 def holds_people(data: Data) -> bool:
-    """Tell whether data are people's preferences, without importing their class."""
-    return hasattr(data, "histories") and not hasattr(data, "reward_models")
+    """Tell whether data are people's preferences or ratings, without importing their classes."""
+    return (hasattr(data, "histories") or holds_ratings(data)) and not hasattr(data, "reward_models")
+
+
+def holds_ratings(data: Data) -> bool:
+    """Tell whether data are people's ratings, without importing their class."""
+    return hasattr(data, "n_items") and hasattr(data, "table")
+
+
+def check_people(people: Data, track: str) -> None:
+    """Raise unless people can be evaluated in a track.
+
+    Raises:
+        UserError: If not; says which track can.
+    """
+    if not load_track(track).people:
+        raise UserError(f"People are not evaluated in the {track} track.", "Use the predict track.")
+    if track != "predict" and not holds_ratings(people):
+        raise UserError(
+            f"The {track} track needs what people think of each response; {people.name} has comparisons alone.",
+            "Use the predict track, or give ratings or rankings (personalllm.Ratings).",
+        )
 
 
 def people_sizes(people: Data) -> Sizes:
-    """Return the sizes of people's preferences."""
+    """Return the sizes of people's preferences or ratings."""
+    if holds_ratings(people):
+        return Sizes(people.n_items, people.n_items, people.n_users, rated=True)
     return Sizes(people.n_topics, people.n_topics, people.n_users)
 
 

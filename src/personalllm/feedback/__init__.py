@@ -1,7 +1,7 @@
 """Feedback: preference pairs, ratings, pools of interactions, and the view of the texts that methods get."""
 
 from personalllm.feedback.fixed import FixedPairs
-from personalllm.feedback.interactions import interact, sample_prompts
+from personalllm.feedback.interactions import interact, outcomes, sample_prompts
 from personalllm.feedback.pool import InteractionPool, RatingPool
 from personalllm.feedback.ratings import ratings
 from personalllm.feedback.rules import FeedbackRule, RatingRule
@@ -15,6 +15,7 @@ __all__ = [
     "RatingPool",
     "RatingRule",
     "interact",
+    "outcomes",
     "ratings",
     "sample_prompts",
 ]

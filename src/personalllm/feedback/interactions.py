@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -22,7 +23,7 @@ from personalllm.users.utility import PAIRS_PER_BLOCK, pair_utilities
 if TYPE_CHECKING:
     from personalllm.data import ScoreTable
 
-__all__ = ["interact", "sample_prompts"]
+__all__ = ["interact", "outcomes", "sample_prompts"]
 
 Index = npt.NDArray[np.int64]
 Pair: TypeAlias = tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.integer[Any]]]
@@ -192,7 +193,20 @@ def _compare(
     values = pair_utilities(weights, scores)
     first, second = shown or _pairs(rule, values, scores, uniform)
     at = np.arange(len(values))
-    difference = values[at, first].astype(np.float64) - values[at, second]
+    wins, tie = outcomes(rule, values[at, first].astype(np.float64) - values[at, second], uniform)
+    return np.where(wins, first, second).astype(np.uint8), np.where(wins, second, first).astype(np.uint8), tie
+
+
+def outcomes(
+    rule: FeedbackRule, difference: F64, uniform: Mapping[str, F64]
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return whether the first of two responses wins, a tie by a fair coin, and whether they tie; any shape.
+
+    Args:
+        rule: How comparisons come out.
+        difference: Utility of the first response above that of the second.
+        uniform: Uniform numbers of the same shape: `coin`, and `outcome` and `flip` if the rule needs them.
+    """
     tie = np.abs(difference) <= rule.tie_margin
     if rule.temperature:
         with np.errstate(over="ignore"):
@@ -202,8 +216,7 @@ def _compare(
         wins = difference > 0
     if rule.flip:
         wins = wins ^ (uniform["flip"] < rule.flip)
-    wins = np.where(tie, uniform["coin"] < 0.5, wins)
-    return np.where(wins, first, second).astype(np.uint8), np.where(wins, second, first).astype(np.uint8), tie
+    return np.where(tie, uniform["coin"] < 0.5, wins), tie
 
 
 def _pairs(rule: FeedbackRule, values: F32, scores: F32, uniform: dict[str, F64]) -> tuple[Index, Index]:

@@ -17,6 +17,16 @@ from personalllm.methods.registry import BUILT_IN, get_method, list_methods, met
 from personalllm.methods.saved import load_method
 
 if TYPE_CHECKING:
+    from personalllm.methods.asking.policies import (
+        BestArms,
+        Challenger,
+        DOptimal,
+        DuelingUCB,
+        Greedy,
+        PopulationPair,
+        RandomPair,
+        Thompson,
+    )
     from personalllm.methods.baselines.embedding_ranker import EmbeddingRanker
     from personalllm.methods.baselines.longest import Longest
     from personalllm.methods.baselines.pooled_ranker import PooledRanker
@@ -50,8 +60,13 @@ __all__ = [
     "PAL",
     "SPL",
     "VPL",
+    "BestArms",
     "CalibratedBayes",
+    "Challenger",
+    "DOptimal",
+    "DuelingUCB",
     "EmbeddingRanker",
+    "Greedy",
     "HierarchicalBT",
     "HistoryRule",
     "LoRe",
@@ -65,11 +80,14 @@ __all__ = [
     "PReF",
     "PooledBT",
     "PooledRanker",
+    "PopulationPair",
     "RMMixture",
     "RandomChoice",
+    "RandomPair",
     "RidgeUser",
     "SelfICL",
     "SparseBasis",
+    "Thompson",
     "UserBT",
     "ZeroShot",
     "get_method",

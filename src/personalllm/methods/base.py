@@ -23,15 +23,12 @@ from personalllm.methods.answers import of_any_width
 from personalllm.methods.state import write_state
 from personalllm.methods.user import User
 
-__all__ = ["OFF", "HistoryRule", "Method", "Need", "fitting"]
+__all__ = ["HistoryRule", "Method", "Need", "fitting"]
 
 M = TypeVar("M", bound="Method")
 
 Need = Literal["embedder", "llm", "signals"]
 HistoryRule = Literal["random", "nearest"]
-
-OFF = "off"
-"""Metadata of a parameter that was added to published methods: the value with which they are what they were."""
 
 _NEEDS = {"embedder": "'minilm-l6-int8'", "llm": "'smollm2-135m-instruct'", "signals": "..."}
 _HISTORIES = ("random", "nearest")
@@ -154,8 +151,9 @@ class Method:
         if "signals" in self.needs and signals is None:
             raise UserError(
                 f"The method {self.id!r} uses the scores of the reward models, which this protocol does not allow.",
-                "Use the predict track with --set prediction.reward_signals=true (in Python: "
-                "prediction={'reward_signals': True}), and say so with its numbers.",
+                "Use the predict track with --set prediction.reward_signals=true, or the online track with "
+                "--set online.reward_signals=true (in Python: online={'reward_signals': True}), and say so with its "
+                "numbers.",
             )
         self._embedder, self._llm, self._signals, self._seed = embedder, llm, signals, seed
         return self
@@ -229,13 +227,27 @@ class Method:
         raise NotImplementedError(f"{self.id!r} does not ask a chat model.")
 
     def next_query(self, queries: Queries) -> tuple[I32, U8, U8]:
-        """Choose for each user the comparison that tells most about them, among the responses of the prompts.
+        """Choose for each user the comparison to ask for, among the responses of the prompts; policies do.
 
         Returns:
             int32 (n_users,): the row among `queries`, -1 for a user without one; uint8 (n_users,) twice: the two
             responses, columns of the corpus.
         """
         raise NotImplementedError(f"{self.id!r} does not choose comparisons.")
+
+    def asking(self, policy: Any = "") -> Any:
+        """Return a policy that asks users for this fitted method, unadapted; methods with a posterior have some.
+
+        Args:
+            policy: Registered name or a `Policy`.
+
+        Raises:
+            UserError: If the method has no posterior, or the policy is none.
+        """
+        raise UserError(
+            f"The method {self.id!r} does not choose what to ask a user: it has no posterior of their taste.",
+            "Use one that has, such as 'sparse-basis', 'hierarchical-bt' or 'pref'.",
+        )
 
     def user(self, name: str) -> User:
         """Return the handle of a named user, who starts from what the pool taught; the same one for the same name.
@@ -275,9 +287,7 @@ class Method:
             UserError: If the method is not fitted, a learned attribute cannot be written, or the folder holds something
                 else.
         """
-        learned = getattr(self, "_learned", None)
-        if learned is None:
-            raise UserError(f"The method {self.id!r} is not fitted, so there is nothing to save.", "Call fit() first.")
+        state = self.fitted_state()
         backends = {need: getattr(self, f"_{need}", None) for need in ("embedder", "llm") if need in self.needs}
         cls = type(self)
         note = {
@@ -286,9 +296,19 @@ class Method:
             "seed": self.seed,
             "backends": {need: {"name": b.name, "identity": b.identity} for need, b in backends.items() if b},
         }
-        state = {name: vars(self)[name] for name in sorted(learned)}
         write_state(Path(path).expanduser(), note, state, cls.__module__)
         return self
+
+    def fitted_state(self) -> dict[str, Any]:
+        """Return what `fit` learned, by name of the attribute.
+
+        Raises:
+            UserError: If the method is not fitted.
+        """
+        learned = getattr(self, "_learned", None)
+        if learned is None:
+            raise UserError(f"The method {self.id!r} is not fitted, so there is nothing to save.", "Call fit() first.")
+        return {name: vars(self)[name] for name in sorted(learned)}
 
     def restore(self, learned: Mapping[str, Any]) -> Self:
         """Set what an equal method learned in `fit`, by name of the attribute."""
@@ -310,12 +330,6 @@ class Method:
     def example_params(cls) -> dict[str, Any]:
         """Parameters with which the contract suite builds the method."""
         return {}
-
-    def identity(self) -> JSON:
-        """Return what keys and seeds are made of: `spec()` without added parameters that are off (see `OFF`)."""
-        spec, added = self.spec(), [field for field in dataclasses.fields(self) if OFF in field.metadata]
-        off = {field.name for field in added if getattr(self, field.name) == field.metadata[OFF]}
-        return spec | {"params": {name: value for name, value in spec["params"].items() if name not in off}}
 
     def params(self) -> dict[str, Any]:
         """Return the parameters (the dataclass fields)."""
@@ -345,21 +359,20 @@ class Method:
                 "Call fit(pool) and adapt(histories), in this order, before utilities, messages or next_query.",
             )
 
-    def check_positive(self, *names: str, or_none: bool = False) -> None:
-        """Raise `ParameterError` unless the named parameters are integers >= 1, or None (for `__post_init__`)."""
+    def check_positive(self, *names: str) -> None:
+        """Raise `ParameterError` unless the named integer parameters are >= 1 (for `__post_init__`)."""
         for name in names:
             value = getattr(self, name)
-            if (not isinstance(value, int) or isinstance(value, bool) or value < 1) and not (or_none and value is None):
-                raise ParameterError(name, f"an integer >= 1{' or None' * or_none}", value)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ParameterError(name, "an integer >= 1", value)
 
-    def check_number(self, *names: str, above_zero: bool = True, or_none: bool = False) -> None:
-        """Raise `ParameterError` unless the named parameters are finite numbers > 0 or >= 0, or None."""
+    def check_number(self, *names: str, above_zero: bool = True) -> None:
+        """Raise `ParameterError` unless the named parameters are finite numbers > 0, or >= 0 (for `__post_init__`)."""
         for name in names:
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-            if (not number or (above_zero and value == 0)) and not (or_none and value is None):
-                sign = ">" if above_zero else ">="
-                raise ParameterError(name, f"a finite number {sign} 0{' or None' * or_none}", value)
+            if not number or (above_zero and value == 0):
+                raise ParameterError(name, f"a finite number {'>' if above_zero else '>='} 0", value)
 
     def check_one_of(self, name: str, allowed: Sequence[str]) -> None:
         """Raise `ParameterError` unless the named parameter is one of the allowed texts (for `__post_init__`)."""

@@ -136,20 +136,29 @@ class User:
         self._require("messages", "ask a chat model")
         return self._adapted().messages(_queries([(prompt, ())]))[0]
 
-    def next_query(self, prompts: Mapping[str, Sequence[str]] | Iterable[tuple[str, Sequence[str]]]) -> Question:
-        """Return the comparison that would tell most about the user.
+    def next_query(
+        self,
+        prompts: Mapping[str, Sequence[str]] | Iterable[tuple[str, Sequence[str]]],
+        policy: Method | str = "d-optimal",
+    ) -> Question | None:
+        """Return the comparison to ask the user for, None if the policy finds none worth it.
 
         Args:
             prompts: Prompts, each with the responses that could be compared.
+            policy: What to ask: by default what tells most about the user; or another policy of the online track, such
+                as `thompson`, or an object. A user of a policy is asked by that one.
 
         Raises:
-            UserError: If the method does not choose comparisons, or no prompt has two responses.
+            UserError: If the method has no posterior of a user's taste, or no prompt has two responses.
         """
-        self._require("next_query", "choose what to ask a user; 'pref' does")
+        self._check_fitted()
+        asking = self._method.asking(policy)
         choices = [pair for pair in (prompts.items() if isinstance(prompts, Mapping) else prompts) if len(pair[1]) > 1]
         if not choices:
             raise UserError("There is nothing to compare.", "Give prompts with at least two responses each.")
-        rows, a, b = self._adapted().next_query(_queries(choices))
+        rows, a, b = asking.adapt(_history(self._rows)).next_query(_queries(choices))
+        if rows[0] < 0:
+            return None
         prompt, responses = choices[int(rows[0])]
         return Question(prompt, responses[int(a[0])], responses[int(b[0])])
 
@@ -159,15 +168,18 @@ class User:
 
     def _adapted(self) -> Method:
         """Return a copy that shares what the pool taught and knows this user alone."""
+        self._check_fitted()
+        if self._state is None or self._fit != self._method.fit_count:
+            # shallow: fit's attributes are read only by contract, and adapt rebinds its own
+            self._state, self._fit = copy.copy(self._method).adapt(_history(self._rows)), self._method.fit_count
+        return self._state
+
+    def _check_fitted(self) -> None:
         if self._method.implements("fit") and not self._method.fit_count:
             raise UserError(
                 f"The method {self._method.id!r} is not fitted, so the user {self.name!r} has nothing to start from.",
                 "Call fit(pool) on the method first; what the user has said is kept.",
             )
-        if self._state is None or self._fit != self._method.fit_count:
-            # shallow: fit's attributes are read only by contract, and adapt rebinds its own
-            self._state, self._fit = copy.copy(self._method).adapt(_history(self._rows)), self._method.fit_count
-        return self._state
 
 
 def _queries(prompts: Sequence[tuple[str, Any]]) -> Queries:

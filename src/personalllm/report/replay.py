@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from personalllm.evaluation import settings
-from personalllm.evaluation.parts import TRACKS, load_track
+from personalllm.evaluation.parts import TRACKS, options_of
 from personalllm.evaluation.protocol import Protocol
 from personalllm.report.numbers import ABSENT
 
@@ -94,7 +94,7 @@ def _changed(protocol: JSON, track: str) -> JSON:
     del flat["track"]
     if track not in TRACKS:
         return flat
-    options = load_track(track).options
+    options = options_of(track, people=bool(protocol.get("folds")))
     derived, part = (tuple(options.derived), options.part) if options is not None else ((), "")
     named = {name: protocol[name] for name in ("track", "benchmark", "benchmark_fingerprint")}
     named |= {"folds": {}} if protocol.get("folds") else {}

@@ -48,11 +48,11 @@ def _needs_and_history(bench: Bench) -> None:
 
 @MADE.clause("hook")
 def _has_a_hook(bench: Bench) -> None:
-    """It ranks or asks a chat model.
+    """It ranks, asks a chat model, or chooses what to ask users.
 
-    Override utilities(queries) or messages(queries).
+    Override utilities(queries) or messages(queries), or value(offer) of a Policy.
     """
-    bench.require(bench.cls.implements("utilities", "messages"), "implement utilities or messages")
+    bench.require(bench.cls.implements("utilities", "messages", "next_query"), "implement utilities or messages")
 
 
 @MADE.clause("spec-json", after=("dataclass",))

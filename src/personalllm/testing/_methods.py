@@ -9,6 +9,7 @@ from personalllm.methods.base import Method
 from personalllm.testing._bench import Bench
 from personalllm.testing._checks import Check, require_all
 from personalllm.testing._method_answers import answer_checks
+from personalllm.testing._method_asking import ASKING
 from personalllm.testing._method_made import MADE
 from personalllm.testing._method_messages import MESSAGES, MESSAGES_PERSONAL
 from personalllm.testing._method_rank import LOG_ODDS, RANK, RANK_PERSONAL
@@ -32,7 +33,7 @@ def check_method(
     users who get what `adapt` gives. A class that overrides `adapt` claims to personalise: its ranking must serve
     planted users with opposite tastes better than any non-personalised one could, its messages must differ between
     users. Where differences of utilities are log-odds, unknown users of opposite tastes must not be predicted with
-    confidence.
+    confidence. A policy asks users about their own prompts, and the same again with the same seed.
 
     Args:
         cls: The class, a dataclass.
@@ -71,4 +72,6 @@ def method_checks(
     if cls.implements("messages"):
         checks += answer_checks(bench, "messages") + MESSAGES.of(bench)
         checks += MESSAGES_PERSONAL.of(bench) if personal else ()
+    if cls.implements("next_query"):
+        checks += ASKING.of(bench)
     return checks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -12,9 +13,12 @@ from personalllm.core.errors import ParameterError
 from personalllm.core.seeding import derive_seed, generator
 from personalllm.core.types import F32, F64, I64
 from personalllm.users.draws import check_alpha
+from personalllm.users.tables import run_blocks
 
 __all__ = ["Posterior", "enumerated_weights", "posterior_weights"]
 
+_BLOCK = 8
+_KEPT = 1024  # users of whom the posterior is kept, 30 KB each
 _LEAST = 1e-300
 _TOLERANCE = 1e-6  # as in the particle filter
 
@@ -72,26 +76,57 @@ def posterior_weights(
     for name, value, least in (("n_particles", n_particles, 2), ("sweeps", sweeps, 1)):
         if value < least:
             raise ParameterError(name, f">= {least}", value)
-    from personalllm.users._particles import filter_particles  # numba is slow to import
-
     n_users, n = len(rows), rows[0].shape[1] if len(rows) else 1
     concentration = check_alpha(alpha, n)
-    mean = np.zeros((n_users, len(shown), n))
-    particles = np.empty((n_users, len(shown), n_particles, n), np.float32)
-    shares = np.empty((n_users, len(shown), n_particles))
-    for user, (of_user, starts, seed) in enumerate(zip(rows, first, seeds, strict=True)):
-        state = np.array([derive_seed(seed, "moves")], np.uint64)
-        filter_particles(
-            state,
-            _prior(concentration, n_particles, seed),
-            concentration,
-            np.ascontiguousarray(of_user.T, np.float64),
-            np.asarray(starts, np.int64),
-            (float(temperature), float(flip), sweeps),
-            np.minimum(shown, len(starts) - 1).astype(np.int64),
-            *(mean[user], particles[user], shares[user]),
-        )
-    return Posterior(mean.swapaxes(0, 1), particles.swapaxes(0, 1), shares.swapaxes(0, 1))
+    mean = np.empty((len(shown), n_users, n))
+    particles = np.empty((len(shown), n_users, n_particles, n), np.float32)
+    shares = np.empty((len(shown), n_users, n_particles))
+
+    def work(users: slice) -> None:
+        for user in range(users.start, users.stop):
+            mean[:, user], particles[:, user], shares[:, user] = _filtered(
+                concentration.tobytes(),
+                rows[user].astype(np.float64).tobytes(),
+                first[user].astype(np.int64).tobytes(),
+                tuple(shown),
+                seeds[user],
+                float(temperature),
+                float(flip),
+                n_particles,
+                sweeps,
+            )
+
+    run_blocks(work, n_users, _BLOCK, None)
+    return Posterior(mean, particles, shares)
+
+
+@lru_cache(maxsize=_KEPT)
+def _filtered(
+    alpha: bytes, rows: bytes, first: bytes, shown: tuple[int, ...], seed: int, temperature: float, flip: float,
+    n_particles: int, sweeps: int,
+) -> tuple[F64, F32, F64]:  # fmt: skip
+    """Return the mean, the particles and the shares of one user, see `Posterior`; arrays come as their bytes.
+
+    Runs that differ in what methods see alone (the histories of others, say) ask for the same user again.
+    """
+    from personalllm.users._particles import filter_particles  # numba is slow to import
+
+    concentration, starts = np.frombuffer(alpha).copy(), np.frombuffer(first, np.int64).copy()
+    n = len(concentration)
+    mean = np.zeros((len(shown), n))
+    particles = np.empty((len(shown), n_particles, n), np.float32)
+    shares = np.empty((len(shown), n_particles))
+    filter_particles(
+        np.array([derive_seed(seed, "moves")], np.uint64),
+        _prior(concentration, n_particles, seed),
+        concentration,
+        np.ascontiguousarray(np.frombuffer(rows).reshape(-1, n).T),
+        starts,
+        (temperature, flip, sweeps),
+        np.minimum(shown, len(starts) - 1).astype(np.int64),
+        *(mean, particles, shares),
+    )
+    return mean, particles, shares
 
 
 def _prior(alpha: F64, n: int, seed: int) -> F64:

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from personalllm.backends.llm._base import BatchChatModel, turns
 from personalllm.backends.models import model_path
@@ -31,11 +32,16 @@ class LocalChatModel(BatchChatModel):
     The layout is the fastest one whose texts do not change between runs: several single-threaded servers, each
     answering one request at a time without a prompt cache. The number of servers changes the speed, never a text.
 
+    With several slots, requests of one call that are equal but for seeds s, s + 1, s + 2 ... are answered together:
+    their prompt is read once, which for short replies halves the time. Equal calls still give equal texts, but
+    arithmetic on several sequences at once rounds differently, so a text may depend on which of these are together.
+
     Args:
         name: Name of a registered model file (`personalllm models list`).
         path: A GGUF file to use instead of the registered one.
         workers: Number of servers, >= 1; by default one for each processor, at most four.
         context_length: Maximum tokens of prompt and reply together.
+        slots: How many replies to one prompt a server writes together, >= 1.
 
     Raises:
         MissingExtra: If the runtime is not installed.
@@ -49,9 +55,11 @@ class LocalChatModel(BatchChatModel):
         path: Path | None = None,
         workers: int | None = None,
         context_length: int = 4096,
+        slots: int = 1,
     ) -> None:
-        if workers is not None and workers < 1:
-            raise ParameterError("workers", ">= 1", workers)
+        for setting, value in (("workers", workers), ("slots", slots)):
+            if value is not None and value < 1:
+                raise ParameterError(setting, ">= 1", value)
         if context_length < 64:
             raise ParameterError("context_length", ">= 64 tokens", context_length)
         self._name = name
@@ -59,12 +67,13 @@ class LocalChatModel(BatchChatModel):
         if not self._path.is_file():
             raise ModelFileError(f"There is no model file at {self._path}.", "Give the path of a GGUF file.")
         self._workers = workers or min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 2)
-        self._context_length = context_length
+        self._context_length, self._slots = context_length, slots
         self._arguments = {
             "name": name,
             "path": self._path,
             "workers": self._workers,
             "context_length": context_length,
+            "slots": slots,
         }
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._started = 0
@@ -78,7 +87,7 @@ class LocalChatModel(BatchChatModel):
 
     @property
     def identity(self) -> str:
-        """Name, and a digest of the weights, the runtime's version and the context length."""
+        """Name, and a digest of the weights, the runtime's version, the layout and the context length."""
         if not self._identity:
             from importlib.metadata import version
 
@@ -86,7 +95,7 @@ class LocalChatModel(BatchChatModel):
             parts = {
                 "weights": file_sha256(self._path),
                 "runtime": f"xllamacpp {version('xllamacpp')}",
-                "layout": "one thread, one slot, no prompt cache",
+                "layout": f"one thread, {'one slot' if self._slots == 1 else f'{self._slots} slots'}, no prompt cache",
                 "context_length": self._context_length,
             }
             self._identity = f"{self._name}@{digest(parts)}"
@@ -113,16 +122,18 @@ class LocalChatModel(BatchChatModel):
             ModelFileError: If the model cannot be loaded.
         """
         with ThreadPoolExecutor(self._workers) as threads:
-            futures = {threads.submit(self._answer, request): i for i, request in enumerate(requests)}
+            futures = {threads.submit(self._answer, [requests[i] for i in of]): of for of in self._together(requests)}
             try:
                 for future in as_completed(futures):
                     try:
-                        reply = future.result()
+                        replies = future.result()
                     except RunError as error:
-                        if not failed(futures[future], "refused request", error):
+                        verdicts = [failed(i, "refused request", error) for i in futures[future]]
+                        if not all(verdicts):
                             return
                     else:
-                        done(futures[future], reply, "model")
+                        for i, reply in zip(futures[future], replies, strict=True):
+                            done(i, reply, "model")
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
 
@@ -130,8 +141,7 @@ class LocalChatModel(BatchChatModel):
         """Return the number of tokens of the messages, rendered with the model's own chat template."""
         with self._server() as server:
             prompt = _post(server, "/apply-template", {"messages": turns(messages)})["prompt"]
-            body = {"content": prompt, "add_special": True, "parse_special": True}
-            return len(_post(server, "/tokenize", body)["tokens"])
+            return len(_tokens(server, prompt, add_special=True, parse_special=True))
 
     def first_token_logprobs(self, requests: Sequence[ChatRequest], top: int) -> list[dict[str, float]]:
         """Return for each request the natural log-probabilities of the `top` most likely first tokens, by text.
@@ -159,11 +169,27 @@ class LocalChatModel(BatchChatModel):
             "cache_prompt": False,
         }
         logprobs: dict[str, float] = {}
-        for entry in self._complete(body)["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
+        with self._server() as server:
+            reply = self._complete(server, body)
+        for entry in reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]:
             logprobs.setdefault(str(entry["token"]), float(entry["logprob"]))
         return logprobs
 
-    def _answer(self, request: ChatRequest) -> ChatReply:
+    def _together(self, requests: Sequence[ChatRequest]) -> list[list[int]]:
+        """Return the positions of requests that are answered together: equal but for seeds that follow one another."""
+        groups: list[list[int]] = []
+        for i, request in enumerate(requests):
+            of = groups[-1] if groups else []
+            most = min(self._slots, self._context_length // request.max_tokens)
+            if 0 < len(of) < most and replace(requests[of[0]], seed=requests[of[0]].seed + len(of)) == request:
+                of.append(i)
+            else:
+                groups.append([i])
+        return groups
+
+    def _answer(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
+        """Answer requests that are equal but for seeds that follow one another, which is how the runtime seeds them."""
+        request = requests[0]
         body = {
             "messages": turns(request.messages),
             "max_tokens": request.max_tokens,
@@ -172,18 +198,28 @@ class LocalChatModel(BatchChatModel):
             "top_k": request.top_k,
             "min_p": 0.0,
             "seed": request.seed,
+            "n": len(requests),
             "cache_prompt": False,
         }
-        reply = self._complete(body)
-        choice, usage = reply["choices"][0], reply["usage"]
-        reason: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
-        text = (choice["message"].get("content") or "").strip()
-        return ChatReply(text, reason, int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
-
-    def _complete(self, body: dict[str, Any]) -> Any:
-        """Return the runtime's completion of a chat request."""
         with self._server() as server:
-            reply = server.handle_chat_completions(body)
+            reply = self._complete(server, body)
+            choices = sorted(reply["choices"], key=lambda choice: int(choice["index"]))
+            texts = [choice["message"].get("content") or "" for choice in choices]
+            cut = [choice["finish_reason"] == "length" for choice in choices]
+            n_prompt, n_new = (int(reply["usage"][name]) for name in ("prompt_tokens", "completion_tokens"))
+            # the runtime says how many are new for the first alone; a reply that ends has its end besides its text
+            lengths = [n_new] + [
+                request.max_tokens if of_max else len(_tokens(server, text)) + 1
+                for text, of_max in zip(texts[1:], cut[1:], strict=True)
+            ]
+        return [
+            ChatReply(text.strip(), "length" if of_max else "stop", n_prompt, length)
+            for text, of_max, length in zip(texts, cut, lengths, strict=True)
+        ]
+
+    def _complete(self, server: Any, body: dict[str, Any]) -> Any:
+        """Return the runtime's completion of a chat request."""
+        reply = server.handle_chat_completions(body)
         if "error" in reply:
             raise RunError(
                 f"{self._name} refused a request: {reply['error'].get('message', reply['error'])}.",
@@ -205,7 +241,7 @@ class LocalChatModel(BatchChatModel):
 
     def _start(self) -> Any:
         try:
-            return open_server(self._path, self._context_length)
+            return open_server(self._path, self._context_length, slots=self._slots)
         except ModelFileError:
             with self._lock:
                 self._started -= 1
@@ -217,16 +253,18 @@ def open_server(
     context_length: int,
     *,
     threads: int = 1,
+    slots: int = 1,
     port: int = 0,
     alias: str | None = None,
     embeddings: bool = False,
 ) -> Any:
-    """Start the runtime in the reproducible layout: one slot, no prompt cache, a sampler with neutral settings.
+    """Start the runtime in the reproducible layout: no prompt cache, a sampler with neutral settings.
 
     Args:
         path: A GGUF file.
         context_length: Maximum tokens of prompt and reply together.
         threads: Threads of the computation.
+        slots: Replies that are written together: of one request, since several at a time would change texts.
         port: Port on 127.0.0.1; 0 takes a free one.
         alias: Name by which HTTP clients know the model; the file's if None.
         embeddings: Serve embeddings instead of chats.
@@ -237,8 +275,8 @@ def open_server(
     runtime = _runtime()
     params = runtime.CommonParams()
     params.model.path = str(path)
-    params.n_ctx = context_length
-    params.n_parallel = 1
+    params.n_ctx = context_length if slots == 1 else 2 * context_length  # a prompt, and replies of as much in all
+    params.n_parallel, params.kv_unified = slots, slots > 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers = 0
     params.cache_prompt = False
@@ -269,6 +307,12 @@ def open_server(
 
 def _runtime() -> Any:
     return import_extra("xllamacpp", "local")
+
+
+def _tokens(server: Any, text: str, **options: bool) -> list[int]:
+    """Return a text as tokens."""
+    tokens: list[int] = _post(server, "/tokenize", {"content": text, **options})["tokens"]
+    return tokens
 
 
 def _post(server: Any, path: str, body: dict[str, Any]) -> Any:

@@ -5,8 +5,7 @@ A baseline ignores whose preference is predicted, an oracle knows scores that no
 - `random`: a coin for every pair.
 - `longer`: P(a) = sigmoid(b x), x the difference in length of a and b, b fitted on the pool's comparisons.
 - `population`: P(a) = the share of the pool's users who prefer a, (votes + 1/2) / (voters + 1): the best answer that
-  ignores the user, made from scores that no method sees. Seen users vote too; noise in the outcome is allowed for. Of
-  people, the comparisons that they made are counted.
+  ignores the user, made from scores that no method sees. Seen users vote too; noise in the outcome is allowed for.
 - `best-linear`: for each user the linear function of the whole embedding and the text measures that comes nearest to
   the utilities of all responses of the history split (at most 2,048 prompts), by ridge regression within prompts, with
   one slope for all users: what a method linear in these features would reach with all the feedback there is.
@@ -25,16 +24,24 @@ import numpy.typing as npt
 
 from personalllm.core.protocols import TextEmbedder
 from personalllm.core.seeding import derive_seed
-from personalllm.core.types import F32, F64, I32, I64, JSON, Histories, Queries
+from personalllm.core.types import F32, F64, I32, JSON, Histories, Queries
 from personalllm.evaluation.contract import Outcome, Unit
 from personalllm.evaluation.sources.pairs import Group, Pairs, TestPairs
-from personalllm.evaluation.sources.people import Fold, People
 from personalllm.feedback import FeedbackRule, sample_prompts
 from personalllm.methods.parts.features import FeatureMap
 from personalllm.methods.parts.linear_method import score_queries
 from personalllm.methods.parts.surface import TextFeatureMap
 
-__all__ = ["PEOPLE_BASELINES", "TITLES", "choice_probability", "pair_baselines", "people_baselines", "rejected_share"]
+__all__ = [
+    "TITLES",
+    "Coin",
+    "Longer",
+    "NamedBaseline",
+    "PopulationShare",
+    "choice_probability",
+    "pair_baselines",
+    "rejected_share",
+]
 
 Answer: TypeAlias = tuple[F32, F32]
 """Margins, float32 (n,), log-odds that the chosen response is preferred; preference, float32 (n, n_responses)."""
@@ -44,11 +51,10 @@ _MAX_LOG_ODDS = 20.0
 _LINEAR_PROMPTS = 2048
 _PENALTIES = tuple(float(f"1e{power}") for power in range(-3, 4))
 _NEWTON_STEPS = 30
-_SLOPE_STEPS = 50
 _MIN_TEMPERATURE = 1e-20
 
 
-class _Baseline(ABC):
+class NamedBaseline(ABC):
     """Id, title and kind of a baseline or an oracle."""
 
     id: ClassVar[str]
@@ -61,7 +67,7 @@ class _Baseline(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class _PairBaseline(_Baseline):
+class _PairBaseline(NamedBaseline):
     """A baseline or an oracle for simulated users; a unit is a whole group of users."""
 
     pairs: Pairs
@@ -259,75 +265,6 @@ TITLES = {kind.id: kind.title for kind in (Coin, Longer, PopulationShare, BestLi
 """Ids of the baselines and oracles and their titles."""
 
 
-@dataclass(frozen=True, eq=False)
-class _PeopleBaseline(_Baseline):
-    """A baseline for people; a unit is a fold."""
-
-    people: People
-
-    def work(self, unit: Unit) -> Outcome:
-        """Return samples with the same columns as a method's."""
-        import pyarrow as pa
-
-        fold = self.people.folds[unit.start]
-        tests = self.people.tests(fold)
-        margins = {kind: self.margins(fold, rows) for kind, rows in tests.items()}
-        conditions = [(index, self.people.conditions[index].prompts) for index in unit.conditions]
-        tables = [self.people.samples(index, tests[prompts], margins[prompts]) for index, prompts in conditions]
-        return Outcome(pa.concat_tables(tables))
-
-    @abstractmethod
-    def margins(self, fold: Fold, rows: I64) -> F32:
-        """Return the log-odds, float32 (n,), that the chosen response of rows is preferred."""
-
-
-class PeopleCoin(_PeopleBaseline):
-    """A coin for every pair."""
-
-    id = Coin.id
-    title = Coin.title
-
-    def margins(self, fold: Fold, rows: I64) -> F32:
-        """Return zeros."""
-        return np.zeros(len(rows), np.float32)
-
-
-class PeopleLonger(_PeopleBaseline):
-    """The longer response, with one coefficient for the ratio of the lengths."""
-
-    id = Longer.id
-    title = Longer.title
-
-    def margins(self, fold: Fold, rows: I64) -> F32:
-        """Return log-odds proportional to the log of the ratio of the lengths."""
-        slope = _slope(self.people.length_ratios(self.people.pool(fold)))
-        return np.asarray((slope * self.people.lengths[rows]).astype(np.float32))
-
-
-class PeopleShare(_PeopleBaseline):
-    """The share of the other people who prefer a response to the same other one."""
-
-    id = PopulationShare.id
-    title = PopulationShare.title
-
-    def margins(self, fold: Fold, rows: I64) -> F32:
-        """Return log-odds of the share, one vote added on each side; 0 for a pair that nobody else compared."""
-        pool, everything = self.people.pool(fold), self.people.people.histories
-        wins = np.zeros((everything.corpus.n_prompts, 2))
-        np.add.at(wins, (pool.prompt, pool.chosen), 1.0)
-        share, item = np.log(wins + 1.0), everything.prompt[rows]
-        margin = share[item, everything.chosen[rows]] - share[item, everything.rejected[rows]]
-        return np.asarray(margin.astype(np.float32))
-
-
-PEOPLE_BASELINES = (PeopleCoin, PeopleLonger, PeopleShare)
-
-
-def people_baselines(people: People) -> tuple[_PeopleBaseline, ...]:
-    """Return the baselines for people, whose utilities are unknown, so that there is no oracle."""
-    return tuple(kind(people) for kind in PEOPLE_BASELINES)
-
-
 def rejected_share(pairs: Pairs, tests: TestPairs) -> F32:
     """Return float32 (n,): the share of the pool's users who prefer the rejected response; a tie counts half."""
     prompts, row = np.unique(tests.prompt, return_inverse=True)
@@ -384,17 +321,3 @@ def _one_coefficient(differences: F64) -> float:
         if abs(step) < 1e-10:
             break
     return b / scale
-
-
-def _slope(lengths: F64) -> float:
-    """Return the slope b for which sigmoid(b x) is likeliest, by Newton steps under a weak prior, N(0, 10)."""
-    slope = 0.0
-    for _ in range(_SLOPE_STEPS):
-        wrong = 1.0 / (1.0 + np.exp(np.clip(slope * lengths, -500, 500)))
-        gradient = float((wrong * lengths).sum()) - slope / 10
-        curvature = float((wrong * (1 - wrong) * lengths**2).sum()) + 0.1
-        step = gradient / curvature
-        slope += step
-        if abs(step) < 1e-9:
-            break
-    return slope

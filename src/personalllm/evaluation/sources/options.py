@@ -23,6 +23,8 @@ HistoryKind: TypeAlias = Literal["flipped", "other-user"]
 
 _POOL_USERS = 1000
 _POOL_PAIRS = 50
+_RATED_SHOTS = (0, 5, 10, 20, 40)
+_RATED_TESTS = 20
 
 
 class PredictOptions(Options):
@@ -32,7 +34,8 @@ class PredictOptions(Options):
 
     Attributes:
         shots: Comparisons of a target user that a method adapts to, each >= 0; kept in ascending order. People who
-            made fewer are adapted with all they made, so that every number of shots is judged on the same people.
+            made fewer are adapted with all they made, so that every number of shots is judged on the same people. Where
+            people rated responses, k is the number of ratings, which imply all comparisons between them.
         users: `unseen` users are the protocol's population, of whom a method knows the shots alone; `seen` users are
             the first of the pool, whose comparisons the method was fitted on too. The shots of a seen user are the
             first of their comparisons in the pool; shots beyond what they have are left out. `both` are all of them
@@ -44,7 +47,7 @@ class PredictOptions(Options):
             None = all.
         seen_test_pairs: The same for seen users, >= 1; None = as many as for unseen ones.
         survey: So many questions of the history split are asked of everybody: shots are drawn from them, for seen users
-            too, and nobody is asked to predict them or fitted on their prompts. 0 = users have prompts of their own.
+            too; they are never predicted, and nothing is fitted on their prompts. 0 = users have prompts of their own.
         n_seen_users: How many users of the pool are evaluated as seen ones, >= 1; all people are.
         counterfactuals: Histories that are not the user's own, at the largest number of shots: `flipped` swaps chosen
             and rejected, `other-user` gives what another user would have said of the same prompts; of people, what the
@@ -119,8 +122,9 @@ class PredictOptions(Options):
             ParameterError: If the history is set by hand: it follows from the shots.
         """
         values = given["prediction"]
-        if given.get("folds") is not None:
-            return given | {"prediction": {"test_pairs": None} | values}
+        if sizes.users:
+            fixed = {"shots": _RATED_SHOTS, "users": ("unseen",), "test_pairs": _RATED_TESTS}
+            return given | {"prediction": (fixed if sizes.rated else {"test_pairs": None}) | values}
         pool, population, fields = given["pool"], given["population"], cls.model_fields
         half = max(1, sizes.history // 2)
         pool = {"n_users": _POOL_USERS, "pairs_per_user": min(_POOL_PAIRS, half)} | pool

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -104,6 +104,12 @@ class Signals:
     view: CorpusView
     source: str
 
+    @classmethod
+    def of(cls, source: Simulated) -> Self:
+        """Return the scores of the RMs that users are made of."""
+        origin = f"{source.benchmark.fingerprint}, standardiser {source.protocol.standardiser}"
+        return cls(source.table, source.view, origin)
+
     @property
     def reward_models(self) -> tuple[str, ...]:
         """Names in the order of the last axis of `vectors`."""
@@ -135,10 +141,7 @@ class Pairs:
     @cached_property
     def signals(self) -> Signals | None:
         """The scores of the RMs, if the protocol allows them as features."""
-        if not self.options.signals:
-            return None
-        origin = f"{self.source.benchmark.fingerprint}, standardiser {self.source.protocol.standardiser}"
-        return Signals(self.source.table, self.source.view, origin)
+        return Signals.of(self.source) if self.options.signals else None
 
     @cached_property
     def groups(self) -> dict[str, Group]:

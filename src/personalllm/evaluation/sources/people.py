@@ -104,6 +104,7 @@ class People:
             "n_comparisons": len(people.histories),
             "n_ties": people.n_ties,
             "n_prompts": people.n_topics,
+            **people.about,
         }
 
     def describe(self) -> JSON:
@@ -172,6 +173,11 @@ class People:
         everybody = np.arange(self.people.n_users)
         return everybody if fold.users is None else everybody[self.user_fold == fold.users]
 
+    def others_only(self, fold: Fold) -> int:
+        """Return the part of the prompts that is new to the target users only."""
+        n_folds: int = self.protocol.folds.prompt_folds
+        return (fold.prompts + 1) % n_folds
+
     def pool(self, fold: Fold) -> Histories:
         """Return what is fitted on: the other people's comparisons of all but the unseen prompts."""
         fitted = np.arange(self.people.n_users)
@@ -190,9 +196,8 @@ class People:
         """
         targets = self.targets(fold)
         owners = (targets + 1) % self.people.n_users if kind == "other-user" else targets
-        others_only = (fold.prompts + 1) % self.protocol.folds.prompt_folds
         row_fold = self._row_fold[self._order]
-        rows = self._order[(row_fold != fold.prompts) & (row_fold != others_only)]
+        rows = self._order[(row_fold != fold.prompts) & (row_fold != self.others_only(fold))]
         histories = self._histories(self._first(rows, shots), owners)
         if kind != "flipped":
             return histories
@@ -217,8 +222,7 @@ class People:
         row_fold = self._row_fold[self._order]
         tests: dict[str, I64] = {"unseen": self._order[targets & (row_fold == fold.prompts)]}
         if fold.users is not None:
-            others_only = (fold.prompts + 1) % self.protocol.folds.prompt_folds
-            rows = self._order[targets & (row_fold == others_only)]
+            rows = self._order[targets & (row_fold == self.others_only(fold))]
             in_pool = np.zeros(self.people.n_topics, np.bool_)
             in_pool[self.people.topic[self.pool(fold).prompt]] = True
             tests["seen"] = rows[in_pool[self.topics[rows]]]
@@ -303,7 +307,8 @@ class People:
     @staticmethod
     def length_ratios(histories: Histories) -> F64:
         """Return float64 (n,): log of (characters of the chosen response + 1) over (of the rejected one + 1)."""
-        # the two responses of a comparison come first; what else was shown may differ in number
-        size = np.array([[len(text) for text in row[:2]] for row in histories.corpus.responses], np.float64)
-        chosen, rejected = (size[histories.prompt, side] for side in (histories.chosen, histories.rejected))
+        corpus = histories.corpus
+        start = np.concatenate([[0], np.cumsum(corpus.counts)])[histories.prompt]
+        size = np.array([len(text) for row in corpus.responses for text in row], np.float64)
+        chosen, rejected = (size[start + side] for side in (histories.chosen, histories.rejected))
         return np.log((chosen + 1) / (rejected + 1))

@@ -14,10 +14,11 @@ import numpy as np
 
 from personalllm.core.errors import UserError
 from personalllm.core.seeding import derive_seed
-from personalllm.core.types import F32, I8, JSON, Histories, Queries
+from personalllm.core.types import F32, I8, I64, JSON
 from personalllm.evaluation.baselines.anchors import ANCHORS, EndOfShare, KnownBasis, TextOnly, right_for_all
-from personalllm.evaluation.baselines.predicting import TITLES, pair_baselines, people_baselines, rejected_share
-from personalllm.evaluation.calls import checked, fitted, own_copy, running
+from personalllm.evaluation.baselines.people import PEOPLE_BASELINES
+from personalllm.evaluation.baselines.predicting import TITLES, pair_baselines, rejected_share
+from personalllm.evaluation.calls import adapt, fitted, own_copy, utilities_of
 from personalllm.evaluation.contract import (
     Anchor,
     Backends,
@@ -43,9 +44,10 @@ from personalllm.evaluation.metrics import PAIR_METRICS
 from personalllm.evaluation.sources.options import PredictOptions
 from personalllm.evaluation.sources.pairs import Pairs, TestPairs
 from personalllm.evaluation.sources.people import Fold, People
+from personalllm.evaluation.tracks.people import PeopleTrack
 from personalllm.methods.base import Method
 
-__all__ = ["PeopleTrack", "PredictTrack"]
+__all__ = ["PeoplePredict", "PredictTrack"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +80,7 @@ class PredictTrack(Track):
     @classmethod
     def of(cls, protocol: Any, source: Any, backends: Backends) -> Track:
         """Return the track for simulated users or for people."""
-        return (PeopleTrack if isinstance(source, People) else cls)(protocol, source, backends)
+        return (PeoplePredict if isinstance(source, People) else cls)(protocol, source, backends)
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
@@ -188,7 +190,7 @@ class PredictTrack(Track):
             history = self.pairs.groups[condition.users].histories[condition.history]
             first = history.of_users(unit.start, unit.stop).first(shots)
             began = time.perf_counter()
-            _adapt(prepared.label, method, first)
+            adapt(prepared.label, method, first)
             if shots == most:
                 seconds["adapt"] += time.perf_counter() - began
                 seconds["adapt_users"] += unit.stop - unit.start
@@ -206,7 +208,7 @@ class PredictTrack(Track):
                 for field in dataclasses.fields(TestPairs)
             )
         )
-        preference = _utilities(label, method, self.pairs.queries(joined, unit.start, unit.stop))
+        preference = utilities_of(label, method, self.pairs.queries(joined, unit.start, unit.stop))
         ends = np.cumsum([len(pairs) for pairs in tests])[:-1]
         for index, pairs, rows in zip(indices, tests, np.split(preference, ends), strict=True):
             yield self.pairs.samples(index, pairs, self.pairs.by_response(pairs, rows))
@@ -258,76 +260,22 @@ class PredictTrack(Track):
         return self.pairs.describe()
 
 
-class PeopleTrack(PredictTrack):
-    """Predict which of two responses a person prefers.
-
-    Nothing is fitted on a prompt whose comparisons are predicted as `unseen`, whichever pair or person; `seen` prompts
-    were judged by the people of the pool. A unit is a fold: its fit dominates the cost.
-    """
-
-    source: People
-
-    def __init__(self, protocol: Any, source: People, backends: Backends) -> None:
-        Track.__init__(self, protocol, source, backends)
-
-    @property
-    def conditions(self) -> tuple[Condition, ...]:
-        """Users, prompts, history and shots."""
-        return self.source.conditions
-
-    def anchors(self) -> Sequence[Anchor]:
-        """Return nothing: people's utilities are unknown, so there is no ceiling."""
-        return ()
+class PeoplePredict(PeopleTrack, PredictTrack):
+    """Predict which of two responses a person prefers."""
 
     def baselines(self) -> Sequence[Baseline]:
         """Return baselines; people's utilities are unknown, so there is no oracle."""
-        return people_baselines(self.source)
+        return [kind(self.source) for kind in PEOPLE_BASELINES]
 
-    def units(self, key: str) -> Sequence[Unit]:
-        """Return a unit for each fold."""
-        return [self._unit(key, fold, self.source.conditions_of(fold)) for fold in self.source.folds]
+    def asked(self, fold: Fold) -> dict[str, I64]:
+        """Return kind of prompts -> rows of the preferences to predict."""
+        return self.source.tests(fold)
 
-    def baseline_units(self, key: str) -> Sequence[Unit]:
-        """Return a unit for each fold, with each kind of history under one number of shots."""
-        units = []
-        for fold in self.source.folds:
-            fewest: dict[str, int] = {}
-            for history, shots in self.source.histories(fold):
-                fewest.setdefault(history, shots)
-            conditions = [c for c in self.source.conditions_of(fold) if c.shots == fewest[c.history]]
-            units.append(self._unit(key, fold, conditions))
-        return units
-
-    def _unit(self, key: str, fold: Fold, conditions: Sequence[Condition]) -> Unit:
-        seed = derive_seed(self.protocol.seed, "people fit", key, fold.index)
-        indices = tuple(self.conditions.index(condition) for condition in conditions)
-        return Unit(key, fold.index, fold.index, fold.index + 1, seed, 1, indices)
-
-    def prepare(self, method: NamedMethod) -> Any:
-        """Return the method: it is fitted in every unit."""
-        return method
-
-    def work(self, prepared: Any, unit: Unit) -> Outcome:
-        """Fit a method on a fold's pool; for each history let a copy of it adapt and predict."""
-        import pyarrow as pa
-
-        source, fold, label = self.source, self.source.folds[unit.start], prepared.label
-        pool, tests, everything = source.pool(fold), source.tests(fold), source.people.histories
-        began = time.perf_counter()
-        method = fitted(pool, self.backends, prepared, unit.seed)
-        seconds = {"fit": time.perf_counter() - began}
-        tables = []
-        index_of = {self.conditions[index]: index for index in unit.conditions}
-        for history, shots in source.histories(fold):
-            # unlike with simulated users the seed depends on the shots
-            copied = own_copy(pool, self.backends, method, label, derive_seed(unit.seed, history, shots))
-            _adapt(label, copied, source.history(fold, shots, history))
-            for prompts, rows in tests.items():
-                preference = _utilities(label, copied, source.queries(fold, rows))
-                margin = margins(preference, everything.chosen[rows], everything.rejected[rows])
-                index = index_of[Condition(fold.kind, prompts, history, shots)]
-                tables.append(source.samples(index, rows, margin))
-        return Outcome(pa.concat_tables(tables), seconds)
+    def answered(self, index: int, label: str, method: Method, fold: Fold, asked: I64) -> Table:
+        """Return the samples of the preferences to predict."""
+        preference = utilities_of(label, method, self.source.queries(fold, asked))
+        tests = self.source.people.histories
+        return self.source.samples(index, asked, margins(preference, tests.chosen[asked], tests.rejected[asked]))
 
     def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sums:
         """Add up the comparisons of each person, or of each prompt where prompts alone are resampled."""
@@ -340,25 +288,6 @@ class PeopleTrack(PredictTrack):
             longer=column["longer"],
             log_odds=log_odds,
         )
-        pairing = pairing_digest(column["user"], column["row"], data=self.source.fingerprint)
+        pairing = pairing_digest(column["user"], column["row"], data=people.fingerprint)
         both = crossed(column["user"], column["prompt"], pair_columns(answers), strata=pair_strata(answers))
         return Sums(pair_sums(answers), axis, pairing, (), *both)
-
-    def describe(self) -> JSON:
-        """Return what was drawn, as JSON for the manifest."""
-        return self.source.describe()
-
-
-def _adapt(label: str, method: Method, histories: Histories) -> None:
-    with running(label, "adapt"):
-        method.adapt(histories)
-
-
-def _utilities(label: str, method: Method, queries: Queries) -> F32:
-    """Return a method's utilities, float32 (n_queries, n_responses); it is not called if all pairs were ties."""
-    shape = (len(queries), queries.corpus.n_responses)
-    if not len(queries):
-        return np.empty(shape, np.float32)
-    with running(label, "utilities"):
-        utilities = method.utilities(queries)
-    return checked(label, utilities, shape)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from personalllm.core.seeding import derive_seed
 from personalllm.core.types import F32, I32, JSON, U8, Histories
 from personalllm.evaluation.baselines.anchors import ANCHORS, EndOfShare, KnownBasis, TextOnly, best_for_all
+from personalllm.evaluation.baselines.people import CHOICES, PeopleChoice
 from personalllm.evaluation.baselines.ranking import TITLES, Choices, StoredChoice
-from personalllm.evaluation.calls import checked, fitted, own_copy, running
+from personalllm.evaluation.calls import checked, fitted, own_copy, running, utilities_of
 from personalllm.evaluation.contract import (
     Anchor,
     Backends,
@@ -30,10 +32,14 @@ from personalllm.evaluation.contract import (
 from personalllm.evaluation.measures import choice_columns, crossed, pairing_digest
 from personalllm.evaluation.metrics import CHOICE_METRICS, RANK_METRICS
 from personalllm.evaluation.protocol import Protocol
+from personalllm.evaluation.sources.options import PredictOptions
+from personalllm.evaluation.sources.people import Fold
+from personalllm.evaluation.sources.rated import Rated
 from personalllm.evaluation.sources.simulated import Simulated
+from personalllm.evaluation.tracks.people import PeopleTrack
 from personalllm.methods.base import Method
 
-__all__ = ["ChoiceTrack", "RankTrack"]
+__all__ = ["ChoiceTrack", "PeopleRank", "RankTrack"]
 
 _QUERIES = 8_192
 _STANDARDS = ("best_utility", "population_best_utility", "reference_utility")
@@ -146,7 +152,7 @@ class _Fitted:
 
 
 class RankTrack(ChoiceTrack):
-    """Choose among the stored responses; a unit is a shard of users.
+    """Choose among the stored responses; a unit is a shard of users. On people see `PeopleRank`.
 
     Samples have the column `response` too: the column of the benchmark that was chosen.
     """
@@ -157,6 +163,13 @@ class RankTrack(ChoiceTrack):
     names = TITLES | ANCHORS
     hook: ClassVar = "utilities"
     work_unit = "queries"
+    people = True
+    people_options = PredictOptions
+
+    @classmethod
+    def of(cls, protocol: Protocol, source: Any, backends: Backends) -> Track:
+        """Return the track for simulated users or for people."""
+        return (PeopleRank if isinstance(source, Rated) else cls)(protocol, source, backends)
 
     def units(self, key: str) -> Sequence[Unit]:
         """Cut the users into shards."""
@@ -227,3 +240,76 @@ class RankTrack(ChoiceTrack):
         utility = values[np.arange(len(users)), response]
         columns = self.columns(users, prompts, utility, self.choices.standards(values, prompts))
         return Outcome(pa.table(columns | {"response": response}))
+
+
+class PeopleRank(PeopleTrack, RankTrack):
+    """Choose for a person among the responses to a prompt that they rated.
+
+    Utilities are their ratings. The zero of the gain is the response that is most popular in the pool, its one the
+    person's own best. Samples have the columns `condition`, `user`, `prompt`, `utility`, `best_utility`,
+    `population_best_utility` and `response`, the column of the corpus that was chosen.
+    """
+
+    source: Rated  # type: ignore[assignment]
+
+    def baselines(self) -> tuple[Baseline, ...]:
+        """Return baselines, then oracles."""
+        return tuple(PeopleChoice(name, self.chosen) for name in CHOICES)
+
+    def asked(self, fold: Fold) -> Mapping[str, tuple[I32, I32]]:
+        """Return kind of prompts -> who chooses for which."""
+        return self.source.choices(fold)
+
+    def answered(self, index: int, label: str, method: Method, fold: Fold, asked: tuple[I32, I32]) -> Table:
+        """Return the samples of the choices of highest utility; ties go to the lowest column."""
+        return self._choices(index, fold, asked, utilities_of(label, method, self.source.queries_of(fold, *asked)))
+
+    def chosen(self, name: str, unit: Unit) -> Outcome:
+        """Return the samples of a baseline or an oracle."""
+        import pyarrow as pa
+
+        fold = self.source.folds[unit.start]
+        asked, popular, tables = self.asked(fold), self.source.popularity(fold), []
+        for index in unit.conditions:
+            users, prompts = of_kind = asked[self.conditions[index].prompts]
+            own = self.source.utilities(users, prompts)
+            preference = popular[prompts] if name == "population-best" else own if name == "oracle" else -own
+            tables.append(self._choices(index, fold, of_kind, preference))
+        return Outcome(pa.concat_tables(tables))
+
+    def _choices(
+        self, index: int, fold: Fold, asked: tuple[I32, I32], preference: npt.NDArray[np.floating[Any]]
+    ) -> Table:
+        """Return the samples of choices by a preference, (n, n_responses), among what the person rated."""
+        import pyarrow as pa
+
+        users, prompts = asked
+        own, popular = self.source.utilities(users, prompts), self.source.popularity(fold)[prompts]
+        rated, row = ~np.isnan(own), np.arange(len(users))
+        column, best = (np.where(rated, value, -np.inf).argmax(axis=1) for value in (preference, popular))
+        columns = {
+            "condition": np.full(len(users), index, np.int16),
+            "user": users,
+            "prompt": prompts,
+            "utility": own[row, column],
+            "best_utility": np.nanmax(own, axis=1, initial=-np.inf),
+            "population_best_utility": own[row, best],
+            "response": column.astype(np.uint8),
+        }
+        return pa.table(columns)
+
+    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sums:
+        """Add up the choices for each person, or for each prompt where prompts alone are resampled."""
+        column = {name: samples[name].to_numpy() for name in samples.column_names}
+        user, prompt, axis = column["user"], column["prompt"], self.source.axis
+        best, popular = column["best_utility"], column["population_best_utility"]
+        columns = choice_columns(column["utility"], best=best, population_best=popular)
+        people = self.source.people
+        cluster, n = (user, people.n_users) if axis == "users" else (prompt, people.n_topics)
+        totals = {
+            name: np.bincount(cluster, values, n).astype(np.float32)
+            for name, values in {"n": np.ones(len(user)), **columns}.items()
+        }
+        pairing = pairing_digest(user, prompt, best, data=people.fingerprint)
+        prompts, cells = crossed(user, prompt, columns)
+        return Sums(totals, axis, pairing, prompts=prompts, cells=cells)

@@ -51,5 +51,5 @@ class ICL(InContext):
             rows = slice(int(offsets[user]), int(offsets[user + 1]))
             near = similarities(query_vectors[index[i]][None, :], self.vectors_[self.place_[rows]])
             nearest = top_rows(near, self.n_shots)[0] + rows.start
-            conversations.append(self.converse(queries.corpus.prompts[row], self.histories_, nearest.tolist()))
+            conversations.append(self.converse(queries.corpus.messages(row), self.histories_, nearest.tolist()))
         return conversations

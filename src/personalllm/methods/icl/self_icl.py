@@ -44,5 +44,5 @@ class SelfICL(InContext):
         for user, row in zip(queries.user.tolist(), queries.prompt.tolist(), strict=True):
             stop = int(offsets[user + 1])
             latest = range(stop - 1, max(int(offsets[user]), stop - self.n_shots) - 1, -1)
-            conversations.append(self.converse(queries.corpus.prompts[row], self.histories_, latest))
+            conversations.append(self.converse(queries.corpus.messages(row), self.histories_, latest))
         return conversations

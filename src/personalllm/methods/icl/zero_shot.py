@@ -23,4 +23,4 @@ class ZeroShot(Method):
 
     def messages(self, queries: Queries) -> list[Conversation]:
         """Return one user turn for each query."""
-        return [Conversation(build_messages(queries.corpus.prompts[row], ())) for row in queries.prompt.tolist()]
+        return [Conversation(build_messages(queries.corpus.messages(row), ())) for row in queries.prompt.tolist()]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from personalllm.core.types import F32, F64, I32, I64
+from personalllm.core.types import F32, F64, I64, Histories, Queries
+from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.linear_method import LinearMethod, moderated_scores
 from personalllm.methods.parts.logistic import MOST_RIDGE, Laplace, best_ridge, newton_map, newton_pooled
 from personalllm.methods.parts.low_rank import some_users
+from personalllm.methods.parts.posterior import Posterior
 
 __all__ = ["GaussianPrior", "HierarchicalBT", "fit_prior"]
 
-_MOST_COMPARISONS = 200_000  # EM looks at each of them some fifty times
+_MOST_USERS = 1_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +35,9 @@ class GaussianPrior:
     spread: F64
     evidence: tuple[float, ...]
 
-    def posterior(self, pairs: Pairs) -> Laplace:
-        """Return what each user's comparisons make of it."""
-        return newton_map(pairs, self.mean, np.linalg.inv(self.spread), covariance="each")
+    def posterior(self, pairs: Pairs, start: F64 | None = None) -> Laplace:
+        """Return what each user's comparisons make of it; `start` as in `newton_map`."""
+        return newton_map(pairs, self.mean, np.linalg.inv(self.spread), covariance="each", start=start)
 
 
 def fit_prior(pairs: Pairs, steps: int, pseudo_users: float, *, full: bool = True) -> GaussianPrior:
@@ -48,7 +51,6 @@ def fit_prior(pairs: Pairs, steps: int, pseudo_users: float, *, full: bool = Tru
     """
     mean = newton_pooled(pairs, 1.0)
     ridge = best_ridge(pairs, mean)
-    pairs = some_users(pairs, max(1, _MOST_COMPARISONS * pairs.n_users // max(1, len(pairs))))
     prior = _climbed(pairs, mean, 1.0 / ridge, steps if full and pairs.n_users else 0, pseudo_users)
     if prior.evidence and ridge == MOST_RIDGE:
         # Users who differ in few directions look alike to a variance that is the same in all of them, and EM, whose
@@ -74,7 +76,7 @@ def _climbed(pairs: Pairs, mean: F64, variance: float, steps: int, pseudo_users:
 
 
 @dataclass
-class HierarchicalBT(LinearMethod):
+class HierarchicalBT(Posterior, LinearMethod):
     r"""Bradley-Terry with $w_u \sim N(\mu, \Sigma)$ with the prior that makes the pool's comparisons most probable.
 
     The prior is fitted by expectation maximisation, each user's posterior by Laplace's method (Newton to the maximum,
@@ -115,7 +117,7 @@ class HierarchicalBT(LinearMethod):
 
     def learn(self, pairs: Pairs) -> None:
         """Fit the prior by expectation maximisation."""
-        self.prior_ = fit_prior(some_users(pairs), self.steps, self.pseudo_users)
+        self.prior_ = fit_prior(some_users(pairs, _MOST_USERS), self.steps, self.pseudo_users)
 
     def user_weights(self, pairs: Pairs) -> F32:
         """Return the posterior means, and keep the covariances."""
@@ -123,6 +125,28 @@ class HierarchicalBT(LinearMethod):
         self.user_spread_ = laplace.covariance.astype(np.float32)
         return laplace.mean.astype(np.float32)
 
-    def scores(self, candidates: F32, index: I64, user: I32) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         """Return moderated utilities, float32 (n_queries, n_responses)."""
-        return moderated_scores(self.user_weights_.astype(np.float64), self.user_spread_, candidates, index, user)
+        candidates, index = self.features_.candidates(self.embedder, queries)
+        weights = self.user_weights_.astype(np.float64)
+        return moderated_scores(weights, self.user_spread_, candidates, index, queries.user)
+
+    def tastes(self, queries: Queries) -> tuple[F32, I64]:
+        """Return the features of all responses."""
+        return self.features_.candidates(self.embedder, queries)
+
+    def known(self, histories: Histories) -> Pairs:
+        """Return the comparisons in the features."""
+        return self.comparisons(histories)
+
+    def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
+        """Return Laplace's approximation."""
+        laplace = self.prior_.posterior(pairs, None if before is None else before.mean)
+        return Belief(laplace.mean, laplace.covariance, pairs.n_preferences)
+
+    def without_prior(self) -> Self:
+        """Return a copy whose prior is about zero and alike in all directions, with the same mean variance."""
+        width = len(self.prior_.mean)
+        flat = copy(self)
+        flat.prior_ = GaussianPrior(np.zeros(width), np.trace(self.prior_.spread) / width * np.eye(width), ())
+        return flat

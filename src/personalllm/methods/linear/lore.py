@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from personalllm.core.types import F32, F64
+from personalllm.core.types import F32, F64, I64, Histories, Queries
+from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.held_out import HeldOut
 from personalllm.methods.parts.linear_method import LinearMethod
@@ -15,21 +17,24 @@ from personalllm.methods.parts.low_rank import (
     as_one_user,
     fit_basis,
     in_basis,
+    simplex_laplace,
     simplex_map,
     some_users,
     start_points,
     start_weights,
 )
+from personalllm.methods.parts.posterior import Posterior
 
 __all__ = ["LoRe"]
 
+_MOST_USERS = 1_000
 _FLOOR = 0.01
 _RIDGES, _STRENGTHS = (0.3, 1.0, 3.0), (0.5, 2.0, 5.0, 15.0)
 _TRIAL_ROUNDS = 2
 
 
 @dataclass
-class LoRe(LinearMethod):
+class LoRe(Posterior, LinearMethod):
     r"""Ranks by a user's mixture of basis rewards: $u = w_u^\top B^\top x$ with $w_u$ on the simplex.
 
     The basis and the weights of the pool's users are fitted in turn to the likelihood of their comparisons (truncated
@@ -56,6 +61,7 @@ class LoRe(LinearMethod):
     paper: ClassVar[str] = "Bose et al., LoRe: Personalizing LLMs via Low-Rank Reward Modeling, arXiv 2504.14439, 2025"
     objective: ClassVar[str] = "The likelihood of the pool's comparisons under convex combinations of basis rewards."
     fitted_per_user: ClassVar[str] = "Weights on the simplex of the basis rewards; the basis stays."
+    moderated: ClassVar[bool] = False
     cost: ClassVar[str] = "About ten Newton steps for a user, each O(k r^2 + r^3) for k comparisons and rank r."
 
     n_features: int | None = None
@@ -67,7 +73,7 @@ class LoRe(LinearMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("n_basis", "rounds")
-        self.check_number("prior_strength", "ridge", or_none=True)
+        self.check_number(*(name for name in ("prior_strength", "ridge") if getattr(self, name) is not None))
 
     @classmethod
     def example_params(cls) -> dict[str, Any]:
@@ -76,7 +82,7 @@ class LoRe(LinearMethod):
 
     def learn(self, pairs: Pairs) -> None:
         """Choose ridge and prior strength, then fit the basis, in turn with the weights of the pool's users."""
-        some = some_users(pairs)
+        some = some_users(pairs, _MOST_USERS)
         uniform = np.full(self.n_basis, 1.0 / self.n_basis)
         if not some.n_users:
             self.basis_, self.prior_ = np.zeros((pairs.n_features, self.n_basis)), uniform
@@ -117,6 +123,26 @@ class LoRe(LinearMethod):
         """Return B w_u for each user."""
         weights = simplex_map(in_basis(pairs, self.basis_), self.prior_)
         return (weights @ self.basis_.T).astype(np.float32)
+
+    def tastes(self, queries: Queries) -> tuple[F32, I64]:
+        """Return the basis rewards of all responses."""
+        candidates, index = self.features_.candidates(self.embedder, queries)
+        return (candidates @ self.basis_).astype(np.float32), index
+
+    def known(self, histories: Histories) -> Pairs:
+        """Return the comparisons in the basis rewards."""
+        return in_basis(self.comparisons(histories), self.basis_)
+
+    def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
+        """Return the maxima on the simplex, and Laplace's approximation along it."""
+        mean, covariance = simplex_laplace(pairs, self.prior_, None if before is None else before.mean)
+        return Belief(mean, covariance, pairs.n_preferences)
+
+    def without_prior(self) -> Self:
+        """Return a copy whose prior is as strong but has all basis rewards alike."""
+        flat = copy(self)
+        flat.prior_ = np.full(self.n_basis, self.prior_.sum() / self.n_basis)
+        return flat
 
 
 def _shared(pairs: Pairs, basis: F64) -> F64:

@@ -1,23 +1,28 @@
-"""`pref`: a bilinear factorisation of rewards, a user's vector by maximum likelihood, and the next question to ask."""
+"""`pref`: a bilinear factorisation of rewards, and a user's vector by maximum likelihood."""
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from personalllm.core.types import F32, F64, I32, U8, Queries
+from personalllm.core.types import F32, F64, I64, Histories, Queries
+from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.linear_method import LinearMethod
-from personalllm.methods.parts.logistic import newton_map, sigmoid
+from personalllm.methods.parts.logistic import newton_map
 from personalllm.methods.parts.low_rank import fit_basis, in_basis, some_users, start_weights
+from personalllm.methods.parts.posterior import Posterior
 
 __all__ = ["PReF"]
 
+_MOST_USERS = 1_000
+
 
 @dataclass
-class PReF(LinearMethod):
+class PReF(Posterior, LinearMethod):
     r"""Factorises rewards: $u = \lambda_u^\top B^\top x$, $\lambda_u$ free.
 
     The factors start from the singular vectors of the users' own fits and are refined by the likelihood of the pool's
@@ -45,6 +50,7 @@ class PReF(LinearMethod):
     )
     objective: ClassVar[str] = "The likelihood of the pool's comparisons under a bilinear reward of user and response."
     fitted_per_user: ClassVar[str] = "A free vector of n_basis entries by penalised maximum likelihood."
+    moderated: ClassVar[bool] = False
     cost: ClassVar[str] = "About six Newton steps for a user, each O(min(k, r)^3) for k comparisons and r base rewards."
 
     n_basis: int = 10
@@ -64,7 +70,7 @@ class PReF(LinearMethod):
 
     def learn(self, pairs: Pairs) -> None:
         """Fit the base rewards, in turn with the vectors of the pool's users."""
-        some = some_users(pairs)
+        some = some_users(pairs, _MOST_USERS)
         rank = min(self.n_basis, pairs.n_features)
         if not some.n_users:
             self.basis_ = np.zeros((pairs.n_features, rank))
@@ -79,49 +85,27 @@ class PReF(LinearMethod):
         self.basis_ = basis
 
     def user_weights(self, pairs: Pairs) -> F32:
-        """Return B lambda_u for each user, and keep what `next_query` needs."""
-        laplace = newton_map(in_basis(pairs, self.basis_), 0.0, self.ridge, covariance="each")
-        self.vectors_, self.uncertainty_ = laplace.mean, laplace.covariance
-        return (laplace.mean @ self.basis_.T).astype(np.float32)
+        """Return B lambda_u for each user."""
+        return (self.belief(in_basis(pairs, self.basis_)).mean @ self.basis_.T).astype(np.float32)
 
-    def next_query(self, queries: Queries) -> tuple[I32, U8, U8]:
-        r"""Choose the comparison that tells most about each user, among the pairs of responses that are asked about.
-
-        The information of the comparison of a and b is $\frac12 \log(1 + p (1 - p) \, d^\top V d)$ with $d = B^\top(x_a
-        - x_b)$, V the covariance of the user's vector and p the predicted probability.
-
-        Args:
-            queries: The prompts that each user could be asked about.
-
-        Returns:
-            int32 (n_users,): the row among `queries`, -1 for a user without one; uint8 (n_users,) twice: the two
-            responses, columns of the corpus, the lower one first.
-        """
+    def tastes(self, queries: Queries) -> tuple[F32, I64]:
+        """Return the base rewards of all responses."""
         candidates, index = self.features_.candidates(self.embedder, queries)
-        z = candidates.astype(np.float64) @ self.basis_
-        first, second = np.triu_indices(z.shape[1], k=1)
-        best = np.full(queries.n_users, -np.inf)
-        row = np.full(queries.n_users, -1, dtype=np.int32)
-        pair = np.zeros(queries.n_users, dtype=np.int64)
-        step = 4_096
-        for start in range(0, len(index), step):
-            rows = np.arange(start, min(start + step, len(index)))
-            user = queries.user[rows]
-            gain = self._information(z[index[rows]][:, first] - z[index[rows]][:, second], user)
-            gain[second >= queries.corpus.counts[queries.prompt[rows]][:, None]] = -np.inf
-            top = gain.argmax(axis=1)
-            value = gain[np.arange(len(rows)), top]
-            order = np.lexsort((-rows, value, user))
-            last = order[np.flatnonzero(np.diff(user[order], append=-1))]
-            better = last[value[last] > best[user[last]]]
-            best[user[better]], row[user[better]], pair[user[better]] = value[better], rows[better], top[better]
-        return row, first[pair].astype(np.uint8), second[pair].astype(np.uint8)
+        return (candidates @ self.basis_).astype(np.float32), index
 
-    def _information(self, differences: F64, user: I32) -> F64:
-        """Return the information of comparisons, (n, n_pairs), for differences (n, n_pairs, n_basis)."""
-        p = sigmoid((differences @ self.vectors_[user][:, :, None])[:, :, 0])
-        spread = ((differences @ self.uncertainty_[user]) * differences).sum(axis=2)
-        return np.asarray(0.5 * np.log1p(p * (1.0 - p) * spread))
+    def known(self, histories: Histories) -> Pairs:
+        """Return the comparisons in the base rewards."""
+        return in_basis(self.comparisons(histories), self.basis_)
+
+    def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
+        """Return Laplace's approximation."""
+        start = None if before is None else before.mean
+        laplace = newton_map(pairs, 0.0, self.ridge, covariance="each", start=start)
+        return Belief(laplace.mean, laplace.covariance, pairs.n_preferences)
+
+    def without_prior(self) -> Self:
+        """Return a copy: the penalty is about zero and alike in all directions as it is."""
+        return copy(self)
 
 
 def _unit_moments(basis: F64, vectors: F64) -> F64:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32, F64, Histories, Queries
-from personalllm.methods.base import Need, fitting
+from personalllm.core.types import F32, F64, I32, I64, Histories, Queries
+from personalllm.methods.base import Method, Need, fitting
+from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.learner import PreferenceLearner
-from personalllm.methods.parts.particles import log_likelihoods, posterior, vote
+from personalllm.methods.parts.particles import learned, log_likelihoods, posterior, vote
+from personalllm.methods.parts.posterior import Posterior
 
 __all__ = ["RMMixture"]
 
@@ -24,7 +26,7 @@ _LEARNT_FROM = 1_000
 
 
 @dataclass
-class RMMixture(PreferenceLearner):
+class RMMixture(Posterior, Method):
     r"""Finds which mixture of reward models a user is, from the models' own scores of the responses.
 
     The utility is $u = \beta\, w \cdot s(x)$ with s the standardised scores, $|w|$ on the simplex and $\beta$ how sure
@@ -54,6 +56,7 @@ class RMMixture(PreferenceLearner):
         "pair that is predicted."
     )
     needs: ClassVar[frozenset[Need]] = frozenset({"signals"})
+    log_odds: ClassVar[bool] = True
 
     n_mixtures: int = 500
 
@@ -76,12 +79,33 @@ class RMMixture(PreferenceLearner):
 
     def utilities(self, queries: Queries) -> F32:
         """Return scores, float32 (n_queries, n_responses); their differences are log-odds."""
+        return vote(self.shares_, self.tastes_, *self.tastes(queries), queries.user)
+
+    def tastes(self, queries: Queries) -> tuple[F32, I64]:
+        """Return the scores of all responses."""
         width = queries.corpus.n_responses
         query_prompts, index = np.unique(queries.prompt, return_inverse=True)
         columns = np.tile(np.arange(width, dtype=np.uint8), len(query_prompts))
         scores = self.signals.vectors(np.repeat(query_prompts, width).astype(np.int32), columns)
-        candidates = scores.reshape(len(query_prompts), width, scores.shape[1])
-        return vote(self.shares_, self.tastes_, candidates, index.ravel().astype(np.int64), queries.user)
+        return scores.reshape(len(query_prompts), width, scores.shape[1]), index.ravel().astype(np.int64)
+
+    def known(self, histories: Histories) -> Pairs:
+        """Return the comparisons in the scores."""
+        return self._pairs(histories)
+
+    def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
+        """Return the exact posterior over the mixtures."""
+        return learned(self.tastes_, self.log_prior_, pairs, before)
+
+    def without_prior(self) -> Self:
+        """Return a copy for which all mixtures are equally common."""
+        flat = copy(self)
+        flat.log_prior_ = np.zeros(len(self.tastes_))
+        return flat
+
+    def predict(self, belief: Belief, tastes: F32, index: I64, user: I32) -> F32:
+        """Return the scores of the mixtures' vote."""
+        return vote(belief.shares, self.tastes_, tastes, index, user)
 
     def _tastes(self, n: int) -> F64:
         """Return the weights of all tastes, float64 (n_tastes, n_reward_models)."""
@@ -94,14 +118,11 @@ class RMMixture(PreferenceLearner):
         return np.concatenate([np.zeros((1, n)), *(scale * weights for scale in _SCALES)])
 
     def _pairs(self, histories: Histories) -> Pairs:
-        """Return what is learned from, in the scores."""
-        histories, preference = histories.implied() if self.together else (histories, None)
         n = len(histories)
         prompts = np.concatenate([histories.prompt, histories.prompt])
         scores = self.signals.vectors(prompts, np.concatenate([histories.chosen, histories.rejected]))
         rows = np.arange(2 * n, dtype=np.int64)
-        sides = rows[:n], rows[n:]
-        return Pairs(scores, *sides, histories.user, histories.prompt, histories.offsets, preference, self.together)
+        return Pairs(scores, rows[:n], rows[n:], histories.user, histories.prompt, histories.offsets)
 
 
 def _shares(log_likelihood: F64) -> F64:

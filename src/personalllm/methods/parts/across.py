@@ -36,8 +36,7 @@ class AcrossUsers(InContext):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("n_similar")
-        self.check_positive("embedding_pairs", or_none=True)
+        self.check_positive("n_similar", *([] if self.embedding_pairs is None else ["embedding_pairs"]))
         self.check_one_of("embedding", get_args(UserEmbedding))
         self.check_one_of("search", get_args(Search))
 
@@ -72,8 +71,7 @@ class AcrossUsers(InContext):
         rows = nearest_interactions(
             query_vectors, self.prompt_vectors_, self.prompt_place_, offsets, padded, self.n_shots
         )
-        prompts = queries.corpus.prompts
         return [
-            self.converse(prompts[row], self.pool_, [j for j in near if j >= 0], "similar")
+            self.converse(queries.corpus.messages(row), self.pool_, [j for j in near if j >= 0], "similar")
             for row, near in zip(queries.prompt.tolist(), rows.tolist(), strict=True)
         ]

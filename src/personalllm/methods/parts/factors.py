@@ -8,7 +8,6 @@ import numpy as np
 
 from personalllm.core.types import F64
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.linear_method import moderated_margins
 from personalllm.methods.parts.logistic import log_sigmoid, newton_map, newton_pooled, sigmoid
 
 __all__ = ["Factors", "fit_factors", "held_out", "held_out_loss", "population"]
@@ -45,7 +44,7 @@ class _Problem:
     def __init__(self, pairs: Pairs, n_factors: int, penalty: float, deviation_penalty: float) -> None:
         from scipy.sparse import csr_array
 
-        n, self.weights = len(pairs), pairs.weights
+        n = len(pairs)
         self.pairs, self.features, self.penalty = pairs, pairs.vectors.astype(np.float64), penalty
         self.deviation_penalty = deviation_penalty
         rows = np.repeat(np.arange(n), 2)
@@ -68,10 +67,10 @@ class _Problem:
         apart = self.items @ (self.features @ slopes + deviations)
         who = user_weights[self.pairs.user]
         logits = np.einsum("nr,nr->n", apart, who)
-        value = -float((self.weights * log_sigmoid(logits)).sum())
+        value = -float(log_sigmoid(logits).sum())
         value += 0.5 * float(self.penalty * (slopes**2).sum() + self.deviation_penalty * (deviations**2).sum())
         value += 0.5 * float((users**2).sum())
-        pull = (self.weights * (sigmoid(logits) - 1.0))[:, None]
+        pull = (sigmoid(logits) - 1.0)[:, None]
         by_item = self.items_t @ (pull * who)
         gradients = (
             self.features.T @ by_item + self.penalty * slopes,
@@ -118,16 +117,20 @@ def fit_factors(pairs: Pairs, n_factors: int, penalty: float, deviation_penalty:
 
 
 def held_out(pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """Return the comparisons of four fifths of the prompts, and those that were made of the others."""
+    """Return the comparisons of four fifths of the prompts, and those of the others."""
     last = pairs.prompt % _HELD_OUT == _HELD_OUT - 1
-    return pairs.where(~last), pairs.where(last).given()
+    return pairs.where(~last), pairs.where(last)
 
 
 def held_out_loss(factors: Factors, train: Pairs, test: Pairs) -> float:
     """Return the mean log-loss of the later comparisons, users' posteriors and their population fitted to the known."""
     mean, spread = population(factors.of(train))
     posterior = newton_map(factors.of(train), mean, np.linalg.inv(spread), covariance="each", tolerance=1e-6)
-    return float(-log_sigmoid(moderated_margins(posterior.mean, posterior.covariance, factors.of(test))).mean())
+    apart = factors.of(test).differences().astype(np.float64)
+    logits = np.einsum("nd,nd->n", apart, posterior.mean[test.user])
+    spreads = posterior.covariance[test.user]
+    variance = np.einsum("nd,nde,ne->n", apart, spreads, apart)
+    return float(-log_sigmoid(logits / np.sqrt(1.0 + np.pi / 8.0 * variance)).mean())
 
 
 def population(pairs: Pairs) -> tuple[F64, F64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -33,7 +32,7 @@ class Pairs:
         offsets: int64 (n_users + 1,): the rows of user u are `offsets[u]:offsets[u + 1]`.
         preference: int64 (n,), ascending: the preference that a comparison follows from, whose first row is the one
             that was given and whose others are implied; None where every row is a preference of its own.
-        together: How much the comparisons that a preference implies count together, at most 1 each.
+        weight: float64 (n,), >= 0: how much each row counts, e.g. less the older it is; None: 1 each.
     """
 
     vectors: F32
@@ -43,7 +42,7 @@ class Pairs:
     prompt: I32
     offsets: I64
     preference: I64 | None = None
-    together: float = math.inf
+    weight: F64 | None = None
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -66,7 +65,7 @@ class Pairs:
     @property
     def places(self) -> I64:
         """int64 (n,): the place of each row's preference in the history of its user, from 0."""
-        number = np.cumsum(self.begins)
+        number = np.cumsum(self._begins)
         return np.asarray(number - number[self.offsets[self.user]], dtype=np.int64)
 
     @property
@@ -74,21 +73,12 @@ class Pairs:
         """int64 (n_users,): preferences of each user."""
         return self.counts if self.preference is None else self.given().counts
 
-    @property
-    def weights(self) -> F64:
-        """float64 (n,): how much each comparison counts: 1 if it was made, else its part of `together`."""
-        if self.preference is None:
-            return np.ones(len(self))
-        first = self.begins
-        sizes = np.diff(np.flatnonzero(first), append=len(self))
-        return np.where(first, 1.0, np.repeat(np.minimum(1.0, self.together / np.maximum(1, sizes - 1)), sizes))
-
     def given(self) -> Pairs:
         """Return the comparisons without those that are implied."""
-        return self if self.preference is None else self.where(self.begins)
+        return self if self.preference is None else self.where(self._begins)
 
     @property
-    def begins(self) -> npt.NDArray[np.bool_]:
+    def _begins(self) -> npt.NDArray[np.bool_]:
         """Whether each row is the first of its preference, bool (n,)."""
         if self.preference is None:
             return np.ones(len(self), dtype=np.bool_)
@@ -122,8 +112,9 @@ class Pairs:
 
     def _rows(self, rows: I64, user: I32, offsets: I64) -> Pairs:
         preference = None if self.preference is None else self.preference[rows]
-        chosen, rejected, prompt = self.chosen[rows], self.rejected[rows], self.prompt[rows]
-        return Pairs(self.vectors, chosen, rejected, user, prompt, offsets, preference, self.together)
+        weight = None if self.weight is None else self.weight[rows]
+        sides = self.chosen[rows], self.rejected[rows]
+        return Pairs(self.vectors, *sides, user, self.prompt[rows], offsets, preference, weight)
 
 
 def text_blocks(corpus: Corpus, keys: I64) -> Iterator[tuple[slice, list[str]]]:
@@ -237,18 +228,12 @@ class FeatureMap:
             result[block] = embedder.embed(texts) @ self.components
         return result
 
-    def pairs(self, embedder: TextEmbedder, histories: Histories, *, together: float = 0.0) -> Pairs:
-        """Return the comparisons of the histories in feature space.
-
-        Args:
-            embedder: The one that the map was fitted with.
-            histories: Whose comparisons.
-            together: How much those that a preference implies count; they are left out if 0.
-        """
-        histories, preference = histories.implied() if together else (histories, None)
-        keys, (chosen, rejected) = used_responses(histories)
-        vectors, of = self.of_keys(embedder, histories.corpus, keys), histories
-        return Pairs(vectors, chosen, rejected, of.user, of.prompt, of.offsets, preference, together)
+    def pairs(self, embedder: TextEmbedder, histories: Histories, *, implied: bool = False) -> Pairs:
+        """Return the comparisons of the histories in feature space, those that are implied too if asked for."""
+        histories, preference = histories.implied() if implied else (histories, None)
+        keys, index = used_responses(histories)
+        vectors = self.of_keys(embedder, histories.corpus, keys)
+        return Pairs(vectors, index[0], index[1], histories.user, histories.prompt, histories.offsets, preference)
 
     def candidates(self, embedder: TextEmbedder, queries: Queries) -> tuple[F32, I64]:
         """Return the features of all responses of the prompts that are asked.

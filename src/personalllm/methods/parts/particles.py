@@ -8,19 +8,20 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.types import F32, F64, I64
+from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
 
-__all__ = ["log_likelihoods", "posterior", "vote"]
+__all__ = ["learned", "log_likelihoods", "posterior", "vote"]
 
 _NUMBERS = 4_000_000
 _LEAST = 1e-4  # a unanimous vote has no finite log-odds; +-9.2 is as sure as any prediction gets
 
 
 def log_likelihoods(pairs: Pairs, tastes: npt.NDArray[np.floating[Any]]) -> F64:
-    r"""Return $\sum_i c_i \log \sigma(w_p \cdot d_i)$ over each user's comparisons, float64 (n_users, n_tastes).
+    r"""Return $\sum_i \omega_i \log \sigma(w_p \cdot d_i)$ over each user's comparisons, float64 (n_users, n_tastes).
 
     Args:
-        pairs: The comparisons, with their weights $c_i$.
+        pairs: The comparisons, $\omega_i$ their `weight`.
         tastes: (n_tastes, n_features), the weights $w_p$.
     """
     from scipy.sparse import csr_array
@@ -28,7 +29,8 @@ def log_likelihoods(pairs: Pairs, tastes: npt.NDArray[np.floating[Any]]) -> F64:
     # users of a pool meet the same comparisons again and again: each distinct one is judged once
     n = len(pairs.vectors)
     distinct, index = np.unique(pairs.chosen * n + pairs.rejected, return_inverse=True)
-    times = csr_array((pairs.weights, (pairs.user, index.ravel())), shape=(pairs.n_users, len(distinct))).tocsc()
+    counts = np.ones(len(pairs)) if pairs.weight is None else pairs.weight
+    times = csr_array((counts, (pairs.user, index.ravel())), shape=(pairs.n_users, len(distinct))).tocsc()
     result, weights = np.zeros((pairs.n_users, len(tastes))), tastes.astype(np.float32).T
     step = max(1, _NUMBERS // max(1, len(tastes)))
     for start in range(0, len(distinct), step):
@@ -38,6 +40,15 @@ def log_likelihoods(pairs: Pairs, tastes: npt.NDArray[np.floating[Any]]) -> F64:
         losses = np.maximum(-logits, 0) + np.log1p(np.exp(-np.abs(logits)))
         result -= times[:, start : start + step] @ losses.astype(np.float64)
     return result
+
+
+def learned(tastes: F64, log_prior: F64, pairs: Pairs, before: Belief | None = None) -> Belief:
+    """Return the posterior over tastes, (n_tastes, n_features), as a belief; `before` as in `Posterior.belief`."""
+    n = pairs.n_preferences
+    if before is None or before.log_shares is None:
+        return Belief.of_particles(tastes, log_prior + log_likelihoods(pairs, tastes), n)
+    new = pairs.where(pairs.places >= before.n[pairs.user])
+    return Belief.of_particles(tastes, before.log_shares + log_likelihoods(new, tastes), n)
 
 
 def posterior(log_prior: npt.ArrayLike, log_likelihood: F64) -> F64:

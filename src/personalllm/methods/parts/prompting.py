@@ -74,24 +74,26 @@ def shown_example(history: Histories, row: int, feedback: Feedback) -> Example:
 
 
 def build_messages(
-    prompt: str, examples: Sequence[Example], *, whose: Whose = "own", layout: Layout = "text"
+    prompt: str | tuple[Message, ...], examples: Sequence[Example], *, whose: Whose = "own", layout: Layout = "text"
 ) -> tuple[Message, ...]:
     """Return the turns: a line on what the examples are, the examples, an instruction, the new prompt.
 
     Layout `text` is the paper's: all of it in one user turn, in the user's voice. Every line of an example's texts is
     indented, so none can pass for a label or for the instruction, and what follows the instruction is the prompt as it
     was given. Layout `turns` shows each example as a user and an assistant turn, behind a system turn with the line and
-    the instruction; only responses shown as liked can stand there.
+    the instruction; only responses shown as liked can stand there. A prompt with turns before it stays a conversation:
+    what comes before the prompt comes before its first user turn.
 
     Args:
-        prompt: What the user asks now.
+        prompt: What the user asks now, or the conversation that ends with it.
         examples: Most relevant first; they are shown in reverse, so that the most relevant stands next to the prompt.
             All show the same sides.
         whose: Whether the examples are the user's own or those of similar users.
         layout: `text` or `turns`.
 
     Returns:
-        The prompt alone if there are no examples; else one turn (`text`) or `2 n_examples + 2` (`turns`).
+        The prompt alone if there are no examples; else one turn (`text`) or `2 n_examples + 2` (`turns`), and the turns
+        before the prompt.
 
     >>> print(build_messages("And now?", [Example("What first?", "This.", "That.")])[0].content)
     Here are prompts that I asked before, each with a response that I liked and a response that I disliked.
@@ -107,18 +109,23 @@ def build_messages(
     <BLANKLINE>
     And now?
     """
-    asked = Message("user", prompt)
+    asked = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     if not examples:
-        return (asked,)
+        return asked
     sides = (examples[0].liked is not None, examples[0].disliked is not None)
     lead = f"{_LEAD[whose]} {_SHOWN[sides].format(who=_WHO[whose])}"
     if layout == "turns":
-        turns = [Message("system", f"{lead} {_TASK[sides]}")]
+        system = f"{lead} {_TASK[sides]}"
+        if asked[0].role == "system":
+            system, asked = f"{system}\n\n{asked[0].content}", asked[1:]
+        turns = [Message("system", system)]
         for example in reversed(examples):
             turns += [Message("user", example.prompt), Message("assistant", example.liked or "")]
-        return (*turns, asked)
+        return (*turns, *asked)
     blocks = [_block(example) for example in reversed(examples)]
-    return (Message("user", "\n\n".join([lead, *blocks, _TASK[sides], prompt])),)
+    first = next(at for at, turn in enumerate(asked) if turn.role == "user")
+    whole = Message("user", "\n\n".join([lead, *blocks, _TASK[sides], asked[first].content]))
+    return (*asked[:first], whole, *asked[first + 1 :])
 
 
 def _block(example: Example) -> str:
@@ -134,7 +141,7 @@ def _indented(text: str) -> str:
 
 def fit_examples(
     llm: ChatModel,
-    prompt: str,
+    prompt: str | tuple[Message, ...],
     examples: Sequence[Example],
     *,
     max_history_tokens: int,
@@ -150,7 +157,7 @@ def fit_examples(
 
     Args:
         llm: Counts the tokens.
-        prompt: What the user asks now.
+        prompt: What the user asks now, or the conversation that ends with it.
         examples: Most relevant first.
         max_history_tokens: Most tokens of history.
         reply_tokens: Room in the context window that is left to the reply.
@@ -234,7 +241,9 @@ class InContext(Method):
         """Two examples are enough to see them chosen and ordered."""
         return {"n_shots": 2}
 
-    def converse(self, prompt: str, history: Histories, rows: Sequence[int], whose: Whose = "own") -> Conversation:
+    def converse(
+        self, prompt: tuple[Message, ...], history: Histories, rows: Sequence[int], whose: Whose = "own"
+    ) -> Conversation:
         """Return the conversation for one prompt; rows of the history most relevant first."""
         return fit_examples(
             self.llm,

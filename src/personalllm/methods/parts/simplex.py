@@ -10,7 +10,7 @@ from scipy.special import gammaln
 from personalllm.core.types import F64
 from personalllm.methods.parts.logistic import log_sigmoid, sigmoid
 
-__all__ = ["MixturePrior", "climb_simplex", "simplex_posterior"]
+__all__ = ["MixturePrior", "climb_simplex", "simplex_posterior", "spread_along"]
 
 
 _HALVINGS = 12
@@ -125,11 +125,23 @@ def _mixed(margins: F64, there: F64, prior: MixturePrior) -> tuple[F64, F64, F64
     """Return maximum, covariance and log evidence for users who mix."""
     mean, pull = prior.mean, prior.strength * prior.mean
     w = climb_simplex(margins, there, pull, np.broadcast_to(mean, (len(margins), len(mean))))
-    inverse = np.linalg.inv(_system(margins, there, pull, w)[1])
-    ones = inverse.sum(axis=2)
-    total = ones.sum(axis=1)
-    # the covariance along the simplex: the inverse Hessian less its part across the constraint
-    along = inverse - ones[:, :, None] * ones[:, None, :] / total[:, None, None]
+    along, inverse, total = spread_along(margins, there, pull, w)
     volume = 0.5 * (np.linalg.slogdet(inverse)[1] - np.log(total) + (len(mean) - 1) * np.log(2 * np.pi))
     evidence = _value(margins, there, pull, w) - prior.log_normaliser + volume
     return w, along, evidence
+
+
+def spread_along(x: F64, there: F64, prior: F64, w: F64) -> tuple[F64, F64, F64]:
+    """Return the covariance along the simplex at w, the inverse Hessian, and the sum of that one's entries.
+
+    Args:
+        x: As in `climb_simplex`.
+        there: As in `climb_simplex`.
+        prior: As in `climb_simplex`.
+        w: float64 (n_users, n_parts), the maxima.
+    """
+    inverse: F64 = np.asarray(np.linalg.inv(_system(x, there, prior, w)[1]))
+    ones: F64 = inverse.sum(axis=2)
+    total: F64 = ones.sum(axis=1)
+    # the inverse Hessian less its part across the constraint
+    return inverse - ones[:, :, None] * ones[:, None, :] / total[:, None, None], inverse, total

@@ -101,6 +101,6 @@ class TextFeatureMap(FeatureMap):
 def _added(embedder: TextEmbedder, corpus: Corpus, keys: I64, texts: Sequence[str], vectors: F32) -> F64:
     """Return the measures and the cosine with the prompt, float64 (n, 9)."""
     prompts, index = np.unique(keys // max(1, corpus.n_responses), return_inverse=True)
-    asked = embedder.embed([corpus.prompts[row] for row in prompts.tolist()])
+    asked = embedder.embed([corpus.text(row) for row in prompts.tolist()])
     near = (vectors * asked[index.ravel()]).sum(axis=1, dtype=np.float64)
     return np.column_stack([measure(texts), near])

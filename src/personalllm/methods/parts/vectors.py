@@ -45,7 +45,7 @@ def embed_prompts(embedder: TextEmbedder, corpus: Corpus, rows: Rows) -> tuple[F
         Vectors, float32 (n_distinct, dim), and int64 (n,): the vector of each row.
     """
     distinct, index = _distinct(rows.astype(np.int64), corpus.n_prompts)
-    return embedder.embed([corpus.prompts[row] for row in distinct.tolist()]), index
+    return embedder.embed([corpus.text(row) for row in distinct.tolist()]), index
 
 
 def embed_responses(
@@ -63,7 +63,7 @@ def embed_responses(
     for key in distinct.tolist():
         if key // width != current:
             current = key // width
-            prompt, row = corpus.prompts[current], list(corpus.responses[current])
+            prompt, row = corpus.text(current), list(corpus.responses[current])
         texts.append(f"{prompt}\n\n{row[key % width]}" if with_prompt else row[key % width])
     return embedder.embed(texts), index
 

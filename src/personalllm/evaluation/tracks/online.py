@@ -1,0 +1,315 @@
+"""The online track: ask, answer, adapt. How fast is a user's taste learned if a policy may choose what to ask?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from personalllm.core.seeding import derive_seed
+from personalllm.core.types import F32, F64, I32, U8, Queries
+from personalllm.evaluation.baselines.anchors import ANCHORS, EndOfShare, KnownBasis, TextOnly, best_for_all
+from personalllm.evaluation.baselines.ranking import TITLES, StoredChoice
+from personalllm.evaluation.calls import checked, fitted, own_copy, running
+from personalllm.evaluation.contract import (
+    Anchor,
+    Backends,
+    Baseline,
+    Condition,
+    Metric,
+    NamedMethod,
+    Outcome,
+    Sums,
+    Table,
+    Unit,
+)
+from personalllm.evaluation.dialogue import Dialogue, Known
+from personalllm.evaluation.measures import choice_columns, crossed, pairing_digest
+from personalllm.evaluation.metrics import ONLINE_METRICS
+from personalllm.evaluation.protocol import Protocol
+from personalllm.evaluation.resolve import named
+from personalllm.evaluation.sources.asking import Asking, OnlineOptions
+from personalllm.evaluation.sources.pairs import Signals
+from personalllm.evaluation.sources.simulated import Simulated
+from personalllm.evaluation.tracks.rank import ChoiceTrack
+from personalllm.methods.asking.policy import Policy
+from personalllm.methods.base import Method
+
+__all__ = ["ASKED", "OnlineTrack"]
+
+ASKED = -1
+"""`condition` of the samples that say what was asked."""
+
+_STANDARDS = ("best_utility", "population_best_utility", "reference_utility")
+_BASELINES = ("population-best", "oracle")
+_MAX_MARGIN = 60.0
+_KNOWN = ("asked", "average_regret", "weak_regret", "changed")
+
+
+@dataclass(frozen=True, eq=False)
+class _Ready:
+    """A policy with its fitted method, and all responses as vectors of that method's tastes.
+
+    Attributes:
+        label: Of the policy.
+        policy: Fitted.
+        offered: float32 (n_prompts, n_responses, n_tastes), of the prompts that may be asked about.
+        queries: The same of the prompts on which is measured.
+        rows: int32 (n_distinct,), ascending: those prompts.
+    """
+
+    label: str
+    policy: Policy
+    offered: F32
+    queries: F32
+    rows: I32
+
+
+class OnlineTrack(ChoiceTrack):
+    """Ask users round by round, learn from their answers, and measure on prompts held out; a unit is a shard of users.
+
+    Samples have a row for each query after each of the checkpoints, and one for each round, with `ASKED` as its
+    condition: the columns `round`, `first` and `second` (columns of the corpus: the pair that was shown, or, of a
+    query, the pair that is predicted), `answer` (1 for the first, -1 for the second, 0 for none), `margin` (log-odds of
+    the first), and `_KNOWN`: of a query what is known of its user by then, of a question its own regret.
+    """
+
+    id = "online"
+    title = "Ask, answer, adapt"
+    options = OnlineOptions
+    metrics: ClassVar[tuple[Metric, ...]] = ONLINE_METRICS
+    headline = "regret"
+    hook: ClassVar = "next_query"
+    names = {name: TITLES[name] for name in _BASELINES} | ANCHORS
+    work_unit = "questions"
+    large_pool = False
+    protocol: Protocol
+
+    def __init__(self, protocol: Protocol, source: Simulated, backends: Backends) -> None:
+        signals = Signals.of(source) if protocol.signals else None
+        super().__init__(protocol, source, replace(backends, signals=signals))
+        self.asking = Asking(source)
+        self._fitted: dict[str, Method] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the fitted methods behind: units of work get theirs with the policy."""
+        return {**vars(self), "_fitted": {}}
+
+    @classmethod
+    def accepts(cls, method: type[Method]) -> str:
+        """Return why methods of a class cannot take part; empty if they can."""
+        return "" if issubclass(method, Policy) else "it is no policy, which chooses what to ask"
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of each user."""
+        return self.asking.options.rounds
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """After each of the checkpoints."""
+        return tuple(Condition(shots=t) for t in self.asking.options.checkpoints)
+
+    def check(self, method: NamedMethod) -> None:
+        """Raise if a backend is missing or the method of the policy has no posterior."""
+        assert isinstance(method.method, Policy)  # noqa: S101
+        self.backends.bind(method.method.clone())
+        self.backends.bind(method.method.unfitted())
+
+    def units(self, key: str) -> Sequence[Unit]:
+        """Cut the users into shards."""
+        size, seed = self.protocol.users_per_shard, self.protocol.seed
+        every = tuple(range(len(self.conditions)))
+        units: list[Unit] = []
+        for start in range(0, self.source.n_users, size):
+            stop = min(start + size, self.source.n_users)
+            weight = (stop - start) * self.rounds
+            units.append(Unit(key, len(units), start, stop, derive_seed(seed, "unit", key, start), weight, every))
+        return units
+
+    def prepare(self, method: NamedMethod) -> _Ready:
+        """Fit the method of the policy on the pool, once for all policies that ask for it."""
+        policy = method.method.clone()
+        assert isinstance(policy, Policy)  # noqa: S101
+        learner = named(policy.unfitted())
+        if learner.key not in self._fitted:
+            seed = derive_seed(self.protocol.seed, "algorithm", learner.key)
+            self._fitted[learner.key] = fitted(self.source.pool, self.backends, learner, seed)
+        self.backends.bind(policy, derive_seed(self.protocol.seed, "algorithm", method.key))
+        policy.learn_by(copy(self._fitted[learner.key]))
+        rows = np.unique(self.source.prompts)
+        with running(method.label, "tastes"):
+            offered, queries = (
+                policy.posterior.tastes(Queries(self.source.corpus, 1, np.zeros(len(of), np.int32), of))[0]
+                for of in (self.asking.prompts, rows)
+            )
+        return _Ready(method.label, policy, offered, queries, rows)
+
+    def work(self, prepared: _Ready, unit: Unit) -> Outcome:
+        """Ask a shard of users."""
+        import pyarrow as pa
+
+        policy: Any = own_copy(self.source.pool, self.backends, prepared.policy, prepared.label, unit.seed)
+        users = slice(unit.start, unit.stop)
+        dialogue = Dialogue(self.asking, policy, prepared.offered, users, unit.seed, prepared.label)
+        checkpoints = self.asking.options.checkpoints
+        tables = [self._measured(prepared, policy, unit, known) for known in dialogue.known(checkpoints)]
+        return Outcome(pa.concat_tables([*tables, self._asked(dialogue)]))
+
+    def _measured(self, prepared: _Ready, policy: Policy, unit: Unit, known: Known) -> Table:
+        """Return the samples of the queries after some rounds; equal utilities go to the lowest column."""
+        users, prompts = self.source.query_rows(unit.start, unit.stop)
+        at = np.searchsorted(prepared.rows, prompts)
+        with running(prepared.label, "predict"):
+            utilities = policy.posterior.predict(known.belief, prepared.queries, at, users - np.int32(unit.start))
+        preference = checked(prepared.label, utilities, (len(users), prepared.queries.shape[1]))
+        column, margin = preference.argmax(axis=1).astype(np.uint8), self.margins(unit, preference)
+        index = self.asking.options.checkpoints.index(known.t)
+        return self.samples(index, unit, column, margin, known.of_users)
+
+    def _asked(self, dialogue: Dialogue) -> Table:
+        """Return a row for each question."""
+        import pyarrow as pa
+
+        user, t = np.nonzero(dialogue.place >= 0)
+        nothing = np.full(len(user), np.nan, np.float32)
+        users = (user + dialogue.users.start).astype(np.int32)
+        prompts = self.asking.prompts[dialogue.place[user, t]]
+        lost = {"average_regret": dialogue.regret[user, t, 0], "weak_regret": dialogue.regret[user, t, 1]}
+        return pa.table(
+            self.columns(users, prompts, nothing, dict.fromkeys(_STANDARDS, nothing))
+            | {"condition": np.full(len(user), ASKED, np.int16), "response": np.zeros(len(user), np.uint8)}
+            | {"round": t.astype(np.int16), "first": dialogue.shown[user, t, 0], "second": dialogue.shown[user, t, 1]}
+            | {"answer": dialogue.answer[user, t], "margin": dialogue.margin[user, t]}
+            | {name: lost.get(name, nothing).astype(np.float32) for name in _KNOWN}
+        )
+
+    def baselines(self) -> tuple[Baseline, ...]:
+        """Return the best choice that ignores the user, and the oracle."""
+        return tuple(StoredChoice(name, self.choices, self.stored) for name in _BASELINES)
+
+    def stored(self, name: str, unit: Unit) -> Outcome:
+        """Return the samples of a baseline or an oracle."""
+        import pyarrow as pa
+
+        tables = []
+        for index in unit.conditions:
+            _, prompts, values = self.queries_of(unit, self.conditions[index].shots)
+            response = self.choices.choose(name, values, prompts)
+            column = self.source.view.to_columns(prompts, response)
+            tables.append(self.samples(index, unit, column))
+        return Outcome(pa.concat_tables(tables))
+
+    def anchors(self) -> Sequence[Anchor]:
+        """Return the best choice on text and pool alone, and what the answers to random questions leave to infer.
+
+        Nothing where tastes drift, or ties say nothing: the posterior knows neither.
+        """
+        if self.asking.options.drift != "none" or self.source.rule.tie_margin:
+            return ()
+        return (
+            EndOfShare("text-only", TextOnly(self.source, self.backends, best_for_all), self),
+            EndOfShare("known-basis", KnownBasis(self.source), self),
+        )
+
+    def anchor_units(self, key: str) -> Sequence[Unit]:
+        """Cut an end of the personalisation share into shards of users."""
+        return self.units(key)
+
+    def text_only(self, of: TextOnly, unit: Unit) -> Outcome:
+        """Return the samples of the choice on text and pool alone, the same after every round."""
+        import pyarrow as pa
+
+        _, prompts, _ = self.queries_of(unit, 0)
+        preference = self._by_column(of.utilities(prompts), prompts)
+        column = preference.argmax(axis=1).astype(np.uint8)
+        margin = self.margins(unit, preference)
+        return Outcome(pa.concat_tables([self.samples(index, unit, column, margin) for index in unit.conditions]))
+
+    def known_basis(self, of: KnownBasis, unit: Unit) -> Outcome:
+        """Return the samples of the choice of highest expected utility."""
+        import pyarrow as pa
+
+        shots = [self.conditions[index].shots for index in unit.conditions]
+        mean = of.posterior(self.asking.random_history, shots, "online", slice(unit.start, unit.stop)).mean
+        users, prompts, _ = self.queries_of(unit, 0)
+        tables = []
+        for place, index in enumerate(unit.conditions):
+            scores = self.source.table.values[prompts].astype(np.float64)
+            utility = np.einsum("qm,qrm->qr", mean[place][users - unit.start], scores).astype(np.float32)
+            column = self._by_column(utility, prompts).argmax(axis=1).astype(np.uint8)
+            tables.append(self.samples(index, unit, column))
+        return Outcome(pa.concat_tables(tables))
+
+    def queries_of(self, unit: Unit, t: int) -> tuple[I32, I32, F32]:
+        """Return user, prompt and utilities of each query after t rounds, utilities by response of the benchmark."""
+        users, prompts = self.source.query_rows(unit.start, unit.stop)
+        by_column = self.asking.utilities(users, prompts, t)
+        columns = self.source.view.to_columns(prompts[:, None], np.arange(by_column.shape[1])[None, :])
+        return users, prompts, np.take_along_axis(by_column, columns.astype(np.intp), axis=1)
+
+    def _by_column(self, values: F32, prompts: I32) -> F32:
+        return np.take_along_axis(values, self.source.view.order[prompts].astype(np.intp), axis=1)
+
+    def margins(self, unit: Unit, preference: F32) -> F32:
+        """Return the difference in utility of the pairs that are predicted, float32 (n_queries,)."""
+        row, tests = np.arange(len(preference)), self.asking.tests[unit.start : unit.stop].reshape(-1, 2)
+        return preference[row, tests[:, 0]] - preference[row, tests[:, 1]]
+
+    def samples(
+        self, index: int, unit: Unit, column: U8, margin: F32 | None = None, known: dict[str, F32] | None = None
+    ) -> Table:
+        """Return the samples of the queries of a unit under a condition.
+
+        Args:
+            index: Of the condition.
+            unit: Whose users.
+            column: uint8 (n_queries,): column of the corpus that is recommended.
+            margin: From `margins`; None if nothing is predicted.
+            known: Name -> float32 (n_users,): what is known of the users.
+        """
+        import pyarrow as pa
+
+        t = self.conditions[index].shots
+        users, prompts, values = self.queries_of(unit, t)
+        row, response = np.arange(len(users)), self.source.view.to_responses(prompts, column)
+        tests = self.asking.tests[unit.start : unit.stop].reshape(-1, 2)
+        sides = [values[row, self.source.view.to_responses(prompts, tests[:, side])] for side in (0, 1)]
+        of_users = {
+            name: np.repeat(values, len(row) // (unit.stop - unit.start)) for name, values in (known or {}).items()
+        }
+        return pa.table(
+            self.columns(users, prompts, values[row, response], self.choices.standards(values, prompts))
+            | {"condition": np.full(len(row), index, np.int16), "response": response}
+            | {"round": np.full(len(row), t, np.int16), "first": tests[:, 0], "second": tests[:, 1]}
+            | {"answer": np.sign(sides[0] - sides[1]).astype(np.int8)}
+            | {"margin": np.full(len(row), np.nan, np.float32) if margin is None else margin}
+            | {name: of_users.get(name, np.full(len(row), np.nan, np.float32)) for name in _KNOWN}
+        )
+
+    def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sums:
+        """Add up the queries of each user; what is known of a user counts with each of them."""
+        column = {name: samples[name].to_numpy() for name in samples.column_names}
+        user, prompt = column["user"], column["prompt"]
+        standards = {name.removesuffix("_utility"): column[name] for name in _STANDARDS}
+        values: dict[str, F64] = choice_columns(column["utility"], **standards)
+        values |= {name: column[name].astype(np.float64) for name in _KNOWN if not np.isnan(column[name]).any()}
+        if not np.isnan(column["margin"]).any():
+            margin = column["margin"].astype(np.float64) * np.where(column["answer"] == 0, 1, column["answer"])
+            values["correct"] = (margin > 0) + 0.5 * (margin == 0)
+            if log_odds:
+                values["log_loss"] = np.logaddexp(0.0, -np.clip(margin, -_MAX_MARGIN, _MAX_MARGIN))
+        n = self.source.n_users
+        sums = {name: np.bincount(user, of, minlength=n).astype(np.float32) for name, of in values.items()}
+        sums["n"] = np.bincount(user, minlength=n).astype(np.float32)
+        asked = (column[name] for name in ("user", "prompt", "first", "second", "answer", *_STANDARDS))
+        prompts, cells = crossed(user, prompt, values)
+        return Sums(sums, "users", pairing_digest(*asked), prompts=prompts, cells=cells)
+
+    def counts(self, samples: Table) -> dict[str, int]:
+        """Return the number of queries and of questions."""
+        asked = int((samples["condition"].to_numpy() == ASKED).sum())
+        return {"queries": samples.num_rows - asked, "questions": asked}

@@ -1,0 +1,81 @@
+"""What a method offers to policies: the posterior of users' tastes, in which utility is linear."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from personalllm.core.errors import UserError
+from personalllm.core.types import F32, I32, I64, Histories, Queries
+from personalllm.methods.asking.policy import Policy
+from personalllm.methods.parts.beliefs import Belief
+from personalllm.methods.parts.features import Pairs
+from personalllm.methods.parts.held_out import user_slopes
+from personalllm.methods.parts.linear_method import moderated_scores, score_queries
+from personalllm.methods.registry import get_method
+
+__all__ = ["Posterior"]
+
+
+class Posterior(ABC):
+    """A method with a posterior of each user's taste: policies that choose what to ask read it, and nothing else.
+
+    A response is a vector (`tastes`), a user another (`belief`), a utility their product. A method of your own becomes
+    one that can ask by these hooks; `fit` and `adapt` are as they were.
+
+    Class attributes:
+        moderated: Whether predictions are drawn in by the posterior's variance.
+    """
+
+    moderated: ClassVar[bool] = True
+
+    def asking(self: Any, policy: Policy | str = "d-optimal") -> Policy:
+        """Return a policy that asks for this fitted method."""
+        made = get_method(policy) if isinstance(policy, str) else policy.clone()
+        if not isinstance(made, Policy):
+            raise UserError(f"{made.id!r} is no policy: it does not choose what to ask.", "Use one such as 'thompson'.")
+        backends = {name: getattr(self, f"_{name}", None) for name in ("embedder", "signals")}
+        return made.bind(**backends, seed=self.seed).learn_by(self)
+
+    @abstractmethod
+    def tastes(self, queries: Queries) -> tuple[F32, I64]:
+        """Return the vectors of all responses of the prompts that are asked.
+
+        Returns:
+            float32 (n_distinct_prompts, n_responses, n_tastes), prompts ascending, zero beyond the responses of a
+            prompt, and int64 (n_queries,): the place of each query's prompt among them.
+        """
+
+    @abstractmethod
+    def known(self, histories: Histories) -> Pairs:
+        """Return the comparisons of histories, their responses as vectors of `tastes`."""
+
+    @abstractmethod
+    def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
+        """Return the posterior after comparisons; the prior of a user without one.
+
+        Args:
+            pairs: In the space of `tastes`; their `weight` counts.
+            before: The posterior after all but the last comparisons of each user, to save work.
+        """
+
+    @abstractmethod
+    def without_prior(self) -> Self:
+        """Return a fitted copy that takes nothing from the pool about which tastes are common."""
+
+    def predict(self, belief: Belief, tastes: F32, index: I64, user: I32) -> F32:
+        """Return utilities, float32 (n_queries, n_responses): those of `utilities` after `adapt` with as much known.
+
+        Args:
+            belief: Of the users.
+            tastes: As from `tastes`.
+            index: Likewise.
+            user: int32 (n_queries,), rows of the belief.
+        """
+        if not self.moderated:
+            return score_queries(belief.mean, tastes, index, user)
+        scores = moderated_scores(belief.mean, belief.covariance.astype(np.float32), tastes, index, user)
+        slopes = getattr(self, "slopes_", None)
+        return scores if slopes is None else scores * user_slopes(slopes, belief.n)[user][:, None]
