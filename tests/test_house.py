@@ -1,4 +1,4 @@
-"""The rules of the code that no linter checks: no import cycle between files, short functions, short files.
+"""The rules of the code that no linter checks: no import cycle, short functions and files, no idle test.
 
 Ruff and mypy check the rest (parameters, annotations, docstrings, imports between rooms), see pyproject.toml.
 Everything is read from the syntax trees, nothing is imported.
@@ -7,14 +7,18 @@ Everything is read from the syntax trees, nothing is imported.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "personalllm"
+TESTS = Path(__file__).parent
+SOURCE = TESTS.parent / "src" / "personalllm"
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 400
+TEST_OR_CHECKER = re.compile(r"test_\w+|(assert|check)(_\w+)?")
+CHECKER = re.compile(r"(assert|check)(_\w+)?|raises|warns|fail")
 
 # What breaks a rule today. An entry may go, none may come; one that is no longer needed fails the tests as well.
 CYCLES: set[frozenset[str]] = set()
@@ -114,6 +118,25 @@ def functions(source: Path) -> Iterator[tuple[str, int]]:
                 yield name, (node.end_lineno or node.lineno) - node.lineno + 1
 
 
+def asserts(function: ast.AST) -> bool:
+    """Return whether a function asserts, expects an error or a warning, or calls a function named as a checker."""
+    if any(isinstance(node, ast.Assert) for node in statements(function)):
+        return True
+    called = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
+    return any(CHECKER.fullmatch(getattr(name, "attr", getattr(name, "id", ""))) for name in called)
+
+
+def idle(tests: Path) -> set[str]:
+    """Return the tests and the checkers that assert nothing, as `file:name`; a checker elsewhere is one by its name."""
+    return {
+        f"{path.relative_to(tests).as_posix()}:{node.name}"
+        for path in tests.rglob("*.py")
+        for node in statements(parsed(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if TEST_OR_CHECKER.fullmatch(node.name) and not asserts(node)
+    }
+
+
 def check(broken: set, known: set, rule: str) -> None:
     """Fail for what breaks a rule and is not known to, and for what is listed but no longer breaks it."""
     new, fixed = broken - known, known - broken
@@ -138,6 +161,10 @@ def test_files_are_short():
     lines = {path: path.read_text(encoding="utf-8").count("\n") for path in SOURCE.rglob("*.py")}
     long = {path.relative_to(SOURCE).as_posix() for path, n in lines.items() if n > MAX_FILE_LINES}
     check(long, LONG_FILES, f"more than {MAX_FILE_LINES} lines")
+
+
+def test_every_test_asserts():
+    check(idle(TESTS), set(), "a test or checker without an assertion")
 
 
 def made(folder: Path, **files: str) -> Path:
@@ -182,3 +209,23 @@ def test_a_broken_rule_and_a_list_that_is_out_of_date_fail():
 def test_lines_of_a_function_are_counted_from_def_to_end(tmp_path: Path):
     source = made(tmp_path, a='@decorated\ndef f():\n    """Text."""\n\n    return 1\n\n\nx = 1')
     assert list(functions(source)) == [("a.py:f", 4)]
+
+
+@pytest.mark.parametrize(
+    ("body", "is_idle"),
+    [
+        ("run()", True),
+        ("run(check=True)", True),
+        ("text = 'assert'", True),
+        ("assert run()", False),
+        ("with open(p):\n        assert run()", False),
+        ("def inner():\n        assert run()\n    inner()", False),
+        ("with pytest.raises(OSError):\n        run()", False),
+        ("np.testing.assert_array_equal(a, b)", False),
+        ("check_method(run)", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["test_it", "check_it"])
+def test_a_test_without_an_assertion_is_found(tmp_path: Path, name: str, body: str, is_idle: bool):
+    (tmp_path / "a.py").write_text(f"def {name}():\n    {body}\n\n\ndef made():\n    run()")
+    assert idle(tmp_path) == ({f"a.py:{name}"} if is_idle else set())

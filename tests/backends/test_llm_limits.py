@@ -142,16 +142,16 @@ def test_first_come_first_served_and_what_is_settled_wakes_the_first():
 def test_one_who_leaves_the_line_lets_the_next_go_on():
     line = RateLimiter(tokens_per_minute=60_000)
 
-    async def main() -> None:
+    async def main() -> tuple[bool, bool]:
         await line.wait(200)
         first = asyncio.create_task(line.wait(1))
         second = asyncio.create_task(line.wait(1))
         await asyncio.sleep(0)
         first.cancel()
-        await second
+        await asyncio.wait_for(second, 60)
+        return first.cancelled(), second.done()
 
-    asyncio.run(main())
-    asyncio.run(main())
+    assert [asyncio.run(main()) for _ in range(2)] == [(True, True)] * 2
 
 
 def test_waiting_is_not_busy(monkeypatch):

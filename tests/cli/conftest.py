@@ -38,25 +38,35 @@ class Hinted(Method):
 """
 
 
-@pytest.fixture(scope="session")
-def tiny() -> Benchmark:
-    """12 prompts (8 train, 4 test) with three responses of different lengths."""
+def build(n: int) -> Benchmark:
+    """Return n prompts, a third of them of the test split, with three responses of different lengths."""
     rng = np.random.default_rng(0)
-    prompts = [f"Tell me about {word} {i}" for i in range(3) for word in WORDS[:4]]
-    responses = [[" ".join(rng.choice(WORDS, int(n))) + f" {i}" for n in (3, 9, 20)] for i in range(12)]
+    prompts = [f"Tell me about {WORDS[i % 4]} {i // 4}" for i in range(n)]
+    responses = [[" ".join(rng.choice(WORDS, int(k))) + f" {i}" for k in (3, 9, 20)] for i in range(n)]
     rewards = SurfaceRewards()
     scores = [rewards.score([prompt] * 3, row) for prompt, row in zip(prompts, responses, strict=True)]
     return Benchmark.from_arrays(
         name="tiny",
-        prompt_ids=[f"p{i}" for i in range(12)],
+        prompt_ids=[f"p{i}" for i in range(n)],
         prompts=prompts,
-        subsets=["s"] * 12,
-        splits=["train"] * 8 + ["test"] * 4,
+        subsets=["s"] * n,
+        splits=["train"] * (n - n // 3) + ["test"] * (n // 3),
         responses=responses,
         response_models=["small", "middle", "large"],
         reward_models=rewards.reward_models,
         scores=np.stack(scores),
     )
+
+
+@pytest.fixture(scope="session")
+def make_tiny() -> Callable[[int], Benchmark]:
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Benchmark:
+    """12 prompts, 8 of the train and 4 of the test split."""
+    return build(12)
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from personalllm.cli import demo as demo_command
 from personalllm.cli.app import app
 from personalllm.evaluation import load_run
-
-pytestmark = pytest.mark.models
+from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
 
 ARGUMENTS = ["demo", "--users", "40", "--prompts", "3"]
 
 
-def demo(out: Path) -> str:
-    done = CliRunner().invoke(app, [*ARGUMENTS, "--out", str(out)])
+def demo(out: Path, *more: str) -> str:
+    done = CliRunner().invoke(app, [*ARGUMENTS, *more, "--out", str(out)])
     assert done.exit_code == 0, done.output
     return done.output
 
@@ -40,11 +40,30 @@ def calm(tmp_path_factory, chat_model, embedder):
     return out, demo(out)
 
 
+@pytest.mark.models
+@pytest.mark.slow
 def test_the_demo_runs_its_tracks_and_opens_the_report_with_the_answer(calm):
     out, text = calm
-    assert "rank track: 40 users choose among stored responses" in text
-    assert "predict track: which of two responses do 40 users prefer" in text
+    check_demo(out, text)
     assert "smollm2-135m-instruct writes 8 responses to 3 prompts" in text
+
+
+def test_its_stages_fit_together(make_tiny, monkeypatch, tmp_path):
+    """The same stages on a small benchmark, with stand-ins for the models."""
+    names = "personalllm.backends.names"
+    monkeypatch.setattr("personalllm.data.load", lambda name: make_tiny(40))
+    monkeypatch.setattr(f"{names}.build_embedder", HashEmbedder)
+    monkeypatch.setattr(f"{names}.build_llm", lambda cache: EchoChatModel())
+    monkeypatch.setattr(f"{names}.build_rewards", lambda metadata, embedder: SurfaceRewards())
+    monkeypatch.setattr(demo_command, "POOL", {"n_users": 20, "pairs_per_user": 6})
+    text = demo(tmp_path, "--users", "10")
+    check_demo(tmp_path, text, users=10)
+    assert "writes 3 responses to 3 prompts" in text
+
+
+def check_demo(out: Path, text: str, users: int = 40) -> None:
+    assert f"rank track: {users} users choose among stored responses" in text
+    assert f"predict track: which of two responses do {users} users prefer" in text
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.index("Did personalisation help?") < page.index("Leaderboard")
     assert "Did personalisation help?" in text
@@ -57,6 +76,7 @@ def test_the_demo_runs_its_tracks_and_opens_the_report_with_the_answer(calm):
     ]  # fmt: skip
 
 
+@pytest.mark.models
 @pytest.mark.slow
 def test_a_second_demo_reads_everything_back(calm):
     out, _ = calm
@@ -65,6 +85,7 @@ def test_a_second_demo_reads_everything_back(calm):
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == before
 
 
+@pytest.mark.models
 @pytest.mark.slow
 def test_a_demo_killed_while_the_model_writes_resumes_to_the_same_metrics(calm, tmp_path):
     command = [sys.executable, "-m", "personalllm", *ARGUMENTS, "--out", str(tmp_path)]

@@ -47,19 +47,24 @@ def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, arguments)
 
 
-def test_it_runs_prints_writes_and_asks_nothing_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = run(*SMALL, *STANDINS, "--no-reply-cache")
+@pytest.mark.parametrize(
+    ("more", "parts", "cells", "last"),
+    [
+        (["--no-counterfactuals"], [], 10, ""),
+        pytest.param([], ["What survives"], 37, ", shuffled history", marks=pytest.mark.slow),
+    ],
+)
+def test_it_runs_prints_writes_and_asks_nothing_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], parts: list[str], cells: int, last: str
+) -> None:
+    result = run(*SMALL, *STANDINS, *more, "--no-reply-cache")
     assert result.exit_code == 0, result.output
     out = result.stdout
-    for part in (
-        "Section 4, ours beside the paper's",
-        "The paper's claims as directions",
-        "What survives",
-        "not comparable",
-    ):
+    for part in ("Section 4, ours beside the paper's", "The paper's claims as directions", "not comparable", *parts):
         assert part in out
-    assert "37 cells x 5 users = 185 replies" in result.stderr
-    assert "185 of 185: Look-up ICL, winning, 3 shots, shuffled history" in result.stderr
+    n = cells * 5
+    assert f"{cells} cells x 5 users = {n} replies" in result.stderr
+    assert f"{n} of {n}: Look-up ICL, winning, 3 shots{last}" in result.stderr
     names = {path.name for path in Path("made").iterdir()}
     assert {
         "reproduction.html",
@@ -75,7 +80,7 @@ def test_it_runs_prints_writes_and_asks_nothing_again(folder: Path, monkeypatch:
         raise AssertionError("asked again")
 
     monkeypatch.setattr(EchoChatModel, "chat", refuse)
-    again = run(*SMALL, *STANDINS, "--no-reply-cache")
+    again = run(*SMALL, *STANDINS, *more, "--no-reply-cache")
     assert again.exit_code == 0, again.output
     assert again.stdout == out
     assert json.loads(Path("made/reproduction.json").read_text(encoding="utf-8")) == before

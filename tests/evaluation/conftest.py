@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from personalllm.backends.executor import ProcessExecutor
 from personalllm.data import Benchmark
 from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
 
@@ -55,6 +58,21 @@ def make_benchmark() -> Callable[..., Benchmark]:
 @pytest.fixture(scope="session")
 def benchmark_(make_benchmark: Callable[..., Benchmark]) -> Benchmark:
     return make_benchmark()
+
+
+class Pickled:
+    """An executor that hands everything over as to another process, and starts none."""
+
+    def map(self, function: Callable[[Any], Any], units: Sequence[Any]) -> Iterator[Any]:
+        there = pickle.dumps(function)
+        for unit in units:
+            yield pickle.loads(pickle.dumps(pickle.loads(there)(pickle.loads(pickle.dumps(unit)))))
+
+
+@pytest.fixture(params=["pickled", pytest.param("processes", marks=pytest.mark.slow)])
+def elsewhere(request: pytest.FixtureRequest) -> Any:
+    """An executor of which nothing comes back but what was sent."""
+    return Pickled() if request.param == "pickled" else ProcessExecutor(2)
 
 
 @pytest.fixture

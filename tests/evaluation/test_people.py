@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pytest
 
-from personalllm.backends.executor import ProcessExecutor
 from personalllm.core.errors import RunError, UserError
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, Histories, Queries
@@ -200,13 +199,10 @@ def test_a_run_is_read_back(people: Preferences, tmp_path: Path) -> None:
     assert len(samples) == len(people.histories) * len(read.conditions)
 
 
-@pytest.mark.slow
-def test_processes_change_nothing(people: Preferences) -> None:
-    serial, processes = (
-        evaluate(["longest"], people, protocol=SHORT, executor=executor) for executor in (None, ProcessExecutor(2))
-    )
-    assert processes.table().equals(serial.table())
-    assert processes.samples("longest").equals(serial.samples("longest"))
+def test_executors_change_nothing(people: Preferences, elsewhere: Any) -> None:
+    here, there = (evaluate(["longest"], people, protocol=SHORT, executor=executor) for executor in (None, elsewhere))
+    assert there.table().equals(here.table())
+    assert there.samples("longest").equals(here.samples("longest"))
 
 
 def test_the_fingerprint_tells_protocols_and_preferences_apart(people: Preferences) -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from predicting import HEAD, pairs_of, run, small, value
 
-from personalllm.backends.executor import ProcessExecutor
 from personalllm.core.errors import RunError, UserError
 from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Benchmark
@@ -241,18 +240,16 @@ def test_one_user_alone_has_no_interval(benchmark_: Benchmark) -> None:
     assert "nan" not in str(results)
 
 
-def test_shards_and_executors_change_nothing(benchmark_: Benchmark) -> None:
-    names, more = ["embedding-ranker"], {"embedder": HashEmbedder()}
-    whole, *others = [
-        run(names, small(benchmark_, shots=(0, 8), users_per_shard=size), benchmark_, **more, executor=executor)
-        for size, executor in ((11, None), (500, None), (11, ProcessExecutor(1)))
-    ]
-    for other in others:
-        for name in names:
-            for at, sums in whole[name].sums.items():
-                assert other.sums(name, at).pairing == sums.pairing
-                for column, values in sums.columns.items():
-                    assert np.allclose(values, other.sums(name, at).columns[column], atol=1e-4), (name, at, column)
+def test_shards_and_executors_change_nothing(benchmark_: Benchmark, elsewhere: Any) -> None:
+    name, more = "embedding-ranker", {"embedder": HashEmbedder()}
+    here, there = (
+        run([name], small(benchmark_, shots=(0, 8), users_per_shard=size), benchmark_, **more, executor=executor)
+        for size, executor in ((500, None), (11, elsewhere))
+    )
+    for at, sums in here[name].sums.items():
+        assert there.sums(name, at).pairing == sums.pairing
+        for column, values in sums.columns.items():
+            assert np.allclose(values, there.sums(name, at).columns[column], atol=1e-4), (at, column)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ SMALL: dict[str, Any] = {
     "bootstrap_draws": 100,
 }
 
+GENERATE: dict[str, Any] = {"n_users": 4, "pool_users": 4, "max_tokens": 8, "bootstrap_draws": 100}
+
 
 def plan_of(benchmark: Benchmark, **changes: Any) -> Plan:
     return make_plan(benchmark, **(SMALL | {"shots": (1, 3)} | changes))
@@ -404,6 +406,7 @@ def test_the_load_grows_with_what_is_shown(benchmark_: Benchmark) -> None:
     assert {item.completion_tokens for item in load.values()} == {90}
 
 
+@pytest.mark.slow
 def test_killed_in_a_counterfactual_it_goes_on_to_the_same_bytes(benchmark_: Benchmark, tmp_path: Path) -> None:
     source = tmp_path / "tiny.parquet"
     write_benchmark(benchmark_, source)
@@ -420,12 +423,18 @@ def test_killed_in_a_counterfactual_it_goes_on_to_the_same_bytes(benchmark_: Ben
     do("reproduce", source, whole)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert contents(broken, unfinished=False) == contents(whole)
-    rate = measured_rate(broken)
+
+
+def test_the_rate_is_measured_in_the_runs_that_are_whole(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        protocol = {**GENERATE, "seed": seed}
+        evaluate(["zero-shot"], benchmark_, protocol=protocol, track="generate", out=tmp_path, **standins)
+    rate = measured_rate(tmp_path)
     assert rate is not None
     assert rate > 0
-    assert measured_rate(broken) == rate
-    next(broken.glob("*/manifest.json")).write_text("{")
-    assert measured_rate(broken) is not None, "a damaged run is left out"
+    assert measured_rate(tmp_path) == rate
+    next(tmp_path.glob("*/manifest.json")).write_text("{")
+    assert measured_rate(tmp_path) is not None, "a damaged run is left out"
     assert measured_rate(tmp_path / "absent") is None
 
 

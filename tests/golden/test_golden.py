@@ -57,6 +57,7 @@ def test_a_run_that_was_stopped_and_resumed(name: str) -> None:
     check_methods(name, groups.INTERRUPTED[name]())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(groups.PROCESSES))
 def test_two_processes(name: str) -> None:
     check_methods(name, groups.PROCESSES[name]())

@@ -88,14 +88,15 @@ def _elliptical(prior: Prior, differences: F64, rng: np.random.Generator) -> F64
         angle = rng.uniform(0.0, 2.0 * np.pi, shape[:2])
         low, high = angle - 2.0 * np.pi, angle.copy()
         moving = np.ones(shape[:2], dtype=bool)
-        new, value = state, likelihood
+        new, value = state.copy(), likelihood.copy()
         for _ in range(_MAX_SHRINKS):
-            turned = state * np.cos(angle)[..., None] + other * np.sin(angle)[..., None]
-            there = _log_likelihood(prior.weights(turned), differences)
-            found = moving & (there > floor)
-            new = np.where(found[..., None], turned, new)
-            value = np.where(found, there, value)
-            moving &= ~found
+            user, chain = np.nonzero(moving)  # the likelihood is what costs, and most chains soon stand still
+            turn = angle[user, chain, None]
+            turned = state[user, chain] * np.cos(turn) + other[user, chain] * np.sin(turn)
+            there = _log_likelihood(prior.weights(turned)[:, None], differences[user])[:, 0]
+            found = there > floor[user, chain]
+            arrived = user[found], chain[found]
+            new[arrived], value[arrived], moving[arrived] = turned[found], there[found], False
             if not moving.any():
                 break
             low, high = np.where(moving & (angle < 0), angle, low), np.where(moving & (angle >= 0), angle, high)

@@ -73,7 +73,7 @@ NEEDS_TORCH = {name for name in LEARNERS if method_class(name).extra == "torch"}
 
 
 def case(name, *values):
-    marks = []
+    marks = [pytest.mark.slow] if values[-1:] == SHOTS[-1:] else []  # what 64 comparisons allow takes longest to find
     if name in NEEDS_TORCH:
         marks = [pytest.mark.slow, pytest.mark.torch]
     if (name, *values) in SHORT:
@@ -111,7 +111,7 @@ def test_a_learner_reaches_what_is_achievable_on_the_family_it_was_made_for(name
     assert np.mean(list(shares.values())) >= SHARE, shares
 
 
-def cautious(name, family, seed):
+def check_caution(name, family, seed):
     """Check the two clauses of `never confidently wrong at k = 0`."""
     world = planted_world(family, seed)
     ranked = predicted(name, family, seed, 0)
@@ -122,7 +122,7 @@ def cautious(name, family, seed):
 @pytest.mark.parametrize("name", [case(name) for name in LEARNERS])
 def test_a_learner_is_not_confidently_wrong_about_unknown_users_of_opposed_tastes(name):
     for seed in SEEDS[:2]:
-        cautious(name, "opposed", seed)
+        check_caution(name, "opposed", seed)
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_a_learner_is_not_confidently_wrong_about_unknown_users_of_opposed_taste
 @pytest.mark.parametrize("name", [case(name) for name in LEARNERS])
 def test_a_learner_is_not_confidently_wrong_about_unknown_users_of_any_family(name, family):
     for seed in SEEDS[: 1 if name in NEEDS_TORCH else 2]:
-        cautious(name, family, seed)
+        check_caution(name, family, seed)
 
 
 def test_every_learner_of_log_odds_is_judged():
@@ -166,7 +166,7 @@ def test_labels_follow_the_utilities():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_more_comparisons_allow_more_and_nobody_beats_the_truth(family):
     world = planted_world(family, SEEDS[0])
-    none, some, many = (achievable(family, SEEDS[0], k) for k in (0, 4, 64))
+    none, some, many = (achievable(family, SEEDS[0], k) for k in (0, 4, 16))
     assert none.accuracy < some.accuracy < many.accuracy <= 1
     assert LOG_2 + 0.01 > none.log_loss > some.log_loss > many.log_loss
     assert many.log_loss >= world.score(world.utilities).log_loss - 1e-9
