@@ -8,16 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from personalllm.analysis.opinion import (
+from personalllm.analysis.opinion import representativeness
+from personalllm.analysis.opinion_files import read_opinionqa, read_opinions, read_questions
+from personalllm.analysis.opinion_groups import predict_groups
+from personalllm.analysis.opinion_questions import (
     OpinionQuestion,
     ScoreRule,
+    Survey,
     answer_shares,
     representation_score,
-    representativeness,
     with_choices,
 )
-from personalllm.analysis.opinion_files import read_opinions, read_questions
-from personalllm.core.errors import AxisMismatch, DataError, ParameterError
+from personalllm.core.errors import AxisMismatch, DataError, ParameterError, UserError
 from personalllm.users import Population
 
 WORKED = json.loads((Path(__file__).parents[1] / "golden" / "opinion_worked.json").read_text())["questions"]
@@ -305,3 +307,131 @@ def test_sixty_groups_are_all_drawn() -> None:
     people = {("age", str(n)): {"Q": np.array([1.0, 0, 0])} for n in range(60)}
     (axes,) = representativeness([question()], users, people).plot().axes
     assert len(axes.get_yticks()) == 60
+
+
+def release(folder: Path) -> Path:
+    """Write a release of two questions with answers, one without and one without an order, and a set of three."""
+    mapping = "{1.0: 'Better', 2.0: 'Worse, much', 3.0: 'The same', 8.0: 'Not sure', 99.0: 'Refused'}"
+    rows = {
+        "Q1": ("How?", mapping, "[1.0, 2.0, 1.5]"),
+        "Q2": ("And?", "{1.0: 'Yes', 2.0: 'No', 99.0: 'Refused'}", "[1.0, 2.0]"),
+        "Q3": ("Who?", "{1.0: 'He', 2.0: 'She'}", "[1, 1]"),
+        "Q4": ("Unasked?", "{1.0: 'Yes', 2.0: 'No'}", "[1.0, 2.0]"),
+    }
+    for name, keys in (("Panel_W1", rows), ("Set_of_500", ["Q1", "Q3", "Q4"])):
+        (folder / name).mkdir(parents=True)
+        with (folder / name / "info.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["", "key", "option_mapping", "question", "references", "option_ordinal"])
+            for n, key in enumerate(keys):
+                text, options, ordinal = rows[key]
+                writer.writerow([n, key, options, text, "[]", ordinal])
+    about = {"MC_options": ["Better", "Worse", "much"], "question_text": "How?"}
+    old = {"Better": 3.0, "worse, much": 1.0, "Not sure": 9.0, "Refused": 5.0}
+    yes = {"Yes": 1.0, "No": 1.0}
+    data = {
+        "AGE": {"Q1": about | {"Old": old, "nan": {"The same": 4.0}}, "Q2": {"Old": yes, "Young": {"Refused": 2.0}}},
+        "SEX": {
+            "Q1": about | {"Female": {"Better": 1.0}, "Refused": {"Worse, much": 1.0}},
+            "Q3": {"Female": {"He": 1.0}},
+        },
+        "AGE_SEX": {"Q1": about | {"Old": {"Female": {"Better": 1.0}}}},
+        "NONE": {"Q1": about | {"Old": {"Better": 1.0}}},
+    }
+    for attribute, answers in data.items():
+        path = folder / "Panel_W1" / f"{attribute}_data.json"
+        path.write_text(json.dumps(answers), encoding="utf-8")
+    return folder
+
+
+def test_the_release_of_opinionqa(tmp_path: Path) -> None:
+    survey = read_opinionqa(release(tmp_path), "500")
+    (asked,) = survey.questions
+    assert (asked.key, asked.options) == ("Q1", ("Better", "Worse, much", "The same")), "commas do not split an option"
+    assert asked.values.tolist() == [1, 2, 1.5]
+    assert {group: shares["Q1"].tolist() for group, shares in survey.people.items()} == {
+        ("overall", "overall"): [3 / 8, 1 / 8, 4 / 8],
+        ("AGE", "Old"): [0.75, 0.25, 0],
+        ("SEX", "Female"): [1, 0, 0],
+    }
+    assert survey.left_out == {"Q3": "its options have no order", "Q4": "no answers of people in the folder"}
+    everything = read_opinionqa(tmp_path)
+    assert [question.key for question in everything.questions] == ["Q1", "Q2"]
+    assert ("AGE", "Young") not in everything.people, "nobody of them chose an option"
+    with pytest.raises(DataError, match=r"has no set of questions '600'\. Give one of all, Set_of_500"):
+        read_opinionqa(tmp_path, "600")
+    with pytest.raises(DataError, match="holds no survey of OpinionQA"):
+        read_opinionqa(tmp_path / "Set_of_500")
+    (tmp_path / "Panel_W1" / "AGE_data.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"AGE_data\.json cannot be read"):
+        read_opinionqa(tmp_path)
+
+
+def test_choices_that_are_given_or_made(tmp_path: Path) -> None:
+    survey = read_opinionqa(release(tmp_path))
+    copy = replace(survey.questions[0], options=("The same", "Better"), values=np.arange(2.0), choices={"x": 1, "y": 0})
+    given = survey.with_given([copy])
+    assert [dict(question.choices) for question in given.questions] == [{"x": 0, "y": 2}]
+    assert given.left_out["Q2"] == "no choices of reward models among its options"
+    made = given.with_choices(Rewards())
+    assert made.questions == given.questions, "what is given stays"
+    made = survey.with_choices(Rewards())
+    assert [dict(question.choices) for question in made.questions] == [{"x": 1, "y": 0}, {"x": 0, "y": 1}]
+
+
+def test_the_population_against_each_answerer() -> None:
+    users = Population(np.array([[1.0, 0.0], [0.0, 1.0]]), ("x", "y"))
+    people = {
+        ("overall", "overall"): {f"Q{i}": np.array([0.5, 0.0, 0.5]) for i in range(4)},
+        ("age", "young"): {f"Q{i}": np.array([0.6, 0.0, 0.4]) for i in range(4)},
+        ("age", "old"): {"Q0": np.array([1.0, 0.0, 0.0])},
+    }
+    result = representativeness([question(key=f"Q{i}") for i in range(4)], users, people)
+    table = {row["answerer"]: row for row in result.tables()["opinion_answerers"].to_pylist()}
+    assert (table["population"]["score"], table["population"]["worst_group"]) == (1.0, "age: old")
+    assert (table["RM x"]["population_nearer"], table["RM x"]["clearly"], table["RM x"]["groups"]) == (1, 1, 2)
+    assert (table["RM y"]["population_nearer"], table["RM y"]["best_group"]) == (2, "age: young")
+    difference = next(d for d in result.differences if (d.answerer, d.group) == ("RM x", "old"))
+    assert (difference.n_questions, difference.gain) == (1, -0.5)
+    notes = " ".join(result.notes())
+    assert "nearer to the people than every single reward model in 1 of 2 groups" in notes
+    assert "1 of 5 questions are left out" in " ".join(replace(result, left_out={"Q9": "no order"}).notes())
+
+
+def groups_of(n_questions: int, n_groups: int = 12) -> Survey:
+    """Return groups whose answers lie on a line: how far each is from the others decides all answers."""
+    rng = np.random.default_rng(0)
+    slopes = rng.uniform(-0.2, 0.2, n_questions)
+    people: dict = {("overall", "overall"): {}}
+    for group, place in enumerate(np.linspace(-1, 1, n_groups)):
+        shares = 0.5 + slopes * place
+        people["a", str(group)] = {f"Q{i}": np.array([share, 1 - share]) for i, share in enumerate(shares)}
+    return Survey(tuple(question(2, key=f"Q{i}") for i in range(n_questions)), people)
+
+
+def test_a_few_answers_give_a_group_away_where_all_hang_together() -> None:
+    result = predict_groups(groups_of(30), (0, 5, 40), splits=4)
+    assert {score.shots for score in result.scores} == {0, 5}, "no question is left after 40"
+    mean, joint = (result.of(name, 5) for name in ("other groups' mean", "joint Gaussian"))
+    assert joint.score > 0.99 > mean.score
+    assert joint.gain == pytest.approx(joint.score - mean.score)
+    assert joint.gain_low > 0
+    assert result.of("joint Gaussian", 0).gain == 0
+    assert result.of("nearest group", 5).score > mean.score > result.of("uniform answers", 5).score - 0.05
+    assert "the pool of a split" in result.notes()[0]
+    assert result.plot().axes
+    assert result.tables()["opinion_prediction"].num_rows == 8
+
+
+def test_groups_that_cannot_be_predicted() -> None:
+    with pytest.raises(UserError, match="3 groups answered the same 30 questions"):
+        predict_groups(groups_of(30, 3))
+    with pytest.raises(ParameterError, match="splits >= 1"):
+        predict_groups(groups_of(30), splits=0)
+
+
+@pytest.mark.shared
+def test_the_release_as_it_is(shared_data: Path) -> None:
+    survey = read_opinionqa(shared_data / "opinionqa" / "human_resp", "500")
+    assert (len(survey.questions), len(survey.left_out), len(survey.people)) == (177, 317, 37)
+    assert all(abs(shares.sum() - 1) < 1e-9 for of in survey.people.values() for shares in of.values())

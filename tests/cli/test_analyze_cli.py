@@ -224,6 +224,20 @@ def test_opinions_of_the_users_of_alpha_005(folder: Path) -> None:
         assert column("opinion-groups", "population") == [1, score]
 
 
+def test_the_folder_of_opinionqa_with_given_choices(folder: Path) -> None:
+    Path("human/W1").mkdir(parents=True)
+    info = "key,question,option_mapping,option_ordinal\nQ,Well?,\"{1.0: 'no', 2.0: 'yes'}\",\"[1.0, 2.0]\"\n"
+    Path("human/W1/info.csv").write_text(info + "R,And?,\"{1.0: 'no', 2.0: 'yes'}\",\"[1.0, 2.0]\"\n")
+    Path("human/W1/AGE_data.json").write_text(json.dumps({"Q": {"Old": {"no": 1, "yes": 3}}}))
+    choices = dict.fromkeys(SurfaceRewards().reward_models, "yes")
+    Path("q.jsonl").write_text(json.dumps({"question": "Q", "text": "", "options": ["no", "yes"], "choices": choices}))
+    given = ("--opinions", "human", "--opinion-set", "all")
+    fine("--only", "opinion", "--questions", "q.jsonl", *given)
+    assert column("opinion-groups", "population") == [0.75, 0.75]
+    assert column("opinion-left-out", "question") == ["R"]
+    assert "does not say which reward ensemble scored it" in str(run("--only", "opinion", *given).exception)
+
+
 def test_a_missing_package_is_named_and_the_rest_is_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(module: str, extra: str) -> Any:
         raise MissingExtra(module, extra)

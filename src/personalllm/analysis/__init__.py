@@ -6,8 +6,9 @@ from personalllm.analysis.base import Analysis
 from personalllm.analysis.diversity import Diversity, diversity
 from personalllm.analysis.entropy import EntropyByWords, common_first_words, entropy_by_words
 from personalllm.analysis.features import Features, measure_features
-from personalllm.analysis.opinion import OpinionQuestion, Representativeness, representativeness
-from personalllm.analysis.opinion_files import read_opinions, read_questions
+from personalllm.analysis.opinion import Representativeness, representativeness
+from personalllm.analysis.opinion_files import read_opinionqa, read_opinions, read_questions
+from personalllm.analysis.opinion_questions import OpinionQuestion, Survey
 from personalllm.analysis.people import People, pair_votes, people
 from personalllm.analysis.persona import PersonaPopulation, persona_population, score_personas
 from personalllm.analysis.regression import Regressions, regressions, user_regressions
@@ -24,6 +25,7 @@ PAGE = {
     "personas": "personalllm.analysis.persona:PersonaPopulation",
     "regressions": "personalllm.analysis.regression:Regressions",
     "opinion": "personalllm.analysis.opinion:Representativeness",
+    "opinion-prediction": "personalllm.analysis.opinion_groups:GroupPrediction",
     "audit": "personalllm.analysis.audit:RewardAudit",
 }
 """The built-in analyses, in the order of the page of `personalllm analyze`; a new one needs its file and one line."""
@@ -46,6 +48,7 @@ __all__ = [
     "Representativeness",
     "RewardAudit",
     "Study",
+    "Survey",
     "Votes",
     "agreement",
     "answer_overlap",
@@ -57,6 +60,7 @@ __all__ = [
     "pair_votes",
     "people",
     "persona_population",
+    "read_opinionqa",
     "read_opinions",
     "read_questions",
     "regressions",

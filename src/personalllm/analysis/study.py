@@ -18,7 +18,7 @@ from personalllm.data import Benchmark, ScoreTable, Standardiser
 from personalllm.users import PUBLISHED_ALPHAS, PUBLISHED_REWARD_MODELS, PUBLISHED_USERS, Population
 
 if TYPE_CHECKING:
-    from personalllm.analysis.opinion import OpinionQuestion, Opinions, ScoreRule
+    from personalllm.analysis.opinion_questions import ScoreRule, Survey
     from personalllm.analysis.persona import PersonaPopulation
 
 __all__ = ["Study"]
@@ -40,7 +40,7 @@ class Study:
         seed: Seed of the users and of the pairs of responses.
         people: Votes of people.
         personas: Populations of personas on the same benchmark.
-        opinions: Opinion questions, and people's answers to them.
+        survey: Opinion questions, and people's answers to them.
         opinion_score: What lies between two options: their codes (the paper's rule) or their positions.
         classifiers: Classifiers of each set of text features, by its name.
         progress: Opens a progress display with a title, and gives the callback for it; None for no display.
@@ -58,7 +58,7 @@ class Study:
     seed: int = 0
     people: tuple[Votes, ...] = ()
     personas: tuple[PersonaPopulation, ...] = ()
-    opinions: tuple[Sequence[OpinionQuestion], Opinions] | None = None
+    survey: Survey | None = None
     opinion_score: ScoreRule = "coded"
     classifiers: Mapping[str, Sequence[TextClassifier]] = field(default_factory=dict)
     progress: Callable[[str], AbstractContextManager[FeatureProgress]] | None = None

@@ -15,8 +15,7 @@ from personalllm.cli import options as o
 from personalllm.core.errors import UnknownName, UserError
 
 if TYPE_CHECKING:
-    from personalllm.analysis import Analysis, OpinionQuestion, PersonaPopulation, Study, Votes
-    from personalllm.analysis.opinion import Opinions
+    from personalllm.analysis import Analysis, PersonaPopulation, Study, Survey, Votes
 
 __all__ = ["analyze"]
 
@@ -72,8 +71,16 @@ class InputOptions:
     personas: Annotated[
         list[Path] | None, typer.Option(help="Scores from `personalllm personas score`; repeatable.")
     ] = None
-    questions: Annotated[Path | None, typer.Option(help="Opinion questions, JSON lines.")] = None
-    opinions: Annotated[Path | None, typer.Option(help="People's answers to them, CSV.")] = None
+    questions: Annotated[
+        Path | None, typer.Option(help="Opinion questions, JSON lines; of a release, the choices of reward models.")
+    ] = None
+    opinions: Annotated[
+        Path | None,
+        typer.Option(help="People's answers to them, CSV; or OpinionQA's folder human_resp."),
+    ] = None
+    opinion_set: Annotated[
+        str, typer.Option(metavar="NAME", help="Questions of the release: a part of the name of a set, or all.")
+    ] = "500"
     opinion_score: Annotated[
         Literal["coded", "positions"],
         typer.Option(help="What lies between two options: their codes (the paper's rule) or their positions."),
@@ -96,7 +103,8 @@ class InputOptions:
 
     def check(self) -> None:
         """Raise if one of two files that belong together is missing."""
-        if (self.questions is None) != (self.opinions is None):
+        release = self.opinions is not None and self.opinions.is_dir()
+        if not release and (self.questions is None) != (self.opinions is None):
             raise UserError("--questions and --opinions belong together.", "Give both files, or neither.")
 
     def columns(self, names: Iterable[str]) -> dict[str, str]:
@@ -116,10 +124,28 @@ class InputOptions:
             study,
             people=_people(self.votes or [], self.ties, self.columns(VOTE_COLUMNS)),
             personas=_personas(study, self.personas or []),
-            opinions=_opinions(self.questions, self.opinions, self.columns(OPINION_COLUMNS)),
+            survey=self.survey(study, self.columns(OPINION_COLUMNS)),
             opinion_score=self.opinion_score,
             classifiers={name: build_classifiers(name) for name in self.features or ("syntactic", "semantic-offline")},
         )
+
+    def survey(self, study: Study, columns: dict[str, str]) -> Survey | None:
+        """Return the opinions; where a reward model's choice is not given, the benchmark's ensemble chooses."""
+        from personalllm.analysis import Survey, read_opinionqa, read_opinions, read_questions
+        from personalllm.backends.names import build_rewards
+
+        given = [] if self.questions is None else read_questions(self.questions)
+        if self.opinions is None:
+            return None
+        if self.opinions.is_dir():
+            survey = read_opinionqa(self.opinions, self.opinion_set)
+            survey = survey.with_given(given) if given else survey
+        else:
+            survey = Survey(tuple(given), read_opinions(self.opinions, given, columns))
+        names = {*study.benchmark.reward_models}
+        if all(question.choices.keys() >= names for question in survey.questions):
+            return survey
+        return survey.with_choices(build_rewards(study.benchmark.metadata))
 
 
 def analyze(
@@ -219,17 +245,6 @@ def _personas(study: Study, paths: list[Path]) -> tuple[PersonaPopulation, ...]:
         dataclasses.replace(population, votes=dataclasses.replace(population.votes, name=name))
         for population, name in zip(populations, names, strict=True)
     )
-
-
-def _opinions(
-    questions: Path | None, opinions: Path | None, columns: dict[str, str]
-) -> tuple[list[OpinionQuestion], Opinions] | None:
-    from personalllm.analysis import read_opinions, read_questions
-
-    if questions is None or opinions is None:
-        return None
-    read = read_questions(questions)
-    return read, read_opinions(opinions, read, columns)
 
 
 def _write(study: Study, results: dict[str, Analysis], absent: dict[str, str], out: Path) -> Path:
