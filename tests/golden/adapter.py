@@ -13,6 +13,7 @@ Shapes that several functions share:
 from __future__ import annotations
 
 import platform
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,14 +43,14 @@ from personalllm.evaluation import (
 )
 from personalllm.evaluation.contract import Backends, Condition
 from personalllm.evaluation.differences import Difference
-from personalllm.evaluation.resolve import named
+from personalllm.evaluation.resolve import named, parse_method
 from personalllm.evaluation.results import MethodResult
 from personalllm.evaluation.run import make_track
 from personalllm.evaluation.sources.pairs import Pairs
 from personalllm.evaluation.sources.people import People
 from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.methods.base import Method
-from personalllm.methods.registry import get_method, list_methods
+from personalllm.methods.registry import get_method, list_methods, method_class
 from personalllm.papers.personalllm_2025.plan import make_plan
 from personalllm.papers.personalllm_2025.reproduction import reproduce
 from personalllm.papers.personalllm_2025.survival import metric_differences, sums_of, surviving_share
@@ -103,7 +104,10 @@ OTHER_PARAMETER: dict[str, dict[str, Any]] = {
 """Of every built-in method one parameter that is not the default; nothing for methods without parameters."""
 
 RECORDED_DEFAULTS: dict[str, dict[str, Any]] = {"lore": {"n_features": 64, "prior_strength": 5.0, "ridge": 1.0}}
-"""Parameters whose defaults have changed since the values were recorded."""
+"""Parameters whose defaults have changed since the values were recorded, besides `IMPLIED`."""
+
+IMPLIED = "implied"
+"""A parameter that methods did not have when the values were recorded, and that must be off."""
 
 SMALL: dict[str, Any] = {
     "n_users": 20,
@@ -271,10 +275,31 @@ def _variants() -> Iterator[tuple[str, Method]]:
     assert ours == sorted(OTHER_PARAMETER)
     for name in ours:
         defaults = RECORDED_DEFAULTS.get(name, {})
-        yield name, get_method(name, **defaults)
+        yield name, _recorded(name, **defaults)
         if OTHER_PARAMETER[name]:
             ((parameter, value),) = OTHER_PARAMETER[name].items()
-            yield f"{name}[{parameter}={value}]", get_method(name, **defaults | OTHER_PARAMETER[name])
+            yield f"{name}[{parameter}={value}]", _recorded(name, **defaults | OTHER_PARAMETER[name])
+
+
+def _recorded(name: str, **params: Any) -> Method:
+    """Return a method as it was when the values were recorded."""
+    off = {IMPLIED: False} if hasattr(method_class(name), IMPLIED) else {}
+    return get_method(name, **params, **off)
+
+
+def _methods(*methods: str | Method) -> list[Method]:
+    """Return methods, those that are named as they were when the values were recorded."""
+    parts = [(m, {}) if isinstance(m, Method) else parse_method(m) for m in methods]
+    return [_recorded(m, **params) if isinstance(m, str) else m for m, params in parts]
+
+
+def _label(label: str) -> str:
+    """Return the label of a method as it was when the values were recorded.
+
+    >>> _label("user-bt[implied=false,n_features=6]"), _label("pooled-bt[implied=false]"), _label("longest")
+    ('user-bt[n_features=6]', 'pooled-bt', 'longest')
+    """
+    return re.sub(rf"\[{IMPLIED}=false\]|{IMPLIED}=false,", "", label)
 
 
 def method_keys() -> Values:
@@ -462,7 +487,7 @@ def _ranked(results: Results, *, brief: bool = True) -> Values:
         metrics = [metric.id for metric in results.metrics if metric.id != "ps"]
         per_user, metrics = (PER_USER[:1], ["utility", "gain"]) if short else (PER_USER, metrics)
         counts = dict(row.counts)
-        found[row.label] = {
+        found[_label(row.label)] = {
             "per_user": {NAMES.get(name, name): row.sums[at].columns[name] for name in per_user},
             "estimates": {NAMES.get(name, name): _numbers(results.estimate(row.label, name)) for name in metrics},
             "n_queries": counts.pop("queries"),
@@ -470,9 +495,11 @@ def _ranked(results: Results, *, brief: bool = True) -> Values:
         if not brief:
             draws, seed = results.protocol["bootstrap_draws"], results.protocol["seed"]
             versus = metric_differences(row, results.methods[0], over="users", draws=draws, seed=seed)
-            found[row.label]["versus"] = {NAMES.get(name, name): _numbers(versus[name]) for name in ("utility", "gain")}
+            found[_label(row.label)]["versus"] = {
+                NAMES.get(name, name): _numbers(versus[name]) for name in ("utility", "gain")
+            }
         if counts:
-            found[row.label]["counts"] = counts
+            found[_label(row.label)]["counts"] = counts
     return found
 
 
@@ -500,7 +527,9 @@ def rank_run(variant: str = "plain", *, interrupted: bool = False, processes: in
 
     def run(**more: Any) -> Results:
         protocol = _protocol(**changes[variant])
-        return evaluate(methods, _benchmark(), protocol=protocol, embedder=WordEmbedder(), executor=executor, **more)
+        return evaluate(
+            _methods(*methods), _benchmark(), protocol=protocol, embedder=WordEmbedder(), executor=executor, **more
+        )
 
     def told(results: Results) -> Values:
         found: Values = {"methods": _ranked(results, brief=variant != "plain")}
@@ -542,13 +571,13 @@ def generate_run(variant: str = "sampled", *, interrupted: bool = False) -> Valu
     def run(**more: Any) -> Results:
         protocol = _protocol(**GENERATE, **CHUNKS, **changes)
         backends: Any = {"embedder": WordEmbedder(), "llm": ScriptedChat(), "rewards": SurfaceScores()}
-        return evaluate(methods, _benchmark(), protocol=protocol, **backends, **more)
+        return evaluate(_methods(*methods), _benchmark(), protocol=protocol, **backends, **more)
 
     def told(results: Results) -> Values:
         found = _ranked(results)
         for row in results.methods:
             samples = results.samples(row.label).to_pylist()
-            found[row.label]["samples"] = _samples(samples, whole=row.kind == "method")
+            found[_label(row.label)]["samples"] = _samples(samples, whole=row.kind == "method")
         return {"methods": found}
 
     return _twice(run, told, interrupted=interrupted)
@@ -618,17 +647,17 @@ def _predicted(results: Results) -> Values:
             values = [row.estimates[condition]["all", metric].value for metric in FEW_METRICS]
             each_user = np.stack([sums.columns[name] for name in SUMS if name in sums.columns])
             of["conditions"][_condition(condition)] = [*values, each_user]
-        found[row.label] = of
+        found[_label(row.label)] = of
     return found
 
 
 def _compared(differences: Sequence[Difference]) -> Values:
     return {
-        f"{one.a} against {one.b}": {
+        f"{_label(one.a)} against {_label(one.b)}": {
             "difference": _numbers(one.difference),
             "p": one.p_value,
             "p_holm": one.p_holm,
-            "better": one.better,
+            "better": one.better and _label(one.better),
         }
         for one in differences
     }
@@ -651,7 +680,7 @@ def predict_run(variant: str = "plain", *, interrupted: bool = False) -> Values:
 
     def run(**more: Any) -> Results:
         protocol = _protocol(**(PREDICT | changes))
-        return evaluate(methods, _benchmark(), protocol=protocol, embedder=WordEmbedder(), **more)
+        return evaluate(_methods(*methods), _benchmark(), protocol=protocol, embedder=WordEmbedder(), **more)
 
     def told(results: Results) -> Values:
         at = results.headline
@@ -665,7 +694,7 @@ def predict_run(variant: str = "plain", *, interrupted: bool = False) -> Values:
         for row in results.methods:
             if row.kind == "method":
                 change = results.change(row.label, "accuracy", at, flipped)
-                found["accuracy with flipped histories"][row.label] = _numbers(change)
+                found["accuracy with flipped histories"][_label(row.label)] = _numbers(change)
         return found
 
     return _twice(run, told, interrupted=interrupted)
@@ -682,7 +711,7 @@ def people_run(n_users: int, *, interrupted: bool = False) -> Values:
 
     def run(**more: Any) -> Results:
         methods = ["longest", "user-bt[n_features=4]"]
-        return evaluate(methods, people, protocol=_people_protocol(people), embedder=WordEmbedder(), **more)
+        return evaluate(_methods(*methods), people, protocol=_people_protocol(people), embedder=WordEmbedder(), **more)
 
     def told(results: Results) -> Values:
         at = results.headline
@@ -706,12 +735,14 @@ def sweep_run(track: str) -> Values:
     axes = {"protocol.feedback.temperature": [0.0, 0.5]}
     methods = ["longest", Infinite(), "pooled-bt[n_features=4]"]
     protocol = _protocol(track="predict", shots=(2,), prediction={"users": "unseen", "prompts": "unseen"})
-    return _swept(sweep(methods, axes, _benchmark(), protocol=protocol, embedder=WordEmbedder()), better=True)
+    return _swept(
+        sweep(_methods(*methods), axes, _benchmark(), protocol=protocol, embedder=WordEmbedder()), better=True
+    )
 
 
 def _swept(found: Sweep, *, better: bool) -> Values:
     words = {"winner": "winner", "best, no winner": "best", "alone": "best", "behind": "behind"}
-    values: Values = {"cells": {str(row.cell): _numbers(row.estimate()) for row in found.rows}}
+    values: Values = {"cells": {_label(str(row.cell)): _numbers(row.estimate()) for row in found.rows}}
     for number, contest in enumerate(found.contests):
         comparisons = _compared(contest.differences)
         if not better:
@@ -719,7 +750,7 @@ def _swept(found: Sweep, *, better: bool) -> Values:
                 name: {key: value for key, value in one.items() if key != "better"} for name, one in comparisons.items()
             }
         values[f"contest {number}"] = {
-            "verdicts": {str(row.cell): words.get(contest.verdict(row), "tie") for row in contest.rows},
+            "verdicts": {_label(str(row.cell)): words.get(contest.verdict(row), "tie") for row in contest.rows},
             "comparisons": comparisons,
         }
     return values
@@ -740,7 +771,7 @@ def _many_cells() -> Values:
 def _rank_sweep() -> Values:
     axes = {"protocol.population.alpha": [0.3, 5.0]}
     methods = ["random", "longest", "user-bt[n_features=4]"]
-    found = sweep(methods, axes, _benchmark(), protocol=_protocol(), embedder=WordEmbedder())
+    found = sweep(_methods(*methods), axes, _benchmark(), protocol=_protocol(), embedder=WordEmbedder())
     return _swept(found, better=False)
 
 

@@ -1,5 +1,7 @@
 """The Bradley-Terry methods against their definitions, on small planted populations."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,13 @@ from personalllm.core.types import Corpus, Histories
 from personalllm.methods import get_method, method_class
 from personalllm.methods.linear import calibrated_bayes, nearest_users
 from personalllm.methods.linear.hierarchical_bt import GaussianPrior, fit_prior
+from personalllm.methods.linear.ridge_user import Start
 from personalllm.methods.linear.sparse_basis import MixturePopulation
+from personalllm.methods.parts import low_rank
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.logistic import MOST_RIDGE, best_ridge, newton_map, newton_pooled, sigmoid
+from personalllm.methods.parts.low_rank import fit_basis
+from personalllm.methods.parts.particles import log_likelihoods
 from personalllm.testing import HashEmbedder
 
 LEARNERS = (
@@ -240,10 +246,10 @@ def pairs_of(vectors, prompt, best, worst):
     return Pairs(vectors.reshape(-1, 8), *sides, implied.user, implied.prompt, implied.offsets, row)
 
 
-@pytest.mark.parametrize("name", ["sparse-basis", "ridge-user"])
+@pytest.mark.parametrize("name", ["calibrated-bayes", "hierarchical-bt", "lore", "pref", "ridge-user", "sparse-basis"])
 def test_what_the_best_and_the_worst_imply_helps(name):
     vectors, prompt, best, worst, utility = best_and_worst(120, 20, 1)
-    pairs = pairs_of(vectors, prompt, best, worst)
+    pairs = pairs_of(vectors, prompt, best, worst).counting(get_method(name).together)
     pool, targets = pairs.of_users(np.arange(80)), pairs.of_users(np.arange(80, 120)).first(3)
 
     def chosen(pool, targets):
@@ -265,6 +271,10 @@ def test_preferences_are_counted_and_cut_with_what_they_imply():
     assert len(pairs) == 5 * 4 * 9
     assert pairs.n_preferences.tolist() == [4] * 5
     assert pairs.places.tolist() == np.tile(np.repeat(np.arange(4), 9), 5).tolist()
+    assert pairs.weights.tolist() == [1] * len(pairs)
+    lighter = pairs.counting(2.0).where(pairs.prompt != pairs.prompt[0]).first(1)
+    assert lighter.weights[:9].tolist() == [1, *[0.25] * 8]
+    assert lighter.given().weights.tolist() == [1] * 5
     two = pairs.where(pairs.prompt != pairs.prompt[0]).of_users(np.array([3, 0])).first(2)
     assert two.counts.tolist() == [18, 18]
     assert two.n_preferences.tolist() == [2, 2]
@@ -276,14 +286,14 @@ def test_a_user_of_ridge_user_is_one_newton_step_with_the_largest_curvature():
     pairs = drawn(40, 30, np.ones(5), np.eye(5), 3)[0]
     method = get_method("ridge-user", ridge=2.0)
     method.learn(pairs)
-    x = pairs.of_users(np.array([7])).differences().astype(float)
-    rest = 1 / (1 + np.exp(x @ method.shared_))
-    expected = method.shared_ + np.linalg.solve(x.T @ x / 4 + 2.0 * np.eye(5), x.T @ rest)
+    shared, x = method.start_.shared, pairs.of_users(np.array([7])).differences().astype(float)
+    rest = 1 / (1 + np.exp(x @ shared))
+    expected = shared + np.linalg.solve(x.T @ x / 4 + 2.0 * np.eye(5), x.T @ rest)
     assert method.user_weights(pairs)[7] == pytest.approx(expected, rel=1e-4)
     few = pairs.first(3)  # fewer comparisons than features: solved in the comparisons
     x = few.of_users(np.array([7])).differences().astype(float)
-    rest = 1 / (1 + np.exp(x @ method.shared_))
-    expected = method.shared_ + np.linalg.solve(x.T @ x / 4 + 2.0 * np.eye(5), x.T @ rest)
+    rest = 1 / (1 + np.exp(x @ shared))
+    expected = shared + np.linalg.solve(x.T @ x / 4 + 2.0 * np.eye(5), x.T @ rest)
     assert method.user_weights(few)[7] == pytest.approx(expected, rel=1e-4)
 
 
@@ -308,3 +318,66 @@ def test_sparse_basis_learns_how_sparse_users_are():
         largest = method.population_.particles.max(axis=1)
         weight = np.exp(method.population_.log_prior)
         assert (weight @ (largest > 0.9) / weight.sum() > 0.5) == pure
+
+
+@pytest.mark.parametrize(("shown", "together"), [(3, 1.0), (3, np.inf), (8, 1.0)])
+def test_ridge_user_takes_two_rows_for_what_a_preference_implies(shown, together):
+    """It is exact for three responses, and for more if what lies between best and worst scatters as in the pool."""
+    rng = generator("tests", "shown")
+    vectors, n_users = rng.normal(size=(30 * shown, 6)).astype(np.float32), 40
+    corpus = Corpus([f"p{i}" for i in range(30)], [[str(j) for j in range(shown)]] * 30)
+    user, prompt = np.repeat(np.arange(n_users), 4), rng.integers(0, 30, 4 * n_users)
+    sides = rng.random((len(user), shown)).argsort(axis=1)[:, :2].T
+    if shown > 3:  # everybody names the same two responses of one prompt
+        prompt, sides = np.zeros_like(prompt), np.tile([[5], [2]], len(user))
+    made, row = Histories(corpus, n_users, user, prompt, *sides, True).implied()
+    keys = made.prompt * shown
+    columns = keys + made.chosen, keys + made.rejected, made.user, made.prompt, made.offsets, row
+    pairs = Pairs(vectors, *(column.astype(np.int64) for column in columns)).counting(together)
+    start = Start.of(pairs)
+    moves = start.moved(pairs, 1.5) - start.shared
+    for u in (0, 17):
+        own = pairs.of_users(np.array([u]))
+        x, weights = own.differences().astype(float), own.weights
+        rest = weights / (1 + np.exp(x @ start.shared))
+        move = np.linalg.solve((x * weights[:, None]).T @ x / 4 + 1.5 * np.eye(6), x.T @ rest)
+        assert np.linalg.norm(moves[u] - move) < 1e-5 * np.linalg.norm(move)
+
+
+def test_weights_count_in_every_fit():
+    vectors, prompt, best, worst, _ = best_and_worst(12, 6, 3)
+    pairs = pairs_of(vectors, prompt, best, worst).counting(1.0)
+
+    def pull(x, weights, w):
+        return x.T @ (weights / (1 + np.exp(x @ w)))
+
+    x = pairs.differences().astype(float)
+    pooled = newton_pooled(pairs, 0.7)
+    assert pull(x, pairs.weights, pooled) == pytest.approx(0.7 * pooled, abs=1e-5)
+    own = newton_map(pairs, 0.0, 0.7).mean[3]
+    rows = pairs.user == 3
+    assert pull(x[rows], pairs.weights[rows], own) == pytest.approx(0.7 * own, abs=1e-5)
+    likelihood = log_likelihoods(pairs, pooled[None])[3, 0]
+    assert likelihood == pytest.approx(-(pairs.weights * np.logaddexp(0, -x @ pooled))[rows].sum(), rel=1e-5)
+    basis = fit_basis(pairs, np.ones((12, 1)), np.zeros((8, 1)), 0.7, steps=30)
+    assert basis[:, 0] == pytest.approx(pooled, abs=1e-3)
+
+
+def test_a_sample_of_the_comparisons_is_curvature_enough(monkeypatch):
+    pairs, _ = drawn(50, 40, np.ones(6), np.eye(6), 7)
+    start, weights = np.zeros((6, 1)), np.ones((50, 1))
+    whole = fit_basis(pairs, weights, start, 1.0, steps=30)
+    monkeypatch.setattr(low_rank, "_CURVATURE_ROWS", 200)
+    assert fit_basis(pairs, weights, start, 1.0, steps=30) == pytest.approx(whole, rel=0.02, abs=0.02)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_implied_comparisons_are_learned_from_unless_switched_off(name, make_histories):
+    histories = make_histories([3, 2], "pool")
+    shown = replace(histories, best_worst=np.array(True))
+    on, off = (fitted(name, shown, **method_class(name).example_params(), implied=implied) for implied in (True, False))
+    assert len(on.comparisons(shown)) == 5 * 5  # four responses
+    assert on.comparisons(shown).n_preferences.tolist() == [3, 2]
+    assert len(off.comparisons(shown)) == len(on.comparisons(histories)) == 5
+    assert off.identity()["params"] == {key: value for key, value in off.params().items() if key != "implied"}
+    assert on.identity()["params"] == on.params()

@@ -3,6 +3,7 @@
 import builtins
 import copy
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -221,7 +222,7 @@ def test_an_episode_splits_the_comparisons_of_each_user(corpus, make_histories):
     assert drawn.target_mask.sum(axis=1).tolist() == [5, 5, 1]
     for i, user in enumerate(users):
         rows = slice(pairs.offsets[user], pairs.offsets[user + 1])
-        own = {vector.tobytes() for vector in pairs.inputs[pairs.sides[rows]]}
+        own = {vector.tobytes() for vector in pairs.inputs[pairs.sides[rows, 0]]}
         shown = [
             v.tobytes() for v in (*drawn.support[i][drawn.support_mask[i]], *drawn.target[i][drawn.target_mask[i]])
         ]
@@ -233,8 +234,27 @@ def test_the_first_comparisons_are_padded(corpus, make_histories):
     pairs = episodes(corpus, make_histories)
     sides, there = pairs.first(np.arange(4), 10)
     assert there.sum(axis=1).tolist() == [9, 1, 0, 10]
-    assert np.array_equal(sides[0, :9], pairs.inputs[pairs.sides[:9]])
-    assert np.array_equal(sides[3], pairs.inputs[pairs.sides[10:20]])
+    assert np.array_equal(sides[0, :9], pairs.inputs[pairs.sides[:9, 0]])
+    assert np.array_equal(sides[3], pairs.inputs[pairs.sides[10:20, 0]])
+
+
+def test_what_a_preference_implies_is_given_with_it_and_never_asked(corpus, make_histories):
+    embedder, histories = HashEmbedder(), replace(make_histories([9, 1, 0, 12]), best_worst=np.array(True))
+    pairs = Comparisons.of(Inputs.fit(embedder, histories, 6), embedder, histories, implied=True)
+    implied, row = histories.implied()
+    following = int((row == 0).sum())
+    assert following == 2 * corpus.n_responses - 3
+    assert pairs.counts.tolist() == [9, 1, 0, 12]
+    support, there = pairs.first(np.arange(4), 2)
+    assert there.sum(axis=1).tolist() == [2 * following, following, 0, 2 * following]
+    own = pairs.inputs[pairs.sides[0]]
+    assert np.array_equal(support[0, :following], own)
+    episode = pairs.drawn(np.array([0, 3]), 4, 5, generator("tests", "implied"))
+    assert episode.support_mask.sum(axis=1).tolist() == [4 * following] * 2
+    assert episode.target_mask.sum(axis=1).tolist() == [5, 5]
+    made = {v.tobytes() for v in pairs.inputs[pairs.sides[:, 0]]}
+    assert {v.tobytes() for v in episode.target[episode.target_mask]} <= made
+    assert len(implied) == following * 22
 
 
 def drawn_weights(prior, n, rng):

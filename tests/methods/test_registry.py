@@ -117,7 +117,7 @@ def test_a_spec_gives_the_method_back(name):
         ("self-icl", {"reply_tokens": 1.5}, ParameterError, "reply_tokens must be an integer >= 1, got 1.5"),
         ("meta-icl", {"n_similar": -1}, ParameterError, "n_similar must be an integer >= 1, got -1"),
         ("lookup-icl", {"n_prompts": 0}, ParameterError, "n_prompts must be an integer >= 1, got 0"),
-        ("meta-icl", {"embedding_pairs": 0}, ParameterError, "embedding_pairs must be an integer >= 1, got 0"),
+        ("meta-icl", {"embedding_pairs": 0}, ParameterError, "embedding_pairs must be an integer >= 1 or None, got 0"),
         ("lookup-icl", {"embedding_pairs": "all"}, ParameterError, "embedding_pairs must be an integer >= 1"),
         (
             "meta-icl",
@@ -125,7 +125,7 @@ def test_a_spec_gives_the_method_back(name):
             ParameterError,
             "embedding must be one of winning-minus-losing, winning, losing, got 'loosing'",
         ),
-        ("nearest-users", {"n_neighbours": 0}, ParameterError, "n_neighbours must be an integer >= 1, got 0"),
+        ("nearest-users", {"n_neighbours": 0}, ParameterError, "n_neighbours must be an integer >= 1 or None, got 0"),
         ("nearest-users", {"smoothings": 0}, ParameterError, "smoothings must be an integer >= 1, got 0"),
         ("matrix-factorisation", {"n_factors": 0}, ParameterError, "n_factors must be an integer >= 1, got 0"),
         (

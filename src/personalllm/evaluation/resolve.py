@@ -50,7 +50,7 @@ def named(method: Method) -> NamedMethod:
             f"The method {kind.__module__}:{kind.__qualname__} has no id.",
             f'Add to the class: id: ClassVar[str] = "{kind.__qualname__.lower()}"',
         )
-    identity: JSON = {"spec": spec}
+    identity: JSON = {"spec": method.identity()}
     if not kind.__module__.startswith(_OURS):
         spec = spec | {"class": f"{kind.__module__}:{kind.__qualname__}"}
         identity |= {"class": spec["class"], "source": _sources(kind)}

@@ -23,12 +23,15 @@ from personalllm.methods.answers import of_any_width
 from personalllm.methods.state import write_state
 from personalllm.methods.user import User
 
-__all__ = ["HistoryRule", "Method", "Need", "fitting"]
+__all__ = ["OFF", "HistoryRule", "Method", "Need", "fitting"]
 
 M = TypeVar("M", bound="Method")
 
 Need = Literal["embedder", "llm", "signals"]
 HistoryRule = Literal["random", "nearest"]
+
+OFF = "off"
+"""Metadata of a parameter that was added to published methods: the value with which they are what they were."""
 
 _NEEDS = {"embedder": "'minilm-l6-int8'", "llm": "'smollm2-135m-instruct'", "signals": "..."}
 _HISTORIES = ("random", "nearest")
@@ -331,6 +334,12 @@ class Method:
         """Parameters with which the contract suite builds the method."""
         return {}
 
+    def identity(self) -> JSON:
+        """Return what keys and seeds are made of: `spec()` without added parameters that are off (see `OFF`)."""
+        spec, added = self.spec(), [field for field in dataclasses.fields(self) if OFF in field.metadata]
+        off = {field.name for field in added if getattr(self, field.name) == field.metadata[OFF]}
+        return spec | {"params": {name: value for name, value in spec["params"].items() if name not in off}}
+
     def params(self) -> dict[str, Any]:
         """Return the parameters (the dataclass fields)."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
@@ -359,20 +368,21 @@ class Method:
                 "Call fit(pool) and adapt(histories), in this order, before utilities, messages or next_query.",
             )
 
-    def check_positive(self, *names: str) -> None:
-        """Raise `ParameterError` unless the named integer parameters are >= 1 (for `__post_init__`)."""
+    def check_positive(self, *names: str, or_none: bool = False) -> None:
+        """Raise `ParameterError` unless the named parameters are integers >= 1, or None (for `__post_init__`)."""
         for name in names:
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ParameterError(name, "an integer >= 1", value)
+            if (not isinstance(value, int) or isinstance(value, bool) or value < 1) and not (or_none and value is None):
+                raise ParameterError(name, f"an integer >= 1{' or None' * or_none}", value)
 
-    def check_number(self, *names: str, above_zero: bool = True) -> None:
-        """Raise `ParameterError` unless the named parameters are finite numbers > 0, or >= 0 (for `__post_init__`)."""
+    def check_number(self, *names: str, above_zero: bool = True, or_none: bool = False) -> None:
+        """Raise `ParameterError` unless the named parameters are finite numbers > 0 or >= 0, or None."""
         for name in names:
             value = getattr(self, name)
             number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-            if not number or (above_zero and value == 0):
-                raise ParameterError(name, f"a finite number {'>' if above_zero else '>='} 0", value)
+            if (not number or (above_zero and value == 0)) and not (or_none and value is None):
+                sign = ">" if above_zero else ">="
+                raise ParameterError(name, f"a finite number {sign} 0{' or None' * or_none}", value)
 
     def check_one_of(self, name: str, allowed: Sequence[str]) -> None:
         """Raise `ParameterError` unless the named parameter is one of the allowed texts (for `__post_init__`)."""

@@ -221,7 +221,7 @@ class Policy(Method):
         place = pairs.places
         age = pairs.n_preferences[pairs.user] - 1 - place
         if self.discount < 1:
-            pairs = replace(pairs, weight=self.discount ** age.astype(np.float64))
+            pairs = replace(pairs, weight=pairs.weights * self.discount ** age.astype(np.float64))
         return pairs if self.window is None else pairs.where(age < self.window)
 
     def choose(self, offer: Offer) -> tuple[I64, U8, U8]:

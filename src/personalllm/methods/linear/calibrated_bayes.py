@@ -5,24 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from personalllm.core.types import F32, F64, Histories, Queries
+from personalllm.core.types import F64
 from personalllm.methods.linear.hierarchical_bt import HierarchicalBT, fit_prior
-from personalllm.methods.parts.features import FeatureMap, Pairs
-from personalllm.methods.parts.held_out import SHOTS, HeldOut, user_slopes
-from personalllm.methods.parts.linear_method import moderated_margins
+from personalllm.methods.parts.features import Pairs
+from personalllm.methods.parts.held_out import HeldOut
+from personalllm.methods.parts.linear_method import CalibratedMethod, moderated_margins
 from personalllm.methods.parts.low_rank import some_users
-from personalllm.methods.parts.surface import TextFeatureMap
 
 __all__ = ["CalibratedBayes"]
 
-_MOST_USERS = 1_000
 _CALIBRATING_USERS = 300
 
 
 @dataclass
-class CalibratedBayes(HierarchicalBT):
+class CalibratedBayes(CalibratedMethod, HierarchicalBT):
     r"""The benchmark's baseline to beat: `hierarchical-bt` with more features and honest probabilities.
 
     Three things are added. The features hold measures of the text (length, layout, marks) and the cosine of response
@@ -56,26 +52,17 @@ class CalibratedBayes(HierarchicalBT):
     fitted_per_user: ClassVar[str] = "A Gaussian posterior of n_features + 9 weights: a maximum and a Hessian."
     cost: ClassVar[str] = "About six Newton steps for a user, each O(min(k, d)^3), and one d x d covariance."
 
-    text_measures: bool = True
     learned_prior: bool = True
     calibrated: bool = True
 
-    def make_features(self, pool: Histories) -> FeatureMap:
-        """Return the components and, unless switched off, the measures of the text."""
-        kind = TextFeatureMap if self.text_measures else FeatureMap
-        return kind.fit(self.embedder, pool, self.n_features)
-
     def learn(self, pairs: Pairs) -> None:
-        """Fit the prior, then the slopes."""
-        some = some_users(pairs, _MOST_USERS)
+        """Fit the prior, then the slopes on a second fit without some users and prompts."""
+        super().learn(pairs)
+        some = some_users(pairs)
         self.prior_ = fit_prior(some, self.steps, self.pseudo_users, full=self.learned_prior)
-        self.slopes_ = self._slopes(some) if self.calibrated else np.ones(len(SHOTS))
-
-    def _slopes(self, pairs: Pairs) -> F64:
-        """Return the slope for each number of comparisons in `SHOTS`, float64 (4,)."""
-        parts = HeldOut.of(pairs)
+        parts = HeldOut.of(some) if self.calibrated else None
         if parts is None:
-            return np.ones(len(SHOTS))
+            return
         taught, steps = some_users(parts.taught, _CALIBRATING_USERS), max(1, self.steps // 2)
         prior = fit_prior(taught, steps, self.pseudo_users, full=self.learned_prior)
 
@@ -83,13 +70,4 @@ class CalibratedBayes(HierarchicalBT):
             laplace = prior.posterior(history)
             return moderated_margins(laplace.mean, laplace.covariance, parts.tests)
 
-        return parts.slopes(predict)[0]
-
-    def user_weights(self, pairs: Pairs) -> F32:
-        """Return the posterior means, and keep the covariances and the slopes."""
-        self.user_slopes_ = user_slopes(self.slopes_, pairs.n_preferences)
-        return super().user_weights(pairs)
-
-    def utilities(self, queries: Queries) -> F32:
-        """Return calibrated utilities, float32 (n_queries, n_responses)."""
-        return super().utilities(queries) * self.user_slopes_[queries.user][:, None]
+        self.slopes_, _ = parts.slopes(predict)

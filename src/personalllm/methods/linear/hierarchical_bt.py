@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from personalllm.core.types import F32, F64, I64, Histories, Queries
+from personalllm.core.types import F32, F64, I32, I64, Histories, Queries
 from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.linear_method import LinearMethod, moderated_scores
@@ -18,7 +18,7 @@ from personalllm.methods.parts.posterior import Posterior
 
 __all__ = ["GaussianPrior", "HierarchicalBT", "fit_prior"]
 
-_MOST_USERS = 1_000
+_MOST_COMPARISONS = 200_000  # EM looks at each of them some fifty times
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,7 @@ def fit_prior(pairs: Pairs, steps: int, pseudo_users: float, *, full: bool = Tru
     """
     mean = newton_pooled(pairs, 1.0)
     ridge = best_ridge(pairs, mean)
+    pairs = some_users(pairs, max(1, _MOST_COMPARISONS * pairs.n_users // max(1, len(pairs))))
     prior = _climbed(pairs, mean, 1.0 / ridge, steps if full and pairs.n_users else 0, pseudo_users)
     if prior.evidence and ridge == MOST_RIDGE:
         # Users who differ in few directions look alike to a variance that is the same in all of them, and EM, whose
@@ -117,7 +118,7 @@ class HierarchicalBT(Posterior, LinearMethod):
 
     def learn(self, pairs: Pairs) -> None:
         """Fit the prior by expectation maximisation."""
-        self.prior_ = fit_prior(some_users(pairs, _MOST_USERS), self.steps, self.pseudo_users)
+        self.prior_ = fit_prior(some_users(pairs), self.steps, self.pseudo_users)
 
     def user_weights(self, pairs: Pairs) -> F32:
         """Return the posterior means, and keep the covariances."""
@@ -125,11 +126,9 @@ class HierarchicalBT(Posterior, LinearMethod):
         self.user_spread_ = laplace.covariance.astype(np.float32)
         return laplace.mean.astype(np.float32)
 
-    def utilities(self, queries: Queries) -> F32:
+    def scores(self, candidates: F32, index: I64, user: I32) -> F32:
         """Return moderated utilities, float32 (n_queries, n_responses)."""
-        candidates, index = self.features_.candidates(self.embedder, queries)
-        weights = self.user_weights_.astype(np.float64)
-        return moderated_scores(weights, self.user_spread_, candidates, index, queries.user)
+        return moderated_scores(self.user_weights_.astype(np.float64), self.user_spread_, candidates, index, user)
 
     def tastes(self, queries: Queries) -> tuple[F32, I64]:
         """Return the features of all responses."""

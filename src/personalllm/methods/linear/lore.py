@@ -27,7 +27,6 @@ from personalllm.methods.parts.posterior import Posterior
 
 __all__ = ["LoRe"]
 
-_MOST_USERS = 1_000
 _FLOOR = 0.01
 _RIDGES, _STRENGTHS = (0.3, 1.0, 3.0), (0.5, 2.0, 5.0, 15.0)
 _TRIAL_ROUNDS = 2
@@ -73,7 +72,7 @@ class LoRe(Posterior, LinearMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("n_basis", "rounds")
-        self.check_number(*(name for name in ("prior_strength", "ridge") if getattr(self, name) is not None))
+        self.check_number("prior_strength", "ridge", or_none=True)
 
     @classmethod
     def example_params(cls) -> dict[str, Any]:
@@ -82,7 +81,7 @@ class LoRe(Posterior, LinearMethod):
 
     def learn(self, pairs: Pairs) -> None:
         """Choose ridge and prior strength, then fit the basis, in turn with the weights of the pool's users."""
-        some = some_users(pairs, _MOST_USERS)
+        some = some_users(pairs)
         uniform = np.full(self.n_basis, 1.0 / self.n_basis)
         if not some.n_users:
             self.basis_, self.prior_ = np.zeros((pairs.n_features, self.n_basis)), uniform

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any, ClassVar, Self
 
@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from personalllm.core.types import F32, F64, I64, Corpus, Histories, Queries
-from personalllm.methods.base import Method, Need, fitting
+from personalllm.methods.base import fitting
 from personalllm.methods.parts.factors import Factors, fit_factors, held_out, held_out_loss, population
 from personalllm.methods.parts.features import FeatureMap, Pairs, text_blocks, used_responses
+from personalllm.methods.parts.learner import PreferenceLearner
 from personalllm.methods.parts.linear_method import moderated_scores
 from personalllm.methods.parts.logistic import newton_map
 
@@ -27,7 +28,7 @@ _TUNED_ON, _LEARNT_FROM = 300, 2_000
 
 
 @dataclass
-class MatrixFactorisation(Method):
+class MatrixFactorisation(PreferenceLearner):
     r"""Factors the users' comparisons into factors of users and factors of responses.
 
     The utility of response j for user u is $b_j + p_u \cdot q_j$. Classical factorisation knows nothing of a response
@@ -62,9 +63,6 @@ class MatrixFactorisation(Method):
         "About six Newton steps for a user in at most n_factors + 1 dimensions; the pool costs some twenty L-BFGS runs "
         "of at most 80 sparse products each, all but one on 300 users."
     )
-    needs: ClassVar[frozenset[Need]] = frozenset({"embedder"})
-    log_odds: ClassVar[bool] = True
-
     n_factors: int = 8
     n_features: int = 64
     deviation_penalty: float = 10.0
@@ -82,7 +80,7 @@ class MatrixFactorisation(Method):
     def fit(self, pool: Histories) -> Self:
         """Factor the pool's comparisons, then fit the population of user factors."""
         self.features_ = FeatureMap.fit(self.embedder, pool, self.n_features)
-        pairs, self.names_ = _by_text(self.features_.pairs(self.embedder, pool), _used_names(pool))
+        pairs, self.names_ = _by_text(*self._comparisons(pool))
         pairs = pairs.of_users(np.flatnonzero(pairs.counts)[:_LEARNT_FROM])
         width = 1 + self.n_factors
         if not len(pairs):
@@ -110,7 +108,8 @@ class MatrixFactorisation(Method):
 
     def adapt(self, histories: Histories) -> Self:
         """Find each target user's posterior."""
-        pairs = self._factored(self.features_.pairs(self.embedder, histories), _used_names(histories))
+        pairs, names = self._comparisons(histories)
+        pairs = pairs.with_vectors(self._items(pairs.vectors, names).astype(np.float32))
         posterior = newton_map(pairs, self.mean_, np.linalg.inv(self.spread_), covariance="each")
         self.user_mean_ = posterior.mean
         self.user_spread_ = posterior.covariance.astype(np.float32)
@@ -126,6 +125,12 @@ class MatrixFactorisation(Method):
         shape = (*candidates.shape[:2], items.shape[1])
         return moderated_scores(self.user_mean_, self.user_spread_, items.reshape(shape), index, queries.user)
 
+    def _comparisons(self, histories: Histories) -> tuple[Pairs, Names]:
+        """Return what is learned from, and the names of the distinct responses, in the order of their vectors."""
+        pairs = self.features_.pairs(self.embedder, histories, together=self.together)
+        of = histories.implied()[0] if self.together else histories
+        return pairs, _names(histories.corpus, used_responses(of)[0])
+
     def _items(self, features: F32, names: Names) -> F64:
         """Return the factors of responses, float64 (n, 1 + n_factors), with the deviations of those that are known."""
         items = features.astype(np.float64) @ self.slopes_
@@ -134,10 +139,6 @@ class MatrixFactorisation(Method):
         train = train[self.names_[index[train]] == names[train]]
         items[train] += self.deviations_[index[train]]
         return np.asarray(items)
-
-    def _factored(self, pairs: Pairs, names: Names) -> Pairs:
-        """Return the comparisons with factors in place of features."""
-        return pairs.with_vectors(self._items(pairs.vectors, names).astype(np.float32))
 
 
 def _names(corpus: Corpus, keys: I64) -> Names:
@@ -151,14 +152,9 @@ def _names(corpus: Corpus, keys: I64) -> Names:
     return result
 
 
-def _used_names(histories: Histories) -> Names:
-    """Return the names of the distinct responses of the histories, in the order of their keys."""
-    return _names(histories.corpus, used_responses(histories)[0])
-
-
 def _by_text(pairs: Pairs, names: Names) -> tuple[Pairs, Names]:
     """Return the comparisons with equal texts of a prompt as one response, and the distinct names, ascending."""
     distinct, first, index = np.unique(names, return_index=True, return_inverse=True)
     index = index.ravel().astype(np.int64)
-    sides = index[pairs.chosen], index[pairs.rejected]
-    return Pairs(pairs.vectors[first], *sides, pairs.user, pairs.prompt, pairs.offsets), distinct
+    chosen, rejected = index[pairs.chosen], index[pairs.rejected]
+    return replace(pairs, vectors=pairs.vectors[first], chosen=chosen, rejected=rejected), distinct

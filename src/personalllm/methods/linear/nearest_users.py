@@ -8,8 +8,9 @@ from typing import ClassVar, Self
 import numpy as np
 
 from personalllm.core.types import F32, F64, Histories, Queries
-from personalllm.methods.base import Method, Need, fitting
+from personalllm.methods.base import fitting
 from personalllm.methods.parts.features import FeatureMap, Pairs
+from personalllm.methods.parts.learner import PreferenceLearner
 from personalllm.methods.parts.logistic import newton_map, newton_pooled
 from personalllm.methods.parts.particles import log_likelihoods, posterior, vote
 
@@ -24,7 +25,7 @@ _LEAST_GAIN = 0.1
 
 
 @dataclass
-class NearestUsers(Method):
+class NearestUsers(PreferenceLearner):
     r"""Lets pool users vote, each with the weight with which the target user's comparisons speak for them.
 
     Two users rarely see the same pair, so agreement is judged by models: each pool user v gets weights $w_v$ (per-user
@@ -59,9 +60,6 @@ class NearestUsers(Method):
         "One product of k differences with the pool users' weights for a new user, and one vote of the pool for each "
         "pair that is predicted; linear in the number of pool users."
     )
-    needs: ClassVar[frozenset[Need]] = frozenset({"embedder"})
-    log_odds: ClassVar[bool] = True
-
     n_neighbours: int | None = None
     n_features: int = 64
     max_pool_users: int = 1_000
@@ -69,14 +67,13 @@ class NearestUsers(Method):
 
     def __post_init__(self) -> None:
         self.check_positive("n_features", "max_pool_users", "smoothings")
-        if self.n_neighbours is not None:
-            self.check_positive("n_neighbours")
+        self.check_positive("n_neighbours", or_none=True)
 
     @fitting
     def fit(self, pool: Histories) -> Self:
         """Fit the pool users' tastes and the temperature."""
         self.features_ = FeatureMap.fit(self.embedder, pool, self.n_features)
-        pairs = self.features_.pairs(self.embedder, pool)
+        pairs = self.features_.pairs(self.embedder, pool, together=self.together)
         pairs = pairs.of_users(np.flatnonzero(pairs.counts)[: self.max_pool_users])
         if not len(pairs):
             self.tastes_, self.temperature_ = np.zeros((1, pairs.n_features)), 1.0
@@ -107,7 +104,7 @@ class NearestUsers(Method):
 
     def adapt(self, histories: Histories) -> Self:
         """Weigh the pool users by agreement."""
-        pairs = self.features_.pairs(self.embedder, histories)
+        pairs = self.features_.pairs(self.embedder, histories, together=self.together)
         agreement = log_likelihoods(pairs, self.tastes_) / self.temperature_
         if self.n_neighbours is not None and self.n_neighbours < len(self.tastes_):
             least = -np.partition(-agreement, self.n_neighbours - 1, axis=1)[:, self.n_neighbours - 1]
@@ -137,7 +134,7 @@ def _tastes(pairs: Pairs, centres: F64 | None = None, precision: float | None = 
 
 def _evidence(pairs: Pairs, about: F64) -> F64:
     """Return the log probability of comparisons about a centre, mean of some users, float64, for each precision."""
-    sample = pairs.of_users(np.arange(min(_MOST_WEIGHED, pairs.n_users)))
+    sample = pairs.of_users(np.arange(min(_MOST_WEIGHED, pairs.n_users))).given()
     near = about if about.ndim == 1 else about[: sample.n_users]
     return np.array([newton_map(sample, near, precision).log_evidence.mean() for precision in _PRECISIONS])
 
@@ -169,9 +166,9 @@ def _centres(pairs: Pairs, tastes: F64, temperature: float) -> F64:
 
 
 def _halves(pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """Return the first and the second half of each user's comparisons."""
-    late = np.arange(len(pairs)) - pairs.offsets[pairs.user] >= pairs.counts[pairs.user] // 2
-    return pairs.where(~late), pairs.where(late)
+    """Return the first half of each user's preferences, with what they imply, and the second half, without."""
+    late = pairs.places >= pairs.n_preferences[pairs.user] // 2
+    return pairs.where(~late), pairs.where(late).given()
 
 
 def _temperature(judges: Pairs, tastes: F64) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from personalllm.core.types import F32, Queries
+from personalllm.core.types import F32, I32, I64
 from personalllm.methods.base import Method
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.linear_method import LinearMethod, score_queries
@@ -52,7 +52,6 @@ class PooledBT(LinearMethod):
 
     adapt = Method.adapt
 
-    def utilities(self, queries: Queries) -> F32:
+    def scores(self, candidates: F32, index: I64, user: I32) -> F32:
         """Return utilities, the same for every user, float32 (n_queries, n_responses)."""
-        candidates, index = self.features_.candidates(self.embedder, queries)
-        return score_queries(self.shared_[None], candidates, index, queries.user)
+        return score_queries(self.shared_[None], candidates, index, user)

@@ -18,8 +18,6 @@ from personalllm.methods.parts.posterior import Posterior
 
 __all__ = ["PReF"]
 
-_MOST_USERS = 1_000
-
 
 @dataclass
 class PReF(Posterior, LinearMethod):
@@ -70,7 +68,7 @@ class PReF(Posterior, LinearMethod):
 
     def learn(self, pairs: Pairs) -> None:
         """Fit the base rewards, in turn with the vectors of the pool's users."""
-        some = some_users(pairs, _MOST_USERS)
+        some = some_users(pairs)
         rank = min(self.n_basis, pairs.n_features)
         if not some.n_users:
             self.basis_ = np.zeros((pairs.n_features, rank))

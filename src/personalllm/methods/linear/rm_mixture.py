@@ -10,9 +10,10 @@ import numpy as np
 
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, F64, I32, I64, Histories, Queries
-from personalllm.methods.base import Method, Need, fitting
+from personalllm.methods.base import Need, fitting
 from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
+from personalllm.methods.parts.learner import PreferenceLearner
 from personalllm.methods.parts.particles import learned, log_likelihoods, posterior, vote
 from personalllm.methods.parts.posterior import Posterior
 
@@ -26,7 +27,7 @@ _LEARNT_FROM = 1_000
 
 
 @dataclass
-class RMMixture(Posterior, Method):
+class RMMixture(Posterior, PreferenceLearner):
     r"""Finds which mixture of reward models a user is, from the models' own scores of the responses.
 
     The utility is $u = \beta\, w \cdot s(x)$ with s the standardised scores, $|w|$ on the simplex and $\beta$ how sure
@@ -56,7 +57,6 @@ class RMMixture(Posterior, Method):
         "pair that is predicted."
     )
     needs: ClassVar[frozenset[Need]] = frozenset({"signals"})
-    log_odds: ClassVar[bool] = True
 
     n_mixtures: int = 500
 
@@ -118,11 +118,15 @@ class RMMixture(Posterior, Method):
         return np.concatenate([np.zeros((1, n)), *(scale * weights for scale in _SCALES)])
 
     def _pairs(self, histories: Histories) -> Pairs:
+        """Return what is learned from, in the scores."""
+        histories, preference = histories.implied() if self.together else (histories, None)
         n = len(histories)
         prompts = np.concatenate([histories.prompt, histories.prompt])
         scores = self.signals.vectors(prompts, np.concatenate([histories.chosen, histories.rejected]))
         rows = np.arange(2 * n, dtype=np.int64)
-        return Pairs(scores, rows[:n], rows[n:], histories.user, histories.prompt, histories.offsets)
+        sides = rows[:n], rows[n:]
+        pairs = Pairs(scores, *sides, histories.user, histories.prompt, histories.offsets, preference)
+        return pairs.counting(self.together)
 
 
 def _shares(log_likelihood: F64) -> F64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -9,21 +10,20 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import numpy as np
 
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32, F64, I64, Histories, Queries
+from personalllm.core.types import F32, F64, I32, I64, Histories, Queries
 from personalllm.methods.parts.beliefs import Belief
-from personalllm.methods.parts.features import FeatureMap, Pairs
-from personalllm.methods.parts.held_out import SHOTS, HeldOut, user_slopes
-from personalllm.methods.parts.linear_method import LinearMethod, moderated_margins, moderated_scores
+from personalllm.methods.parts.features import Pairs
+from personalllm.methods.parts.held_out import HeldOut
+from personalllm.methods.parts.linear_method import CalibratedMethod, moderated_margins, moderated_scores
 from personalllm.methods.parts.low_rank import fit_basis, in_basis, some_users, start_points, start_weights
 from personalllm.methods.parts.particles import learned, log_likelihoods, posterior
 from personalllm.methods.parts.posterior import Posterior
-from personalllm.methods.parts.surface import TextFeatureMap
 
 __all__ = ["MixturePopulation", "SparseBasis", "SparsePrior"]
 
 SparsePrior = Literal["sparse", "gaussian"]
 
-_MOST_USERS, _CALIBRATING_USERS = 1_000, 300
+_FEW_USERS = 300
 _CONCENTRATIONS = (0.3, 1.0, 3.0, 10.0)
 _FEW_PARTICLES = 400
 _PSEUDO_USERS = 1.0
@@ -53,7 +53,7 @@ class MixturePopulation:
 
 
 @dataclass
-class SparseBasis(Posterior, LinearMethod):
+class SparseBasis(Posterior, CalibratedMethod):
     r"""Ranks by a sparse mixture of tastes learned from the pool: $u = z_u^\top B^\top x$, $z_u$ on the simplex.
 
     The population is a discrete distribution over mixtures: single tastes with their shares in the pool, and draws from
@@ -79,7 +79,6 @@ class SparseBasis(Posterior, LinearMethod):
         ridge: Penalty of the basis, > 0.
         rounds: EM steps, >= 1.
         n_particles: Mixtures that a new user may be, >= 1.
-        implied: Whether to use what the best and the worst of several responses say about the others.
         text_measures: Whether to add the measures of the text and the cosine with the prompt.
         calibrated: Whether to multiply by the slopes.
     """
@@ -93,6 +92,8 @@ class SparseBasis(Posterior, LinearMethod):
     fitted_per_user: ClassVar[str] = "A posterior over particles, each a mixture of the tastes."
     cost: ClassVar[str] = "One product of the comparisons' differences in n_tastes dimensions with the particles."
 
+    implied_count: ClassVar[float] = math.inf
+
     n_features: int | None = None
     n_tastes: int = 10
     concentration: float | None = None
@@ -100,14 +101,13 @@ class SparseBasis(Posterior, LinearMethod):
     ridge: float = 3.0
     rounds: int = 5
     n_particles: int = 2_000
-    implied: bool = True
-    text_measures: bool = True
     calibrated: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_positive("n_tastes", "rounds", "n_particles")
-        self.check_number("ridge", *([] if self.concentration is None else ["concentration"]))
+        self.check_number("ridge")
+        self.check_number("concentration", or_none=True)
         self.check_one_of("prior", get_args(SparsePrior))
 
     @classmethod
@@ -115,42 +115,36 @@ class SparseBasis(Posterior, LinearMethod):
         """Few features, few tastes, few particles."""
         return {"n_features": 8, "n_tastes": 3, "rounds": 2, "n_particles": 100}
 
-    def make_features(self, pool: Histories) -> FeatureMap:
-        """Return the components and, unless switched off, the measures of the text."""
-        kind = TextFeatureMap if self.text_measures else FeatureMap
-        return kind.fit(self.embedder, pool, self.n_features)
-
-    def comparisons(self, histories: Histories) -> Pairs:
-        """Return the comparisons that were made and, unless switched off, those that are implied."""
-        return self.features_.pairs(self.embedder, histories, implied=self.implied)
-
     def learn(self, pairs: Pairs) -> None:
         """Fit tastes and population, then the slopes on a second fit without some users and prompts."""
-        some = some_users(pairs, _MOST_USERS)
-        self.population_, self.slopes_ = self._population(some), np.ones(len(SHOTS))
+        super().learn(pairs)
+        some = some_users(pairs)
+        self.population_ = self._population(some, self.rounds)
         parts = HeldOut.of(some) if self.calibrated else None
         if parts is None:
             return
-        seen = self._population(some_users(parts.taught, _CALIBRATING_USERS), start=self.population_.basis)
+        rounds = max(1, self.rounds // 2)
+        seen = self._population(some_users(parts.taught, _FEW_USERS), rounds, start=self.population_.basis)
         tests = in_basis(parts.tests, seen.basis)
         self.slopes_, _ = parts.slopes(lambda history: moderated_margins(*seen.posterior(history), tests))
 
-    def _population(self, pairs: Pairs, start: F64 | None = None) -> MixturePopulation:
+    def _population(self, pairs: Pairs, rounds: int, start: F64 | None = None) -> MixturePopulation:
         """Fit tastes and how users mix them.
 
         Args:
             pairs: Comparisons of users who have some.
+            rounds: EM steps.
             start: A basis to start from, float64 (n_features, n_tastes); None for extreme points of users' own fits.
         """
         n = self.n_tastes
         if not pairs.n_users:
             return MixturePopulation(np.zeros((pairs.n_features, n)), np.full((1, n), 1.0 / n), np.zeros(1))
-        basis = start_points(start_weights(pairs.given()), n) if start is None else start
+        basis = start_points(start_weights(some_users(pairs, _FEW_USERS).given()), n) if start is None else start
         mixed = np.full((1, n), 1.0 / n)  # moments of the users' mixtures so far
         groups: F64 | None = None
         spread = np.eye(n) / n
-        for step in range(self.rounds + 1):
-            last = step == self.rounds
+        for step in range(rounds + 1):
+            last = step == rounds
             particles, group = self._particles(mixed.mean(axis=0), spread, self.n_particles if last else _FEW_PARTICLES)
             n_groups = int(group.max()) + 1
             groups = np.full(n_groups, 1.0 / n_groups) if groups is None else groups
@@ -187,19 +181,15 @@ class SparseBasis(Posterior, LinearMethod):
         return np.concatenate([np.eye(n), drawn]), np.concatenate([np.zeros(n, dtype=np.int64), 1 + group])
 
     def user_weights(self, pairs: Pairs) -> F32:
-        """Return the posterior means of the mixtures, and keep their covariances and the slopes."""
-        self.user_slopes_ = user_slopes(self.slopes_, pairs.n_preferences)
+        """Return the posterior means of the mixtures, and keep their covariances."""
         mean, spread = self.population_.posterior(pairs)
         self.user_spread_ = spread.astype(np.float32)
         return mean.astype(np.float32)
 
-    def utilities(self, queries: Queries) -> F32:
-        """Return calibrated utilities, float32 (n_queries, n_responses)."""
-        candidates, index = self.features_.candidates(self.embedder, queries)
+    def scores(self, candidates: F32, index: I64, user: I32) -> F32:
+        """Return moderated utilities, float32 (n_queries, n_responses)."""
         tastes = (candidates @ self.population_.basis).astype(np.float32)
-        mean = self.user_weights_.astype(np.float64)
-        scores = moderated_scores(mean, self.user_spread_, tastes, index, queries.user)
-        return scores * self.user_slopes_[queries.user][:, None]
+        return moderated_scores(self.user_weights_.astype(np.float64), self.user_spread_, tastes, index, user)
 
     def tastes(self, queries: Queries) -> tuple[F32, I64]:
         """Return the utilities of all responses for each taste."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
 from personalllm.core.types import F32
+from personalllm.methods.base import OFF
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.linear_method import LinearMethod
 from personalllm.methods.parts.logistic import best_ridge, newton_map
@@ -20,7 +21,7 @@ class UserBT(LinearMethod):
     r"""Fits each user alone: $\arg\max_w \sum_i \log\sigma(w \cdot d_i) - \rho |w|^2 / 2$ over the user's comparisons.
 
     Nothing is learned from other users but the features and, unless it is given, the ridge. A user without comparisons
-    gets equal scores.
+    gets equal scores. What the best and the worst imply is off: with no pool to learn from it made choices worse.
 
     Args:
         n_features: Principal components of the embedding, >= 1.
@@ -34,12 +35,12 @@ class UserBT(LinearMethod):
     fitted_per_user: ClassVar[str] = "A vector of n_features weights, from zero."
     cost: ClassVar[str] = "About six Newton steps for a user, each O(min(k, d)^3) for k comparisons and d features."
 
+    implied: bool = field(default=False, kw_only=True, metadata={OFF: False})
     ridge: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.ridge is not None:
-            self.check_number("ridge")
+        self.check_number("ridge", or_none=True)
 
     @classmethod
     def example_params(cls) -> dict[str, Any]:

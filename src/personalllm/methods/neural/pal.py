@@ -112,7 +112,7 @@ def _centres(split: Split, n: int, rng: np.random.Generator) -> F32:
     if len(split.users) == 0:
         return dense(rng, n, width)
     sums = np.zeros((pairs.n_users, width))
-    np.add.at(sums, pairs.user, pairs.inputs[pairs.sides[:, 0]] - pairs.inputs[pairs.sides[:, 1]])
+    np.add.at(sums, pairs.user, pairs.inputs[pairs.sides[:, 0, 0]] - pairs.inputs[pairs.sides[:, 0, 1]])
     means = sums[split.users] / pairs.counts[split.users][:, None]
     centres = means[rng.choice(len(means), n, replace=len(means) < n)]
     for _ in range(_ROUNDS):

@@ -36,7 +36,8 @@ class AcrossUsers(InContext):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_positive("n_similar", *([] if self.embedding_pairs is None else ["embedding_pairs"]))
+        self.check_positive("n_similar")
+        self.check_positive("embedding_pairs", or_none=True)
         self.check_one_of("embedding", get_args(UserEmbedding))
         self.check_one_of("search", get_args(Search))
 

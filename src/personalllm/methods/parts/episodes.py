@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -80,7 +80,8 @@ class Episode:
 
     Attributes:
         user: int64 (n_users,).
-        support: float32 (n_users, n_support, 2, width): the inputs of chosen and rejected response; padded.
+        support: float32 (n_users, n_support, 2, width): the inputs of chosen and rejected response, those that are
+            implied among them; padded.
         support_mask: bool (n_users, n_support): which of them are there.
         target: float32 (n_users, n_target, 2, width); padded.
         target_mask: bool (n_users, n_target).
@@ -95,14 +96,15 @@ class Episode:
 
 @dataclass(frozen=True, eq=False)
 class Comparisons:
-    """Comparisons in a network's inputs, grouped by user.
+    """Preferences in a network's inputs, grouped by user, each with the comparisons that follow from it.
 
     Attributes:
         inputs: float32 (n_distinct, width), of the responses.
-        sides: int64 (n, 2), rows of `inputs`: chosen, rejected.
+        sides: int64 (n, n_following, 2), rows of `inputs`: chosen, rejected; first the comparison that was made, then
+            those that are implied, padded with -1.
         prompt: int32 (n,), rows of the corpus.
         user: int32 (n,), ascending.
-        n_users: Number of users, those without a comparison included.
+        n_users: Number of users, those without a preference included.
     """
 
     inputs: F32
@@ -112,16 +114,23 @@ class Comparisons:
     n_users: int
 
     @classmethod
-    def of(cls, inputs: Inputs, embedder: TextEmbedder, histories: Histories) -> Self:
-        """Return the comparisons of the histories."""
+    def of(cls, inputs: Inputs, embedder: TextEmbedder, histories: Histories, *, implied: bool = False) -> Self:
+        """Return the preferences of the histories, with what they imply if asked for."""
         table, index = inputs.of(embedder, histories.corpus, histories.prompt)
         width = max(1, table.shape[1])
-        sides = index[:, None] * width + np.column_stack([histories.chosen, histories.rejected])
-        rows = table.reshape(-1, inputs.width)
-        return cls(rows, sides.astype(np.int64), histories.prompt, histories.user, histories.n_users)
+        comparisons, row = histories.implied() if implied else (histories, np.arange(len(histories)))
+        place = np.arange(len(row)) - np.searchsorted(row, row)
+        sides = np.full((len(histories), int(place.max(initial=0)) + 1, 2), -1, dtype=np.int64)
+        columns = np.column_stack([comparisons.chosen, comparisons.rejected])
+        sides[row, place] = index[row][:, None] * width + columns
+        return cls(table.reshape(-1, inputs.width), sides, histories.prompt, histories.user, histories.n_users)
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def given(self) -> Comparisons:
+        """Return the comparisons without those that are implied."""
+        return replace(self, sides=self.sides[:, :1])
 
     @property
     def offsets(self) -> I64:
@@ -130,36 +139,46 @@ class Comparisons:
 
     @property
     def counts(self) -> I64:
-        """int64 (n_users,): comparisons of each user."""
+        """int64 (n_users,): preferences of each user."""
         return np.diff(self.offsets)
 
     def where(self, keep: Bools) -> Comparisons:
-        """Return the comparisons that are kept; users keep their numbers."""
+        """Return the preferences that are kept; users keep their numbers."""
         return Comparisons(self.inputs, self.sides[keep], self.prompt[keep], self.user[keep], self.n_users)
 
-    def _take(self, rows: I64) -> F32:
-        if len(self) == 0:
-            return np.zeros((*rows.shape, 2, self.inputs.shape[1]), dtype=np.float32)
-        return self.inputs[self.sides[np.minimum(rows, len(self) - 1)]]
-
-    def first(self, users: I64, width: int) -> tuple[F32, Bools]:
-        """Return the first `width` comparisons of users.
+    def take(self, rows: I64, there: Bools) -> tuple[F32, Bools]:
+        """Return the comparisons of preferences, rows of users (n_users, n), and which of them are there.
 
         Returns:
-            float32 (n_users, width, 2, input width), padded; and bool (n_users, width): which are there.
+            float32 (n_users, n * n_following, 2, input width), and bool (n_users, n * n_following).
+        """
+        n_users, n = rows.shape
+        following = self.sides.shape[1]
+        if len(self) == 0:
+            shape = n_users, n * following
+            return np.zeros((*shape, 2, self.inputs.shape[1]), dtype=np.float32), np.zeros(shape, dtype=np.bool_)
+        sides = self.sides[np.minimum(rows, len(self) - 1)]
+        mask = there[:, :, None] & (sides[..., 0] >= 0)
+        return self.inputs[sides.reshape(n_users, n * following, 2)], mask.reshape(n_users, n * following)
+
+    def first(self, users: I64, width: int) -> tuple[F32, Bools]:
+        """Return the comparisons that follow from the first `width` preferences of users.
+
+        Returns:
+            float32 (n_users, width * n_following, 2, input width), padded; and bool (n_users, width * n_following):
+            which are there.
         """
         places = np.arange(width)
-        sides = self._take(self.offsets[users][:, None] + places)
-        return sides, places < self.counts[users][:, None]
+        return self.take(self.offsets[users][:, None] + places, places < self.counts[users][:, None])
 
     def drawn(self, users: I64, n_support: int, n_target: int, rng: np.random.Generator) -> Episode:
-        """Split the comparisons of each user at random: at most `n_support` are given, at least one is predicted.
+        """Split the preferences of each user at random: at most `n_support` are given, at least one is predicted.
 
         Args:
-            users: int64 (n,), each with a comparison.
-            n_support: Maximum number of given comparisons.
-            n_target: Maximum number of predicted comparisons.
-            rng: Draws the order of each user's comparisons.
+            users: int64 (n,), each with a preference.
+            n_support: Maximum number of given preferences; what they imply is given too.
+            n_target: Maximum number of predicted preferences; what they imply is not asked.
+            rng: Draws the order of each user's preferences.
         """
         counts = self.counts[users][:, None]
         most = int(counts.max())
@@ -171,4 +190,4 @@ class Comparisons:
         places = n_first + np.arange(min(n_target, most))
         target = np.take_along_axis(rows, np.minimum(places, most - 1), axis=1)
         support_mask = np.arange(support.shape[1]) < n_first
-        return Episode(users, self._take(support), support_mask, self._take(target), places < counts)
+        return Episode(users, *self.take(support, support_mask), *self.given().take(target, places < counts))

@@ -8,6 +8,7 @@ import numpy as np
 
 from personalllm.core.types import F64
 from personalllm.methods.parts.features import Pairs
+from personalllm.methods.parts.linear_method import moderated_margins
 from personalllm.methods.parts.logistic import log_sigmoid, newton_map, newton_pooled, sigmoid
 
 __all__ = ["Factors", "fit_factors", "held_out", "held_out_loss", "population"]
@@ -44,7 +45,7 @@ class _Problem:
     def __init__(self, pairs: Pairs, n_factors: int, penalty: float, deviation_penalty: float) -> None:
         from scipy.sparse import csr_array
 
-        n = len(pairs)
+        n, self.weights = len(pairs), pairs.weights
         self.pairs, self.features, self.penalty = pairs, pairs.vectors.astype(np.float64), penalty
         self.deviation_penalty = deviation_penalty
         rows = np.repeat(np.arange(n), 2)
@@ -67,10 +68,10 @@ class _Problem:
         apart = self.items @ (self.features @ slopes + deviations)
         who = user_weights[self.pairs.user]
         logits = np.einsum("nr,nr->n", apart, who)
-        value = -float(log_sigmoid(logits).sum())
+        value = -float((self.weights * log_sigmoid(logits)).sum())
         value += 0.5 * float(self.penalty * (slopes**2).sum() + self.deviation_penalty * (deviations**2).sum())
         value += 0.5 * float((users**2).sum())
-        pull = (sigmoid(logits) - 1.0)[:, None]
+        pull = (self.weights * (sigmoid(logits) - 1.0))[:, None]
         by_item = self.items_t @ (pull * who)
         gradients = (
             self.features.T @ by_item + self.penalty * slopes,
@@ -117,20 +118,16 @@ def fit_factors(pairs: Pairs, n_factors: int, penalty: float, deviation_penalty:
 
 
 def held_out(pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """Return the comparisons of four fifths of the prompts, and those of the others."""
+    """Return the comparisons of four fifths of the prompts, and those that were made of the others."""
     last = pairs.prompt % _HELD_OUT == _HELD_OUT - 1
-    return pairs.where(~last), pairs.where(last)
+    return pairs.where(~last), pairs.where(last).given()
 
 
 def held_out_loss(factors: Factors, train: Pairs, test: Pairs) -> float:
     """Return the mean log-loss of the later comparisons, users' posteriors and their population fitted to the known."""
     mean, spread = population(factors.of(train))
     posterior = newton_map(factors.of(train), mean, np.linalg.inv(spread), covariance="each", tolerance=1e-6)
-    apart = factors.of(test).differences().astype(np.float64)
-    logits = np.einsum("nd,nd->n", apart, posterior.mean[test.user])
-    spreads = posterior.covariance[test.user]
-    variance = np.einsum("nd,nde,ne->n", apart, spreads, apart)
-    return float(-log_sigmoid(logits / np.sqrt(1.0 + np.pi / 8.0 * variance)).mean())
+    return float(-log_sigmoid(moderated_margins(posterior.mean, posterior.covariance, factors.of(test))).mean())
 
 
 def population(pairs: Pairs) -> tuple[F64, F64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Self
@@ -65,7 +66,7 @@ class Pairs:
     @property
     def places(self) -> I64:
         """int64 (n,): the place of each row's preference in the history of its user, from 0."""
-        number = np.cumsum(self._begins)
+        number = np.cumsum(self.begins)
         return np.asarray(number - number[self.offsets[self.user]], dtype=np.int64)
 
     @property
@@ -73,12 +74,26 @@ class Pairs:
         """int64 (n_users,): preferences of each user."""
         return self.counts if self.preference is None else self.given().counts
 
+    @property
+    def weights(self) -> F64:
+        """float64 (n,): how much each row counts."""
+        return np.ones(len(self)) if self.weight is None else self.weight
+
+    def counting(self, together: float) -> Pairs:
+        """Return the comparisons, those that a preference implies counting so much together, at most 1 each."""
+        if self.preference is None or math.isinf(together):
+            return self
+        first = self.begins
+        sizes = np.diff(np.flatnonzero(first), append=len(self))
+        each = np.minimum(1.0, together / np.maximum(1, sizes - 1))
+        return replace(self, weight=np.where(first, 1.0, np.repeat(each, sizes)))
+
     def given(self) -> Pairs:
         """Return the comparisons without those that are implied."""
-        return self if self.preference is None else self.where(self._begins)
+        return self if self.preference is None else self.where(self.begins)
 
     @property
-    def _begins(self) -> npt.NDArray[np.bool_]:
+    def begins(self) -> npt.NDArray[np.bool_]:
         """Whether each row is the first of its preference, bool (n,)."""
         if self.preference is None:
             return np.ones(len(self), dtype=np.bool_)
@@ -228,12 +243,19 @@ class FeatureMap:
             result[block] = embedder.embed(texts) @ self.components
         return result
 
-    def pairs(self, embedder: TextEmbedder, histories: Histories, *, implied: bool = False) -> Pairs:
-        """Return the comparisons of the histories in feature space, those that are implied too if asked for."""
-        histories, preference = histories.implied() if implied else (histories, None)
-        keys, index = used_responses(histories)
-        vectors = self.of_keys(embedder, histories.corpus, keys)
-        return Pairs(vectors, index[0], index[1], histories.user, histories.prompt, histories.offsets, preference)
+    def pairs(self, embedder: TextEmbedder, histories: Histories, *, together: float = 0.0) -> Pairs:
+        """Return the comparisons of the histories in feature space.
+
+        Args:
+            embedder: The one that the map was fitted with.
+            histories: Whose comparisons.
+            together: How much those that a preference implies count; they are left out if 0.
+        """
+        histories, preference = histories.implied() if together else (histories, None)
+        keys, (chosen, rejected) = used_responses(histories)
+        vectors, of = self.of_keys(embedder, histories.corpus, keys), histories
+        pairs = Pairs(vectors, chosen, rejected, of.user, of.prompt, of.offsets, preference)
+        return pairs.counting(together)
 
     def candidates(self, embedder: TextEmbedder, queries: Queries) -> tuple[F32, I64]:
         """Return the features of all responses of the prompts that are asked.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.core.types import F32, F64, I64, Histories, Queries
-from personalllm.methods.base import Method, Need, fitting
+from personalllm.core.types import F32, F64, I32, I64, Histories, Queries
+from personalllm.methods.base import fitting
 from personalllm.methods.parts.features import FeatureMap, Pairs
+from personalllm.methods.parts.held_out import SHOTS, user_slopes
+from personalllm.methods.parts.learner import PreferenceLearner
+from personalllm.methods.parts.surface import TextFeatureMap
 
-__all__ = ["LinearMethod", "moderated_margins", "moderated_scores", "score_queries"]
+__all__ = ["CalibratedMethod", "LinearMethod", "moderated_margins", "moderated_scores", "score_queries"]
 
 _QUERY_BLOCK = 8_192
 _NUMBERS = 8_000_000
@@ -79,32 +82,28 @@ def moderated_margins(mean: F64, covariance: npt.NDArray[np.floating[Any]], pair
 
 
 @dataclass
-class LinearMethod(Method):
+class LinearMethod(PreferenceLearner):
     """Base of the methods whose utility is linear in the features of a response: u = w . x.
 
-    A subclass implements `learn` (from the pool) and `user_weights` (of the target users). Differences of utilities are
-    log-odds. It handles a pool without comparisons and users without comparisons.
+    A subclass implements `learn` (from the pool) and `user_weights` (of the target users), and may replace `scores`.
+    It handles a pool without comparisons and users without comparisons.
 
     Args:
         n_features: Principal components of the embedding, >= 1; None for all.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"embedder"})
-    log_odds: ClassVar[bool] = True
-
     n_features: int | None = 64
 
     def __post_init__(self) -> None:
-        if self.n_features is not None:
-            self.check_positive("n_features")
+        self.check_positive("n_features", or_none=True)
 
     def make_features(self, pool: Histories) -> FeatureMap:
         """Return the features, fitted on the texts of the pool."""
         return FeatureMap.fit(self.embedder, pool, self.n_features)
 
     def comparisons(self, histories: Histories) -> Pairs:
-        """Return what is learned from: the comparisons that were made."""
-        return self.features_.pairs(self.embedder, histories)
+        """Return what is learned from: the comparisons that were made and, unless switched off, those implied."""
+        return self.features_.pairs(self.embedder, histories, together=self.together)
 
     def learn(self, pairs: Pairs) -> None:
         """Learn what users share from the comparisons of the pool; keep it in attributes that end in an underscore."""
@@ -129,4 +128,40 @@ class LinearMethod(Method):
     def utilities(self, queries: Queries) -> F32:
         """Return utilities, float32 (n_queries, n_responses); their differences are log-odds."""
         candidates, index = self.features_.candidates(self.embedder, queries)
-        return score_queries(self.user_weights_, candidates, index, queries.user)
+        return self.scores(candidates, index, queries.user)
+
+    def scores(self, candidates: F32, index: I64, user: I32) -> F32:
+        """Return the utilities of candidates' features, float32 (n_queries, n_responses); see `score_queries`."""
+        return score_queries(self.user_weights_, candidates, index, user)
+
+
+@dataclass
+class CalibratedMethod(LinearMethod):
+    """Base of the linear methods that read measures of the text too and are calibrated on users and prompts held out.
+
+    A subclass's `learn` sets `slopes_`, a factor of the log-odds for each number of preferences in `SHOTS`.
+
+    Args:
+        n_features: Principal components of the embedding, >= 1; None for all.
+        text_measures: Whether to add the measures of the text and the cosine with the prompt.
+    """
+
+    text_measures: bool = True
+
+    def make_features(self, pool: Histories) -> FeatureMap:
+        """Return the components and, unless switched off, the measures of the text."""
+        kind = TextFeatureMap if self.text_measures else FeatureMap
+        return kind.fit(self.embedder, pool, self.n_features)
+
+    def learn(self, pairs: Pairs) -> None:
+        """Set slopes that change nothing; a subclass begins with that."""
+        self.slopes_ = np.ones(len(SHOTS))
+
+    def adapt(self, histories: Histories) -> Self:
+        """Fit the weights of the target users, and keep their slopes."""
+        self.user_slopes_ = user_slopes(self.slopes_, np.diff(histories.offsets))
+        return super().adapt(histories)
+
+    def utilities(self, queries: Queries) -> F32:
+        """Return calibrated utilities, float32 (n_queries, n_responses)."""
+        return super().utilities(queries) * self.user_slopes_[queries.user][:, None]

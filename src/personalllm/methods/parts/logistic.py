@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 _BLOCK_NUMBERS = 4_000_000  # float64 numbers of a block of users: 32 MB for each of the few temporaries
-_ROWS = 16_384
 _HALVINGS = 50
 _RIDGE_USERS = 256
 _MOST_POWER = 10
@@ -63,7 +62,7 @@ def padded_blocks(pairs: Pairs) -> Iterator[tuple[I64, F64, F64]]:
         Users, int64 (n_block,); their differences, float64 (n_block, width, n_features), zero where a user has fewer
         than `width` comparisons; and how much each row counts, float64 (n_block, width), 0 where there is none.
     """
-    counts = pairs.counts
+    counts, weights = pairs.counts, pairs.weights
     users = np.flatnonzero(counts)
     users = users[np.argsort(counts[users], kind="stable")]
     start = 0
@@ -80,7 +79,7 @@ def padded_blocks(pairs: Pairs) -> Iterator[tuple[I64, F64, F64]]:
         rows = np.where(there, pairs.offsets[block][:, None] + position, 0)
         x = (pairs.vectors[pairs.chosen[rows]] - pairs.vectors[pairs.rejected[rows]]).astype(np.float64)
         x[~there] = 0.0
-        yield block, x, there.astype(np.float64) if pairs.weight is None else there * pairs.weight[rows]
+        yield block, x, there * weights[rows]
         start = stop
 
 
@@ -266,6 +265,7 @@ def newton_map(
     """
     d = pairs.n_features
     root = prior_root(prior_precision, d)
+    alike = np.ndim(prior_precision) == 0  # a matrix product with a multiple of the identity takes most of the time
     prior = root @ root.T
     mean = np.array(np.broadcast_to(np.asarray(prior_mean, dtype=np.float64), (pairs.n_users, d)))
     spread = np.empty((0, d, d))
@@ -276,11 +276,13 @@ def newton_map(
     evidence = np.zeros(pairs.n_users)
     for users, raw, there in padded_blocks(pairs):
         offset = (raw @ mean[users][:, :, None])[:, :, 0]
-        x = raw @ root  # whitened: the prior of v = root^-1 (w - m) is standard normal, so one step fits all precisions
+        x = (
+            raw * root[0, 0] if alike else raw @ root
+        )  # whitened: the prior of v = root^-1 (w - m) is standard normal, so one step fits all precisions
         step: _Step = _Dual(x, there, offset) if x.shape[1] < d else _Primal(x, there, offset)
         begin = None if start is None else step.start((raw @ start[users][:, :, None])[:, :, 0])
         f, v, value = _climb(there, offset, step, begin, tolerance, max_steps)
-        mean[users] += step.whitened(v) @ root.T
+        mean[users] += step.whitened(v) * root[0, 0] if alike else step.whitened(v) @ root.T
         p = sigmoid(offset + f)
         weight = there * p * (1.0 - p)
         curvature = _Curvature(x, weight)
@@ -301,24 +303,29 @@ def newton_pooled(
     max_steps: int = 100,
 ) -> F64:
     """Fit one weight vector to the comparisons of all users, as `newton_map` does for one user; float64 (d,)."""
+    from scipy.sparse import csr_array
+
     d = pairs.n_features
     mean = np.broadcast_to(np.asarray(prior_mean, dtype=np.float64), d)
     given = np.asarray(prior_precision, dtype=np.float64)
     precision = given if given.ndim == 2 else np.diag(np.broadcast_to(given, d))
 
-    w = np.array(mean)
+    w, weights, x = np.array(mean), pairs.weights, pairs.vectors.astype(np.float64)
+    n, chosen, rejected = len(x), pairs.chosen, pairs.rejected
 
     def look(w: F64) -> tuple[float, F64, F64]:
+        # through the distinct responses, of which a pool has far fewer than comparisons
+        utilities = x @ w
+        logits = utilities[chosen] - utilities[rejected]
+        p = sigmoid(logits)
+        pull = weights * (1.0 - p)
         gradient = -precision @ (w - mean)
-        value, hessian = 0.5 * (w - mean) @ gradient, precision.copy()
-        for start in range(0, len(pairs), _ROWS):  # in blocks: the pool's differences need not fit into memory
-            x = pairs.differences(start, start + _ROWS).astype(np.float64)
-            logits = x @ w
-            p = sigmoid(logits)
-            value += float(log_sigmoid(logits).sum())
-            gradient += x.T @ (1.0 - p)
-            hessian += (x * (p * (1.0 - p))[:, None]).T @ x
-        return float(value), gradient, hessian
+        value = 0.5 * float((w - mean) @ gradient) + float((weights * log_sigmoid(logits)).sum())
+        gradient += x.T @ (np.bincount(chosen, pull, n) - np.bincount(rejected, pull, n))
+        curvature = pull * p
+        degree = np.bincount(chosen, curvature, n) + np.bincount(rejected, curvature, n)
+        across = csr_array((curvature, (chosen, rejected)), shape=(n, n))
+        return value, gradient, precision + x.T @ (degree[:, None] * x - across @ x - across.T @ x)
 
     value, gradient, hessian = look(w)
     for _ in range(max_steps):
@@ -341,9 +348,11 @@ def best_ridge(pairs: Pairs, prior_mean: npt.ArrayLike = 0.0) -> float:
     """Return the power of 2 for a ridge under which the comparisons are most probable, by Laplace's method.
 
     The users' weights are independent and normal about the prior mean with variance 1 / ridge. At most 256 users with
-    comparisons are looked at, evenly spread; 1 if there are none. The search climbs from 1 and stays within 2^-10 and
+    comparisons are looked at, evenly spread, and only what they said, not what it implies, since evidence is of
+    independent comparisons; 1 if there are none. The search climbs from 1 and stays within 2^-10 and
     2^10.
     """
+    pairs = pairs.given()
     users = np.flatnonzero(pairs.counts)
     if not len(users):
         return 1.0

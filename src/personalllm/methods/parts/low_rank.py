@@ -2,11 +2,15 @@ r"""Low-rank utilities: $u = w_u^\top B^\top x$ with a basis B that users share 
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from personalllm.core.types import F64
+from personalllm.core.seeding import generator
+from personalllm.core.types import F64, I64
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.logistic import (
     best_ridge,
@@ -29,12 +33,15 @@ __all__ = [
     "start_weights",
 ]
 
-_MOST_COMPARISONS = 200_000
-_CG_STEPS = 25  # a truncated Newton step need not be exact: it is an ascent direction after any number of them
+_MOST_USERS, _MOST_COMPARISONS = 1_000, 200_000
+_CG_STEPS = 12  # a truncated Newton step need not be exact: it is an ascent direction after any number of them
+_CURVATURE_ROWS = (
+    50_000  # nor need its curvature, for which so many comparisons stand (Byrd et al., SIAM J. Optim. 2011)
+)
 _HALVINGS = 12
 
 
-def some_users(pairs: Pairs, n_users: int) -> Pairs:
+def some_users(pairs: Pairs, n_users: int = _MOST_USERS) -> Pairs:
     """Return at most n_users of those with comparisons, evenly spread, and at most 200,000 comparisons of theirs."""
     users = np.flatnonzero(pairs.counts)
     spread = np.linspace(0, len(users) - 1, min(len(users), n_users)).astype(np.int64)
@@ -92,8 +99,14 @@ class _Bilinear:
 
         self.x: F64 = pairs.vectors.astype(np.float64)
         self.weights = np.ascontiguousarray(weights, dtype=np.float64)
-        self.rows = (pairs.chosen, pairs.rejected, pairs.user)
+        self.rows: tuple[NDArray[Any], ...] = (pairs.chosen, pairs.rejected, pairs.user)
         self.margins, self.pull_back = pair_kernels.margins, pair_kernels.pull_back
+
+    def some(self, rows: I64) -> _Bilinear:
+        """Return the map to the logits of some rows."""
+        part = copy(self)
+        part.rows = tuple(column[rows] for column in self.rows)
+        return part
 
     def __call__(self, basis: F64) -> F64:
         """Return the logits, float64 (n,), of a basis, float64 (n_features, rank)."""
@@ -116,19 +129,25 @@ def fit_basis(pairs: Pairs, weights: F64, basis: F64, ridge: float, steps: int =
         weights: float64 (n_users, rank), held fixed.
         basis: Where to start, float64 (n_features, rank).
         ridge: rho.
-        steps: Newton steps, each solved by at most 25 steps of conjugate gradients.
+        steps: Newton steps, each solved by at most 12 steps of conjugate gradients.
     """
     bilinear = _Bilinear(pairs, weights)
-    logits = bilinear(basis)
-    value = float(log_sigmoid(logits).sum()) - 0.5 * ridge * float((basis**2).sum())
+    logits, counted = bilinear(basis), pairs.weights
+    part, n = bilinear, len(pairs)
+    rows = np.arange(n)
+    if n > _CURVATURE_ROWS:
+        rows = np.sort(generator("curvature", n).choice(n, _CURVATURE_ROWS, replace=False))
+        part = bilinear.some(rows)
+    value = float((counted * log_sigmoid(logits)).sum()) - 0.5 * ridge * float((basis**2).sum())
     for _ in range(steps):
         p = sigmoid(logits)
-        gradient = bilinear.transposed(1.0 - p) - ridge * basis
-        step, along = _conjugate_gradients(bilinear, p * (1.0 - p), gradient, ridge)
+        gradient = bilinear.transposed(counted * (1.0 - p)) - ridge * basis
+        step = _conjugate_gradients(part, (n / len(rows)) * (counted * p * (1.0 - p))[rows], gradient, ridge)
+        along = bilinear(step)
         size = 1.0
         for _ in range(_HALVINGS):
             new, new_logits = basis + size * step, logits + size * along
-            there = float(log_sigmoid(new_logits).sum()) - 0.5 * ridge * float((new**2).sum())
+            there = float((counted * log_sigmoid(new_logits)).sum()) - 0.5 * ridge * float((new**2).sum())
             if there >= value:
                 break
             size *= 0.5
@@ -140,9 +159,9 @@ def fit_basis(pairs: Pairs, weights: F64, basis: F64, ridge: float, steps: int =
     return basis
 
 
-def _conjugate_gradients(bilinear: _Bilinear, curvature: F64, gradient: F64, ridge: float) -> tuple[F64, F64]:
-    """Solve H S = gradient roughly; return S and the change of the logits along it."""
-    step, along = np.zeros_like(gradient), np.zeros(len(curvature))
+def _conjugate_gradients(bilinear: _Bilinear, curvature: F64, gradient: F64, ridge: float) -> F64:
+    """Solve H S = gradient roughly; return S."""
+    step = np.zeros_like(gradient)
     residual = gradient.copy()
     direction = residual.copy()
     size = float((residual**2).sum())
@@ -150,16 +169,14 @@ def _conjugate_gradients(bilinear: _Bilinear, curvature: F64, gradient: F64, rid
     for _ in range(_CG_STEPS):
         if size <= goal or size == 0.0:
             break
-        change = bilinear(direction)
-        product = bilinear.transposed(curvature * change) + ridge * direction
+        product = bilinear.transposed(curvature * bilinear(direction)) + ridge * direction
         rate = size / float((direction * product).sum())
         step += rate * direction
-        along += rate * change
         residual -= rate * product
         new = float((residual**2).sum())
         direction = residual + (new / size) * direction
         size = new
-    return step, along
+    return step
 
 
 def simplex_map(pairs: Pairs, prior: F64, *, max_steps: int = 60) -> F64:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -14,8 +14,9 @@ import numpy.typing as npt
 from personalllm.core.registry import import_extra
 from personalllm.core.seeding import derive_seed
 from personalllm.core.types import F32, I32, I64, Histories, Queries
-from personalllm.methods.base import Method, Need, fitting
+from personalllm.methods.base import OFF, fitting
 from personalllm.methods.parts.episodes import Comparisons, Inputs
+from personalllm.methods.parts.learner import PreferenceLearner
 from personalllm.methods.parts.training import JUDGED, Split, Task, Tensor, trained
 
 __all__ = [
@@ -105,7 +106,7 @@ def tensors(torch: Any, weights: dict[str, F32]) -> Weights:
 
 
 @dataclass
-class NeuralMethod(Method):
+class NeuralMethod(PreferenceLearner):
     """Base of the methods with a network, meta-trained on the pool's users, each of whom is a small task.
 
     A step draws users of the pool, gives the network a few comparisons of each (from none to all but one) and predicts
@@ -122,12 +123,11 @@ class NeuralMethod(Method):
         max_steps: Most steps of training, >= 1.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"embedder"})
-    log_odds: ClassVar[bool] = True
     extra: ClassVar[str] = "torch"
     learning_rate: ClassVar[float] = 3e-3
     weight_decay: ClassVar[float] = 0.01
 
+    implied: bool = field(default=False, kw_only=True, metadata={OFF: False})
     n_features: int = 64
     max_steps: int = 2_000
 
@@ -178,12 +178,15 @@ class NeuralMethod(Method):
         """Train the network on the comparisons of the pool."""
         with session(self.seed, self.id, "fit") as torch:
             self.inputs_ = Inputs.fit(self.embedder, pool, self.n_features)
-            self.weights_, self.factors_ = trained(self, torch, Comparisons.of(self.inputs_, self.embedder, pool))
+            self.weights_, self.factors_ = trained(self, torch, self._comparisons(pool))
         return self
+
+    def _comparisons(self, histories: Histories) -> Comparisons:
+        return Comparisons.of(self.inputs_, self.embedder, histories, implied=self.implied)
 
     def adapt(self, histories: Histories) -> Self:
         """Infer each target user from their comparisons, users in batches."""
-        pairs = Comparisons.of(self.inputs_, self.embedder, histories)
+        pairs = self._comparisons(histories)
         width = int(pairs.counts.max(initial=0))
         parts = []
         with session(self.seed, self.id, "adapt") as torch, torch.no_grad():

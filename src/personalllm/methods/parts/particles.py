@@ -21,7 +21,7 @@ def log_likelihoods(pairs: Pairs, tastes: npt.NDArray[np.floating[Any]]) -> F64:
     r"""Return $\sum_i \omega_i \log \sigma(w_p \cdot d_i)$ over each user's comparisons, float64 (n_users, n_tastes).
 
     Args:
-        pairs: The comparisons, $\omega_i$ their `weight`.
+        pairs: The comparisons, $\omega_i$ their `weights`.
         tastes: (n_tastes, n_features), the weights $w_p$.
     """
     from scipy.sparse import csr_array
@@ -29,8 +29,7 @@ def log_likelihoods(pairs: Pairs, tastes: npt.NDArray[np.floating[Any]]) -> F64:
     # users of a pool meet the same comparisons again and again: each distinct one is judged once
     n = len(pairs.vectors)
     distinct, index = np.unique(pairs.chosen * n + pairs.rejected, return_inverse=True)
-    counts = np.ones(len(pairs)) if pairs.weight is None else pairs.weight
-    times = csr_array((counts, (pairs.user, index.ravel())), shape=(pairs.n_users, len(distinct))).tocsc()
+    times = csr_array((pairs.weights, (pairs.user, index.ravel())), shape=(pairs.n_users, len(distinct))).tocsc()
     result, weights = np.zeros((pairs.n_users, len(tastes))), tastes.astype(np.float32).T
     step = max(1, _NUMBERS // max(1, len(tastes)))
     for start in range(0, len(distinct), step):

@@ -66,7 +66,7 @@ class Split:
         train: Comparisons of the prompts and users that are not set aside.
         users: int64 (n,): users with a comparison in `train`.
         support: Comparisons of all users on the prompts that are not set aside.
-        target: Comparisons of all users on the prompts that are.
+        target: Comparisons that all users made on the prompts that are.
         judges: int64 (n_judges,): validation users; those who are not trained on come first.
     """
 
@@ -85,7 +85,7 @@ class Split:
         held = order[: min(_JUDGES, pairs.n_users // 8)]
         train = pairs.where(~target & ~np.isin(pairs.user, held))
         judges = order[pairs.where(target).counts[order] > 0][:_JUDGES]
-        return cls(train, np.flatnonzero(train.counts), pairs.where(~target), pairs.where(target), judges)
+        return cls(train, np.flatnonzero(train.counts), pairs.where(~target), pairs.where(target).given(), judges)
 
     @property
     def is_enough(self) -> bool:
