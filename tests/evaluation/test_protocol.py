@@ -9,7 +9,7 @@ import pytest
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError, PersonalLLMError, UnknownName, UserError
 from personalllm.data import Benchmark, make_synthetic
 from personalllm.evaluation import HistorySpec, PopulationSpec, Protocol
-from personalllm.evaluation.run import as_protocol
+from personalllm.evaluation.presets import as_protocol
 from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.evaluation.tracks.generate import GenerationOptions
 

@@ -230,8 +230,8 @@ class ProtocolOptions:
         from personalllm.core.errors import ParameterError, UserError
         from personalllm.data import Benchmark
         from personalllm.evaluation import get_preset
+        from personalllm.evaluation.presets import as_protocol
         from personalllm.evaluation.resolve import only_track
-        from personalllm.evaluation.run import as_protocol
         from personalllm.evaluation.settings import nest
 
         values = {

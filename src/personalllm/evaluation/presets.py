@@ -12,12 +12,13 @@ from personalllm.core.storage import shipped_tables
 from personalllm.core.types import JSON
 from personalllm.evaluation.parts import load_track
 from personalllm.evaluation.protocol import Protocol
-from personalllm.evaluation.settings import NOT_SET, flatten, merge
+from personalllm.evaluation.settings import NOT_SET, flatten, merge, nest
+from personalllm.evaluation.sizes import check_data
 
 if TYPE_CHECKING:
     from personalllm.data import Benchmark
 
-__all__ = ["PRESETS", "Preset", "get_preset", "list_presets"]
+__all__ = ["PRESETS", "Preset", "as_protocol", "get_preset", "list_presets"]
 
 _LIMITED = (
     ("prediction.survey", "history_split"),
@@ -96,14 +97,14 @@ class Preset:
             rows = len(benchmark.splits.get(flat[split], ()))
             if not rows or flat.get(name) is None:
                 continue
-            most = rows if name in {"history.nearest", "prompts_per_user"} else rows * per_prompt
+            maximum = rows if name in {"history.nearest", "prompts_per_user"} else rows * per_prompt
             if name == "prediction.survey":
                 # half, so that something is left to fit on
-                most, reserved = most // 2, min(flat[name], most // 2) if name not in given else flat[name]
+                maximum, reserved = maximum // 2, min(flat[name], maximum // 2) if name not in given else flat[name]
             elif name == "pool.pairs_per_user":
-                most -= reserved * per_prompt
+                maximum -= reserved * per_prompt
             if name not in given:
-                _set(settings, name, _fitting(flat[name], most))
+                _set(settings, name, _at_most(flat[name], maximum))
         chosen = flat.get("population.reward_models") or ()
         if "population.reward_models" not in given and not {*chosen} <= {*benchmark.reward_models}:
             own = [name for name in benchmark.reward_models if name not in chosen]
@@ -126,11 +127,11 @@ class Preset:
         }
 
 
-def _fitting(value: Any, most: int) -> Any:
-    """Return a number, or a list of numbers, with what is larger than the most replaced by it."""
+def _at_most(value: Any, maximum: int) -> Any:
+    """Return a number, or a list of numbers, with those above the maximum replaced by it."""
     if isinstance(value, (tuple, list)):
-        return sorted({min(each, most) for each in value})
-    return min(value, most)
+        return sorted({min(each, maximum) for each in value})
+    return min(value, maximum)
 
 
 def _set(settings: JSON, name: str, value: Any) -> None:
@@ -189,3 +190,30 @@ def get_preset(name: str) -> Preset:
 
 def _version(preset: str) -> int:
     return int(preset.rpartition("-v")[2])
+
+
+def as_protocol(protocol: Protocol | str | Mapping[str, Any] | None, data: Any, track: str | None = None) -> Protocol:
+    """Return the protocol of a run.
+
+    Args:
+        protocol: As for `evaluate`.
+        data: A benchmark or the preferences of people.
+        track: Name of the track; None: that of the protocol.
+
+    Raises:
+        UserError: If the data are neither, or the protocol is of another track, or was made for other data.
+        ParameterError: If a setting is unknown or out of range.
+    """
+    check_data(data)
+    chosen: Mapping[str, Any] = {} if track is None else {"track": track}
+    if isinstance(protocol, Protocol):
+        if track not in (None, protocol.track):
+            raise UserError(
+                f"The protocol is of the {protocol.track} track, but track={track!r} was given.",
+                "Leave the track out, or make a protocol with Protocol.for_data(..., track=...).",
+            )
+        protocol.check(data)
+        return protocol
+    if isinstance(protocol, str):
+        return get_preset(protocol).protocol_for(data, **chosen)
+    return Protocol.for_data(data, **{**nest(protocol or {}), **chosen})

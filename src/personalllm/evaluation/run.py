@@ -31,20 +31,18 @@ from personalllm.evaluation.contract import (
 from personalllm.evaluation.estimates import estimate
 from personalllm.evaluation.manifest import write_found, write_manifest, write_order
 from personalllm.evaluation.parts import load_track
-from personalllm.evaluation.presets import get_preset
+from personalllm.evaluation.presets import as_protocol
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.reading import assemble
 from personalllm.evaluation.resolve import resolve, slug, without_source
 from personalllm.evaluation.results import Results
-from personalllm.evaluation.settings import nest
-from personalllm.evaluation.sizes import check_data
 from personalllm.evaluation.sources.rated import people_of
 from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.evaluation.store import DiskStore, MethodRecord, Store
 from personalllm.methods.base import Method
 
-__all__ = ["as_protocol", "bound_backends", "evaluate", "make_track", "open_track"]
+__all__ = ["bound_backends", "evaluate", "make_track", "open_track"]
 
 _NEEDS = {"llm": "a chat model", "rewards": "a reward ensemble"}
 
@@ -118,33 +116,6 @@ def bound_backends(embedder: Any = None, llm: Any = None, rewards: Any = None) -
         UserError: If a name is unknown or an object is no such backend.
     """
     return Backends(backend("embedder", embedder), backend("chat model", llm), backend("reward ensemble", rewards))
-
-
-def as_protocol(protocol: Protocol | str | Mapping[str, Any] | None, data: Any, track: str | None = None) -> Protocol:
-    """Return the protocol of a run.
-
-    Args:
-        protocol: As for `evaluate`.
-        data: A benchmark or the preferences of people.
-        track: Name of the track; None: that of the protocol.
-
-    Raises:
-        UserError: If the data are neither, or the protocol is of another track, or was made for other data.
-        ParameterError: If a setting is unknown or out of range.
-    """
-    check_data(data)
-    chosen: Mapping[str, Any] = {} if track is None else {"track": track}
-    if isinstance(protocol, Protocol):
-        if track not in (None, protocol.track):
-            raise UserError(
-                f"The protocol is of the {protocol.track} track, but track={track!r} was given.",
-                "Leave the track out, or make a protocol with Protocol.for_data(..., track=...).",
-            )
-        protocol.check(data)
-        return protocol
-    if isinstance(protocol, str):
-        return get_preset(protocol).protocol_for(data, **chosen)
-    return Protocol.for_data(data, **{**nest(protocol or {}), **chosen})
 
 
 def make_track(protocol: Protocol, data: Any, backends: Backends, *, writes: bool = False) -> Track:

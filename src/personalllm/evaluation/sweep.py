@@ -24,12 +24,12 @@ from personalllm.evaluation.contests import (
 )
 from personalllm.evaluation.contract import Backends, Metric, Table, Track
 from personalllm.evaluation.parts import load_track
-from personalllm.evaluation.presets import get_preset
+from personalllm.evaluation.presets import as_protocol, get_preset
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.resolve import named, parse_method, resolve, split_list
 from personalllm.evaluation.results import Results
-from personalllm.evaluation.run import as_protocol, bound_backends, evaluate, make_track, open_track
+from personalllm.evaluation.run import bound_backends, evaluate, make_track, open_track
 from personalllm.evaluation.settings import describe_changes, nest, parse_setting, read_value, shown
 from personalllm.evaluation.store import write_table
 from personalllm.methods.base import Method
