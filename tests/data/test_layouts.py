@@ -15,7 +15,7 @@ import pytest
 
 from personalllm.core.errors import DataError, UnknownName, UserError
 from personalllm.core.types import Message
-from personalllm.data import Preferences
+from personalllm.data import Preferences, Ratings
 from personalllm.data.judgements import Judgement, parse_ranking, rank_shares
 from personalllm.data.layouts import LAYOUTS, known
 from personalllm.data.people import Tally, open_people, write_people
@@ -415,3 +415,20 @@ def test_roles_that_nobody_has() -> None:
         read([coval_row(prompt=[{"role": "tool", "content": "x"}])])
     with pytest.raises(DataError, match="do not end with the user's"):
         read([coval_row(prompt=[{"role": "assistant", "content": "x"}])])
+
+
+def test_rankings_and_ratings_are_read_as_a_population(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "comparisons.jsonl", [coval_row(coval("B>A=C=D"), coval("A=C", "bob"))])
+    ratings = Ratings.from_rows(path)
+    assert (ratings.users, ratings.n, ratings.about["licence"]) == (("ann", "bob"), 6, "CC-BY-4.0")
+    assert ratings.table()[0].tolist() == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3])
+    made = tmp_path / "made.parquet"
+    write_people(open_people(LONG, items=jsonl(tmp_path / "t.jsonl", ITEMS)), made)
+    again = Ratings.from_rows(made)
+    assert (again.n, again.prompts, again.responses) == (3, ("",), ("One.", "Two."))
+    assert open_people(made).rated
+    assert open_people(path).rated
+    assert not open_people(PRISM).rated, "its scores are read as ratings only if that is asked for"
+    assert Ratings.from_rows(PRISM).n == 5
+    with pytest.raises(DataError, match="choices without ratings are read by Preferences"):
+        Ratings.from_rows(EVERY["comparisons"])

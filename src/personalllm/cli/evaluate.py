@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from personalllm.core.protocols import Executor
-    from personalllm.data import Benchmark, Preferences
+    from personalllm.data import Benchmark, Preferences, Ratings
     from personalllm.evaluation import NamedMethod, Protocol, Results
     from personalllm.methods.base import Method
 
@@ -65,7 +65,7 @@ class Job:
 
     Attributes:
         methods: Names or objects, as `evaluate` takes them.
-        data: A benchmark or people's preferences.
+        data: A benchmark, or people's preferences or ratings.
         protocol: Not yet bound.
         backends: What to build.
         out: Folder of runs.
@@ -73,7 +73,7 @@ class Job:
     """
 
     methods: Sequence[Method | str]
-    data: Benchmark | Preferences
+    data: Benchmark | Preferences | Ratings
     protocol: Protocol
     backends: o.BackendOptions
     out: Path

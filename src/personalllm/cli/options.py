@@ -12,7 +12,7 @@ from typer import Argument, Option
 if TYPE_CHECKING:
     from personalllm.core.errors import ParameterError
     from personalllm.core.protocols import TextEmbedder
-    from personalllm.data import Benchmark, Preferences
+    from personalllm.data import Benchmark, Preferences, Ratings
     from personalllm.evaluation import NamedMethod, Protocol
 
 __all__ = [
@@ -134,12 +134,19 @@ class PeopleOptions:
 
     name: Annotated[str | None, Option(help="Name of people's preferences.", **default("the file's name"))] = None
     column: Columns = None
+    read_as: Annotated[
+        Literal["comparisons", "ratings"] | None,
+        Option("--as", help="What people's data are read as.", **default("ratings and rankings: ratings")),
+    ] = None
 
-    def read(self, path: str | Path) -> Preferences:
-        """Read a file of people's preferences."""
-        from personalllm.data import Preferences
+    def read(self, path: str | Path) -> Preferences | Ratings:
+        """Read a file of people's preferences, or of their ratings."""
+        from personalllm.data import Preferences, Ratings
+        from personalllm.data.people import open_people
 
-        return Preferences.from_rows(path, parse_columns(self.column), name=self.name)
+        columns = parse_columns(self.column)
+        rated = open_people(path, columns).rated if self.read_as is None else self.read_as == "ratings"
+        return (Ratings if rated else Preferences).from_rows(path, columns, name=self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +161,7 @@ class DataOptions(PeopleOptions):
         ),
     ] = "mini"
 
-    def load(self) -> Benchmark | Preferences:
+    def load(self) -> Benchmark | Preferences | Ratings:
         """Read the data.
 
         Raises:
@@ -217,7 +224,7 @@ class ProtocolOptions:
     ] = None
     settings: Settings = None
 
-    def build(self, data: Benchmark | Preferences, methods: Sequence[str] = ()) -> Protocol:
+    def build(self, data: Benchmark | Preferences | Ratings, methods: Sequence[str] = ()) -> Protocol:
         """Return the protocol that a command line describes.
 
         Args:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from personalllm.data import Benchmark, Preferences
+    from personalllm.data import Benchmark, Preferences, Ratings
     from personalllm.evaluation import Progress as RunProgress
     from personalllm.evaluation import ProgressEvent
 
@@ -113,7 +113,7 @@ def duration(seconds: float) -> str:
     return f"{total} s"
 
 
-def embed_texts(data: Benchmark | Preferences, embedder: Any, console: Console) -> None:
+def embed_texts(data: Benchmark | Preferences | Ratings, embedder: Any, console: Console) -> None:
     """Embed all texts of data of moderate size before the run, so that the wait has a bar.
 
     Args:
@@ -122,9 +122,11 @@ def embed_texts(data: Benchmark | Preferences, embedder: Any, console: Console) 
         console: Where the bar is shown.
     """
     from personalllm.backends.embedding import CachedEmbedder
-    from personalllm.data import Preferences
+    from personalllm.data import Preferences, Ratings
 
-    if isinstance(data, Preferences):
+    if isinstance(data, Ratings):
+        texts = [*data.prompts, *data.responses]
+    elif isinstance(data, Preferences):
         corpus = data.histories.corpus
         texts = list({*map(corpus.text, range(corpus.n_prompts)), *(text for row in corpus.responses for text in row)})
     else:

@@ -48,6 +48,16 @@ class Reading:
     judgements: Iterator[Judgement]
     odd: Oddities
 
+    @property
+    def rated(self) -> bool:
+        """Whether the data say more than who was preferred: they are ratings, or rankings."""
+        return self.about["layout"] in ("ratings", "coval")
+
+    def noted(self) -> JSON:
+        """Return `about` with the odd cases that were met, under `odd`."""
+        odd = {what: count for what, count in sorted(self.odd.items()) if count}
+        return self.about | ({"odd": odd} if odd else {})
+
 
 def columns_of(layout: Layout) -> str:
     """Return the columns of a layout as a sentence names them."""
@@ -253,8 +263,7 @@ def write_people(reading: Reading, path: Path) -> Tally:
                     writer.write_table(pa.Table.from_pylist(batch, schema))
                     batch = []
             writer.write_table(pa.Table.from_pylist(batch, schema))
-            odd = {name: count for name, count in reading.odd.items() if count}
-            note = {"people": {**reading.about, "name": reading.name, "odd": odd}}
+            note = {"people": {**reading.noted(), "name": reading.name}}
             writer.add_key_value_metadata({METADATA_KEY: json.dumps(note)})
         if not tally.judgements:
             raise DataError(f"{reading.name} holds no judgement.", "See what was left out without --out.")

@@ -112,9 +112,7 @@ class Preferences:
         """
         reading = open_people(rows, columns, layout=layout, name=name)
         preferences = cls._collected(reading.judgements, reading.name, seed)
-        odd = {what: count for what, count in sorted(reading.odd.items()) if count}
-        about = reading.about | ({"odd": odd} if odd else {})
-        return replace(preferences, about=about)
+        return replace(preferences, about=reading.noted())
 
     @classmethod
     def _collected(cls, judgements: Iterable[Judgement], name: str, seed: int) -> Self:

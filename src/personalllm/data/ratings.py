@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -14,13 +16,14 @@ import numpy.typing as npt
 from personalllm.core.errors import AxisMismatch, DataError, ParameterError
 from personalllm.core.storage import digest
 from personalllm.core.types import F32, I32, I64, JSON
+from personalllm.data.people import open_people
 
 __all__ = ["Ratings"]
 
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
-    """What people said of responses as numbers, higher is better; make it with `collect` or `from_table`.
+    """What people said of responses as numbers, higher is better; make it with `from_rows`, `from_table` or `collect`.
 
     A ranking is a rating too: the share of the other ranked responses that a response is preferred to, ties half.
     Texts that answer no prompt, such as jokes, have one prompt in common, which may be empty.
@@ -145,6 +148,44 @@ class Ratings:
         )
 
     @classmethod
+    def from_rows(
+        cls,
+        rows: Any,
+        columns: Mapping[str, str] | None = None,
+        *,
+        name: str | None = None,
+        layout: str | None = None,
+        items: str | Path | None = None,
+    ) -> Self:
+        """Read ratings or rankings in any of the layouts of docs/people.md that has them.
+
+        A prompt with turns before it is one text here.
+
+        Args:
+            rows: As for `Preferences.from_rows`.
+            columns: What the rows call a column.
+            name: Whose ratings they are; by default the name of the file, or "people".
+            layout: Name of the layout; None to find it by the columns.
+            items: A file with the texts of the items of a table (see `data.people.open_people`).
+
+        Raises:
+            DataError: If there is no rating, the layout is unknown, or a value cannot be used; says where.
+
+        >>> Ratings.from_rows([{"user": "ann", "prompt": "Hi", "response": r, "rating": len(r)} for r in ("a", "bb")])
+        Ratings('people': 2 ratings of 2 responses to 1 prompts by 1 users, fingerprint ...)
+        """
+        reading = open_people(rows, columns, layout=layout, name=name, items=items)
+        known = (
+            (said.user, said.text, response, rating)
+            for said in reading.judgements
+            if said.ratings
+            for response, rating in zip(said.responses, said.ratings, strict=True)
+            if not math.isnan(rating)
+        )
+        ratings = cls.collect(known, name=reading.name)
+        return replace(ratings, about=reading.noted())
+
+    @classmethod
     def from_table(
         cls,
         values: npt.ArrayLike,
@@ -209,7 +250,10 @@ class Ratings:
             key = (prompts.setdefault(prompt, len(prompts)), response)
             columns.append((users.setdefault(user, len(users)), items.setdefault(key, len(items)), value))
         if not columns:
-            raise DataError(f"{name} holds no rating.", "Give a rating of a response by a person.")
+            raise DataError(
+                f"{name} holds no rating.",
+                "Give a rating of a response by a person; choices without ratings are read by Preferences.",
+            )
         owner, first, given = (np.array(column) for column in zip(*columns, strict=True))
         of = np.array([prompt for prompt, _ in items], np.int32)
         order = np.argsort(of, kind="stable")
