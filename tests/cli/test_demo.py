@@ -65,9 +65,11 @@ def check_demo(out: Path, text: str, users: int = 40) -> None:
     assert f"rank track: {users} users choose among stored responses" in text
     assert f"predict track: which of two responses do {users} users prefer" in text
     page = (out / "report.html").read_text(encoding="utf-8")
-    assert page.index("Did personalisation help?") < page.index("Leaderboard")
+    assert page.index("<h1>Did personalisation help?</h1>") < page.index("Leaderboard")
+    for label in ("Rank: mini", "Rank: another user\u2019s history", "Predict"):
+        assert f">{label}</a>" in page
     assert "Did personalisation help?" in text
-    for name in ("Ridge regression per user", "Pooled Bradley-Terry", "Best on text and pool alone"):
+    for name in ("Calibrated Bayes on text and embedding", "Pooled Bradley-Terry", "Best on text and pool alone"):
         assert name in page
     assert "<script" not in page
     runs = [load_run(path.parent).protocol for path in out.rglob("manifest.json")]

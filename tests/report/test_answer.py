@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,9 +59,13 @@ def test_yes_where_the_best_method_beats_the_zero_and_reads_its_own_user(make_re
     assert answered.verdict == "Yes: every comparison below is significant at 5 %."
     zero, history = (finding.text for finding in answered.findings)
     gain = own.comparisons(versus="text-only", among=["text-only", "embedding-ranker"])[0].difference.value
-    assert "Embedding ranker reaches 0.712 [" in zero
-    assert f"{-gain:+.3f} [" in zero
-    assert "the same method is worse by 0.300 [0.300, 0.300]: it is this user's taste that it reads." in history
+    assert "Embedding ranker has mean utility 0.712 [" in zero
+    assert re.search(rf"{-gain:.3f} \[[\d., ]*\] more than the best that treats all users alike", zero)
+    assert "the same method has 0.300 [0.300, 0.300] less: it is this user's taste that it reads." in history
+    assert [finding.topic for finding in answered.findings] == [
+        "Choosing among responses: mini",
+        "Choosing among responses: mini, with another user's history",
+    ]
 
 
 def test_in_part_where_another_users_history_does_as_well(make_results: Make) -> None:
@@ -72,7 +77,10 @@ def test_in_part_where_another_users_history_does_as_well(make_results: Make) ->
 def test_no_where_it_does_harm_and_nothing_without_a_zero(make_results: Make) -> None:
     harmful = with_zero(make_results(), "population-best")
     methods = tuple(row for row in harmful.methods if row.label not in {"embedding-ranker", "random"})
-    assert verdict(replace(harmful, methods=methods)) == "No: it did harm, in every comparison below."
+    harmful = replace(harmful, methods=methods)
+    assert verdict(harmful) == "No: it did harm, in every comparison below."
+    text = answer(make_views([harmful])).findings[0].text
+    assert re.search(r"0\.\d{3} \[0[\d., ]*\] less than the best that treats all users alike", text)
     assert answer(make_views([make_results()])) is None
 
 
@@ -83,12 +91,15 @@ def test_the_page_and_the_terminal_open_with_the_answer(
     page = render_report(runs, tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.index("Did personalisation help?") < page.index('<section id="rank"')
     opening = page[page.index('<section id="answer"') : page.index('<section id="rank"')]
-    assert "Yes: every comparison below is significant at 5 %." in opening
+    assert page.index("Yes: every comparison below is significant at 5 %.") < page.index("<nav")
+    assert "has accuracy" in opening
     assert opening.count("<svg") == 1
-    show_answer(runs, Console(width=80))
-    printed = capsys.readouterr().out
+    show_answer(runs, Console(width=80, force_terminal=True, no_color=True, highlight=False))
+    printed = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
     assert printed.startswith("\nDid personalisation help?\nYes: every comparison below is significant at 5 %.\n")
     assert max(len(line) for line in printed.splitlines()) <= 80
+    show_answer(runs, Console(width=80))
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 def test_runs_that_differ_in_more_than_the_history_are_not_subtracted(make_results: Make) -> None:

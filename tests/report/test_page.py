@@ -78,7 +78,7 @@ def with_gain(results: Results, gain: Estimate) -> Results:
 
 def test_every_part_is_there(page: Page) -> None:
     headings = [
-        "Choosing among stored responses",
+        "Choosing among responses",
         "Writing new responses",
         "Which method",
         "Against ignoring the user",
@@ -251,7 +251,9 @@ def test_the_best_method_is_compared_with_all_others(make_results: Callable[...,
 
 def test_several_runs_of_one_track_get_keys_of_their_own(make_results: Callable[..., Results], tmp_path: Path) -> None:
     runs = [make_results("rank", 10), make_results("rank", 12, fingerprint="0" * 16), make_results("generate", 4)]
-    assert [view.key for view in make_views(runs)] == ["rank", "rank-2", "generate"]
+    views = make_views(runs)
+    assert [view.key for view in views] == ["rank", "rank-2", "generate"]
+    assert [view.label for view in views] == ["Rank", "Rank (2)", "Generate"]
     Page(render_report(runs, tmp_path / "r.html").read_text(encoding="utf-8"))
 
 

@@ -81,7 +81,7 @@ def test_two_runs_on_one_page(make_predicted: Callable[..., Results], tmp_path: 
     other.protocol["benchmark"] = "alpaca8"
     text = render_report([one, other], tmp_path).read_text(encoding="utf-8")
     assert 'id="predict-2"' in text
-    assert "Predicting choices on alpaca8" in text
+    assert "Predicting choices: alpaca8" in text
     assert len(re.findall(r"\bid=\"([^\"]+)\"", text)) == len(set(re.findall(r"\bid=\"([^\"]+)\"", text)))
 
 

@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 __all__ = ["demo"]
 
-METHODS = ("ridge-user", "pooled-bt")
-"""The cheapest method that knows the user, and one that ignores who it is."""
+METHODS = ("calibrated-bayes", "pooled-bt")
+"""The best method that is fitted in seconds, and one that ignores who the user is."""
 
 POOL = {"n_users": 300, "pairs_per_user": 30}
 """A small pool: the methods are fitted four times."""
 
 STYLES = (
-    "",
     "Answer in one short sentence.",
     "Answer like a warm, personal friend.",
     "Answer as a numbered list.",
     "Answer formally and precisely, with reasons.",
 )
-"""System messages of the chat model, taken in turn: what one model writes of itself differs little."""
+"""System messages of the chat model, two responses each: what one model writes of itself differs little."""
 
 SHOTS = 20
-MAX_TOKENS = 48
+MAX_TOKENS = 24
+CONTEXT_LENGTH = 1024
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs and the report.")] = Path("demo-report"),
     users: Annotated[int, typer.Option(min=2, help="Users among whom stored responses are chosen.")] = 500,
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts for which the chat model writes.")] = 24,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts for which the chat model writes.")] = 28,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
 ) -> None:
     """Show on the embedded benchmark whether personalisation helps, and write the HTML report.
@@ -60,6 +60,7 @@ def demo(
     began = time.perf_counter()
     stages = _Stages(console, out, users, prompts, seed)
     runs = [stages.rank(), stages.predict(), *stages.choose()]
+    console.print(f"\n{time.perf_counter() - began:.0f} s so far; writing the report", highlight=False)
     page = render_report(runs, out / "report.html")
     show_answer(runs, console)
     console.print(f"\n[bold]Report[/]: {page} (open it in a browser)", soft_wrap=True)
@@ -70,8 +71,8 @@ class _Stages:
     """The runs of the demo, each shown on the console when it is there."""
 
     def __init__(self, console: Console, out: Path, users: int, prompts: int, seed: int) -> None:
-        from personalllm.backends.llm import CachedChatModel
-        from personalllm.backends.names import build_embedder, build_llm, build_rewards
+        from personalllm.backends.llm import CachedChatModel, LocalChatModel
+        from personalllm.backends.names import build_embedder, build_rewards
         from personalllm.cli.progress import embed_texts
         from personalllm.data import load
 
@@ -83,40 +84,45 @@ class _Stages:
             highlight=False,
         )
         self.embedder = build_embedder()
-        self.llm = CachedChatModel(build_llm(cache=False), out / "replies")
+        slots = self.mini.n_responses // len(STYLES)
+        self.llm = CachedChatModel(LocalChatModel(context_length=CONTEXT_LENGTH, slots=slots), out / "replies")
         self.rewards = build_rewards(self.mini.metadata, self.embedder)
         embed_texts(self.mini, self.embedder, console)
 
     def rank(self) -> Results:
         """Choose among the stored responses."""
-        text = f"{self.users:,} users choose among stored responses after {SHOTS} preferences each"
+        text = f"{self.users:,} users, {SHOTS} preferences known of each"
         return self._run("rank", text, self.mini, {"n_users": self.users})
 
     def predict(self) -> Results:
         """Predict preferences after 0, 5 and 20 of them."""
         n_users = min(self.users, 300)
-        text = f"which of two responses do {n_users:,} users prefer, after k of their preferences?"
         prediction: JSON = {"shots": [0, 5, SHOTS], "users": ["unseen"], "prompts": ["unseen"]}
         settings: JSON = {"n_users": n_users, "prediction": prediction}
-        return self._run("predict", text, self.mini, settings)
+        return self._run("predict", f"{n_users:,} users, 0 to {SHOTS} preferences known of each", self.mini, settings)
 
     def choose(self) -> tuple[Results, Results]:
         """Choose among what the chat model writes: with the user's own history, then with another user's."""
+        import time
+
         from personalllm.build import write_candidates
         from personalllm.cli.progress import reported
 
-        n = self.mini.n_responses
-        self.console.print(f"\n[bold]{self.llm.name}[/] writes {n} responses to {self.prompts} prompts")
+        n, began = self.mini.n_responses, time.perf_counter()
+        self.console.print(
+            f"\n[bold]{self.llm.name}[/] writes {n} responses to {self.prompts} prompts", highlight=False
+        )
         with reported("responses", self.console) as progress:
             written = write_candidates(
                 self.mini, self.llm, self.rewards, n_prompts=self.prompts, styles=STYLES, max_tokens=MAX_TOKENS,
                 seed=self.seed, progress=progress,
             )  # fmt: skip
+        self._took(began)
         n_users = min(self.users, 500)
         own, other = (
             self._run(
                 "rank",
-                f"{n_users:,} users choose among what it wrote, with {history}",
+                f"{n_users:,} users, what {self.llm.name} wrote, {history}",
                 written,
                 {
                     "n_users": n_users,
@@ -124,7 +130,7 @@ class _Stages:
                     "reference_response_model": written.response_models[-1],
                 },
             )
-            for kind, history in (("none", "their own history"), ("other-user", "another user's history"))
+            for kind, history in (("none", "the users' own histories"), ("other-user", "another user's history"))
         )
         return own, other
 
@@ -133,13 +139,20 @@ class _Stages:
 
         from personalllm.cli.progress import watch
         from personalllm.evaluation import evaluate
-        from personalllm.report.terminal import output_console, show_results
+        from personalllm.evaluation.parts import load_track
+        from personalllm.report.leaderboard import leaderboard
+        from personalllm.report.terminal import output_console, show_table
 
-        self.console.print(f"\n[bold]{track} track[/]: {text}")
+        self.console.print(f"\n[bold]{load_track(track).title}[/] ({track} track): {text}", highlight=False)
         began = time.perf_counter()
         protocol: JSON = {"history": {"pairs": SHOTS}, "pool": POOL, **settings, "seed": self.seed}
         with watch(self.console) as progress:
             results = evaluate(METHODS, data, track, protocol, embedder=self.embedder, out=self.out, progress=progress)
-        show_results(results, output_console())
-        self.console.print(f"{track} track: {time.perf_counter() - began:.0f} s", highlight=False)
+        show_table(leaderboard(results, curve=True), output_console())
+        self._took(began)
         return results
+
+    def _took(self, began: float) -> None:
+        import time
+
+        self.console.print(f"took {time.perf_counter() - began:.0f} s", highlight=False)

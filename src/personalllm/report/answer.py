@@ -14,8 +14,8 @@ from personalllm.report.numbers import metric_text
 from personalllm.report.views.base import Finding, View
 
 if TYPE_CHECKING:
+    from personalllm.evaluation.contract import Estimate
     from personalllm.evaluation.differences import Difference
-    from personalllm.evaluation.results import Results
 
 __all__ = ["Answer", "answer"]
 
@@ -53,7 +53,7 @@ def answer(views: Sequence[View]) -> Answer | None:
     Every run with true histories compares its best method with the zero; runs of the same users and queries with
     another user's history compare what the same method makes of the user's own.
     """
-    true = [view for view in views if _history(view.results) == "none"]
+    true = [view for view in views if view.history == "none"]
     comparisons = [c for view in true for c in (*_against_zero(view), *_against_others(view, views))]
     if not comparisons:
         return None
@@ -64,14 +64,11 @@ def answer(views: Sequence[View]) -> Answer | None:
         frozenset({None}): "Not shown: no comparison below is significant at 5 %.",
     }.get(frozenset(votes))
     if verdict is None:
-        n = sum(comparison.helped is True for comparison in comparisons)
-        verdict = f"In part: {n} of {len(comparisons)} comparisons below are significant at 5 % in its favour."
+        n, harm = (sum(comparison.helped is helped for comparison in comparisons) for helped in (True, False))
+        verdict = f"In part: {n} of {len(comparisons)} comparisons below are significant at 5 % in its favour"
+        verdict += f", {harm} to its harm." if harm else "."
     findings = tuple(Finding(comparison.topic, comparison.text) for comparison in comparisons)
     return Answer(verdict, findings, next((view for view in true if view.has_curves), None))
-
-
-def _history(results: Results) -> str:
-    return str(results.protocol.get("history", {}).get("counterfactual", "none"))
 
 
 def _against_zero(view: View) -> Iterator[_Comparison]:
@@ -80,45 +77,41 @@ def _against_zero(view: View) -> Iterator[_Comparison]:
     if best is None or not any(row.label == ZERO for row in view.baselines):
         return
     (pair,) = view.results.comparisons(versus=ZERO, among=[ZERO, best.label])
-    shots = view.headline.shots
+    gap = negated(pair.difference)
     text = (
-        f"After {shots} preferences of each user, {view.name(best)} reaches {view.text(best)}, "
-        f"{_difference(view, pair)} more than the best that treats all users alike ({ZERO})."
+        f"With {view.headline.shots} preferences known of each user, {view.name(best)} has "
+        f"{view.main.heading.lower()} {view.text(best)}, {_amount(view, gap)} {'more' if gap.value >= 0 else 'less'} "
+        f"than the best that treats all users alike ({ZERO})."
     )
     if view.has("ps", [best]):
-        text += f" That is a personalisation share of {view.text(best, 'ps')}: 1 is all that these preferences tell."
-    yield _Comparison(_topic(view), text, _helped(pair, best.label))
+        text += f" On the way from there to all that these preferences tell, this is {view.text(best, 'ps')} "
+        text += "(personalisation share)."
+    yield _Comparison(view.heading, text, _helped(pair, best.label))
 
 
 def _against_others(view: View, views: Sequence[View]) -> Iterator[_Comparison]:
     """Compare the user's own history with another user's, where a run has those."""
     best = view.methods[0] if view.methods else None
     for other in views:
-        if best is None or _history(other.results) != "other-user" or other.results.track != view.results.track:
+        if best is None or other.history != "other-user" or other.results.track != view.results.track:
             continue
         try:
             pair = between_runs(view.results, other.results, best.label)
         except UserError:  # another benchmark, other users, or without the method
             continue
-        gap = _difference(view, pair, of_first=True)
-        text = "With the history of another user instead of the user's own, the same method "
-        if pair.better == pair.a:
-            text += f"is worse by {gap.replace('+', '')}: it is this user's taste that it reads."
-        else:
-            text += f"differs by {gap}: it is not shown that it reads this user's taste."
-        yield _Comparison(f"{_topic(view)}: own or another's history", text, _helped(pair, pair.a))
+        gap = pair.difference
+        words = f"{_amount(view, gap)} {'less' if gap.value >= 0 else 'more'}"
+        text = f"With the history of another user instead of the user's own, the same method has {words}: it is "
+        text += f"{'' if pair.better == pair.a else 'not shown that it is '}this user's taste that it reads."
+        yield _Comparison(other.heading, text, _helped(pair, pair.a))
 
 
-def _difference(view: View, pair: Difference, *, of_first: bool = False) -> str:
-    gap = pair.difference if of_first else negated(pair.difference)
-    return metric_text(gap, view.main, signed=True)
+def _amount(view: View, gap: Estimate) -> str:
+    """Return how large a difference is, whatever its sign; where its interval covers 0, that begins below 0."""
+    return metric_text(gap if gap.value >= 0 else negated(gap), view.main, signed=True).replace("+", "")
 
 
 def _helped(pair: Difference, method: str) -> bool | None:
     if pair.better is None or math.isnan(pair.difference.value):
         return None
     return pair.better == method
-
-
-def _topic(view: View) -> str:
-    return f"{view.results.data_name}, {view.results.track} track"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +69,12 @@ def _opening(views: Sequence[View]) -> tuple[Answer, Figure | None] | None:
         return None if answered is None else (answered, None)
     with drawing(text_as_paths=False):
         view = answered.curve
-        return answered, draw(view.curves(view.main, "answer"), "opening")
+        caption = (
+            f"{view.heading}. From nothing known of a user, on the left, to {view.headline.shots} preferences. Bars "
+            "are 95 % intervals; points of several methods stand side by side. Dotted levels are baselines, which "
+            "treat all users alike, dashed ones oracles, which see the scores."
+        )
+        return answered, draw(replace(view.curves(view.main, "answer"), caption=caption), "opening")
 
 
 def _surroundings(results: Results) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Hold tables of text, and fit them to the width of a terminal."""
+"""Hold what a page is made of (findings, figures, tables of text), and fit tables to the width of a terminal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,41 @@ from typing import TYPE_CHECKING
 from personalllm.report.numbers import ABSENT
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.table import Table
 
-
-__all__ = ["Column", "Grid", "Row", "terminal_table"]
+__all__ = ["Column", "Drawing", "Finding", "Grid", "Row", "terminal_table"]
 
 _STYLES = {"baseline": "dim", "oracle": "dim italic"}
 _GAP = 2
 _NAME_WIDTHS = (16, 34)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What can be concluded from a run: what it is about, and the sentences."""
+
+    topic: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawing:
+    """A figure of a page.
+
+    Attributes:
+        key: Anchor, and stem of the file.
+        title: Heading.
+        caption: What it shows.
+        figure: The figure.
+        description: What it shows, for those who cannot see it.
+    """
+
+    key: str
+    title: str
+    caption: str
+    figure: Figure
+    description: str = "The tables have the numbers."
 
 
 @dataclass(frozen=True, slots=True)

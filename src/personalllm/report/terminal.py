@@ -122,4 +122,4 @@ def show_answer(results: Sequence[Results], console: Console) -> None:
         return
     console.print(Text("\nDid personalisation help?", "bold"))
     for line in (answered.verdict, *(f"{finding.topic}: {finding.text}" for finding in answered.findings)):
-        console.print(Text(line))
+        console.print(Text(line), soft_wrap=not console.is_terminal)

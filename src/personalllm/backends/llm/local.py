@@ -180,8 +180,7 @@ class LocalChatModel(BatchChatModel):
         groups: list[list[int]] = []
         for i, request in enumerate(requests):
             of = groups[-1] if groups else []
-            most = min(self._slots, self._context_length // request.max_tokens)
-            if 0 < len(of) < most and replace(requests[of[0]], seed=requests[of[0]].seed + len(of)) == request:
+            if 0 < len(of) < self._slots and replace(requests[of[0]], seed=requests[of[0]].seed + len(of)) == request:
                 of.append(i)
             else:
                 groups.append([i])
@@ -275,8 +274,9 @@ def open_server(
     runtime = _runtime()
     params = runtime.CommonParams()
     params.model.path = str(path)
-    params.n_ctx = context_length if slots == 1 else 2 * context_length  # a prompt, and replies of as much in all
-    params.n_parallel, params.kv_unified = slots, slots > 1
+    params.n_ctx = slots * context_length
+    # slots that share their memory would write texts that depend on what was written before
+    params.n_parallel, params.kv_unified = slots, False
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.n_gpu_layers = 0
     params.cache_prompt = False

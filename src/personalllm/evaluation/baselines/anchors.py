@@ -138,11 +138,13 @@ class KnownBasis:
         some = histories.of_users(users.start, users.stop)
         comparisons, of = some.implied()
         view, values = self.source.view, self.source.table.values
-        better, worse = (
-            values[comparisons.prompt, view.to_responses(comparisons.prompt, side)].astype(np.float64)
-            for side in (comparisons.chosen, comparisons.rejected)
+        chosen, rejected = (
+            view.to_responses(comparisons.prompt, side) for side in (comparisons.chosen, comparisons.rejected)
         )
         starts, offsets = np.searchsorted(of, np.arange(len(some) + 1)).astype(np.int64), some.offsets
+        # what was chosen first, then what it implies in an order that the view of methods has no part in
+        order = np.lexsort((rejected, chosen, np.arange(len(of)) != starts[of], of))
+        better, worse = (values[comparisons.prompt, side].astype(np.float64)[order] for side in (chosen, rejected))
         first: list[I64] = [starts[offsets[u] : offsets[u + 1] + 1] for u in range(some.n_users)]
         rows: list[F64] = [better[part[0] : part[-1]] - worse[part[0] : part[-1]] for part in first]
         first = [part - part[0] for part in first]

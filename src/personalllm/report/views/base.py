@@ -14,47 +14,21 @@ from personalllm.report.curves import curves_figure
 from personalllm.report.dots import Panel, Series, dots_figure
 from personalllm.report.leaderboard import UNDEFINED, differences, leaderboard, leading_metrics, ranked
 from personalllm.report.numbers import count, listed, metric_text, metric_value, number
-from personalllm.report.tables import Column, Grid, Row
+from personalllm.report.tables import Column, Drawing, Finding, Grid, Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from personalllm.evaluation.contract import Metric
     from personalllm.evaluation.differences import Difference
     from personalllm.evaluation.results import MethodResult, Results
     from personalllm.report.examples import Pair
 
-__all__ = ["Drawing", "Finding", "View"]
+__all__ = ["HISTORIES", "Drawing", "Finding", "View"]
+
+HISTORIES = {"flipped": "the labels of the history flipped", "other-user": "another user's history"}
+"""Kinds of histories that are not the user's own, in words."""
 
 _UNITS = {"users": "user", "prompts": "prompt", "users and prompts": "user and prompt"}
 _FIXED = {"users": " and the prompts", "prompts": " and the users"}
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What can be concluded from a run: what it is about, and the sentences."""
-
-    topic: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Drawing:
-    """A figure of a page.
-
-    Attributes:
-        key: Anchor, and stem of the file.
-        title: Heading.
-        caption: What it shows.
-        figure: The figure.
-        description: What it shows, for those who cannot see it.
-    """
-
-    key: str
-    title: str
-    caption: str
-    figure: Figure
-    description: str = "The tables have the numbers."
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,16 +39,29 @@ class View:
         results: Where the numbers come from.
         key: Anchor in the page, unique among the views of a report.
         versus: Label that differences are taken from; None: the best method.
+        label: What to call the run among the others of a page; empty: its track.
     """
 
     results: Results
     key: str
     versus: str | None = None
+    label: str = ""
 
     @property
     def title(self) -> str:
-        """Heading of the run."""
+        """What is done in the track."""
         return f"{self.results.track.capitalize()} track"
+
+    @property
+    def heading(self) -> str:
+        """What was done, on which data, and with whose histories if not the users' own."""
+        history = "" if self.history == "none" else f", with {HISTORIES.get(self.history, self.history)}"
+        return f"{self.title}: {self.results.data_name}{history}"
+
+    @property
+    def history(self) -> str:
+        """Whose histories the whole run has: `none` for the users' own, else the kind of counterfactual."""
+        return str(self.results.protocol.get("history", {}).get("counterfactual", "none"))
 
     @property
     def lead(self) -> str:
@@ -379,14 +366,13 @@ class View:
 
     def _histories(self) -> Iterator[Finding]:
         sentences = []
-        histories = {"flipped": "the labels of the history flipped", "other-user": "another user's history"}
         for condition in self.counterfactuals:
             changes = self._changes(condition, self.headline)[::-1]
             if not changes:
                 continue
             losers = [(row, change) for row, change in changes if self._improves(change) is False]
             others = [(row, change) for row, change in changes if self._improves(change) is not False]
-            history = histories.get(condition.history, condition.history)
+            history = HISTORIES.get(condition.history, condition.history)
             text = f"With {history}, {len(losers)} of {len(changes)} methods become significantly worse"
             if losers:
                 row, change = losers[0]

@@ -29,7 +29,7 @@ class GenerateView(RankView):
 
     @property
     def title(self) -> str:
-        """Heading of the run."""
+        """What is done in the track."""
         return "Writing new responses"
 
     def blocks(self) -> Iterator[Grid | Drawing]:

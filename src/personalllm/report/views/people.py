@@ -15,8 +15,8 @@ class PeopleView(PredictView):
 
     @property
     def title(self) -> str:
-        """Heading of the run."""
-        return f"Predicting people's choices: {self.results.data_name}"
+        """What is done in the track."""
+        return "Predicting people's choices"
 
     @property
     def _people(self) -> dict[str, Any]:

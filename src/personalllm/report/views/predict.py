@@ -37,8 +37,8 @@ class PredictView(View):
 
     @property
     def title(self) -> str:
-        """Heading of the run."""
-        return f"Predicting choices on {self.results.data_name}"
+        """What is done in the track."""
+        return "Predicting choices"
 
     @property
     def lead(self) -> str:

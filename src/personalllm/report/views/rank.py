@@ -37,8 +37,8 @@ class RankView(View):
 
     @property
     def title(self) -> str:
-        """Heading of the run."""
-        return "Choosing among stored responses"
+        """What is done in the track."""
+        return "Choosing among responses"
 
     @property
     def lead(self) -> str:
