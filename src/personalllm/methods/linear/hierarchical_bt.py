@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from personalllm.core.types import F32, F64, I32, I64, Histories, Queries
+from personalllm.core.types import F32, F64, I32, I64
 from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.linear_method import LinearMethod, moderated_scores
+from personalllm.methods.parts.linear_method import moderated_scores
 from personalllm.methods.parts.logistic import MOST_RIDGE, Laplace, best_ridge, newton_map, newton_pooled
 from personalllm.methods.parts.low_rank import some_users
-from personalllm.methods.parts.posterior import Posterior
+from personalllm.methods.parts.posterior import LinearPosterior
 
 __all__ = ["GaussianPrior", "HierarchicalBT", "fit_prior"]
 
@@ -77,7 +77,7 @@ def _climbed(pairs: Pairs, mean: F64, variance: float, steps: int, pseudo_users:
 
 
 @dataclass
-class HierarchicalBT(Posterior, LinearMethod):
+class HierarchicalBT(LinearPosterior):
     r"""Bradley-Terry with $w_u \sim N(\mu, \Sigma)$ with the prior that makes the pool's comparisons most probable.
 
     The prior is fitted by expectation maximisation, each user's posterior by Laplace's method (Newton to the maximum,
@@ -129,14 +129,6 @@ class HierarchicalBT(Posterior, LinearMethod):
     def scores(self, candidates: F32, index: I64, user: I32) -> F32:
         """Return moderated utilities, float32 (n_queries, n_responses)."""
         return moderated_scores(self.user_weights_.astype(np.float64), self.user_spread_, candidates, index, user)
-
-    def tastes(self, queries: Queries) -> tuple[F32, I64]:
-        """Return the features of all responses."""
-        return self.features_.candidates(self.embedder, queries)
-
-    def known(self, histories: Histories) -> Pairs:
-        """Return the comparisons in the features."""
-        return self.comparisons(histories)
 
     def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
         """Return Laplace's approximation."""

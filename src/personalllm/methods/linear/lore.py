@@ -8,11 +8,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from personalllm.core.types import F32, F64, I64, Histories, Queries
+from personalllm.core.types import F32, F64
 from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.held_out import HeldOut
-from personalllm.methods.parts.linear_method import LinearMethod
 from personalllm.methods.parts.low_rank import (
     as_one_user,
     fit_basis,
@@ -23,7 +22,7 @@ from personalllm.methods.parts.low_rank import (
     start_points,
     start_weights,
 )
-from personalllm.methods.parts.posterior import Posterior
+from personalllm.methods.parts.posterior import LinearPosterior
 
 __all__ = ["LoRe"]
 
@@ -33,7 +32,7 @@ _TRIAL_ROUNDS = 2
 
 
 @dataclass
-class LoRe(Posterior, LinearMethod):
+class LoRe(LinearPosterior):
     r"""Ranks by a user's mixture of basis rewards: $u = w_u^\top B^\top x$ with $w_u$ on the simplex.
 
     The basis and the weights of the pool's users are fitted in turn to the likelihood of their comparisons (truncated
@@ -123,14 +122,10 @@ class LoRe(Posterior, LinearMethod):
         weights = simplex_map(in_basis(pairs, self.basis_), self.prior_)
         return (weights @ self.basis_.T).astype(np.float32)
 
-    def tastes(self, queries: Queries) -> tuple[F32, I64]:
-        """Return the basis rewards of all responses."""
-        candidates, index = self.features_.candidates(self.embedder, queries)
-        return (candidates @ self.basis_).astype(np.float32), index
-
-    def known(self, histories: Histories) -> Pairs:
-        """Return the comparisons in the basis rewards."""
-        return in_basis(self.comparisons(histories), self.basis_)
+    @property
+    def basis(self) -> F64:
+        """The basis rewards."""
+        return self.basis_
 
     def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
         """Return the maxima on the simplex, and Laplace's approximation along it."""

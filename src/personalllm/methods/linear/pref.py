@@ -8,19 +8,18 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from personalllm.core.types import F32, F64, I64, Histories, Queries
+from personalllm.core.types import F32, F64
 from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.linear_method import LinearMethod
 from personalllm.methods.parts.logistic import newton_map
 from personalllm.methods.parts.low_rank import fit_basis, in_basis, some_users, start_weights
-from personalllm.methods.parts.posterior import Posterior
+from personalllm.methods.parts.posterior import LinearPosterior
 
 __all__ = ["PReF"]
 
 
 @dataclass
-class PReF(Posterior, LinearMethod):
+class PReF(LinearPosterior):
     r"""Factorises rewards: $u = \lambda_u^\top B^\top x$, $\lambda_u$ free.
 
     The factors start from the singular vectors of the users' own fits and are refined by the likelihood of the pool's
@@ -86,14 +85,10 @@ class PReF(Posterior, LinearMethod):
         """Return B lambda_u for each user."""
         return (self.belief(in_basis(pairs, self.basis_)).mean @ self.basis_.T).astype(np.float32)
 
-    def tastes(self, queries: Queries) -> tuple[F32, I64]:
-        """Return the base rewards of all responses."""
-        candidates, index = self.features_.candidates(self.embedder, queries)
-        return (candidates @ self.basis_).astype(np.float32), index
-
-    def known(self, histories: Histories) -> Pairs:
-        """Return the comparisons in the base rewards."""
-        return in_basis(self.comparisons(histories), self.basis_)
+    @property
+    def basis(self) -> F64:
+        """The base rewards."""
+        return self.basis_
 
     def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
         """Return Laplace's approximation."""

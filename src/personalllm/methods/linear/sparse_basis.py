@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import numpy as np
 
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32, F64, I32, I64, Histories, Queries
+from personalllm.core.types import F32, F64, I32, I64
 from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.held_out import HeldOut
 from personalllm.methods.parts.linear_method import CalibratedMethod, moderated_margins, moderated_scores
 from personalllm.methods.parts.low_rank import fit_basis, in_basis, some_users, start_points, start_weights
 from personalllm.methods.parts.particles import learned, log_likelihoods, posterior
-from personalllm.methods.parts.posterior import Posterior
+from personalllm.methods.parts.posterior import LinearPosterior
 
 __all__ = ["MixturePopulation", "SparseBasis", "SparsePrior"]
 
@@ -53,7 +53,7 @@ class MixturePopulation:
 
 
 @dataclass
-class SparseBasis(Posterior, CalibratedMethod):
+class SparseBasis(LinearPosterior, CalibratedMethod):
     r"""Ranks by a sparse mixture of tastes learned from the pool: $u = z_u^\top B^\top x$, $z_u$ on the simplex.
 
     The population is a discrete distribution over mixtures: single tastes with their shares in the pool, and draws from
@@ -191,14 +191,10 @@ class SparseBasis(Posterior, CalibratedMethod):
         tastes = (candidates @ self.population_.basis).astype(np.float32)
         return moderated_scores(self.user_weights_.astype(np.float64), self.user_spread_, tastes, index, user)
 
-    def tastes(self, queries: Queries) -> tuple[F32, I64]:
-        """Return the utilities of all responses for each taste."""
-        candidates, index = self.features_.candidates(self.embedder, queries)
-        return (candidates @ self.population_.basis).astype(np.float32), index
-
-    def known(self, histories: Histories) -> Pairs:
-        """Return the comparisons in the tastes."""
-        return in_basis(self.comparisons(histories), self.population_.basis)
+    @property
+    def basis(self) -> F64:
+        """The tastes."""
+        return self.population_.basis
 
     def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
         """Return the exact posterior over the particles."""

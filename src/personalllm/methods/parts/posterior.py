@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from personalllm.core.errors import UserError
-from personalllm.core.types import F32, I32, I64, Histories, Queries
+from personalllm.core.types import F32, F64, I32, I64, Histories, Queries
 from personalllm.methods.asking.policy import Policy
 from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.held_out import user_slopes
-from personalllm.methods.parts.linear_method import moderated_scores, score_queries
+from personalllm.methods.parts.linear_method import LinearMethod, moderated_scores, score_queries
+from personalllm.methods.parts.low_rank import in_basis
 from personalllm.methods.registry import get_method
 
-__all__ = ["Posterior"]
+__all__ = ["LinearPosterior", "Posterior"]
 
 
 class Posterior(ABC):
@@ -79,3 +81,23 @@ class Posterior(ABC):
         scores = moderated_scores(belief.mean, belief.covariance.astype(np.float32), tastes, index, user)
         slopes = getattr(self, "slopes_", None)
         return scores if slopes is None else scores * user_slopes(slopes, belief.n)[user][:, None]
+
+
+@dataclass
+class LinearPosterior(Posterior, LinearMethod):
+    """A linear method with a posterior of each user's weights on its features, or on a basis of them."""
+
+    @property
+    def basis(self) -> F64 | None:
+        """What weights are on, float64 (n_features, n_tastes); None for the features themselves."""
+        return None
+
+    def tastes(self, queries: Queries) -> tuple[F32, I64]:
+        """Return the features of all responses in the basis."""
+        candidates, index = self.features_.candidates(self.embedder, queries)
+        return candidates if self.basis is None else (candidates @ self.basis).astype(np.float32), index
+
+    def known(self, histories: Histories) -> Pairs:
+        """Return the comparisons in the basis."""
+        pairs = self.comparisons(histories)
+        return pairs if self.basis is None else in_basis(pairs, self.basis)
