@@ -112,7 +112,13 @@ def test_results_of_actors_are_put_in_order(monkeypatch):
     assert "work unit 3" in caught.value.__notes__[0]
 
 
-@pytest.mark.parametrize("kind", [work.killed_once, work.leaves_once, work.out_of_memory_once])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        work.killed_once,
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (work.leaves_once, work.out_of_memory_once)),
+    ],
+)
 def test_units_whose_worker_died_are_tried_again(elsewhere, kind, tmp_path):
     doomed = (0, 5, 6, 22)
     results = list(elsewhere.map(functools.partial(kind, str(tmp_path), doomed), range(23)))

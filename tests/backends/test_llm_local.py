@@ -68,6 +68,7 @@ def test_what_is_written_together_does_not_depend_on_what_was_written_before(cha
     assert [*again[4:], *again[:4]] == first
 
 
+@pytest.mark.slow
 def test_greedy_text_is_the_same_in_another_process(chat_model):
     code = (
         "from personalllm.backends.llm import LocalChatModel;from personalllm.core.types import *;import sys;"
@@ -77,6 +78,7 @@ def test_greedy_text_is_the_same_in_another_process(chat_model):
     assert other.stdout == chat_model.chat([ask("What is rain?", max_tokens=8)])[0].text != ""
 
 
+@pytest.mark.slow
 def test_seed_matters_only_above_temperature_zero(chat_model):
     def text(temperature: float, seed: int) -> str:
         return chat_model.chat([ask("Tell me a story.", temperature=temperature, seed=seed, max_tokens=6)])[0].text

@@ -145,6 +145,7 @@ def test_bad_parameters(tmp_path, fields, message):
 
 
 @pytest.mark.models
+@pytest.mark.slow
 def test_the_real_model_over_http(chat_model):
     asked = [
         ChatRequest((Message("system", "Answer in German."), Message("user", "Grüße! 🌧️ Name three birds.")), 12),

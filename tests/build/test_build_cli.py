@@ -194,6 +194,7 @@ def test_a_wrong_reward_ensemble_shows_before_anything_is_paid_for(folder, optio
     assert not (folder / "out").exists()
 
 
+@pytest.mark.slow
 def test_worker_processes_make_the_same_benchmark(folder):
     run("all", "recipe.toml")
     alone = {name: (folder / "out" / name).read_bytes() for name in ("tiny.parquet", "tiny.md")}

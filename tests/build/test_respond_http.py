@@ -234,15 +234,15 @@ def quick(monkeypatch):
 
 
 def test_a_run_through_faults_equals_a_calm_one(tmp_path):
-    made, asked = recipe(4), prompts(120)
+    made, asked = recipe(4), prompts(60)
     seen = []
     with Server(rate=0.2, seed=3) as server:
         chat_models = chats(server.base_url, 4, tmp_path / "cache")
         report = respond(made, asked, chat_models, tmp_path / "out", progress=lambda d, t: seen.append((d, t)))
     assert all(server.failed[fault] for fault in FAULTS), server.failed
     check_complete(made, chat_models, tmp_path / "out", asked)
-    assert (report.usable, report.given_up, report.failed, report.error()) == (480, 0, 0, None)
-    assert seen == [(i, 480) for i in range(481)]
+    assert (report.usable, report.given_up, report.failed, report.error()) == (240, 0, 0, None)
+    assert seen == [(i, 240) for i in range(241)]
     assert set(server.keys) == {"Bearer none"}
     assert max(server.most_busy.values()) <= 4
     total = report.ledger.total
@@ -264,7 +264,7 @@ def test_a_run_through_faults_equals_a_calm_one(tmp_path):
         assert texts(made, calm_models, tmp_path / "calm") == texts(made, chat_models, tmp_path / "out")
         asked_before = calm.used["replies"]
         assert respond(made, asked, calm_models, tmp_path / "calm").ledger == again.ledger
-        assert calm.used["replies"] == asked_before == 480, "what is there is not asked for again, nor counted twice"
+        assert calm.used["replies"] == asked_before == 240, "what is there is not asked for again, nor counted twice"
 
 
 def test_what_fails_is_kept_out_and_made_again_by_the_next_run(tmp_path):
@@ -467,7 +467,8 @@ t.respond(t.recipe(3), t.prompts(80), t.chats({url!r}, 3, {cache}), Path({out!r}
 """
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, 10])
 @pytest.mark.parametrize("cached", [True, False])
 def test_sigkill_at_random_moments_then_resume_equals_a_calm_run(tmp_path, kills, cached):
     made, asked, out = recipe(3), prompts(80), tmp_path / "out"

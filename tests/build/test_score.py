@@ -40,7 +40,7 @@ def ray_executor():
     executor.close()
 
 
-@pytest.fixture(params=["serial", "processes", "ray"])
+@pytest.fixture(params=["serial", "processes", pytest.param("ray", marks=pytest.mark.slow)])
 def executor(request):
     if request.param == "serial":
         return SerialExecutor()
@@ -69,7 +69,7 @@ def test_any_executor_gives_equal_scores_and_equal_files(executor, expected, tmp
     np.testing.assert_array_equal(values[..., 0], [[len(text) for text in row] for row in TEXTS])
 
 
-@pytest.mark.parametrize("name", ["processes", "ray"])
+@pytest.mark.parametrize("name", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
 def test_a_worker_that_is_killed_while_it_scores(name, request, expected, tmp_path):
     executor = ProcessExecutor(2) if name == "processes" else request.getfixturevalue("ray_executor")
     ensemble = Characters(doomed="Prompt 21?", folder=str(tmp_path))

@@ -22,6 +22,7 @@ def test_keeps_the_contract(name):
     check_method(method_class(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALL)
 def test_keeps_the_contract_with_its_default_parameters(name):
     cls = method_class(name)
@@ -31,11 +32,11 @@ def test_keeps_the_contract_with_its_default_parameters(name):
 
 IN_CONTEXT = ("icl", "self-icl", "meta-icl", "lookup-icl")
 SHOWN = [
+    {"feedback": "losing-as-winning", "layout": "turns"},
     {"feedback": "losing"},
     {"feedback": "winning-and-losing"},
     {"feedback": "losing-as-winning"},
     {"layout": "turns"},
-    {"feedback": "losing-as-winning", "layout": "turns"},
     {"n_shots": 50},
     {"max_history_tokens": 60},
 ]
@@ -47,8 +48,13 @@ ACROSS = [
 ]
 
 
-@pytest.mark.parametrize("params", SHOWN, ids=str)
-@pytest.mark.parametrize("name", IN_CONTEXT)
+def _shown(name, params):
+    """Mark all but one way of showing for the methods that show the feedback as `icl` does."""
+    marks = [] if name == "icl" or params == SHOWN[0] else [pytest.mark.slow]
+    return pytest.param(name, params, marks=marks, id=f"{name}-{params}")
+
+
+@pytest.mark.parametrize(("name", "params"), [_shown(name, params) for name in IN_CONTEXT for params in SHOWN])
 def test_in_context_methods_keep_the_contract_however_they_show_the_feedback(name, params):
     cls = method_class(name)
     check_method(cls, cls.example_params() | params)

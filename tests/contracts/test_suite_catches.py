@@ -14,6 +14,7 @@ from personalllm.methods.baselines.longest import Longest
 from personalllm.methods.icl.self_icl import SelfICL
 from personalllm.methods.icl.zero_shot import ZeroShot
 from personalllm.methods.linear.nearest_users import NearestUsers
+from personalllm.methods.linear.pooled_bt import PooledBT
 from personalllm.testing import (
     EchoChatModel,
     HashEmbedder,
@@ -173,7 +174,7 @@ class LearnsFromTheTargets(EmbeddingRanker):
 
 
 @dataclass
-class NoCard(NearestUsers):
+class NoCard(PooledBT):
     fitted_per_user: ClassVar[str] = ""
 
 

@@ -16,7 +16,7 @@ from predicting import HEAD, pairs_of, run, small, value
 from personalllm.core.errors import RunError, UserError
 from personalllm.core.types import F32, Histories, Queries
 from personalllm.data import Benchmark
-from personalllm.evaluation import Condition, ProgressEvent, evaluate, load_run, load_track
+from personalllm.evaluation import Condition, ProgressEvent, Results, evaluate, load_run, load_track
 from personalllm.evaluation.resolve import left_out, resolve
 from personalllm.methods.base import HistoryRule, Method, Need
 from personalllm.testing import HashEmbedder
@@ -138,8 +138,13 @@ def test_a_method_is_fitted_once_and_adapts_anew_to_each_prefix(benchmark_: Benc
     assert all(len(found) == 3 for found in seeds.values())
 
 
-def test_flipped_labels_mirror_a_linear_method(benchmark_: Benchmark) -> None:
-    results = run([Direction()], small(benchmark_), benchmark_, embedder=HashEmbedder())
+@pytest.fixture(scope="module")
+def directed(benchmark_: Benchmark) -> Results:
+    return run([Direction()], small(benchmark_), benchmark_, embedder=HashEmbedder())
+
+
+def test_flipped_labels_mirror_a_linear_method(directed: Results) -> None:
+    results = directed
     for users in ("unseen", "seen"):
         for prompts in ("unseen", "seen"):
             true, flipped = (Condition(users, prompts, kind, 8) for kind in ("true", "flipped"))
@@ -150,8 +155,8 @@ def test_flipped_labels_mirror_a_linear_method(benchmark_: Benchmark) -> None:
     assert value(results, "direction", "accuracy", other) < value(results, "direction", "accuracy")
 
 
-def test_more_comparisons_help_and_none_say_nothing(benchmark_: Benchmark) -> None:
-    results = run([Direction()], small(benchmark_), benchmark_, embedder=HashEmbedder())
+def test_more_comparisons_help_and_none_say_nothing(directed: Results) -> None:
+    results = directed
     curve = [value(results, "direction", "accuracy", Condition("unseen", "unseen", "true", k)) for k in (0, 1, 8)]
     assert curve[0] == 0.5
     assert curve[0] < curve[1] < curve[2]
@@ -211,14 +216,15 @@ def test_scores_are_handed_over_only_if_the_protocol_says_so(benchmark_: Benchma
         run([MeanScore()], small(benchmark_), benchmark_)
     with pytest.raises(UserError, match=r"does not take part in the rank track.*predict track"):
         evaluate([MeanScore()], benchmark_)
-    Spy.seen.clear()
-    run([Spy()], small(benchmark_), benchmark_)
-    assert getattr(Spy(), "_signals", None) is None
 
 
-def test_a_coin_is_the_baseline_of_that_name(benchmark_: Benchmark) -> None:
-    results = run(["random", "longest"], small(benchmark_), benchmark_)
-    assert [row.label for row in results.methods if row.kind == "method"] == ["longest"]
+@pytest.fixture(scope="module")
+def in_memory(benchmark_: Benchmark) -> Results:
+    return run(["random", "longest"], small(benchmark_), benchmark_)
+
+
+def test_a_coin_is_the_baseline_of_that_name(benchmark_: Benchmark, in_memory: Results) -> None:
+    assert [row.label for row in in_memory.methods if row.kind == "method"] == ["longest"]
     with pytest.raises(UserError, match="The name 'random' belongs to"):
         run([Coin()], small(benchmark_), benchmark_)
 
@@ -266,7 +272,7 @@ def test_a_broken_method_is_named(benchmark_: Benchmark, how: str, error: type[E
 
 
 def test_infinite_ranks_that_are_equal_are_a_tie(benchmark_: Benchmark) -> None:
-    results = run([Odd(how="infinite")], small(benchmark_), benchmark_)
+    results = run([Odd(how="infinite")], small(benchmark_, shots=(8,)), benchmark_)
     assert value(results, "odd[how=infinite]", "accuracy") == 0.5
 
 
@@ -316,24 +322,32 @@ def test_what_needs_torch_says_so() -> None:
             assert kind.extra == "torch", name
 
 
-def test_progress_counts_test_pairs(benchmark_: Benchmark, tmp_path: Path) -> None:
-    events: list[ProgressEvent] = []
+@pytest.fixture(scope="module")
+def on_disk(
+    benchmark_: Benchmark, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Results, Path, list[ProgressEvent]]:
+    """A run of `longest`, its folder and what was heard of its progress."""
+    folder, events = tmp_path_factory.mktemp("longest"), []
+    results = run(["longest"], small(benchmark_), benchmark_, out=folder, progress=events.append)
+    return results, folder, events
+
+
+def test_progress_counts_test_pairs(benchmark_: Benchmark, on_disk: Any) -> None:
+    _, folder, events = on_disk
     total = 42 * 5 * 16
-    run(["longest"], small(benchmark_), benchmark_, out=tmp_path, progress=events.append)
     assert [event.stage for event in events] == ["start", "prepare", *["step"] * 15, "finish"]
     assert (events[0].done, events[-1].done, events[-1].total) == (0, total, total)
-    events.clear()
-    run(["longest"], small(benchmark_), benchmark_, out=tmp_path, progress=events.append)
-    assert [(event.stage, event.done) for event in events] == [("start", total), ("finish", total)]
+    again: list[ProgressEvent] = []
+    run(["longest"], small(benchmark_), benchmark_, out=folder, progress=again.append)
+    assert [(event.stage, event.done) for event in again] == [("start", total), ("finish", total)]
 
 
-def test_what_it_cost_is_kept_apart(benchmark_: Benchmark, tmp_path: Path) -> None:
-    results = run(["longest"], small(benchmark_), benchmark_, out=tmp_path)
+def test_what_it_cost_is_kept_apart(on_disk: Any, in_memory: Results) -> None:
+    results, folder, _ = on_disk
     assert results["longest"].seconds["fit"] >= 0
     assert results["longest"].seconds["adapt_users"] == 42 * 3
     assert results["longest"].seconds_per_user >= 0
-    assert load_run(tmp_path)["longest"].seconds == results["longest"].seconds
-    in_memory = run(["longest"], small(benchmark_), benchmark_)
+    assert load_run(folder)["longest"].seconds == results["longest"].seconds
     assert in_memory["longest"].seconds_per_user >= 0
     assert math.isnan(in_memory["random"].seconds_per_user)
 
@@ -354,7 +368,8 @@ def test_parameters_are_in_the_label_and_in_the_record(benchmark_: Benchmark, tm
 def test_users_of_whom_nothing_is_to_be_predicted_are_not_counted(benchmark_: Benchmark) -> None:
     """With a margin that every pair is within, there is nothing to learn from and nothing to predict."""
     ties = {"pairs": "random", "tie_margin": 100.0}
-    results = run([Spy(), "longest"], small(benchmark_, feedback=ties), benchmark_, embedder=HashEmbedder())
+    protocol = small(benchmark_, feedback=ties, shots=(8,))
+    results = run([Spy(), "longest"], protocol, benchmark_, embedder=HashEmbedder())
     assert math.isnan(value(results, "longest", "accuracy"))
     assert results.sums("longest", HEAD).columns["n"].sum() == 0
 

@@ -14,8 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from killed import contents, do, kill
 
 from personalllm.core.errors import DataError, UserError
@@ -24,7 +22,7 @@ from personalllm.data import Benchmark, write_benchmark
 from personalllm.evaluation import ProgressEvent, Protocol, evaluate, load_results, load_run
 from personalllm.evaluation.store import DiskStore, Unit
 from personalllm.methods.base import Method
-from personalllm.testing import EchoChatModel
+from personalllm.testing import EchoChatModel, HashEmbedder, SurfaceRewards
 
 
 def only(folder: Path) -> Path:
@@ -70,10 +68,17 @@ def protocol_for(benchmark: Benchmark, track: Any) -> Protocol:
     return Protocol.for_benchmark(benchmark, track=track, **knobs)
 
 
-@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(stop_after=st.integers(1, 8), track=st.sampled_from(["rank", "generate", "predict"]))
+STOPS = [("rank", 2), ("rank", 7), ("generate", 5), ("predict", 8)]
+EVERYWHERE = [
+    pytest.param(track, stop, marks=[] if (track, stop) in STOPS else pytest.mark.slow)
+    for track in ("rank", "generate", "predict")
+    for stop in range(1, 9)
+]
+
+
+@pytest.mark.parametrize(("track", "stop_after"), EVERYWHERE)
 def test_stopping_anywhere_changes_nothing(
-    benchmark_: Benchmark, standins: Any, tmp_path_factory: pytest.TempPathFactory, stop_after: int, track: str
+    benchmark_: Benchmark, standins: Any, tmp_path: Path, stop_after: int, track: str
 ) -> None:
     names = {"generate": ["zero-shot", "self-icl"]}.get(track, ["longest", "embedding-ranker"])
     protocol, steps = protocol_for(benchmark_, track), 0
@@ -84,13 +89,12 @@ def test_stopping_anywhere_changes_nothing(
         if steps == stop_after:
             raise Stop
 
-    folder = tmp_path_factory.mktemp("runs")
     with pytest.raises(Stop):
-        evaluate(names, benchmark_, protocol=protocol, out=folder / "a", progress=stop, **standins)
+        evaluate(names, benchmark_, protocol=protocol, out=tmp_path / "a", progress=stop, **standins)
     events: list[ProgressEvent] = []
-    evaluate(names, benchmark_, protocol=protocol, out=folder / "a", progress=events.append, **standins)
-    evaluate(names, benchmark_, protocol=protocol, out=folder / "b", **standins)
-    assert contents(only(folder / "a")) == contents(only(folder / "b"))
+    evaluate(names, benchmark_, protocol=protocol, out=tmp_path / "a", progress=events.append, **standins)
+    evaluate(names, benchmark_, protocol=protocol, out=tmp_path / "b", **standins)
+    assert contents(only(tmp_path / "a")) == contents(only(tmp_path / "b"))
     assert sum(event.stage == "step" for event in events) == 2 * 5 - stop_after
 
 
@@ -189,14 +193,13 @@ def test_files_of_another_method_or_run_are_refused(benchmark_: Benchmark, tmp_p
     assert load_run(run)["random"].estimates != load_run(run)["longest"].estimates
 
 
-def test_a_run_of_an_older_format_is_refused(benchmark_: Benchmark, tmp_path: Path) -> None:
-    evaluate(["random"], benchmark_, protocol=protocol_for(benchmark_, "rank"), out=tmp_path)
-    path = only(tmp_path) / "manifest.json"
+def test_a_run_of_an_older_format_is_refused(ranked: Path) -> None:
+    path = only(ranked) / "manifest.json"
     manifest = json.loads(path.read_text())
     assert manifest.pop("format") == 3
     path.write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"files of format 1; this version reads format 3. Run the same"):
-        load_run(tmp_path)
+        load_run(ranked)
 
 
 def test_an_edited_method_counts_before_the_run_has_ended(benchmark_: Benchmark, tmp_path: Path) -> None:
@@ -210,6 +213,28 @@ def test_an_edited_method_counts_before_the_run_has_ended(benchmark_: Benchmark,
         )
     order = json.loads((only(tmp_path) / "leaderboard.json").read_text())["order"]
     assert [key.rpartition("-")[0] for key in order] == ["random", "longest"]
+
+
+@pytest.fixture(scope="module")
+def whole_runs(benchmark_: Benchmark, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Whole runs of two tracks."""
+    folder = tmp_path_factory.mktemp("whole")
+    backends: Any = {"embedder": HashEmbedder(), "llm": EchoChatModel(), "rewards": SurfaceRewards()}
+    for track, name in (("rank", "longest"), ("generate", "zero-shot")):
+        evaluate([name], benchmark_, protocol=protocol_for(benchmark_, track), out=folder / track, **backends)
+    return {track: folder / track for track in ("rank", "generate")}
+
+
+@pytest.fixture
+def ranked(whole_runs: dict[str, Path], tmp_path: Path) -> Path:
+    """A folder with a whole run of `longest` in the rank track, which may be damaged."""
+    return Path(shutil.copytree(whole_runs["rank"], tmp_path, dirs_exist_ok=True))
+
+
+@pytest.fixture
+def written(whole_runs: dict[str, Path], tmp_path: Path) -> Path:
+    """A folder with a whole run of `zero-shot` in the generate track, which may be damaged."""
+    return Path(shutil.copytree(whole_runs["generate"], tmp_path, dirs_exist_ok=True))
 
 
 def first_part(run: Path, name: str) -> Path:
@@ -230,10 +255,9 @@ def test_a_complete_run_is_not_run_again(benchmark_: Benchmark, standins: Any, t
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "text", "swap", "flip", "no note"])
-def test_a_damaged_part_is_made_again(benchmark_: Benchmark, standins: Any, tmp_path: Path, damage: str) -> None:
+def test_a_damaged_part_is_made_again(benchmark_: Benchmark, standins: Any, written: Path, damage: str) -> None:
     protocol = protocol_for(benchmark_, "generate")
-    evaluate(["zero-shot"], benchmark_, protocol=protocol, out=tmp_path, **standins)
-    run = only(tmp_path)
+    run = only(written)
     whole = contents(run)
     part = first_part(run, "zero-shot")
     content = part.read_bytes()
@@ -250,7 +274,7 @@ def test_a_damaged_part_is_made_again(benchmark_: Benchmark, standins: Any, tmp_
         part.with_suffix(".json").unlink()
     (part.parent.parent / "record.json").unlink()
     events: list[ProgressEvent] = []
-    evaluate(["zero-shot"], benchmark_, protocol=protocol, out=tmp_path, progress=events.append, **standins)
+    evaluate(["zero-shot"], benchmark_, protocol=protocol, out=written, progress=events.append, **standins)
     (event,) = [event for event in events if event.stage == "damaged"]
     assert str(part) in event.message
     assert contents(run) == whole
@@ -276,13 +300,12 @@ def test_no_flipped_bit_passes_for_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["record.json", "sums-users.parquet"])
 @pytest.mark.parametrize("damage", ["cut", "altered", "gone"])
 def test_damaged_results_are_refused_and_mended(
-    benchmark_: Benchmark, standins: Any, tmp_path: Path, name: str, damage: str
+    benchmark_: Benchmark, standins: Any, ranked: Path, name: str, damage: str
 ) -> None:
     protocol = protocol_for(benchmark_, "rank")
-    evaluate(["random"], benchmark_, protocol=protocol, out=tmp_path, **standins)
-    run = only(tmp_path)
+    run = only(ranked)
     whole = contents(run)
-    (path,) = run.glob(f"random-*/{name}")
+    (path,) = run.glob(f"longest-*/{name}")
     content = path.read_bytes()
     if damage == "gone":
         path.unlink()
@@ -293,16 +316,15 @@ def test_damaged_results_are_refused_and_mended(
     if (name, damage) != ("record.json", "gone"):
         with pytest.raises(DataError, match=str(path)):
             load_run(run)
-    evaluate(["random"], benchmark_, protocol=protocol, out=tmp_path, **standins)
+    evaluate(["longest"], benchmark_, protocol=protocol, out=ranked, **standins)
     assert contents(run) == whole
 
 
-def test_a_damaged_part_is_named_when_samples_are_read(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
-    evaluate(["zero-shot"], benchmark_, protocol=protocol_for(benchmark_, "generate"), out=tmp_path, **standins)
-    part = first_part(only(tmp_path), "zero-shot")
+def test_a_damaged_part_is_named_when_samples_are_read(written: Path) -> None:
+    part = first_part(only(written), "zero-shot")
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(DataError, match=f"{part} is cut off or was altered"):
-        load_run(tmp_path).samples("zero-shot")
+        load_run(written).samples("zero-shot")
 
 
 def test_the_manifest_describes_the_run_and_keeps_every_version(
@@ -326,13 +348,12 @@ def test_the_manifest_describes_the_run_and_keeps_every_version(
     assert versions == [*manifest["versions"], {"personalllm": "99"}]
 
 
-def test_no_seconds_in_what_must_be_reproducible(benchmark_: Benchmark, standins: Any, tmp_path: Path) -> None:
-    evaluate(["zero-shot"], benchmark_, protocol=protocol_for(benchmark_, "generate"), out=tmp_path, **standins)
-    (timing,) = only(tmp_path).glob("zero-shot-*/timing.json")
+def test_no_seconds_in_what_must_be_reproducible(written: Path) -> None:
+    (timing,) = only(written).glob("zero-shot-*/timing.json")
     assert json.loads(timing.read_text())["seconds"]["total"] >= 0
-    for path in only(tmp_path).rglob("*.parquet"):
+    for path in only(written).rglob("*.parquet"):
         assert "seconds" not in pq.read_schema(path).names
-    assert all("second" not in path.read_text() for path in only(tmp_path).rglob("record.json"))
+    assert all("second" not in path.read_text() for path in only(written).rglob("record.json"))
 
 
 def test_a_run_directory_that_cannot_be_made_is_named(benchmark_: Benchmark, tmp_path: Path) -> None:
@@ -344,11 +365,10 @@ def test_a_run_directory_that_cannot_be_made_is_named(benchmark_: Benchmark, tmp
 @pytest.mark.parametrize("damage", ["cut", "no note", "gone"])
 @pytest.mark.parametrize("name", ["longest", "oracle"])
 def test_a_damaged_part_of_a_complete_method_is_recomputed(
-    benchmark_: Benchmark, tmp_path: Path, damage: str, name: str
+    benchmark_: Benchmark, standins: Any, ranked: Path, damage: str, name: str
 ) -> None:
     protocol = protocol_for(benchmark_, "rank")
-    evaluate(["longest"], benchmark_, protocol=protocol, out=tmp_path)
-    run = only(tmp_path)
+    run = only(ranked)
     whole = contents(run)
     part = first_part(run, name)
     if damage == "cut":
@@ -356,15 +376,14 @@ def test_a_damaged_part_of_a_complete_method_is_recomputed(
     else:
         part.with_suffix(".json" if damage == "no note" else ".parquet").unlink()
     events: list[ProgressEvent] = []
-    results = evaluate(["longest"], benchmark_, protocol=protocol, out=tmp_path, progress=events.append)
+    results = evaluate(["longest"], benchmark_, protocol=protocol, out=ranked, progress=events.append, **standins)
     assert contents(run) == whole
     assert [str(part) in event.message for event in events if event.stage == "damaged"] == [True] * (damage != "gone")
     assert results.samples(name).num_rows
 
 
-def test_swapped_parts_are_refused_when_samples_are_read(benchmark_: Benchmark, tmp_path: Path) -> None:
-    evaluate(["random"], benchmark_, protocol=protocol_for(benchmark_, "rank"), out=tmp_path)
-    first = first_part(only(tmp_path), "random")
+def test_swapped_parts_are_refused_when_samples_are_read(ranked: Path) -> None:
+    first = first_part(only(ranked), "longest")
     second = first.with_name("part-00001.parquet")
     for suffix in (".parquet", ".json"):
         one, other = first.with_suffix(suffix), second.with_suffix(suffix)
@@ -372,12 +391,11 @@ def test_swapped_parts_are_refused_when_samples_are_read(benchmark_: Benchmark, 
         one.write_bytes(other.read_bytes())
         other.write_bytes(content)
     with pytest.raises(DataError, match=f"{first} belongs to another unit of work"):
-        load_run(tmp_path).samples("random")
+        load_run(ranked).samples("longest")
 
 
-def test_an_altered_manifest_is_refused(benchmark_: Benchmark, tmp_path: Path) -> None:
-    evaluate(["random"], benchmark_, protocol=protocol_for(benchmark_, "rank"), out=tmp_path)
-    path = only(tmp_path) / "manifest.json"
+def test_an_altered_manifest_is_refused(ranked: Path) -> None:
+    path = only(ranked) / "manifest.json"
     manifest = json.loads(path.read_text())
     altered = [
         ("was altered: it has another fingerprint", {"protocol": manifest["protocol"] | {"seed": 9}}),
@@ -388,9 +406,9 @@ def test_an_altered_manifest_is_refused(benchmark_: Benchmark, tmp_path: Path) -
     for message, change in altered:
         path.write_text(json.dumps(manifest | change))
         with pytest.raises(DataError, match=rf"manifest\.json.*{message}"):
-            load_run(tmp_path)
+            load_run(ranked)
     path.write_text(json.dumps(manifest | {"benchmark": "renamed", "note": 1}))
-    assert load_run(tmp_path).fingerprint == manifest["fingerprint"]
+    assert load_run(ranked).fingerprint == manifest["fingerprint"]
 
 
 def test_a_folder_of_runs_is_read_without_those_that_are_incomplete(benchmark_: Benchmark, tmp_path: Path) -> None:

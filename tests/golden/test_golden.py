@@ -52,6 +52,7 @@ def test_bytes() -> None:
     check("bytes", found, expected=expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(groups.INTERRUPTED))
 def test_a_run_that_was_stopped_and_resumed(name: str) -> None:
     check_methods(name, groups.INTERRUPTED[name]())

@@ -12,7 +12,7 @@ from personalllm.methods import get_method, list_methods, method_class
 from personalllm.methods.baselines.embedding_ranker import EmbeddingRanker
 from personalllm.testing import check_embedder
 
-SHARE = 0.95
+SHARE, NEAR = 0.95, 0.9
 LOG_2 = float(np.log(2.0))
 ALLOWED_LOSS, ALLOWED_CONFIDENCE = 0.01, 0.075
 """A share of 240 pool users is known to 0.065 (two standard errors), and the surest predictions are furthest off."""
@@ -68,12 +68,15 @@ SHORT = {
 }
 """Where a method falls short, what it reaches, and why."""
 
-LEARNERS = [name for name in list_methods() if method_class(name).log_odds]
+LEARNERS = [
+    name for name in list_methods() if method_class(name).log_odds and not method_class(name).implements("next_query")
+]
+"""Policies are left out: what they ask is judged in the online track."""
 NEEDS_TORCH = {name for name in LEARNERS if method_class(name).extra == "torch"}
 
 
 def case(name, *values):
-    marks = [pytest.mark.slow] if values[-1:] == SHOTS[-1:] else []  # what 64 comparisons allow takes longest to find
+    marks = []
     if name in NEEDS_TORCH:
         marks = [pytest.mark.slow, pytest.mark.torch]
     if (name, *values) in SHORT:
@@ -105,6 +108,13 @@ def reached(name, family, seed, k):
     return found.accuracy / achievable(family, seed, k).accuracy
 
 
+@pytest.mark.parametrize(("name", "family"), [row for row in MADE_FOR if row[0] not in NEEDS_TORCH])
+def test_a_learner_comes_near_in_one_world(name, family):
+    """In the fast set, for all worlds and numbers of comparisons take minutes; `pooled-bt` learns of no user."""
+    assert reached(name, family, SEEDS[0], 0 if name == "pooled-bt" else 16) >= NEAR
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "family", "k"), [case(*row, k) for row in MADE_FOR for k in SHOTS])
 def test_a_learner_reaches_what_is_achievable_on_the_family_it_was_made_for(name, family, k):
     shares = {seed: reached(name, family, seed, k) for seed in SEEDS}
@@ -121,12 +131,11 @@ def check_caution(name, family, seed):
 
 @pytest.mark.parametrize("name", [case(name) for name in LEARNERS])
 def test_a_learner_is_not_confidently_wrong_about_unknown_users_of_opposed_tastes(name):
-    for seed in SEEDS[:2]:
-        check_caution(name, "opposed", seed)
+    check_caution(name, "opposed", SEEDS[0])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "opposed"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", [case(name) for name in LEARNERS])
 def test_a_learner_is_not_confidently_wrong_about_unknown_users_of_any_family(name, family):
     for seed in SEEDS[: 1 if name in NEEDS_TORCH else 2]:

@@ -25,6 +25,14 @@ def _word_vector(word: str, dim: int) -> F32:
     return vector
 
 
+@lru_cache(maxsize=16_384)
+def _text_vector(text: str, dim: int) -> F32:
+    """Return the unit sum of the words' directions, float32 (dim,); tests embed the same texts many times."""
+    words = text.lower().split() or [""]
+    vector = np.sum([_word_vector(word, dim) for word in words], axis=0, dtype=np.float64)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
 @dataclass(frozen=True)
 class HashEmbedder:
     """Bag of words: each word has a fixed random direction, a text is their sum at unit length.
@@ -47,9 +55,7 @@ class HashEmbedder:
         """Return float32 (n_texts, dim), rows of unit length."""
         result = np.zeros((len(texts), self.dim), dtype=np.float32)
         for i, text in enumerate(texts):
-            words = text.lower().split() or [""]
-            vector = np.sum([_word_vector(word, self.dim) for word in words], axis=0, dtype=np.float64)
-            result[i] = vector / np.linalg.norm(vector)
+            result[i] = _text_vector(text, self.dim)
         return result
 
 
