@@ -54,7 +54,8 @@ class Dialogue:
         shown: uint8 (n_users, rounds, 2): the two columns that were shown.
         answer: int8 (n_users, rounds): 1 for the first, -1 for the second, 0 for neither.
         regret: float64 (n_users, rounds, 2): of both that were shown, and of the better one.
-        margin: float32 (n_users, rounds): expected utility of the first above that of the second before the answer.
+        margin: float32 (n_users, rounds, 2): expected utility of the first above that of the second, before the answer
+            and after it.
     """
 
     def __init__(self, asking: Asking, policy: Policy, tastes: F32, users: slice, seed: int, label: str = "") -> None:
@@ -66,7 +67,7 @@ class Dialogue:
         self.shown = np.zeros((self.n, rounds, 2), np.uint8)
         self.answer: I8 = np.zeros((self.n, rounds), np.int8)
         self.regret = np.zeros((self.n, rounds, 2))
-        self.margin = np.zeros((self.n, rounds), np.float32)
+        self.margin = np.zeros((self.n, rounds, 2), np.float32)
         n_pairs = self.width * (self.width - 1) // 2
         self._survey = asking.options.mode == "survey"
         self._open = np.ones((self.n, len(asking.prompts) if self._survey else 1, n_pairs), np.bool_)
@@ -90,6 +91,9 @@ class Dialogue:
             if question and not last:
                 self._ask(t, offer, question)
                 before, belief = belief, self._learned(t + 1, belief)
+                apart = self.tastes[self.place[:, t]]
+                row, (a, b) = np.arange(self.n), self.shown[:, t].T
+                self.margin[:, t, 1] = ((apart[row, a] - apart[row, b]) * belief.mean).sum(axis=1)
 
     def _offer(self, t: int, belief: Belief) -> Offer:
         index, rng = self.asking.offered(self.users, t), generator(self.seed, "round", t)
@@ -116,7 +120,7 @@ class Dialogue:
         self.shown[:, t, 0], self.shown[:, t, 1] = a, b
         self.answer[:, t] = np.where(nothing, 0, answer)
         self.regret[:, t, 0], self.regret[:, t, 1] = lost.mean(axis=1), lost.min(axis=1)
-        self.margin[:, t] = offer.mean[row, place, a] - offer.mean[row, place, b]
+        self.margin[:, t, 0] = offer.mean[row, place, a] - offer.mean[row, place, b]
         if self._survey:
             pair = offer.is_pair(a[:, None], b[:, None])[:, 0].argmax(axis=1)
             self._open[row[~nothing], place[~nothing], pair[~nothing]] = False

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         RandomPair,
         Thompson,
     )
+    from personalllm.methods.asking.policy import Offer, Policy
     from personalllm.methods.baselines.embedding_ranker import EmbeddingRanker
     from personalllm.methods.baselines.longest import Longest
     from personalllm.methods.baselines.pooled_ranker import PooledRanker
@@ -77,7 +78,9 @@ __all__ = [
     "Method",
     "NearestUsers",
     "Need",
+    "Offer",
     "PReF",
+    "Policy",
     "PooledBT",
     "PooledRanker",
     "PopulationPair",
@@ -98,6 +101,7 @@ __all__ = [
 ]
 
 _CLASSES = {cls: f"{__name__}.{module}" for module, cls in (table["class"].split(":") for table in BUILT_IN.values())}
+_CLASSES |= dict.fromkeys(("Offer", "Policy"), f"{__name__}.asking.policy")
 
 
 def __getattr__(name: str) -> Any:

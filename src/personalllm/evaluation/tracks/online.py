@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from personalllm.core.errors import UserError
 from personalllm.core.seeding import derive_seed
+from personalllm.core.storage import digest
 from personalllm.core.types import F32, F64, I32, U8, Queries
 from personalllm.evaluation.baselines.anchors import ANCHORS, EndOfShare, KnownBasis, TextOnly, best_for_all
 from personalllm.evaluation.baselines.ranking import TITLES, StoredChoice
@@ -46,6 +48,7 @@ ASKED = -1
 _STANDARDS = ("best_utility", "population_best_utility", "reference_utility")
 _BASELINES = ("population-best", "oracle")
 _MAX_MARGIN = 60.0
+_SHOWN = 2
 _KNOWN = ("asked", "average_regret", "weak_regret", "changed")
 
 
@@ -74,7 +77,8 @@ class OnlineTrack(ChoiceTrack):
     Samples have a row for each query after each of the checkpoints, and one for each round, with `ASKED` as its
     condition: the columns `round`, `first` and `second` (columns of the corpus: the pair that was shown, or, of a
     query, the pair that is predicted), `answer` (1 for the first, -1 for the second, 0 for none), `margin` (log-odds of
-    the first), and `_KNOWN`: of a query what is known of its user by then, of a question its own regret.
+    the first; of a question also `after` its answer), `texts` (prompt and responses of what the first two users were
+    asked), and `_KNOWN`: of a query what is known of its user by then, of a question its own regret.
     """
 
     id = "online"
@@ -101,7 +105,7 @@ class OnlineTrack(ChoiceTrack):
     @classmethod
     def accepts(cls, method: type[Method]) -> str:
         """Return why methods of a class cannot take part; empty if they can."""
-        return "" if issubclass(method, Policy) else "it is no policy, which chooses what to ask"
+        return "" if method.implements(cls.hook) else "it is no policy, which chooses what to ask"
 
     @property
     def rounds(self) -> int:
@@ -115,7 +119,11 @@ class OnlineTrack(ChoiceTrack):
 
     def check(self, method: NamedMethod) -> None:
         """Raise if a backend is missing or the method of the policy has no posterior."""
-        assert isinstance(method.method, Policy)  # noqa: S101
+        if not isinstance(method.method, Policy):
+            raise UserError(
+                f"{method.label!r} chooses what to ask, but not by what a method believes.",
+                "Make it a subclass of personalllm.methods.Policy.",
+            )
         self.backends.bind(method.method.clone())
         self.backends.bind(method.method.unfitted())
 
@@ -171,7 +179,7 @@ class OnlineTrack(ChoiceTrack):
         return self.samples(index, unit, column, margin, known.of_users)
 
     def _asked(self, dialogue: Dialogue) -> Table:
-        """Return a row for each question."""
+        """Return a row for each question, with the texts of those that the first users of all were asked."""
         import pyarrow as pa
 
         user, t = np.nonzero(dialogue.place >= 0)
@@ -179,11 +187,18 @@ class OnlineTrack(ChoiceTrack):
         users = (user + dialogue.users.start).astype(np.int32)
         prompts = self.asking.prompts[dialogue.place[user, t]]
         lost = {"average_regret": dialogue.regret[user, t, 0], "weak_regret": dialogue.regret[user, t, 1]}
+        corpus = self.source.corpus
+        asked = zip(users.tolist(), prompts.tolist(), dialogue.shown[user, t].tolist(), strict=True)
+        texts = [
+            (corpus.prompts[prompt], *(corpus.responses[prompt][column] for column in shown)) if who < _SHOWN else ()
+            for who, prompt, shown in asked
+        ]
         return pa.table(
             self.columns(users, prompts, nothing, dict.fromkeys(_STANDARDS, nothing))
             | {"condition": np.full(len(user), ASKED, np.int16), "response": np.zeros(len(user), np.uint8)}
             | {"round": t.astype(np.int16), "first": dialogue.shown[user, t, 0], "second": dialogue.shown[user, t, 1]}
-            | {"answer": dialogue.answer[user, t], "margin": dialogue.margin[user, t]}
+            | {"answer": dialogue.answer[user, t], "margin": dialogue.margin[user, t, 0]}
+            | {"after": dialogue.margin[user, t, 1], "texts": _texts(texts)}
             | {name: lost.get(name, nothing).astype(np.float32) for name in _KNOWN}
         )
 
@@ -278,6 +293,7 @@ class OnlineTrack(ChoiceTrack):
         row, response = np.arange(len(users)), self.source.view.to_responses(prompts, column)
         tests = self.asking.tests[unit.start : unit.stop].reshape(-1, 2)
         sides = [values[row, self.source.view.to_responses(prompts, tests[:, side])] for side in (0, 1)]
+        nothing = np.full(len(row), np.nan, np.float32)
         of_users = {
             name: np.repeat(values, len(row) // (unit.stop - unit.start)) for name, values in (known or {}).items()
         }
@@ -286,8 +302,8 @@ class OnlineTrack(ChoiceTrack):
             | {"condition": np.full(len(row), index, np.int16), "response": response}
             | {"round": np.full(len(row), t, np.int16), "first": tests[:, 0], "second": tests[:, 1]}
             | {"answer": np.sign(sides[0] - sides[1]).astype(np.int8)}
-            | {"margin": np.full(len(row), np.nan, np.float32) if margin is None else margin}
-            | {name: of_users.get(name, np.full(len(row), np.nan, np.float32)) for name in _KNOWN}
+            | {"margin": nothing if margin is None else margin, "after": nothing, "texts": _texts([()] * len(row))}
+            | {name: of_users.get(name, nothing) for name in _KNOWN}
         )
 
     def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sums:
@@ -305,11 +321,20 @@ class OnlineTrack(ChoiceTrack):
         n = self.source.n_users
         sums = {name: np.bincount(user, of, minlength=n).astype(np.float32) for name, of in values.items()}
         sums["n"] = np.bincount(user, minlength=n).astype(np.float32)
-        asked = (column[name] for name in ("user", "prompt", "first", "second", "answer", *_STANDARDS))
+        # nothing that drifts: the rounds of a run are compared too
+        asked = (column[name] for name in ("user", "prompt", "first", "second"))
+        data = digest({"data": self.source.fingerprint, "users": self.source.describe()["population"]})
         prompts, cells = crossed(user, prompt, values)
-        return Sums(sums, "users", pairing_digest(*asked), prompts=prompts, cells=cells)
+        return Sums(sums, "users", pairing_digest(*asked, data=data), prompts=prompts, cells=cells)
 
     def counts(self, samples: Table) -> dict[str, int]:
         """Return the number of queries and of questions."""
         asked = int((samples["condition"].to_numpy() == ASKED).sum())
         return {"queries": samples.num_rows - asked, "questions": asked}
+
+
+def _texts(rows: Sequence[tuple[str, ...]]) -> Any:
+    """Return texts as a column: a list in each row."""
+    import pyarrow as pa
+
+    return pa.array(rows, pa.list_(pa.string()))

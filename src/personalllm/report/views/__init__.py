@@ -22,6 +22,7 @@ views = Registry(
         "rank": "personalllm.report.views.rank:RankView",
         "generate": "personalllm.report.views.generate:GenerateView",
         "predict": "personalllm.report.views.predict:PredictView",
+        "online": "personalllm.report.views.online:OnlineView",
         "predict-people": "personalllm.report.views.people:PeopleView",
     },
 )
