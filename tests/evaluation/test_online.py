@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted_online import asked, planted, slope
+from planted_online import PlantedEmbedder, asked, planted, slope
 
 from personalllm.core.errors import ParameterError, UserError
 from personalllm.core.types import F64
-from personalllm.data import Benchmark
+from personalllm.data import Benchmark, Ratings
 from personalllm.evaluation import Protocol, Results, evaluate, load_run
 from personalllm.evaluation.contract import Backends
 from personalllm.evaluation.resolve import named
 from personalllm.evaluation.run import open_track
-from personalllm.evaluation.tracks.online import ASKED
+from personalllm.evaluation.tracks.asking import ASKED
 from personalllm.methods import get_method, method_class
 from personalllm.methods.asking.policies import Thompson
 from personalllm.methods.asking.policy import Offer, Policy
@@ -298,3 +298,41 @@ def test_the_belief_predicts_what_adapt_does(name: str) -> None:
     expected = method.adapt(made).utilities(scene.queries)
     expected = expected - expected.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(utilities - utilities.mean(axis=1, keepdims=True), expected, atol=2e-3)
+
+
+def rated(n_users: int = 24, n_items: int = 64, dim: int = 4, seed: int = 0) -> tuple[Ratings, PlantedEmbedder]:
+    """People whose ratings are linear in what the policy reads, of texts without prompts."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((n_items, dim)).astype(np.float32)
+    values = rng.standard_normal((n_users, dim)) @ vectors.T
+    texts = [f"joke r{item}" for item in range(n_items)]
+    return Ratings.from_table(values, texts, "A joke, please.", name="planted"), PlantedEmbedder(vectors)
+
+
+def test_peoples_ratings_answer_the_questions() -> None:
+    ratings, embedder = rated()
+    policies = [f"{name}[{BT}]" for name in ("d-optimal", "random-pair")]
+    settings = {"user_folds": 2, "shots": (0, 5, 15)}
+    results = evaluate(policies, ratings, "online", settings, embedder=embedder)
+    curve = results.curve(policies[0], "regret")
+    assert list(curve) == [0, 5, 15]
+    assert curve[15].value < 0.4 * curve[0].value
+    assert results.curve(policies[0], "accuracy")[15].value > 0.85
+    assert results.curve("oracle", "regret")[15].value == 0
+    assert results.curve("population-best", "gain")[15].value == 0
+    assert results.curve(policies[1], "changed")[15].value == 0
+
+
+def test_who_rated_no_whole_group_is_not_asked() -> None:
+    ratings, embedder = rated()
+    table = ratings.table()
+    table[:20, ::3] = np.nan
+    some = Ratings.from_table(table, ratings.responses, "A joke, please.", name="planted")
+    few = {"user_folds": 2, "shots": (0, 3)}
+    results = evaluate([f"greedy[{BT}]"], some, "online", few, embedder=embedder)
+    assert sum(results.manifest["drawn"]["asked_by_fold"].values()) <= 4 * 4
+    for user in range(len(table)):
+        table[user, user % 3 :: 3] = np.nan
+    none = Ratings.from_table(table, ratings.responses, "A joke, please.", name="planted")
+    with pytest.raises(UserError, match="nobody rated all of a group"):
+        evaluate([f"greedy[{BT}]"], none, "online", few, embedder=embedder)

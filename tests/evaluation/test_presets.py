@@ -56,6 +56,8 @@ PINNED_PREDICT = {
     "lore-v1": "62175ee9ecf546d4",
     "pttt-v2": "c30476275e1787dc",
 }
+PINNED_ONLINE = {"online-v1": "296944759df1cc5f"}
+LARGE = (*PREDICT, *PINNED_ONLINE)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +119,7 @@ def test_a_version_never_changes() -> None:
     content = {
         name: digest({"protocol": PRESETS[name].protocol, "algorithms": PRESETS[name].methods}) for name in PRESETS
     }
-    assert content == PINNED | PINNED_PREDICT
+    assert content == PINNED | PINNED_PREDICT | PINNED_ONLINE
 
 
 def test_the_logged_settings_are_those_of_the_printed_numbers(synthetic: Benchmark) -> None:
@@ -129,17 +131,17 @@ def test_the_logged_settings_are_those_of_the_printed_numbers(synthetic: Benchma
 @pytest.mark.parametrize("name", list_presets())
 def test_a_preset_fixes_every_field(synthetic: Benchmark, large_synthetic: Benchmark, name: str) -> None:
     preset = get_preset(name)
-    protocol = preset.protocol_for(large_synthetic if name in PREDICT else synthetic)
+    protocol = preset.protocol_for(large_synthetic if name in LARGE else synthetic)
     # of the four pairs of all prompts there are fewer
     sized = {"pool.pairs_per_user", "history.pairs", "prediction.shots"} if name == "dong8-v2" else set()
     assert set(preset.changes(protocol)) == sized
     bound = {"metrics_version", "benchmark", "benchmark_fingerprint", "preset", "embedder", "llm", "rewards"}
-    bound |= {"reference_response_model"} if name in PREDICT else set()
+    bound |= {"reference_response_model"} if name in LARGE else set()
     assert set(flatten(preset.protocol)) == set(flatten(protocol.spec())) - bound
     entries, references = resolve(preset.methods, load_track(preset.protocol["track"]))
     assert len(entries) == len(preset.methods)
     assert not references
-    assert protocol.track == ("predict" if name in PREDICT else "generate")
+    assert protocol.track == {**dict.fromkeys(PREDICT, "predict"), "online-v1": "online"}.get(name, "generate")
 
 
 OTHERS: list[tuple[str, dict[str, Any]]] = [

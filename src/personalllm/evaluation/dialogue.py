@@ -11,7 +11,7 @@ import numpy as np
 from personalllm.core.seeding import generator
 from personalllm.core.types import F32, I8, I32, I64, U8
 from personalllm.evaluation.calls import running
-from personalllm.evaluation.sources.asking import Asking
+from personalllm.evaluation.sources.asking import Asked
 from personalllm.methods.asking.policy import Offer, Policy
 from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
@@ -58,28 +58,27 @@ class Dialogue:
             and after it.
     """
 
-    def __init__(self, asking: Asking, policy: Policy, tastes: F32, users: slice, seed: int, label: str = "") -> None:
+    def __init__(self, asking: Asked, policy: Policy, tastes: F32, users: slice, seed: int, label: str = "") -> None:
         self.asking, self.policy, self.tastes, self.users, self.seed = asking, policy, tastes, users, seed
         self.label = label or policy.id
         self.learner: Any = policy.posterior
-        self.n, rounds, self.width = users.stop - users.start, asking.options.rounds, tastes.shape[1]
+        self.n, rounds, self.width = users.stop - users.start, asking.rounds, tastes.shape[1]
         self.place = np.full((self.n, rounds), -1, np.int64)
         self.shown = np.zeros((self.n, rounds, 2), np.uint8)
         self.answer: I8 = np.zeros((self.n, rounds), np.int8)
         self.regret = np.zeros((self.n, rounds, 2))
         self.margin = np.zeros((self.n, rounds, 2), np.float32)
         n_pairs = self.width * (self.width - 1) // 2
-        self._survey = asking.options.mode == "survey"
-        self._open = np.ones((self.n, len(asking.prompts) if self._survey else 1, n_pairs), np.bool_)
+        self._open = np.ones((self.n, len(asking.prompts), n_pairs), np.bool_)
         self._prior: Belief = self.learner.belief(self._pairs(0, 1))
         self._remembers_all = policy.window is None and policy.discount == 1
 
     def known(self, checkpoints: tuple[int, ...]) -> Iterator[Known]:
         """Ask all rounds; yield what is known after each of the checkpoints."""
         belief = before = self.learner.belief(self._pairs(0, self.n))
-        for t in range(self.asking.options.rounds + 1):
+        for t in range(self.asking.rounds + 1):
             offer = self._offer(t, belief)
-            last = t == self.asking.options.rounds
+            last = t == self.asking.rounds
             question = None if last and t not in checkpoints else self._choose(offer)
             if t in checkpoints:
                 of_users = {"asked": (self.place[:, :t] >= 0).sum(axis=1).astype(np.float32)}
@@ -97,7 +96,8 @@ class Dialogue:
 
     def _offer(self, t: int, belief: Belief) -> Offer:
         index, rng = self.asking.offered(self.users, t), generator(self.seed, "round", t)
-        return Offer(belief, self._prior, self.tastes, index, self._open, rng)
+        still_open = self._open[np.arange(self.n)[:, None], index]
+        return Offer(belief, self._prior, self.tastes, index, still_open, rng)
 
     def _choose(self, offer: Offer) -> Question:
         with running(self.label, "value"):
@@ -121,9 +121,8 @@ class Dialogue:
         self.answer[:, t] = np.where(nothing, 0, answer)
         self.regret[:, t, 0], self.regret[:, t, 1] = lost.mean(axis=1), lost.min(axis=1)
         self.margin[:, t, 0] = offer.mean[row, place, a] - offer.mean[row, place, b]
-        if self._survey:
-            pair = offer.is_pair(a[:, None], b[:, None])[:, 0].argmax(axis=1)
-            self._open[row[~nothing], place[~nothing], pair[~nothing]] = False
+        pair = offer.is_pair(a[:, None], b[:, None])[:, 0].argmax(axis=1)
+        self._open[row[~nothing], prompt[~nothing], pair[~nothing]] = False  # no pair is asked twice
 
     def _pairs(self, t: int, n: int) -> Pairs:
         """Return the comparisons of the first n users in the first t rounds."""

@@ -59,7 +59,7 @@ class AskingEnv(gymnasium.Env[Observation, np.int64]):
         self.asking = Asking(source)
         if self.asking.options.mode != "stream":
             raise ParameterError("online.mode", "stream", self.asking.options.mode)
-        embeds = backend("embedder", embedder)
+        embeds: Any = backend("embedder", embedder)
         features = FeatureMap.fit(embeds, source.pool, n_features)
         prompts = self.asking.prompts
         queries = Queries(source.corpus, 1, np.zeros(len(prompts), np.int32), prompts)

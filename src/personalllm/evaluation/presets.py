@@ -166,7 +166,7 @@ def list_presets() -> tuple[str, ...]:
     """Return the ids of the presets, versions included.
 
     >>> list_presets()[:4]
-    ('copl-v2', 'dong8-v2', 'lore-v1', 'paper-icl-v1')
+    ('copl-v2', 'dong8-v2', 'lore-v1', 'online-v1')
     """
     return tuple(sorted(PRESETS))
 

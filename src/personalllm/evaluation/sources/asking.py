@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, field_validator
 
 from personalllm.core.errors import ParameterError
@@ -15,11 +16,13 @@ from personalllm.core.seeding import derive_seed, generator
 from personalllm.core.types import F32, F64, I8, I32, I64, JSON, U8, Histories
 from personalllm.evaluation.parts import HistorySpec, Options, Sizes, list_of
 from personalllm.evaluation.sources.counterfactual import partners
+from personalllm.evaluation.sources.people import Fold
+from personalllm.evaluation.sources.rated import Rated
 from personalllm.evaluation.sources.simulated import Simulated
 from personalllm.feedback import outcomes, sample_prompts
 from personalllm.users.draws import user_blocks
 
-__all__ = ["Asking", "OnlineOptions"]
+__all__ = ["Asked", "Asking", "OnlineOptions", "RatedAsking"]
 
 _ROUNDS, _CHECKPOINTS = 60, (0, 5, 10, 20, 40, 60)
 _POOL_USERS, _POOL_PAIRS, _QUERIES = 1_000, 50, 20
@@ -115,6 +118,27 @@ class OnlineOptions(Options):
             raise ParameterError("online.drift", "none for one user, who has nobody to become", self.drift)
 
 
+class Asked(Protocol):
+    """Users who can be asked round by round; responses are columns of the corpus, users rows from 0."""
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of each user."""
+
+    @property
+    def prompts(self) -> I32:
+        """int32 (n_prompts,), ascending: those that may be asked about."""
+
+    def offered(self, users: slice, t: int) -> I64:
+        """Return what users may be asked about in round t, int64 (n_users, n_offered), places in `prompts`."""
+
+    def utilities(self, users: I32, prompts: I32, t: int) -> F32:
+        """Return float32 (n, n_responses): utilities after t answers."""
+
+    def answers(self, users: slice, t: int, gap: F64) -> I8:
+        """Return what users answer in round t, int8 (n,): 1 for the first response, -1 for the second, 0 for a tie."""
+
+
 @dataclass(frozen=True, eq=False)
 class Asking:
     """What users are asked and answer; no draw depends on the policy, nor those of the first users on who follows.
@@ -133,6 +157,11 @@ class Asking:
         options = self.source.protocol.options
         assert isinstance(options, OnlineOptions)  # noqa: S101
         return options
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of each user."""
+        return self.options.rounds
 
     @cached_property
     def prompts(self) -> I32:
@@ -241,3 +270,82 @@ class Asking:
 
     def _seed(self, *purpose: str | int) -> int:
         return derive_seed(self.source.protocol.seed, "online", *purpose)
+
+
+@dataclass(frozen=True, eq=False)
+class RatedAsking:
+    """The target users of a fold, who answer by their own ratings: the response that they rated higher wins.
+
+    They are asked about groups of responses all of which they rated, outside the parts that the fold leaves out, and
+    take part if there is one, and one to choose in of the unseen part.
+
+    Attributes:
+        source: The ratings.
+        fold: What is left out.
+        rounds: Rounds of each user.
+    """
+
+    source: Rated
+    fold: Fold
+    rounds: int
+
+    @cached_property
+    def _parts(self) -> tuple[I64, I64, npt.NDArray[np.bool_]]:
+        """The groups of the two parts, to ask about and to choose in, and who rated all of a group, (n_users, n)."""
+        source, of = self.source, self.source.prompt_fold
+        whole = (source.items >= 0).all(axis=1)
+        asked = whole & (of != self.fold.prompts) & (of != source.others_only(self.fold))
+        table = ~np.isnan(source.ratings.table())
+        rated: npt.NDArray[np.bool_] = np.asarray(table[:, np.maximum(source.items, 0)].all(axis=2))
+        to_ask: I64 = np.asarray(np.flatnonzero(asked), np.int64)
+        to_choose: I64 = np.asarray(np.flatnonzero(whole & (of == self.fold.prompts)), np.int64)
+        return to_ask, to_choose, rated
+
+    @cached_property
+    def users(self) -> I32:
+        """int32 (n_users,), ascending: who takes part, positions of people."""
+        asked, chosen, rated = self._parts
+        targets = self.source.targets(self.fold)
+        able = rated[targets][:, asked].any(axis=1) & rated[targets][:, chosen].any(axis=1)
+        return targets[able].astype(np.int32)
+
+    @cached_property
+    def prompts(self) -> I32:
+        """int32 (n_prompts,), ascending: groups that may be asked about."""
+        return self._parts[0].astype(np.int32)
+
+    @cached_property
+    def queries(self) -> tuple[I32, I32]:
+        """Who chooses in which group of the unseen part, int32 (n,) each: rows of `users`, and groups."""
+        _, chosen, rated = self._parts
+        user, place = np.nonzero(rated[self.users][:, chosen])
+        return user.astype(np.int32), chosen[place].astype(np.int32)
+
+    @cached_property
+    def tests(self) -> U8:
+        """uint8 (n_queries, 2): of each query the two columns whose order is predicted."""
+        shape = (len(self.queries[0]), self.source.items.shape[1])
+        return self._random("tests", *shape).argsort(axis=1)[:, :2].astype(np.uint8)
+
+    @cached_property
+    def stream(self) -> I64:
+        """int64 (n_users, rounds + 1): the group that comes in each round; all come before one comes again."""
+        there = self._parts[2][self.users][:, self._parts[0]]
+        order = np.where(there, self._random("stream", *there.shape), np.inf).argsort(axis=1)
+        turn = np.arange(self.rounds + 1) % there.sum(axis=1)[:, None]
+        return np.take_along_axis(order, turn, axis=1)
+
+    def offered(self, users: slice, t: int) -> I64:
+        """Return what users may be asked about in round t, int64 (n_users, 1), places in `prompts`."""
+        return self.stream[users, t : t + 1]
+
+    def utilities(self, users: I32, prompts: I32, t: int) -> F32:
+        """Return float32 (n, n_responses): the users' ratings, which do not drift."""
+        return self.source.utilities(self.users[users], prompts)
+
+    def answers(self, users: slice, t: int, gap: F64) -> I8:
+        """Return the sign of the difference of the ratings."""
+        return np.sign(gap).astype(np.int8)
+
+    def _random(self, purpose: str, *shape: int) -> F64:
+        return generator(self.source.protocol.seed, "online people", purpose, self.fold.index).random(shape)

@@ -3,53 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from personalllm.core.errors import UserError
 from personalllm.core.seeding import derive_seed
 from personalllm.core.storage import digest
-from personalllm.core.types import F32, F64, I32, U8, Queries
+from personalllm.core.types import F32, I32, U8, Queries
 from personalllm.evaluation.baselines.anchors import ANCHORS, EndOfShare, KnownBasis, TextOnly, best_for_all
 from personalllm.evaluation.baselines.ranking import TITLES, StoredChoice
-from personalllm.evaluation.calls import checked, fitted, own_copy, running
+from personalllm.evaluation.calls import checked, own_copy, running
 from personalllm.evaluation.contract import (
     Anchor,
     Backends,
     Baseline,
     Condition,
-    Metric,
     NamedMethod,
     Outcome,
     Sums,
     Table,
+    Track,
     Unit,
 )
 from personalllm.evaluation.dialogue import Dialogue, Known
-from personalllm.evaluation.measures import choice_columns, crossed, pairing_digest
-from personalllm.evaluation.metrics import ONLINE_METRICS
 from personalllm.evaluation.protocol import Protocol
-from personalllm.evaluation.resolve import named
-from personalllm.evaluation.sources.asking import Asking, OnlineOptions
+from personalllm.evaluation.sources.asking import Asking
 from personalllm.evaluation.sources.pairs import Signals
+from personalllm.evaluation.sources.rated import Rated
 from personalllm.evaluation.sources.simulated import Simulated
+from personalllm.evaluation.tracks.asking import ASKED, BASELINES, KNOWN, AskingTrack, added
+from personalllm.evaluation.tracks.online_people import PeopleOnline
 from personalllm.evaluation.tracks.rank import ChoiceTrack
 from personalllm.methods.asking.policy import Policy
-from personalllm.methods.base import Method
 
-__all__ = ["ASKED", "OnlineTrack"]
-
-ASKED = -1
-"""`condition` of the samples that say what was asked."""
+__all__ = ["OnlineTrack"]
 
 _STANDARDS = ("best_utility", "population_best_utility", "reference_utility")
-_BASELINES = ("population-best", "oracle")
-_MAX_MARGIN = 60.0
 _SHOWN = 2
-_KNOWN = ("asked", "average_regret", "weak_regret", "changed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,41 +62,30 @@ class _Ready:
     rows: I32
 
 
-class OnlineTrack(ChoiceTrack):
+class OnlineTrack(AskingTrack, ChoiceTrack):
     """Ask users round by round, learn from their answers, and measure on prompts held out; a unit is a shard of users.
 
     Samples have a row for each query after each of the checkpoints, and one for each round, with `ASKED` as its
     condition: the columns `round`, `first` and `second` (columns of the corpus: the pair that was shown, or, of a
     query, the pair that is predicted), `answer` (1 for the first, -1 for the second, 0 for none), `margin` (log-odds of
     the first; of a question also `after` its answer), `texts` (prompt and responses of what the first two users were
-    asked), and `_KNOWN`: of a query what is known of its user by then, of a question its own regret.
+    asked), and `KNOWN`: of a query what is known of its user by then, of a question its own regret.
     """
 
-    id = "online"
-    title = "Ask, answer, adapt"
-    options = OnlineOptions
-    metrics: ClassVar[tuple[Metric, ...]] = ONLINE_METRICS
-    headline = "regret"
-    hook: ClassVar = "next_query"
-    names = {name: TITLES[name] for name in _BASELINES} | ANCHORS
-    work_unit = "questions"
-    large_pool = False
+    names = {name: TITLES[name] for name in BASELINES} | ANCHORS
     protocol: Protocol
 
     def __init__(self, protocol: Protocol, source: Simulated, backends: Backends) -> None:
         signals = Signals.of(source) if protocol.signals else None
         super().__init__(protocol, source, replace(backends, signals=signals))
         self.asking = Asking(source)
-        self._fitted: dict[str, Method] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the fitted methods behind: units of work get theirs with the policy."""
-        return {**vars(self), "_fitted": {}}
 
     @classmethod
-    def accepts(cls, method: type[Method]) -> str:
-        """Return why methods of a class cannot take part; empty if they can."""
-        return "" if method.implements(cls.hook) else "it is no policy, which chooses what to ask"
+    def of(cls, protocol: Protocol, source: Any, backends: Backends) -> Track:
+        """Return the track for simulated users or for people."""
+        if not isinstance(source, Rated):
+            return cls(protocol, source, backends)
+        return PeopleOnline(protocol, source, backends)
 
     @property
     def rounds(self) -> int:
@@ -116,16 +96,6 @@ class OnlineTrack(ChoiceTrack):
     def conditions(self) -> tuple[Condition, ...]:
         """After each of the checkpoints."""
         return tuple(Condition(shots=t) for t in self.asking.options.checkpoints)
-
-    def check(self, method: NamedMethod) -> None:
-        """Raise if a backend is missing or the method of the policy has no posterior."""
-        if not isinstance(method.method, Policy):
-            raise UserError(
-                f"{method.label!r} chooses what to ask, but not by what a method believes.",
-                "Make it a subclass of personalllm.methods.Policy.",
-            )
-        self.backends.bind(method.method.clone())
-        self.backends.bind(method.method.unfitted())
 
     def units(self, key: str) -> Sequence[Unit]:
         """Cut the users into shards."""
@@ -140,14 +110,7 @@ class OnlineTrack(ChoiceTrack):
 
     def prepare(self, method: NamedMethod) -> _Ready:
         """Fit the method of the policy on the pool, once for all policies that ask for it."""
-        policy = method.method.clone()
-        assert isinstance(policy, Policy)  # noqa: S101
-        learner = named(policy.unfitted())
-        if learner.key not in self._fitted:
-            seed = derive_seed(self.protocol.seed, "algorithm", learner.key)
-            self._fitted[learner.key] = fitted(self.source.pool, self.backends, learner, seed)
-        self.backends.bind(policy, derive_seed(self.protocol.seed, "algorithm", method.key))
-        policy.learn_by(copy(self._fitted[learner.key]))
+        policy = self.fitted_policy(method, self.source.pool, "algorithm")
         rows = np.unique(self.source.prompts)
         with running(method.label, "tastes"):
             offered, queries = (
@@ -199,12 +162,12 @@ class OnlineTrack(ChoiceTrack):
             | {"round": t.astype(np.int16), "first": dialogue.shown[user, t, 0], "second": dialogue.shown[user, t, 1]}
             | {"answer": dialogue.answer[user, t], "margin": dialogue.margin[user, t, 0]}
             | {"after": dialogue.margin[user, t, 1], "texts": _texts(texts)}
-            | {name: lost.get(name, nothing).astype(np.float32) for name in _KNOWN}
+            | {name: lost.get(name, nothing).astype(np.float32) for name in KNOWN}
         )
 
     def baselines(self) -> tuple[Baseline, ...]:
         """Return the best choice that ignores the user, and the oracle."""
-        return tuple(StoredChoice(name, self.choices, self.stored) for name in _BASELINES)
+        return tuple(StoredChoice(name, self.choices, self.stored) for name in BASELINES)
 
     def stored(self, name: str, unit: Unit) -> Outcome:
         """Return the samples of a baseline or an oracle."""
@@ -303,34 +266,13 @@ class OnlineTrack(ChoiceTrack):
             | {"round": np.full(len(row), t, np.int16), "first": tests[:, 0], "second": tests[:, 1]}
             | {"answer": np.sign(sides[0] - sides[1]).astype(np.int8)}
             | {"margin": nothing if margin is None else margin, "after": nothing, "texts": _texts([()] * len(row))}
-            | {name: of_users.get(name, nothing) for name in _KNOWN}
+            | {name: of_users.get(name, nothing) for name in KNOWN}
         )
 
     def sums(self, condition: Condition, samples: Table, *, log_odds: bool) -> Sums:
         """Add up the queries of each user; what is known of a user counts with each of them."""
-        column = {name: samples[name].to_numpy() for name in samples.column_names}
-        user, prompt = column["user"], column["prompt"]
-        standards = {name.removesuffix("_utility"): column[name] for name in _STANDARDS}
-        values: dict[str, F64] = choice_columns(column["utility"], **standards)
-        values |= {name: column[name].astype(np.float64) for name in _KNOWN if not np.isnan(column[name]).any()}
-        if not np.isnan(column["margin"]).any():
-            margin = column["margin"].astype(np.float64) * np.where(column["answer"] == 0, 1, column["answer"])
-            values["correct"] = (margin > 0) + 0.5 * (margin == 0)
-            if log_odds:
-                values["log_loss"] = np.logaddexp(0.0, -np.clip(margin, -_MAX_MARGIN, _MAX_MARGIN))
-        n = self.source.n_users
-        sums = {name: np.bincount(user, of, minlength=n).astype(np.float32) for name, of in values.items()}
-        sums["n"] = np.bincount(user, minlength=n).astype(np.float32)
-        # nothing that drifts: the rounds of a run are compared too
-        asked = (column[name] for name in ("user", "prompt", "first", "second"))
         data = digest({"data": self.source.fingerprint, "users": self.source.describe()["population"]})
-        prompts, cells = crossed(user, prompt, values)
-        return Sums(sums, "users", pairing_digest(*asked, data=data), prompts=prompts, cells=cells)
-
-    def counts(self, samples: Table) -> dict[str, int]:
-        """Return the number of queries and of questions."""
-        asked = int((samples["condition"].to_numpy() == ASKED).sum())
-        return {"queries": samples.num_rows - asked, "questions": asked}
+        return added(samples, self.source.n_users, data, log_odds=log_odds)
 
 
 def _texts(rows: Sequence[tuple[str, ...]]) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from personalllm.core.storage import shipped_tables
-from personalllm.evaluation.tracks.online import ASKED
+from personalllm.evaluation.tracks.asking import ASKED
 from personalllm.report.numbers import ABSENT, count, listed, number, percent
 from personalllm.report.tables import Column, Grid, Row
 from personalllm.report.views.base import Drawing, Finding, View
