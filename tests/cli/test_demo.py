@@ -53,7 +53,7 @@ def test_its_stages_fit_together(make_tiny, monkeypatch, tmp_path):
     names = "personalllm.backends.names"
     monkeypatch.setattr("personalllm.data.load", lambda name: make_tiny(40))
     monkeypatch.setattr(f"{names}.build_embedder", HashEmbedder)
-    monkeypatch.setattr(f"{names}.build_llm", lambda cache: EchoChatModel())
+    monkeypatch.setattr("personalllm.backends.llm.LocalChatModel", lambda **sizes: EchoChatModel())
     monkeypatch.setattr(f"{names}.build_rewards", lambda metadata, embedder: SurfaceRewards())
     monkeypatch.setattr(demo_command, "POOL", {"n_users": 20, "pairs_per_user": 6})
     text = demo(tmp_path, "--users", "10")
@@ -62,11 +62,12 @@ def test_its_stages_fit_together(make_tiny, monkeypatch, tmp_path):
 
 
 def check_demo(out: Path, text: str, users: int = 40) -> None:
-    assert f"rank track: {users} users choose among stored responses" in text
-    assert f"predict track: which of two responses do {users} users prefer" in text
+    words = " ".join(text.split())
+    assert f"Choose among stored responses (rank track): {users} users, 20 preferences known of each" in words
+    assert f"Predict preferences (predict track): {users} users, 0 to 20 preferences known of each" in words
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.index("<h1>Did personalisation help?</h1>") < page.index("Leaderboard")
-    for label in ("Rank: mini", "Rank: another user\u2019s history", "Predict"):
+    for label in ("Rank: another user\u2019s history", "Predict"):
         assert f">{label}</a>" in page
     assert "Did personalisation help?" in text
     for name in ("Calibrated Bayes on text and embedding", "Pooled Bradley-Terry", "Best on text and pool alone"):

@@ -21,7 +21,7 @@ __all__ = ["demo"]
 METHODS = ("calibrated-bayes", "pooled-bt")
 """The best method that is fitted in seconds, and one that ignores who the user is."""
 
-POOL = {"n_users": 300, "pairs_per_user": 30}
+POOL = {"n_users": 200, "pairs_per_user": 15}
 """A small pool: the methods are fitted four times."""
 
 STYLES = (
@@ -40,7 +40,7 @@ CONTEXT_LENGTH = 1024
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the runs and the report.")] = Path("demo-report"),
     users: Annotated[int, typer.Option(min=2, help="Users among whom stored responses are chosen.")] = 500,
-    prompts: Annotated[int, typer.Option(min=1, help="Prompts for which the chat model writes.")] = 28,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts for which the chat model writes.")] = 24,
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
 ) -> None:
     """Show on the embedded benchmark whether personalisation helps, and write the HTML report.
@@ -84,7 +84,7 @@ class _Stages:
             highlight=False,
         )
         self.embedder = build_embedder()
-        slots = self.mini.n_responses // len(STYLES)
+        slots = -(-self.mini.n_responses // len(STYLES))
         self.llm = CachedChatModel(LocalChatModel(context_length=CONTEXT_LENGTH, slots=slots), out / "replies")
         self.rewards = build_rewards(self.mini.metadata, self.embedder)
         embed_texts(self.mini, self.embedder, console)
