@@ -43,7 +43,7 @@ test: $(STAMP) ## All checks and the fast tests: unit, contract, end-to-end, doc
 
 test-torch: $(STAMP) ## Install torch (choose the build with TORCH=...) and run the tests that need it
 	$(PIP) -e ".[torch]" "$(TORCH)"
-	$(BIN)/pytest -m torch tests/backends
+	$(BIN)/pytest -m "torch and not slow" tests/backends
 	$(BIN)/pytest -m "torch and not slow" tests --ignore tests/backends
 
 test-all: $(STAMP) ## The slow tests too; those that need torch after `make test-torch`

@@ -134,7 +134,7 @@ def _tiny():
     return tiny
 
 
-_QUICK = (("llama", "float32"), ("oasst", "bfloat16"))
+_QUICK = (("llama", "float32"),)
 _MODELS = [
     pytest.param(architecture, dtype, marks=() if (architecture, dtype) in _QUICK else pytest.mark.slow)
     for architecture in ("llama", "mistral", "gemma", "deberta", "oasst", "oasst-mean", "beaver")
