@@ -8,10 +8,9 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from personalllm.core.types import F32, F64, I32, I64
+from personalllm.core.types import F64
 from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
-from personalllm.methods.parts.linear_method import moderated_scores
 from personalllm.methods.parts.logistic import MOST_RIDGE, Laplace, best_ridge, newton_map, newton_pooled
 from personalllm.methods.parts.low_rank import some_users
 from personalllm.methods.parts.posterior import LinearPosterior
@@ -119,16 +118,6 @@ class HierarchicalBT(LinearPosterior):
     def learn(self, pairs: Pairs) -> None:
         """Fit the prior by expectation maximisation."""
         self.prior_ = fit_prior(some_users(pairs), self.steps, self.pseudo_users)
-
-    def user_weights(self, pairs: Pairs) -> F32:
-        """Return the posterior means, and keep the covariances."""
-        laplace = self.prior_.posterior(pairs)
-        self.user_spread_ = laplace.covariance.astype(np.float32)
-        return laplace.mean.astype(np.float32)
-
-    def scores(self, candidates: F32, index: I64, user: I32) -> F32:
-        """Return moderated utilities, float32 (n_queries, n_responses)."""
-        return moderated_scores(self.user_weights_.astype(np.float64), self.user_spread_, candidates, index, user)
 
     def belief(self, pairs: Pairs, before: Belief | None = None) -> Belief:
         """Return Laplace's approximation."""

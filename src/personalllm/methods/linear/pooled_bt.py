@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from personalllm.core.types import F32, I32, I64
+from personalllm.core.types import F32, Queries
 from personalllm.methods.base import Method
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.linear_method import LinearMethod, score_queries
@@ -52,6 +52,7 @@ class PooledBT(LinearMethod):
 
     adapt = Method.adapt
 
-    def scores(self, candidates: F32, index: I64, user: I32) -> F32:
+    def utilities(self, queries: Queries) -> F32:
         """Return utilities, the same for every user, float32 (n_queries, n_responses)."""
-        return score_queries(self.shared_[None], candidates, index, user)
+        candidates, index = self.features_.candidates(self.embedder, queries)
+        return score_queries(self.shared_[None], candidates, index, queries.user)

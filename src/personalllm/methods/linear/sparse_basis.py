@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import numpy as np
 
 from personalllm.core.seeding import generator
-from personalllm.core.types import F32, F64, I32, I64
+from personalllm.core.types import F64
 from personalllm.methods.parts.beliefs import Belief
 from personalllm.methods.parts.features import Pairs
 from personalllm.methods.parts.held_out import HeldOut
-from personalllm.methods.parts.linear_method import CalibratedMethod, moderated_margins, moderated_scores
+from personalllm.methods.parts.linear_method import CalibratedMethod, moderated_margins
 from personalllm.methods.parts.low_rank import fit_basis, in_basis, some_users, start_points, start_weights
 from personalllm.methods.parts.particles import learned, log_likelihoods, posterior
 from personalllm.methods.parts.posterior import LinearPosterior
@@ -53,7 +53,7 @@ class MixturePopulation:
 
 
 @dataclass
-class SparseBasis(LinearPosterior, CalibratedMethod):
+class SparseBasis(CalibratedMethod, LinearPosterior):
     r"""Ranks by a sparse mixture of tastes learned from the pool: $u = z_u^\top B^\top x$, $z_u$ on the simplex.
 
     The population is a discrete distribution over mixtures: single tastes with their shares in the pool, and draws from
@@ -179,17 +179,6 @@ class SparseBasis(LinearPosterior, CalibratedMethod):
         if self.concentration is not None:
             return drawn, group
         return np.concatenate([np.eye(n), drawn]), np.concatenate([np.zeros(n, dtype=np.int64), 1 + group])
-
-    def user_weights(self, pairs: Pairs) -> F32:
-        """Return the posterior means of the mixtures, and keep their covariances."""
-        mean, spread = self.population_.posterior(pairs)
-        self.user_spread_ = spread.astype(np.float32)
-        return mean.astype(np.float32)
-
-    def scores(self, candidates: F32, index: I64, user: I32) -> F32:
-        """Return moderated utilities, float32 (n_queries, n_responses)."""
-        tastes = (candidates @ self.population_.basis).astype(np.float32)
-        return moderated_scores(self.user_weights_.astype(np.float64), self.user_spread_, tastes, index, user)
 
     @property
     def basis(self) -> F64:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from personalllm.core.types import F32, F64, I32, I64, Histories, Queries
+from personalllm.core.types import F32, F64, I64, Histories, Queries
 from personalllm.methods.base import fitting
 from personalllm.methods.parts.features import FeatureMap, Pairs
 from personalllm.methods.parts.held_out import SHOTS, user_slopes
@@ -85,7 +85,7 @@ def moderated_margins(mean: F64, covariance: npt.NDArray[np.floating[Any]], pair
 class LinearMethod(PreferenceLearner):
     """Base of the methods whose utility is linear in the features of a response: u = w . x.
 
-    A subclass implements `learn` (from the pool) and `user_weights` (of the target users), and may replace `scores`.
+    A subclass implements `learn` (from the pool) and `user_weights` (of the target users).
     It handles a pool without comparisons and users without comparisons.
 
     Args:
@@ -128,11 +128,7 @@ class LinearMethod(PreferenceLearner):
     def utilities(self, queries: Queries) -> F32:
         """Return utilities, float32 (n_queries, n_responses); their differences are log-odds."""
         candidates, index = self.features_.candidates(self.embedder, queries)
-        return self.scores(candidates, index, queries.user)
-
-    def scores(self, candidates: F32, index: I64, user: I32) -> F32:
-        """Return the utilities of candidates' features, float32 (n_queries, n_responses); see `score_queries`."""
-        return score_queries(self.user_weights_, candidates, index, user)
+        return score_queries(self.user_weights_, candidates, index, queries.user)
 
 
 @dataclass

@@ -85,7 +85,10 @@ class Posterior(ABC):
 
 @dataclass
 class LinearPosterior(Posterior, LinearMethod):
-    """A linear method with a posterior of each user's weights on its features, or on a basis of them."""
+    """A linear method with a posterior of each user's weights on its features, or on a basis of them.
+
+    Unless `moderated` is off, users' weights are the posterior means, and utilities are drawn in by its variance.
+    """
 
     @property
     def basis(self) -> F64 | None:
@@ -101,3 +104,16 @@ class LinearPosterior(Posterior, LinearMethod):
         """Return the comparisons in the basis."""
         pairs = self.comparisons(histories)
         return pairs if self.basis is None else in_basis(pairs, self.basis)
+
+    def user_weights(self, pairs: Pairs) -> F32:
+        """Return the posterior means, and keep the covariances."""
+        belief = self.belief(pairs if self.basis is None else in_basis(pairs, self.basis))
+        self.user_spread_ = belief.covariance.astype(np.float32)
+        return belief.mean.astype(np.float32)
+
+    def utilities(self, queries: Queries) -> F32:
+        """Return utilities, float32 (n_queries, n_responses)."""
+        if not self.moderated:
+            return super().utilities(queries)
+        mean = self.user_weights_.astype(np.float64)
+        return moderated_scores(mean, self.user_spread_, *self.tastes(queries), queries.user)
