@@ -21,7 +21,7 @@ from personalllm.evaluation.tracks.asking import ASKED
 from personalllm.methods import get_method, method_class
 from personalllm.methods.asking.policies import Thompson
 from personalllm.methods.asking.policy import Offer, Policy
-from personalllm.testing import HashEmbedder
+from personalllm.testing import HashEmbedder, check_method
 from personalllm.testing._scenes import planted_scene
 
 FEW: dict[str, Any] = {"n_users": 12, "pool_users": 30, "pool_pairs": 10, "rounds": 6, "checkpoints": [0, 3, 6]}
@@ -251,6 +251,28 @@ def test_methods_that_cannot_ask_are_refused(benchmark_: Benchmark, method: str,
         few([method], benchmark_)
 
 
+@dataclass
+class Closest(Policy):
+    id = "closest"
+
+    def value(self, offer: Offer) -> F64:
+        return -np.abs(offer.gap)
+
+
+@dataclass
+class Moody(Policy):
+    id = "moody"
+
+    def value(self, offer: Offer) -> F64:
+        return np.random.default_rng().random(offer.open.shape)
+
+
+def test_the_contract_suite_covers_a_policy_of_ones_own() -> None:
+    check_method(Closest)
+    with pytest.raises(AssertionError, match="equal seeds must give equal questions"):
+        check_method(Moody)
+
+
 def test_a_policy_that_returns_nonsense_is_named(benchmark_: Benchmark) -> None:
     @dataclass
     class Nonsense(Policy):
@@ -336,3 +358,15 @@ def test_who_rated_no_whole_group_is_not_asked() -> None:
     none = Ratings.from_table(table, ratings.responses, "A joke, please.", name="planted")
     with pytest.raises(UserError, match="nobody rated all of a group"):
         evaluate([f"greedy[{BT}]"], none, "online", few, embedder=embedder)
+
+
+def test_an_executor_gives_the_same(benchmark_: Benchmark) -> None:
+    from personalllm.backends.executor import ProcessExecutor
+
+    settings = {**FEW, "users_per_shard": 6}
+    settings["online"] = {"checkpoints": settings.pop("checkpoints")}
+    given: dict[str, Any] = {"protocol": Protocol.for_data(benchmark_, track="online", **settings)}
+    given["embedder"] = HashEmbedder()
+    here = evaluate([f"greedy[{BT}]"], benchmark_, **given)
+    there = evaluate([f"greedy[{BT}]"], benchmark_, **given, executor=ProcessExecutor(2))
+    assert there.table().equals(here.table())

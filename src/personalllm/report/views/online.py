@@ -62,13 +62,16 @@ class OnlineView(View):
     @property
     def lead(self) -> str:
         """What was measured."""
+        who, rounds = "users", self.options.get("rounds", max(self.shots(self.headline)))
         how = "a prompt came and two of its responses were chosen"
         if self.options.get("mode") == "survey":
             how = f"one of {self.options['prompts']} prompts and two of its responses were chosen"
+        if self.results.protocol.get("folds"):
+            who, how = "people", "a group of responses that they had rated came and two of these were chosen"
         return (
-            f"{count(self.n_clusters())} users of {self.results.data_name} were asked for {self.options.get('rounds')} "
-            f"rounds: in each {how} by a policy, the user said which is better, and a method learned from it. It was "
-            "judged by what it recommends on other prompts."
+            f"{count(self.n_clusters())} {who} of {self.results.data_name} were asked for {rounds} rounds: in each "
+            f"{how} by a policy, the user said which is better, and a method learned from it. It was judged by what it "
+            "recommends on other prompts."
         )
 
     def more_findings(self) -> Iterator[Finding]:
