@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from personalllm.core.errors import DataError, UnknownName, UserError
+from personalllm.core.errors import DataError, ParameterError, UnknownName, UserError
 from personalllm.core.types import Message
 from personalllm.data import Preferences, Ratings
 from personalllm.data.judgements import Judgement, parse_ranking, rank_shares
@@ -218,6 +218,10 @@ def test_personalrewardbench_has_its_own_splits(tmp_path: Path) -> None:
     assert dict(tally.splits) == {"pool": 3, "history": 2, "test": 1}
     people = Preferences.from_rows(tmp_path)
     assert people.splits == ("pool", "pool", "pool", "history", "history", "test")
+    assert people.part("history").user.tolist() == [1, 1]
+    assert people.part("pool", "test").user.tolist() == [0, 0, 0, 1]
+    with pytest.raises(ParameterError, match="splits must be of history, pool, test, got"):
+        people.part("train")
     other = Preferences.from_rows([bench("ann", "test"), bench("ann", "train", 1)], name=people.name)
     assert other.splits == ("test", "history")
     lists = bench("ann", "") | {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
@@ -405,9 +409,8 @@ def test_names_and_sources_that_are_not_there(tmp_path: Path) -> None:
 
 def test_every_layout_has_its_entry() -> None:
     assert {*LAYOUTS} | {"dices"} == {*known()}
-    assert all(
-        entry.licence and entry.citation for name, entry in known().items() if name not in ("comparisons", "ratings")
-    )
+    own = ("comparisons", "picks", "ratings")
+    assert all(entry.licence and entry.citation for name, entry in known().items() if name not in own)
 
 
 def test_roles_that_nobody_has() -> None:
@@ -415,6 +418,15 @@ def test_roles_that_nobody_has() -> None:
         read([coval_row(prompt=[{"role": "tool", "content": "x"}])])
     with pytest.raises(DataError, match="do not end with the user's"):
         read([coval_row(prompt=[{"role": "assistant", "content": "x"}])])
+
+
+def test_picks_of_reward_models() -> None:
+    row = {"prompt": "Hi", "candidates": ["a", "b", "a", "c"], "picks": {"x": 2, "y": 3, "z": None}}
+    (first, second), _, tally = read([row])
+    assert (first.user, first.responses, first.chosen) == ("x", ("a", "b", "c"), 0), "two equal candidates are one"
+    assert (second.chosen, tally.ties, dict(tally.comparisons)) == (2, 0, {"x": 2, "y": 2})
+    with pytest.raises(DataError, match="the pick of 'x' must be a position from 0 to 3, got 4"):
+        read([row | {"picks": {"x": 4}}])
 
 
 def test_rankings_and_ratings_are_read_as_a_population(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from personalllm.analysis.persona import PersonaPopulation, persona_population, 
 from personalllm.analysis.regression import Regressions, regressions, user_regressions
 from personalllm.analysis.study import Study
 from personalllm.analysis.votes import Votes
+from personalllm.analysis.whose import Choices, WhoseChoice, whose_choice
 from personalllm.core.registry import Registry
 
 PAGE = {
@@ -26,6 +27,7 @@ PAGE = {
     "regressions": "personalllm.analysis.regression:Regressions",
     "opinion": "personalllm.analysis.opinion:Representativeness",
     "opinion-prediction": "personalllm.analysis.opinion_groups:GroupPrediction",
+    "whose": "personalllm.analysis.whose:WhoseChoice",
     "audit": "personalllm.analysis.audit:RewardAudit",
 }
 """The built-in analyses, in the order of the page of `personalllm analyze`; a new one needs its file and one line."""
@@ -38,6 +40,7 @@ __all__ = [
     "PAGE",
     "Agreement",
     "Analysis",
+    "Choices",
     "Diversity",
     "EntropyByWords",
     "Features",
@@ -50,6 +53,7 @@ __all__ = [
     "Study",
     "Survey",
     "Votes",
+    "WhoseChoice",
     "agreement",
     "answer_overlap",
     "audit",
@@ -68,4 +72,5 @@ __all__ = [
     "score_personas",
     "user_agreement",
     "user_regressions",
+    "whose_choice",
 ]

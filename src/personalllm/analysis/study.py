@@ -20,6 +20,7 @@ from personalllm.users import PUBLISHED_ALPHAS, PUBLISHED_REWARD_MODELS, PUBLISH
 if TYPE_CHECKING:
     from personalllm.analysis.opinion_questions import ScoreRule, Survey
     from personalllm.analysis.persona import PersonaPopulation
+    from personalllm.analysis.whose import Choices
 
 __all__ = ["Study"]
 
@@ -40,6 +41,7 @@ class Study:
         seed: Seed of the users and of the pairs of responses.
         people: Votes of people.
         personas: Populations of personas on the same benchmark.
+        choices: Choices of voters among several responses, e.g. of reward models.
         survey: Opinion questions, and people's answers to them.
         opinion_score: What lies between two options: their codes (the paper's rule) or their positions.
         classifiers: Classifiers of each set of text features, by its name.
@@ -58,6 +60,7 @@ class Study:
     seed: int = 0
     people: tuple[Votes, ...] = ()
     personas: tuple[PersonaPopulation, ...] = ()
+    choices: tuple[Choices, ...] = ()
     survey: Survey | None = None
     opinion_score: ScoreRule = "coded"
     classifiers: Mapping[str, Sequence[TextClassifier]] = field(default_factory=dict)

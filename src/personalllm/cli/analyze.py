@@ -71,6 +71,10 @@ class InputOptions:
     personas: Annotated[
         list[Path] | None, typer.Option(help="Scores from `personalllm personas score`; repeatable.")
     ] = None
+    choices: Annotated[
+        list[Path] | None,
+        typer.Option(help="Choices of voters among several responses (layout picks, prism, ...); repeatable."),
+    ] = None
     questions: Annotated[
         Path | None, typer.Option(help="Opinion questions, JSON lines; of a release, the choices of reward models.")
     ] = None
@@ -114,6 +118,7 @@ class InputOptions:
 
     def add_to(self, study: Study) -> Study:
         """Return the study with what the files hold; all are read before anything is computed."""
+        from personalllm.analysis import Choices
         from personalllm.analysis.opinion_files import OPINION_COLUMNS
         from personalllm.analysis.vote_files import VOTE_COLUMNS
         from personalllm.backends.features import build_classifiers
@@ -124,6 +129,7 @@ class InputOptions:
             study,
             people=_people(self.votes or [], self.ties, self.columns(VOTE_COLUMNS)),
             personas=_personas(study, self.personas or []),
+            choices=tuple(Choices.from_rows(path) for path in self.choices or ()),
             survey=self.survey(study, self.columns(OPINION_COLUMNS)),
             opinion_score=self.opinion_score,
             classifiers={name: build_classifiers(name) for name in self.features or ("syntactic", "semantic-offline")},

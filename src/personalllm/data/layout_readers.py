@@ -32,6 +32,7 @@ __all__ = [
     "read_multipref",
     "read_pandalm",
     "read_personalrewardbench",
+    "read_picks",
     "read_prism",
     "read_ratings",
     "read_tldr",
@@ -313,6 +314,20 @@ def read_tldr(row: Row, odd: Oddities) -> Iterator[Judgement]:
         raise row.bad(f"choice must be 0 or 1, got {row.cell('choice')!r:.40}")
     responses = tuple(row.at("summaries", summary.get("text")).text("summaries") for summary in summaries)
     yield Judgement(row.name("worker"), (Message("user", "\n\n".join(parts)),), responses, int(choice))
+
+
+def read_picks(row: Row) -> Iterator[Judgement]:
+    """Read which of several candidates each of several voters (or reward models) picked."""
+    prompt = _asked(row, "prompt", row.messages("prompt"))
+    candidates = tuple(_texts(row, "candidates"))
+    for user, place in (row.cell("picks") or {}).items():
+        if place is None:
+            continue
+        if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(candidates):
+            raise row.bad(f"the pick of {user!r:.40} must be a position from 0 to {len(candidates) - 1}, got {place!r}")
+        best = candidates[place]
+        distinct = tuple(dict.fromkeys(candidates))  # two equal candidates are one
+        yield Judgement(str(user), prompt, distinct, distinct.index(best))
 
 
 def read_ratings(rows: Iterable[Row], odd: Oddities) -> Iterator[Judgement]:

@@ -27,6 +27,7 @@ from personalllm.data.layout_readers import (
     read_multipref,
     read_pandalm,
     read_personalrewardbench,
+    read_picks,
     read_prism,
     read_ratings,
     read_tldr,
@@ -142,6 +143,7 @@ LAYOUTS: Mapping[str, Layout] = {
             _each_counted(read_multipref),
         ),
         Layout("tldr", ("worker", "info", "summaries", "choice"), (), _each_counted(read_tldr)),
+        Layout("picks", ("prompt", "candidates", "picks"), (), _each(read_picks)),
         Layout("ratings", ("user", "response", "rating"), ("prompt",), read_ratings),
     )
 }

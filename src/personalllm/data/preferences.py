@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from personalllm.core.errors import DataError, UserError
+from personalllm.core.errors import DataError, ParameterError, UserError
 from personalllm.core.seeding import generator
 from personalllm.core.storage import digest
 from personalllm.core.types import I32, JSON, Corpus, Histories, Message
@@ -78,6 +78,25 @@ class Preferences:
     def n_topics(self) -> int:
         """Number of distinct prompts."""
         return int(self.topic.max()) + 1
+
+    def part(self, *splits: str) -> Histories:
+        """Return the comparisons of some parts of data with splits of their own, of the same users.
+
+        A method is fitted on the part `pool` (all but `test` where there is none), adapted to `history`, and predicts
+        `test`.
+
+        Raises:
+            ParameterError: If the data have no such part.
+
+        >>> row = {"user": "ann", "prompt": "Hi", "chosen": "a", "rejected": "b"}
+        >>> people = Preferences.from_rows([row | {"split": "history"}, row | {"split": "test", "prompt": "Bye"}])
+        >>> len(people.part("test")), len(people.part("history", "test"))
+        (1, 2)
+        """
+        held = sorted({*self.splits} - {""})
+        if not {*splits} <= {*held}:
+            raise ParameterError("splits", f"of {', '.join(held)}" if held else "none, the data have none", splits)
+        return self.histories.rows(np.isin(self.splits, splits))
 
     @classmethod
     def from_rows(
