@@ -42,6 +42,17 @@ def test_the_run_s_methods_are_evaluated_on_a_file(simulated: Path, folder: Path
     assert {float(row["value"]) for row in rows} == {0.75}
 
 
+def test_shots_that_are_dropped_are_named_with_the_reason(
+    simulated: Path, folder: Path, output: Callable[..., str]
+) -> None:
+    few = ["0,2,40" if value == "0,2" else value for value in FEW]
+    text = output("transfer", simulated, "mine.csv", "--column", "user=who", "--out", "made", *few, *EMBEDDER)
+    assert "Which shots are missing? Shots 40 are left out: with two of 3 parts of the prompts held out" in text
+    assert "What to try next" in text
+    assert "raise prompt_folds" in text.lower()
+    assert "Shots 40 are left out" in Path("made/transfer.html").read_text(encoding="utf-8")
+
+
 def test_a_finished_run_on_people_is_read(simulated: Path, folder: Path, output: Callable[..., str]) -> None:
     people = ["--data", "mine.csv", "--column", "user=who", "--name", "Mine", "--out", "people"]
     output("evaluate", "longest", *people, *FEW, *EMBEDDER)

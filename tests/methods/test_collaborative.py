@@ -11,6 +11,7 @@ from personalllm.methods.linear.matrix_factorisation import _by_text, _names
 from personalllm.methods.parts.factors import _Problem, fit_factors, held_out, population
 from personalllm.methods.parts.features import FeatureMap, Pairs, used_responses
 from personalllm.methods.parts.particles import log_likelihoods, posterior, vote
+from personalllm.methods.parts.standings import Standings, Tastes, pool_weights, response_names
 from personalllm.testing import HashEmbedder
 from personalllm.testing._standins import PlantedSignals
 
@@ -242,3 +243,76 @@ def test_without_a_pool_the_mixture_of_nobody_in_particular_is_near_the_mean_of_
     scores = method.adapt(Histories.empty(corpus, 1)).utilities(Queries(corpus, 1, np.zeros(10), np.arange(50, 60)))
     shared = signals.scores[50:].mean(axis=2)
     assert np.corrcoef(scores.ravel(), (shared - shared.mean(axis=1, keepdims=True)).ravel())[0, 1] > 0.95
+
+
+def ranked_world(n_pool=60, n_new=20, n_prompts=16, known=1.0):
+    """Return a corpus of four responses a prompt, and who ranks all of them, by one hidden trait that no text says.
+
+    The texts are random, so only what others thought of the same responses can help.
+    """
+    rng = generator("tests", "ranked")
+    corpus = Corpus([f"p{i}" for i in range(n_prompts)], [[f"r{i}.{j}" for j in range(4)] for i in range(n_prompts)])
+    loadings = rng.standard_normal((n_prompts, 4))
+
+    def histories(traits, prompts):
+        values = traits[:, None, None] * loadings[prompts] + 0.3 * rng.standard_normal((len(traits), len(prompts), 4))
+        rows = [
+            (user, prompt, *((a, b) if values[user, place, a] > values[user, place, b] else (b, a)))
+            for user in range(len(traits))
+            for place, prompt in enumerate(prompts)
+            for a, b in zip(*np.triu_indices(4, 1), strict=True)
+            if rng.random() < known
+        ]
+        return Histories(corpus, len(traits), *map(np.array, zip(*rows, strict=True)))
+
+    traits = rng.choice([-1.0, 1.0], n_new)
+    everything = list(range(n_prompts))
+    return corpus, histories(rng.choice([-1.0, 1.0], n_pool), everything), traits, loadings, histories
+
+
+@pytest.mark.parametrize(("known", "least"), [(1.0, 0.9), (0.4, 0.8)])
+def test_the_joint_gaussian_finds_what_no_text_says(known, least):
+    corpus, pool, traits, loadings, histories = ranked_world(known=known)
+    method = get_method("joint-gaussian", n_features=4).bind(embedder=HashEmbedder()).fit(pool)
+    method.adapt(histories(traits, list(range(12))))
+    users, prompts = np.repeat(np.arange(len(traits)), 4), np.tile(np.arange(12, 16), len(traits))
+    utilities = method.utilities(Queries(corpus, len(traits), users, prompts))
+    likes = traits[users, None] * loadings[prompts]
+    chosen = likes[np.arange(len(likes)), utilities.argmax(axis=1)]
+    assert chosen.sum() > least * likes.max(axis=1).sum()
+    strangers = method.adapt(Histories.empty(corpus, 1)).utilities(Queries(corpus, 1, [0], [13]))
+    assert np.abs(strangers).max() < np.abs(utilities).max()
+
+
+def test_the_weights_of_the_pool_are_the_conditional_expectation_of_the_gaussian():
+    _, pool, traits, _, histories = ranked_world()
+    embedder = HashEmbedder()
+    features = FeatureMap.fit(embedder, pool, 4)
+    tastes = Tastes.fit(Standings.of(pool, features, embedder))
+    new = Standings.of(histories(traits[:1], [0, 1, 2]), features, embedder)
+    items = np.arange(len(tastes.names))
+    whole = Standings.of(pool, features, embedder)
+    z, mean = tastes.columns(whole.names, whole.features), tastes.means(whole.names, whole.features)
+    covariance = z.T @ z / tastes.n_users
+    h = tastes.index(new.names[new.item])
+    prompt = new.prompt[new.item]
+    centre = np.eye(len(h)) - (prompt[:, None] == prompt) / (prompt[:, None] == prompt).sum(axis=1)
+    noise = 0.5 * tastes.variance * np.eye(len(h))
+    inner = centre @ covariance[np.ix_(h, h)] @ centre.T + noise
+    expected = mean + covariance[np.ix_(items, h)] @ centre.T @ np.linalg.solve(inner, centre @ (new.value - mean[h]))
+    got = mean + pool_weights(tastes, new, 0.5)[0] @ z
+    assert got == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_standing_of_a_response_is_its_rank_within_the_prompt():
+    corpus = Corpus(["p"], [["a", "b", "c"]])
+    everything = Histories(corpus, 1, [0, 0, 0], [0, 0, 0], [2, 2, 0], [0, 1, 1])
+    embedder = HashEmbedder()
+    standings = Standings.of(everything, FeatureMap.fit(embedder, everything, 2), embedder)
+    of = dict(zip(standings.names[standings.item].tolist(), standings.value.tolist(), strict=True))
+    a, b, c = response_names(corpus, np.arange(3)).tolist()
+    assert (of[a], of[b], of[c]) == pytest.approx((0.0, -2 / 3, 2 / 3))
+    best_worst = Standings.of(
+        Histories(corpus, 1, [0], [0], [2], [1], True), FeatureMap.fit(embedder, everything, 2), embedder
+    )
+    assert sorted(best_worst.value.tolist()) == pytest.approx([-2 / 3, 0.0, 2 / 3])

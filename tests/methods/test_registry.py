@@ -17,6 +17,7 @@ IDS = (
     "gpo",
     "hierarchical-bt",
     "icl",
+    "joint-gaussian",
     "longest",
     "lookup-icl",
     "lore",

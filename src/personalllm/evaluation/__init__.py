@@ -28,6 +28,7 @@ from personalllm.evaluation.parts import (
     PopulationSpec,
     load_track,
 )
+from personalllm.evaluation.power import Spread, people_needed, power
 from personalllm.evaluation.presets import PRESETS, Preset, get_preset, list_presets
 from personalllm.evaluation.progress import Progress, ProgressEvent
 from personalllm.evaluation.protocol import METRICS_VERSION, RUN_FORMAT, Protocol
@@ -63,6 +64,7 @@ __all__ = [
     "ProgressEvent",
     "Protocol",
     "Results",
+    "Spread",
     "Sums",
     "Sweep",
     "Track",
@@ -78,7 +80,9 @@ __all__ = [
     "load_track",
     "parse_axis",
     "parse_method",
+    "people_needed",
     "plan_sweep",
+    "power",
     "reliability",
     "resolve",
     "run_sweep",

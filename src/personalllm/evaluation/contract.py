@@ -280,3 +280,7 @@ class Track(ABC):
     def describe(self) -> JSON:
         """Return what was drawn, as JSON for the manifest."""
         return {}
+
+    def shortfall(self) -> str:
+        """Return what the protocol asks for and the data cannot give, and why; empty if there is nothing."""
+        return ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-__all__ = ["Progress", "ProgressEvent"]
+__all__ = ["Progress", "ProgressEvent", "silent", "warned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +32,12 @@ class ProgressEvent:
 
 
 Progress: TypeAlias = Callable[[ProgressEvent], None]
+
+
+def silent(_event: ProgressEvent) -> None:
+    """Report nothing."""
+
+
+def warned(event: ProgressEvent) -> None:
+    """Turn a note into a warning, for callers without a progress display."""
+    warnings.warn(event.message, stacklevel=3)

@@ -32,7 +32,7 @@ from personalllm.evaluation.estimates import estimate
 from personalllm.evaluation.manifest import write_found, write_manifest, write_order
 from personalllm.evaluation.parts import load_track
 from personalllm.evaluation.presets import as_protocol
-from personalllm.evaluation.progress import Progress, ProgressEvent
+from personalllm.evaluation.progress import Progress, ProgressEvent, silent, warned
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.reading import assemble
 from personalllm.evaluation.resolve import resolve, slug, without_source
@@ -101,7 +101,7 @@ def evaluate(
     fingerprint = instance.protocol.fingerprint
     store = Store(fingerprint) if out is None else DiskStore(Path(out) / fingerprint, fingerprint)
     manifest = write_manifest(store, instance)
-    run = _Run(store, instance, progress or _silent, _workers(workers, instance, progress or _silent))
+    run = _Run(store, instance, progress or silent, _workers(workers, instance, progress))
     write_order(store, [entry.key for entry in entries])
     ends = run.anchors(anchors, manifest)
     keys = [run.method(entry) for entry in entries] + [run.baseline(baseline) for baseline in baselines] + ends
@@ -180,17 +180,15 @@ def _check_names(names: Sequence[str], track: Track, baselines: Sequence[Baselin
             )
 
 
-def _workers(executor: Executor | None, track: Track, progress: Progress) -> Executor | None:
-    """Return the executor if the track lets one do its units; report if not."""
+def _workers(executor: Executor | None, track: Track, progress: Progress | None) -> Executor | None:
+    """Return the executor if the track lets one do its units; report if not, and what the data cannot give."""
+    if shortfall := track.shortfall():
+        (progress or warned)(ProgressEvent("", "note", message=shortfall))
     if executor is None or track.elsewhere:
         return executor
     message = f"The {track.id} track does all its work in this process; the executor is not used."
-    progress(ProgressEvent("", "note", message=message))
+    (progress or silent)(ProgressEvent("", "note", message=message))
     return None
-
-
-def _silent(_event: ProgressEvent) -> None:
-    """Report nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,7 +262,7 @@ class _Run:
         """
         label, total = about["label"], sum(unit.weight for unit in units)
         # of baselines, which are not asked for, only damage is reported
-        progress = self.progress if about["kind"] == "method" else _silent
+        progress = self.progress if about["kind"] == "method" else silent
         complete = self._read(label, partial(self.store.read_method, key)) is not None
         # a record does not vouch for the samples it was made from: a damaged one is computed again
         if complete and all(map(self.store.has_unit, units)):

@@ -166,6 +166,19 @@ class Transfer:
         """Labels of the methods that both sides have, in the order of the simulated run."""
         return self._shared("method")
 
+    @cached_property
+    def dropped(self) -> tuple[str, ...]:
+        """Why shots that were asked for are missing, a sentence for each reason."""
+        drawn = [side.manifest.get("drawn") or {} for side in self._sides]
+        reasons = [str(of_side["dropped"]) for of_side in drawn if "dropped" in of_side]
+        pairs = zip(self._sides, self._sides[::-1], ("people", "simulated users"), strict=True)
+        for side, other, whose in pairs:
+            here, there = ({c.shots for c in run.conditions if c == Condition(shots=c.shots)} for run in (side, other))
+            if only := sorted(here - there):
+                listed = ", ".join(map(str, only))
+                reasons.append(f"Shots {listed} of {side.data_name} were not measured on {whose} ({other.data_name}).")
+        return tuple(reasons)
+
     def _shared(self, kind: str) -> tuple[str, ...]:
         of_people = {result.label for result in self.people.methods if result.kind == kind}
         of_simulated = (result.label for result in self.simulated.methods if result.kind == kind)

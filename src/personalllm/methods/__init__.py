@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from personalllm.methods.icl.zero_shot import ZeroShot
     from personalllm.methods.linear.calibrated_bayes import CalibratedBayes
     from personalllm.methods.linear.hierarchical_bt import HierarchicalBT
+    from personalllm.methods.linear.joint_gaussian import JointGaussian
     from personalllm.methods.linear.lore import LoRe
     from personalllm.methods.linear.matrix_factorisation import MatrixFactorisation
     from personalllm.methods.linear.nearest_users import NearestUsers
@@ -70,6 +71,7 @@ __all__ = [
     "Greedy",
     "HierarchicalBT",
     "HistoryRule",
+    "JointGaussian",
     "LoRe",
     "Longest",
     "LookupICL",

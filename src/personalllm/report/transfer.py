@@ -32,7 +32,38 @@ def transfer_findings(transfer: Transfer) -> tuple[Finding, ...]:
     findings = [Finding("Do the two orders agree?", text), *_clear(transfer), *_moves(transfer)]
     view = make_view(transfer.people)
     learned = [finding for finding in view.findings() if finding.topic == "Against ignoring the user"]
-    return (*findings, *(Finding("Is anything learned about people?", finding.text) for finding in learned))
+    findings += [Finding("Is anything learned about people?", finding.text) for finding in learned]
+    if transfer.dropped:
+        findings.append(Finding("Which shots are missing?", " ".join(transfer.dropped)))
+    return (*findings, *_next(transfer, view))
+
+
+def _next(transfer: Transfer, view: View) -> Iterator[Finding]:
+    """Yield what to try next, as far as the numbers suggest something."""
+    agreement, orders, steps = transfer.agreement(), transfer.orders(), list[str]()
+    if not math.isfinite(agreement.spearman.value):
+        steps.append("evaluate more methods: a rank correlation needs three that differ")
+    elif not agreement.spearman.low > 0:
+        steps.append(f"evaluate more methods than these {agreement.n_methods}, with more people")
+    if orders.total and not orders.same + orders.reversed + orders.people_only:
+        steps.append(
+            "collect more comparisons: among these people no two methods are significantly different "
+            "(personalllm.evaluation.people_needed says how many people show which difference)"
+        )
+    if transfer.dropped:
+        steps.append("raise prompt_folds, or take people with longer histories, for the shots that are missing")
+    other = next((condition for condition in view.counterfactuals if condition.history == "other-user"), None)
+    changes = view.changes(other, view.headline) if other else []
+    worse = [view.name(row) for row, change in changes[::-1] if view.improves(change) is False]
+    if changes and not worse:
+        steps.append(
+            "look for people who disagree: another person's history serves these as well as their own, so there is "
+            "little to personalise"
+        )
+    if worse:
+        steps.append(f"begin with {listed(worse)}, which use what a person said and not what anybody said")
+    if steps:
+        yield Finding("What to try next", f"{steps[0][0].upper()}{'; '.join(steps)[1:]}.")
 
 
 def _agreement_text(rho: Estimate, n: int, shots: int) -> str:

@@ -111,6 +111,7 @@ class People:
         """Return what was drawn, as JSON for the manifest."""
         n_clusters = self.people.n_users if self.axis == "users" else self.people.n_topics
         sizes = {"n_fits": len(self.folds), "shots": list(self.shots)}
+        sizes |= {"dropped": dropped} if (dropped := self.dropped()) else {}
         return sizes | {"resample": self.axis, "n_clusters": n_clusters}
 
     @cached_property
@@ -141,12 +142,39 @@ class People:
     @cached_property
     def shots(self) -> tuple[int, ...]:
         """The numbers of shots that at least half of the people reach; 0 if there is no such number."""
-        fold, n_folds = self._row_fold, self.protocol.folds.prompt_folds
-        counts = np.array([np.bincount(self._user[fold == f], minlength=self.people.n_users) for f in range(n_folds)])
+        return tuple(k for k in self.options.shots if k <= self.reached) or (0,)
+
+    @cached_property
+    def reached(self) -> int:
+        """How many shots half of the people have in every fold."""
+        fold, n_folds = self._known_fold, self.protocol.folds.prompt_folds
+        counts = np.array([np.bincount(self._knower[fold == f], minlength=self.people.n_users) for f in range(n_folds)])
         # a fold leaves two parts of the prompts out of the histories
         left_out = counts + np.roll(counts, -1, axis=0)
-        reached = float(np.median((counts.sum(axis=0) - left_out).min(axis=0)))
-        return tuple(k for k in self.options.shots if k <= reached) or (0,)
+        return int(np.median((counts.sum(axis=0) - left_out).min(axis=0)))
+
+    @property
+    def _knower(self) -> I32:
+        """int32 (n_shots,): whom each thing that can be known is known of."""
+        return self._user
+
+    @property
+    def _known_fold(self) -> I64:
+        """int64 (n_shots,): the part of the prompts that it belongs to."""
+        return self._row_fold
+
+    def dropped(self) -> str:
+        """Return which of the shots that were asked for are left out, and why; empty if none is."""
+        asked, default = self.options.shots, type(self.options).model_fields["shots"].default
+        missing = [str(k) for k in asked if k not in self.shots]
+        if not missing or asked == default:
+            return ""
+        n_folds = self.protocol.folds.prompt_folds
+        return (
+            f"Shots {', '.join(missing)} are left out: with two of {n_folds} parts of the prompts held out, half of "
+            f"the {self.people.n_users} people of {self.name} have {self.reached} or fewer. More prompt_folds hold out "
+            "less."
+        )
 
     @property
     def _user(self) -> I32:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Self
 
@@ -119,15 +118,15 @@ class Rated(People):
         sizes = {"n_ratings": ratings.n, "n_responses": ratings.n_items, "n_groups": len(self.items)}
         return super().about() | {"fingerprint": ratings.fingerprint, **sizes, **ratings.about}
 
-    @cached_property
-    def shots(self) -> tuple[int, ...]:
-        """The numbers of ratings that at least half of the people reach; 0 if there is no such number."""
-        n_folds = self.protocol.folds.prompt_folds
-        fold, user = self.prompt_fold[self._comparisons.rated], self._comparisons.rated_by
-        counts = np.array([np.bincount(user[fold == f], minlength=self.ratings.n_users) for f in range(n_folds)])
-        left_out = counts + np.roll(counts, -1, axis=0)
-        reached = float(np.median((counts.sum(axis=0) - left_out).min(axis=0)))
-        return tuple(k for k in self.options.shots if k <= reached) or (0,)
+    @property
+    def _knower(self) -> I32:
+        """int32 (n_ratings,): who rated."""
+        return self._comparisons.rated_by
+
+    @property
+    def _known_fold(self) -> I64:
+        """int64 (n_ratings,): the part of the prompts."""
+        return self.prompt_fold[self._comparisons.rated]
 
     def history(self, fold: Fold, shots: int, kind: str = "true") -> Histories:
         """Return the comparisons between the first `shots` ratings of each target user.

@@ -126,6 +126,10 @@ class PeopleTrack(Track):
         """Return nothing: what is asked once counts under several conditions."""
         return {}
 
+    def shortfall(self) -> str:
+        """Return which shots are left out, and why; empty if none is."""
+        return self.source.dropped()
+
     def describe(self) -> JSON:
         """Return what was drawn, as JSON for the manifest."""
         return self.source.describe()

@@ -23,6 +23,7 @@ views = Registry(
         "generate": "personalllm.report.views.generate:GenerateView",
         "predict": "personalllm.report.views.predict:PredictView",
         "online": "personalllm.report.views.online:OnlineView",
+        "rank-people": "personalllm.report.views.people:PeopleRankView",
         "predict-people": "personalllm.report.views.people:PeopleView",
     },
 )

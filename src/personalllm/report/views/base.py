@@ -328,7 +328,7 @@ class View:
             text += f" Significantly worse: {listed(worse)}." if worse else ""
             yield Finding("Against ignoring the user", text.strip())
 
-    def _changes(self, at: Condition, other: Condition) -> list[tuple[MethodResult, Estimate]]:
+    def changes(self, at: Condition, other: Condition) -> list[tuple[MethodResult, Estimate]]:
         """Return how the main metric changes from `other` to `at`, where there is an interval; best first."""
         sign = -1 if self.main.higher_is_better else 1
         changes = [
@@ -339,7 +339,7 @@ class View:
         known = [(row, change) for row, change in changes if math.isfinite(change.low)]
         return sorted(known, key=lambda change: sign * change[1].value)
 
-    def _improves(self, change: Estimate) -> bool | None:
+    def improves(self, change: Estimate) -> bool | None:
         """Return whether a change is for the better; None if its interval covers 0 or is not defined."""
         if change.low > 0 or change.high < 0:
             return (change.value > 0) == self.main.higher_is_better
@@ -350,10 +350,10 @@ class View:
 
     def _shots(self) -> Iterator[Finding]:
         shots = self.shots(self.headline)
-        changes = self._changes(self.headline, replace(self.headline, shots=shots[0])) if len(shots) > 1 else []
+        changes = self.changes(self.headline, replace(self.headline, shots=shots[0])) if len(shots) > 1 else []
         if changes:
             better, equal, worse = (
-                [(row, change) for row, change in changes if self._improves(change) is verdict]
+                [(row, change) for row, change in changes if self.improves(change) is verdict]
                 for verdict in (True, None, False)
             )
             text = f"From {shots[0]} to {shots[-1]} shots significantly better: {self._names(better)}"
@@ -367,11 +367,11 @@ class View:
     def _histories(self) -> Iterator[Finding]:
         sentences = []
         for condition in self.counterfactuals:
-            changes = self._changes(condition, self.headline)[::-1]
+            changes = self.changes(condition, self.headline)[::-1]
             if not changes:
                 continue
-            losers = [(row, change) for row, change in changes if self._improves(change) is False]
-            others = [(row, change) for row, change in changes if self._improves(change) is not False]
+            losers = [(row, change) for row, change in changes if self.improves(change) is False]
+            others = [(row, change) for row, change in changes if self.improves(change) is not False]
             history = HISTORIES.get(condition.history, condition.history)
             text = f"With {history}, {len(losers)} of {len(changes)} methods become significantly worse"
             if losers:

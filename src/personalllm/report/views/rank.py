@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from personalllm.core.storage import shipped_tables
+from personalllm.evaluation.means import user_mean
 from personalllm.report.dots import Panel, Series, boxes_figure, dots_figure
 from personalllm.report.numbers import ABSENT, count, metric_text, number, percent
 from personalllm.report.tables import Column, Grid
@@ -58,17 +59,17 @@ class RankView(View):
 
     def utilities(self, row: MethodResult) -> F64:
         """Return float64 (n_users,): each user's mean utility."""
-        return row.sums[self.headline].columns["utility"].astype(np.float64)
+        return user_mean(row.sums[self.headline], "utility")
 
     def benefits(self, row: MethodResult) -> F64 | None:
         """Return float64 (n_users,): each user's utility above that of the best choice that ignores the user.
 
         None for that choice itself.
         """
-        columns = row.sums[self.headline].columns
-        if row.label == POPULATION_BEST or "population_best_utility" not in columns:
+        sums = row.sums[self.headline]
+        if row.label == POPULATION_BEST or "population_best_utility" not in sums.columns:
             return None
-        return self.utilities(row) - columns["population_best_utility"].astype(np.float64)
+        return self.utilities(row) - user_mean(sums, "population_best_utility")
 
     def more_findings(self) -> Iterator[Finding]:
         """Yield whether the best method gains from knowing the user."""
