@@ -107,7 +107,7 @@ def _facts(reading: Reading, tally: Tally) -> list[tuple[str, str]]:
     ]
     if tally.longer:
         facts.append(("judgements with turns before the prompt", f"{tally.longer:,}"))
-    if tally.ratings:
+    if reading.rated:
         facts.append(("ratings", f"{tally.ratings:,}"))
     if not tally.rated_only:
         facts += [("comparisons", f"{each.sum():,}"), ("ties, left out", f"{tally.ties:,}")]
@@ -166,12 +166,10 @@ def _list_layouts() -> None:
     """Print every layout with what is known of its data."""
     from rich.markup import escape
 
-    from personalllm.data.layouts import LAYOUTS, known
-    from personalllm.data.people import columns_of
+    from personalllm.data.layouts import known
     from personalllm.report.terminal import output_console, show_rows
 
-    rows: list[list[str] | None] = []
-    for name, entry in known().items():
-        columns = columns_of(LAYOUTS[name]) if name in LAYOUTS else "item_id, rater_id, context, response, Q_overall"
-        rows += [[f"[bold]{name}[/]", escape(entry.title), escape(columns), escape(entry.licence)], None]
-    show_rows(output_console(), ("layout", "data", "columns", "licence"), rows, title="Layouts of people's data")
+    rows = [(f"[bold]{name}[/]", escape(entry.title), escape(entry.licence)) for name, entry in known().items()]
+    console = output_console()
+    show_rows(console, ("layout", "data", "licence"), rows, title="Layouts of people's data")
+    console.print("Their columns: docs/people.md. Check a file: personalllm people LAYOUT FILE")
