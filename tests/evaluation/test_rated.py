@@ -123,6 +123,7 @@ def test_the_gain_runs_from_popularity_to_the_persons_own_best() -> None:
     before = Condition("unseen", "unseen", "true", 0)
     assert results.estimate("first-letter", "gain", at=before).value < 0.3
     assert math.isnan(results.estimate("first-letter", "ps").value)
+    assert results.metric("ps").note == "not defined for people"
 
 
 def test_another_persons_ratings_do_not_help() -> None:

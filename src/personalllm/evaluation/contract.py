@@ -165,6 +165,7 @@ class Track(ABC):
         hook: Which method of `Method` is called.
         options: Fields of the protocol that only this track has; None if there are none.
         people_options: The same where the users are people; None: `options`.
+        people_metrics: The metrics where the users are people; None: `metrics`.
         needs: Backends that the track itself needs, of `llm` and `rewards`.
         metrics: In the order of the tables.
         headline: Id of the metric that stands for a run.
@@ -186,6 +187,7 @@ class Track(ABC):
     hook: ClassVar[Literal["utilities", "messages", "next_query"]] = "utilities"
     options: ClassVar[type[Options] | None] = None
     people_options: ClassVar[type[Options] | None] = None
+    people_metrics: ClassVar[tuple[Metric, ...] | None] = None
     needs: ClassVar[frozenset[str]] = frozenset()
     metrics: ClassVar[tuple[Metric, ...]]
     headline: ClassVar[str]

@@ -6,6 +6,7 @@ A metric without `value` is a mean over users of each user's own mean, or a rati
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -16,7 +17,16 @@ from personalllm.core.types import F64
 from personalllm.evaluation.contract import Metric, Resamples
 from personalllm.evaluation.measures import MEAN_GRAIN, N_BINS, rounded
 
-__all__ = ["CHOICE_METRICS", "MIN_GROUP", "ONLINE_METRICS", "PAIR_METRICS", "RANK_METRICS", "metric_by_id", "ratio"]
+__all__ = [
+    "CHOICE_METRICS",
+    "MIN_GROUP",
+    "ONLINE_METRICS",
+    "PAIR_METRICS",
+    "PEOPLE_RANK_METRICS",
+    "RANK_METRICS",
+    "metric_by_id",
+    "ratio",
+]
 
 MIN_GROUP = 5
 """A reward model counts for `minority` if it is the strongest one of at least so many users."""
@@ -135,6 +145,20 @@ CHOICE_METRICS = (
 
 RANK_METRICS = (_personalisation_share("utility", "0 = text-only, 1 = known-basis"), *CHOICE_METRICS)
 """The same with the personalisation share, where the responses are stored ones."""
+
+_PEOPLE_NOTES = {
+    "ps": "not defined for people",
+    "utility": "their own ratings",
+    "gain": "0 = popularity, 1 = own best",
+    "win_rate_best": "vs own best",
+}
+
+PEOPLE_RANK_METRICS = tuple(
+    replace(metric, note=_PEOPLE_NOTES.get(metric.id, metric.note))
+    for metric in RANK_METRICS
+    if metric.id != "win_rate_reference"
+)
+"""The same for people, who have no reference response model."""
 
 _CALIBRATION: dict[str, Any] = {"higher_is_better": False, "log_odds": True}
 _OF_USERS: dict[str, Any] = {"higher_is_better": True, "shifted": True, "users_only": True, "note": "accuracy"}

@@ -107,7 +107,7 @@ def assemble(store: Store, manifest: JSON, keys: Sequence[str]) -> Results:
         fingerprint=manifest["fingerprint"],
         track=track.id,
         methods=tuple(sorted(methods.values(), key=lambda method: _KINDS.index(method.kind))),
-        metrics=track.metrics,
+        metrics=(track.people_metrics if manifest["protocol"].get("folds") else None) or track.metrics,
         main_metric=track.headline,
         conditions=conditions,
         directory=store.directory if isinstance(store, DiskStore) else None,

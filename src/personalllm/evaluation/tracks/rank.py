@@ -30,7 +30,7 @@ from personalllm.evaluation.contract import (
     Unit,
 )
 from personalllm.evaluation.measures import choice_columns, crossed, pairing_digest
-from personalllm.evaluation.metrics import CHOICE_METRICS, RANK_METRICS
+from personalllm.evaluation.metrics import CHOICE_METRICS, PEOPLE_RANK_METRICS, RANK_METRICS
 from personalllm.evaluation.protocol import Protocol
 from personalllm.evaluation.sources.options import PredictOptions
 from personalllm.evaluation.sources.people import Fold
@@ -159,12 +159,13 @@ class RankTrack(ChoiceTrack):
 
     id = "rank"
     title = "Choose among stored responses"
-    metrics = RANK_METRICS
+    metrics: ClassVar[tuple[Metric, ...]] = RANK_METRICS
     names = TITLES | ANCHORS
     hook: ClassVar = "utilities"
     work_unit = "queries"
     people = True
     people_options = PredictOptions
+    people_metrics = PEOPLE_RANK_METRICS
 
     @classmethod
     def of(cls, protocol: Protocol, source: Any, backends: Backends) -> Track:
@@ -251,6 +252,7 @@ class PeopleRank(PeopleTrack, RankTrack):
     """
 
     source: Rated  # type: ignore[assignment]
+    metrics = PEOPLE_RANK_METRICS
 
     def baselines(self) -> tuple[Baseline, ...]:
         """Return baselines, then oracles."""

@@ -63,7 +63,7 @@ class PeopleRankView(RankView):
     @property
     def title(self) -> str:
         """Heading of the run."""
-        return f"Choosing for people: {self.results.data_name}"
+        return "Choosing for people"
 
     @property
     def lead(self) -> str:
