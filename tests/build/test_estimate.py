@@ -33,10 +33,10 @@ def test_before_anything_is_there_every_response_counts_with_its_most_tokens(tmp
     prices = "price_per_million_prompt_tokens = 2\nprice_per_million_new_tokens = 10\nmax_tokens = 100"
     found = estimate(recipe(tmp_path, prices, 'system = "Be kind, now."'), PROMPTS)
     a, b = found.models
-    assert (a.requests, a.prompt_tokens, a.new_tokens, a.most_new_tokens) == (12, 12 * (10 + 8), 1200, 1200)
+    assert (a.requests, a.prompt_tokens, a.new_tokens, a.max_new_tokens) == (12, 12 * (10 + 8), 1200, 1200)
     assert b.prompt_tokens == 12 * (10 + 4 + 8)
     assert a.dollars == pytest.approx((216 * 2 + 1200 * 10) / 1e6)
-    assert (b.dollars, b.most_dollars, found.dollars) == (None, None, a.dollars)
+    assert (b.dollars, b.max_dollars, found.dollars) == (None, None, a.dollars)
     assert found.unpriced == ("b",)
     assert (found.requests, found.scores, found.respond_hours, found.score_hours) == (24, 20, None, None)
 
@@ -45,7 +45,7 @@ def test_responses_that_are_there_are_not_asked_for_and_tell_the_length(tmp_path
     prompts = [Prompt(f"{i}", "x" * 40, "s") for i in range(30)]
     made = recipe(tmp_path, "max_tokens = 100", "max_tokens = 100", "train = 20\ntest = 10")
     a, b = estimate(made, prompts, {"a": responses(10, 25), "b": responses(9, 25)}).models
-    assert (a.requests, a.new_tokens, a.most_new_tokens, a.measured) == (20, 500, 2000, 10)
+    assert (a.requests, a.new_tokens, a.max_new_tokens, a.measured) == (20, 500, 2000, 10)
     assert (b.requests, b.new_tokens, b.measured) == (21, 2100, 0)
     done = estimate(made, prompts, {"a": responses(30, 25), "b": responses(30, 25)})
     assert (done.requests, done.respond_hours) == (0, 0.0)

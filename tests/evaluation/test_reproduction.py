@@ -194,7 +194,7 @@ def test_counterfactuals_are_compared_with_their_own_cell(found: Reproduction) -
 
 def test_what_is_not_the_papers_is_said(found: Reproduction) -> None:
     said = {departure.what: departure.level for departure in found.departures}
-    for what in ("Data", "Chat model", "Reward models", "Response model of the win rate", "Most new tokens"):
+    for what in ("Data", "Chat model", "Reward models", "Response model of the win rate", "Maximum of new tokens"):
         assert said[what]
     assert said["Users"] is False
     assert not found.levels_comparable

@@ -152,7 +152,7 @@ def entropy_by_words(
         keywords: Words or phrases that a prompt contains.
         first_words: Words with which a prompt starts.
         match: `"word"` matches keywords as whole words only, `"substring"` anywhere.
-        n_listed: Most and least contested prompts to list, >= 0 each.
+        n_listed: Number of prompts to list at either end, the most and the least contested, >= 0.
         draws: Resamples of the prompts behind each interval.
         seed: Seed of the resamples.
 

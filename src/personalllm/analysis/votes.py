@@ -334,7 +334,7 @@ class Votes:
         """Return the votes of a few voters drawn without replacement, anew for each prompt.
 
         Args:
-            n_voters: Voters to keep, in [1, fewest voters of a prompt].
+            n_voters: Voters to keep, from 1 to the smallest number of voters of a prompt.
             rng: Draws the voters.
 
         Raises:

@@ -274,7 +274,7 @@ class Endpoint:
 
 
 def _may_pass(status: int) -> bool:
-    """Tell whether another try may succeed; 501 says that the server will never do this."""
+    """Return whether another try may succeed; 501 means that the server does not implement the request."""
     return (status >= 500 and status != 501) or status in _TRANSIENT
 
 
@@ -288,7 +288,7 @@ def openai_sdk() -> Any:
 
 
 def filtered(error: Exception) -> bool:
-    """Tell whether a refusal (400, 403) comes from a content filter, in the words of the services that have one."""
+    """Return whether a refusal (400, 403) comes from a content filter, in the words of the services that have one."""
     if getattr(error, "status_code", None) not in (400, 403):
         return False
     body = getattr(error, "body", None)
@@ -302,12 +302,12 @@ def filtered(error: Exception) -> bool:
 
 
 def _never_connected(error: Exception) -> bool:
-    """Tell whether no connection was made, rather than that one broke."""
+    """Return whether no connection was made, rather than that one broke."""
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "ProxyError")  # of the SDK's transport
 
 
 def _out_of_quota(error: Exception) -> bool:
-    """Tell whether a 429 says that there is no credit left: waiting does not help."""
+    """Return whether a 429 says that there is no credit left: waiting does not help."""
     return getattr(error, "code", None) == "insufficient_quota"
 
 

@@ -15,7 +15,7 @@ __all__ = ["exclusive"]
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder for this run; the system releases it when the process ends, however it ends.
+    """Lock a folder for this run; the system releases it when the process ends, however it ends.
 
     Raises:
         UserError: If another run holds it.

@@ -102,7 +102,7 @@ class Work:
         return self._unreachable
 
     def set_aside(self, error: PersonalLLMError) -> None:
-        """Ask the model no more in this run: its server cannot be reached."""
+        """Stop requests to the model in this run: its server cannot be reached."""
         self._unreachable = error
         self._aside = f"set aside: {_NOBODY_THERE}"
 
@@ -112,7 +112,7 @@ class Work:
         return sum(map(self._is_settled, self._wanted))
 
     def recall(self, response: Response) -> None:
-        """Note a response of the journal."""
+        """Record a response of the journal."""
         self._tries[response.prompt_id] = response.attempt + 1
         self._faults[response.prompt_id] = response.fault
         self._cut[response.prompt_id] = response.finish_reason == "length"
@@ -127,7 +127,7 @@ class Work:
 
     @contextmanager
     def journal(self) -> Iterator[None]:
-        """Hold the journal open for appending; it is on the disk when the block ends."""
+        """Open the journal for appending; it is flushed to disk when the block ends."""
         with self.path.open("ab") as stream:
             self._stream = stream
             try:
@@ -167,7 +167,7 @@ class Work:
         return self._is_settled(response.prompt_id)
 
     def fail(self, draw: Draw, kind: str, error: PersonalLLMError) -> bool:
-        """Note a request that failed; return whether the model is asked further.
+        """Record a failed request; return whether requests to the model continue.
 
         A model is set aside when what is wrong concerns every request, when nobody listens at its address and nobody
         did in this run, or when very many requests fail in a row.

@@ -104,12 +104,12 @@ def _bands(threshold: float, permutations: int) -> tuple[int, int]:
     return permutations, 1
 
 
-def _least_equal(threshold: float, permutations: int) -> int:
+def _min_equal(threshold: float, permutations: int) -> int:
     """Return how many of the hashes of a pair at the threshold are equal, less six standard deviations.
 
     Below it the exact comparison is spared: texts from one template share bands with all others, but are not near.
 
-    >>> _least_equal(0.8, 128)
+    >>> _min_equal(0.8, 128)
     75
     """
     return int(threshold * permutations - 6 * (threshold * (1 - threshold) * permutations) ** 0.5)
@@ -121,13 +121,13 @@ def _by_minhash(texts: Sequence[str], rule: NearDuplicates, progress: Progress |
     index = lsh(threshold=rule.threshold, num_perm=rule.permutations, params=bands)
     dropped = np.zeros(len(texts), dtype=bool)
     hashes = np.zeros((len(texts), rule.permutations), np.uint32)
-    least = _least_equal(rule.threshold, rule.permutations)
+    minimum = _min_equal(rule.threshold, rule.permutations)
     for i, (grams, signature) in enumerate(_signatures(texts, rule.permutations)):
         hashes[i] = signature.hashvalues
         # Signatures agree in a binomial number of hashes; six deviations below the mean, one pair in 1e9 is lost.
         candidates = np.array(index.query(signature), dtype=np.intp)
         equal = np.count_nonzero(hashes[candidates] == hashes[i], axis=1)
-        for j in candidates[equal >= least].tolist():
+        for j in candidates[equal >= minimum].tolist():
             other = shingles(texts[j])
             if len(grams & other) >= rule.threshold * len(grams | other):
                 dropped[i] = True

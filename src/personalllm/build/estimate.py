@@ -19,8 +19,8 @@ __all__ = ["Clock", "Estimate", "ModelEstimate", "Rates", "estimate", "measured_
 
 CHARACTERS_PER_TOKEN = 4
 _TEMPLATE_TOKENS = 8
-_LEAST_MEASURED = 10
-_LEAST_SECONDS = 1.0
+_MIN_MEASURED = 10
+_MIN_SECONDS = 1.0
 _MILLION = 1e6
 
 
@@ -52,11 +52,11 @@ class ModelEstimate:
         chat_model: The chat model that writes.
         requests: Responses that are missing; redraws and retries come on top.
         prompt_tokens: Expected tokens of the prompts: one for every four characters, and the chat template.
-        new_tokens: Expected tokens of the responses: as long as those measured, else `most_new_tokens`.
-        most_new_tokens: If every response is as long as it may be.
+        new_tokens: Expected tokens of the responses: as long as those measured, else `max_new_tokens`.
+        max_new_tokens: Tokens of the responses if each is as long as allowed.
         dollars: Expected price; None if the recipe gives none.
-        most_dollars: Price if every response is as long as it may be.
-        least_hours: Hours that its limits for a minute make it take.
+        max_dollars: Price if each response is as long as allowed.
+        min_hours: Hours that its rate limits require.
         measured: Responses in the working folder from which `new_tokens` was measured; 0 if it was not.
     """
 
@@ -65,10 +65,10 @@ class ModelEstimate:
     requests: int
     prompt_tokens: int
     new_tokens: int
-    most_new_tokens: int
+    max_new_tokens: int
     dollars: float | None
-    most_dollars: float | None
-    least_hours: float
+    max_dollars: float | None
+    min_hours: float
     measured: int
 
 
@@ -80,8 +80,8 @@ class Estimate:
         prompts: Prompts that are answered.
         models: The response models.
         scores: Responses that are scored, finished ones included.
-        rates: What the hours rest on.
-        scored: How many of them are done.
+        rates: Measured rates, from which the hours follow.
+        scored: How many of these already have scores.
     """
 
     prompts: int
@@ -101,9 +101,9 @@ class Estimate:
         return _sum(model.dollars for model in self.models)
 
     @property
-    def most_dollars(self) -> float | None:
-        """As `dollars`, if every response is as long as it may be."""
-        return _sum(model.most_dollars for model in self.models)
+    def max_dollars(self) -> float | None:
+        """As `dollars`, if each response is as long as allowed."""
+        return _sum(model.max_dollars for model in self.models)
 
     @property
     def unpriced(self) -> tuple[str, ...]:
@@ -112,17 +112,17 @@ class Estimate:
 
     @property
     def respond_hours(self) -> float | None:
-        """Hours of the step `respond`, at least what the limits demand; None if no rate is known."""
+        """Hours of the step `respond`, at least `min_hours`; None if no rate is known."""
         if self.requests == 0:
             return 0.0
         if self.rates.responses_per_second is None:
             return None
-        return max(self.requests / self.rates.responses_per_second / 3600, self.least_hours)
+        return max(self.requests / self.rates.responses_per_second / 3600, self.min_hours)
 
     @property
-    def least_hours(self) -> float:
-        """Hours that the limits for a minute demand of the slowest response model."""
-        return max((model.least_hours for model in self.models), default=0.0)
+    def min_hours(self) -> float:
+        """Hours that the rate limits require of the slowest response model."""
+        return max((model.min_hours for model in self.models), default=0.0)
 
     @property
     def score_hours(self) -> float | None:
@@ -146,15 +146,15 @@ def estimate(
     given_up: Mapping[str, Collection[str]] | None = None,
     scored: int = 0,
 ) -> Estimate:
-    """Estimate what the steps `respond` and `score` will ask for.
+    """Estimate the requests, tokens and hours of the steps `respond` and `score`.
 
     Args:
         recipe: The response models with their prices and limits.
         prompts: The prompts that are answered.
         responses: Usable responses that are already there, `{response model: {prompt_id: response}}`.
         rates: How fast the steps are.
-        given_up: Prompts that are not asked again though there is no usable response, `{response model: prompt_ids}`.
-        scored: Responses whose scores are there.
+        given_up: Prompts without a usable response that are not requested again, `{response model: prompt_ids}`.
+        scored: Responses that already have scores.
     """
     have, lost = responses or {}, given_up or {}
     models = tuple(
@@ -169,8 +169,8 @@ def _of_model(model: ResponseModel, prompts: Sequence[Prompt], have: Mapping[str
     missing = [prompt for prompt in prompts if prompt.prompt_id not in have]
     system = -(-len(model.system) // CHARACTERS_PER_TOKEN) + _TEMPLATE_TOKENS
     prompt_tokens = sum(-(-len(prompt.prompt) // CHARACTERS_PER_TOKEN) + system for prompt in missing)
-    most = len(missing) * model.max_tokens
-    measured = len(have) if len(have) >= _LEAST_MEASURED else 0
+    maximum = len(missing) * model.max_tokens
+    measured = len(have) if len(have) >= _MIN_MEASURED else 0
     mean = sum(response.tokens for response in have.values()) / len(have) if measured else float(model.max_tokens)
     expected = round(len(missing) * mean)
     by_request = len(missing) / model.requests_per_minute if model.requests_per_minute else 0.0
@@ -181,10 +181,10 @@ def _of_model(model: ResponseModel, prompts: Sequence[Prompt], have: Mapping[str
         requests=len(missing),
         prompt_tokens=prompt_tokens,
         new_tokens=expected,
-        most_new_tokens=most,
+        max_new_tokens=maximum,
         dollars=_price(model, prompt_tokens, expected),
-        most_dollars=_price(model, prompt_tokens, most),
-        least_hours=max(by_request, by_token) / 60,
+        max_dollars=_price(model, prompt_tokens, maximum),
+        min_hours=max(by_request, by_token) / 60,
         measured=measured,
     )
 
@@ -197,7 +197,7 @@ def _price(model: ResponseModel, prompt_tokens: int, new_tokens: int) -> float |
 
 
 def score_step(ensemble: RewardEnsemble, executor: str = "serial") -> str:
-    """Return under which name the rate of scoring is noted: each ensemble has its own, and so has each executor."""
+    """Return the name under which the rate of scoring is noted; one for each ensemble and executor."""
     return f"score with {ensemble.identity} by {executor}"
 
 
@@ -206,14 +206,14 @@ def measured_rates(out: Path, scoring: str = "") -> Rates:
 
     Args:
         out: Working folder of the build.
-        scoring: `score_step` of those who are to score; without it that rate is unknown.
+        scoring: From `score_step`, of the ensemble and executor to be used; without it that rate is unknown.
     """
     noted = _noted(out)
 
     def rate(step: str) -> float | None:
         done, seconds = noted.get(step, (0, 0.0))
-        least = _LEAST_SECONDS if step == scoring else 0.0
-        return done / seconds if done >= _LEAST_MEASURED and seconds > least else None
+        minimum = _MIN_SECONDS if step == scoring else 0.0
+        return done / seconds if done >= _MIN_MEASURED and seconds > minimum else None
 
     return Rates(rate("respond"), rate(scoring))
 
@@ -256,7 +256,7 @@ class Clock:
         self._first = self._done = self._total = 0
 
     def __call__(self, done: int, total: int) -> None:
-        """Note how far the work is and pass it on."""
+        """Record the progress and pass it on."""
         if self._started is None:
             self._started, self._first = time.monotonic(), done
         self._done, self._total = done, total
@@ -268,12 +268,12 @@ class Clock:
         return self._total - self._first
 
     def note(self, out: Path, step: str, n_responses: int = 0) -> None:
-        """Note the rate for later estimates.
+        """Record the rate for later estimates.
 
         Args:
             out: Working folder of the build.
             step: What was measured; see `note_rate`.
-            n_responses: Responses that the total of the callback stands for; the total itself if 0.
+            n_responses: Responses in the total of the callback, if its unit is another one; else 0.
         """
         if self._started is not None and self._total:
             share = (self._done - self._first) / self._total

@@ -56,7 +56,7 @@ def _response_models(
 def _drops(
     recipe: Recipe, prompts: Sequence[Prompt], responses: Mapping[str, Mapping[str, Response]], used: Sequence[Prompt]
 ) -> JSON:
-    """Say what became of the drawn prompts: kept, answered but not needed, or without a usable response of somebody."""
+    """Count the drawn prompts that were kept, that were spare, and that lack a usable response of some model."""
     n_complete = len(complete_prompts(prompts, responses))
     missing = {
         m.name: sum(p.prompt_id not in responses[m.name] for p in prompts)
@@ -73,7 +73,7 @@ def _drops(
 
 
 def _packages(recipe: Recipe, ensemble: RewardEnsemble) -> list[str]:
-    """Name the packages that took part; a reward ensemble names its own in `packages`."""
+    """Return the packages that were used; a reward ensemble names its own in `packages`."""
     packages = [*_PACKAGES, *getattr(ensemble, "packages", ())]
     for model in recipe.response_model:
         kind, colon, _ = model.chat_model.partition(":")
@@ -120,9 +120,9 @@ def pack(
     """Write `out/<name>.parquet` and return the benchmark.
 
     The first train + test prompts that every response model could answer are kept; the split is drawn with the seed.
-    The metadata say how every part was made: sources and filters of the prompts, response models with identity,
-    template and sampling, reward models, versions of the packages. An ensemble that has a `provenance` (JSON) is asked
-    for it, one that has `packages` (names) for those.
+    The metadata record how every part was made: sources and filters of the prompts, response models with identity,
+    template and sampling, reward models, versions of the packages; of the ensemble also its attributes `provenance`
+    (JSON) and `packages` (names), if it has them.
 
     Raises:
         UserError: If too few prompts are complete.
@@ -133,8 +133,8 @@ def pack(
     if len(used) < n_prompts:
         raise UserError(
             f"{len(used)} prompts have a usable response of every response model, {n_prompts} are needed"
-            f"{_who_is_missing(recipe, prompts, responses)}.",
-            "Run the step `build respond` to its end; then raise `spare` or `attempts`, or lower train or test.",
+            f"{_missing(recipe, prompts, responses)}.",
+            "Run `build respond` to its end; then raise `spare` or `attempts`, or lower train or test.",
         )
     texts = [[responses[m.name][p.prompt_id].text for m in recipe.response_model] for p in used]
     models = _response_models(recipe, chat_models, responses, used)
@@ -162,9 +162,9 @@ def pack(
     return benchmark
 
 
-def _who_is_missing(recipe: Recipe, prompts: Sequence[Prompt], responses: Mapping[str, Mapping[str, Response]]) -> str:
+def _missing(recipe: Recipe, prompts: Sequence[Prompt], responses: Mapping[str, Mapping[str, Response]]) -> str:
     missing = Counter(
         {m.name: sum(p.prompt_id not in responses[m.name] for p in prompts) for m in recipe.response_model}
     )
-    worst = [f"{name} {n:,}" for name, n in missing.most_common(3) if n]
-    return f" (missing: {', '.join(worst)})" if worst else ""
+    largest = [f"{name} {n:,}" for name, n in missing.most_common(3) if n]
+    return f" (missing: {', '.join(largest)})" if largest else ""

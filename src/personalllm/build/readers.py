@@ -145,7 +145,7 @@ class _BadRows:
         self._listed: dict[tuple[str, str], tuple[str, int]] = {}
 
     def add(self, bad: BadRow | BadCell) -> None:
-        """Note a row."""
+        """Count a row."""
         self.count += 1
         where = bad.where.rsplit(", ", 1)[0] if isinstance(bad, BadCell) and bad.missing_column else str(self.count)
         key = (where, bad.missing_column if isinstance(bad, BadCell) else "")

@@ -73,7 +73,7 @@ class Source(_Frozen):
         subset: Subset of every prompt of this source; empty to take what the rows (or hh-rlhf's file names) say.
         only: Rows of these subsets alone are read, by the name that the rows use; empty for all.
         columns: What the files call `prompt` and `subset`, e.g. `{prompt = "question"}`.
-        limit: At most so many usable prompts are kept, drawn with the seed; 0 for all.
+        limit: Maximum number of usable prompts to keep, drawn with the seed; 0 for all.
         licence: Licence of the prompts, for the data card.
     """
 
@@ -184,15 +184,15 @@ class ResponseModel(_Frozen):
         system: Style instruction, sent as the system turn; empty for none.
         temperature: 0 is greedy.
         top_p: Nucleus mass.
-        top_k: Only the `top_k` most likely tokens are drawn from; 0 for no such limit.
-        max_tokens: Most new tokens; a longer response is cut, and the cut is recorded.
+        top_k: Sample from the `top_k` most likely tokens only; 0 for no limit.
+        max_tokens: Maximum number of new tokens; a longer response is cut, and the cut is recorded.
         revision: What fixes the weights: a commit or a digest.
         base_url: Address of the server; `$OPENAI_BASE_URL` if empty.
         api_key_env: Name of the environment variable that holds the key; `OPENAI_API_KEY` if empty.
-        requests_per_minute: Most requests in a minute; 0 for no limit.
-        tokens_per_minute: Most tokens in a minute, prompts and responses together; 0 for no limit.
-        concurrency: Most requests under way at once; None for the default.
-        timeout: Most seconds without a sign of life; None for the default.
+        requests_per_minute: Maximum number of requests in a minute; 0 for no limit.
+        tokens_per_minute: Maximum number of tokens in a minute, prompts and responses together; 0 for no limit.
+        concurrency: Maximum number of requests under way at once; None for the default.
+        timeout: Maximum number of seconds without a byte from the server; None for the default.
         price_per_million_prompt_tokens: Dollars; None if unknown.
         price_per_million_new_tokens: Dollars; None if unknown.
     """

@@ -1,4 +1,4 @@
-"""Let every response model answer every prompt (second step).
+"""Request a response to every prompt from every response model (second step).
 
 Responses are appended to one journal for each response model, a JSON line each, as soon as they are there. A journal's
 name carries a digest of everything that decides its texts, so a changed setting starts another journal and never mixes
@@ -217,7 +217,7 @@ def _answer(unit: _Unit) -> _Outcome:
 
 
 def _is_remote(chat: ChatModel) -> bool:
-    """Tell whether this machine is free for other models while the model is waited for."""
+    """Return whether the model runs elsewhere, so that others can run on this machine meanwhile."""
     return bool(getattr(chat, "remote", False))
 
 
@@ -261,7 +261,7 @@ class _Run:
                 thread.join(max(0.0, patience - time.monotonic()))
 
     def elsewhere(self, executor: Executor) -> None:
-        """Let an executor answer, a block of prompts of one response model at a time."""
+        """Request responses on an executor, a block of prompts of one response model at a time."""
         units, owners = [], []
         for start in range(0, len(self.prompts), self.block):
             for work in self.works:

@@ -1,4 +1,4 @@
-"""Let the reward models score every response, block by block (third step).
+"""Score every response with the reward models, block by block (third step).
 
 A block of prompts is a work unit: frozen, picklable, named by its content. Any executor may score it; this process
 writes the result to a file of that name, atomically, so a killed run goes on where it stopped. An ensemble that holds

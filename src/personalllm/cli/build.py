@@ -176,7 +176,7 @@ def respond(
     responses_per_second: ResponsesPerSecond = None,
     executor: o.Executor = "serial",
 ) -> None:
-    """Let every response model answer every prompt; responses that are already there are kept."""
+    """Request a response to every prompt from every response model; existing responses are kept."""
     job = _Job.read(recipe_path, out, executor)
     if dry_run:
         _dry_run(job, ("respond",), (responses_per_second, None), first)

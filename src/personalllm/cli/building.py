@@ -103,11 +103,11 @@ def _show_requests(console: Console, costs: Estimate) -> None:
         prices = ("?" if value is None else f"{value:,.2f}" for value in dollars)
         return (escape(name), *(f"{number:,}" for number in numbers), *prices)[: 1 + len(numeric)]
 
-    counted = [(m.requests, m.prompt_tokens, m.new_tokens, m.most_new_tokens) for m in costs.models]
+    counted = [(m.requests, m.prompt_tokens, m.new_tokens, m.max_new_tokens) for m in costs.models]
     rows: list[tuple[str, ...] | None] = [
-        cells(m.name, numbers, m.dollars, m.most_dollars) for m, numbers in zip(costs.models, counted, strict=True)
+        cells(m.name, numbers, m.dollars, m.max_dollars) for m, numbers in zip(costs.models, counted, strict=True)
     ]
-    total = cells("all", map(sum, zip(*counted, strict=True)), costs.dollars, costs.most_dollars)
+    total = cells("all", map(sum, zip(*counted, strict=True)), costs.dollars, costs.max_dollars)
     show_rows(console, ("response model", *numeric), [*rows, None, total], numeric=numeric)
 
 
@@ -118,8 +118,8 @@ def _respond_words(costs: Estimate) -> str:
         lines.append("Time unknown: give --responses-per-second, or measure it with `build respond --first 20`.")
     elif costs.requests and rate is not None:
         lines.append(f"About {duration(hours * 3600)} at {rate:.3g} responses a second.")
-    if costs.least_hours:
-        lines.append(f"The limits for a minute demand at least {duration(costs.least_hours * 3600)}.")
+    if costs.min_hours:
+        lines.append(f"The limits for a minute demand at least {duration(costs.min_hours * 3600)}.")
     measured = {m.name: m.measured for m in costs.models if m.measured}
     if costs.requests and measured:
         each = ", ".join(f"{name} {n:,}" for name, n in measured.items())

@@ -81,7 +81,7 @@ def score(
     scorer: ScorerOptions,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure how long it will take, and stop.")] = False,
 ) -> None:
-    """Let a reward model or a chat model score each response with a persona put before the prompt.
+    """Score each response with a reward model or a chat model, a persona put before the prompt.
 
     Scores are kept as they come: the same command again continues where it was stopped.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bars", "counted", "duration", "embed_texts", "reported", "resumable", "watch"]
 
-_MOST_TEXTS = 20_000
+_MAX_TEXTS = 20_000
 _SPEED_SECONDS = 1800.0  # blocks of slow models are minutes apart
 _LINE_SECONDS = 60.0
 _TENTH_SECONDS = 10.0
@@ -131,7 +131,7 @@ def embed_texts(data: Benchmark | Preferences | Ratings, embedder: Any, console:
         texts = list({*map(corpus.text, range(corpus.n_prompts)), *(text for row in corpus.responses for text in row)})
     else:
         texts = [*data.prompts.to_pylist(), *data.responses.to_pylist()]
-    if isinstance(embedder, CachedEmbedder) and len(texts) <= _MOST_TEXTS:
+    if isinstance(embedder, CachedEmbedder) and len(texts) <= _MAX_TEXTS:
         absent = embedder.count_absent(texts)
         if absent and not console.is_terminal:
             console.print(f"embedding {absent:,} texts (kept for the next run)")

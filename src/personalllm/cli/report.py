@@ -62,7 +62,7 @@ def _find_runs(directory: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _describes_run(manifest: Path) -> bool:
-    """Tell whether a manifest is a run's; one that cannot be read counts as one, so that reading it says why."""
+    """Return whether a manifest is a run's; one that cannot be read counts as one, so that reading it says why."""
     try:
         value = json.loads(manifest.read_text(encoding="utf-8"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Estimate means of answers that were drawn twice, by user and by prompt, with intervals that cover both draws.
+"""Estimate means over a sample of users and a sample of prompts, with intervals that cover both samples.
 
 Every answer belongs to a user and to a prompt, and answers that share either are not independent. The variance of a
 mean is that of its user clusters plus that of its prompt clusters minus that of the cells, which both have counted
@@ -43,7 +43,7 @@ most sqrt(2 / 4096) = 2.2 % (Alon, Matias and Szegedy 1996).
 """
 
 MIN_USERS, MIN_PAIRED_USERS, MIN_PROMPTS = 30, 10, 10
-"""Fewest users for an interval over users and prompts, and for one of a paired difference; fewest prompts for both.
+"""Minimum numbers: users for an interval over users and prompts, users for a paired difference, prompts for both.
 
 Below them an interval covers less than it says: with 1,000 prompts .89 at 10 users, .92 at 20, .94 at 30.
 """

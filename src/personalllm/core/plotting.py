@@ -116,7 +116,7 @@ def figure(height: float) -> Iterator[Figure]:
 
 
 def bare(axis: Axes, *, grid: str) -> None:
-    """Take away what a panel does not need, and draw a faint grid along `"x"`, `"y"` or `"both"`."""
+    """Remove the frame lines of a panel but its axes, and draw a faint grid along `"x"`, `"y"` or `"both"`."""
     axis.set_facecolor("none")
     axis.spines[["top", "right", "left" if grid == "x" else "top"]].set_visible(False)
     axis.grid(visible=True, axis=grid, color=INK["rule"], linewidth=0.5)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ class ChatModel(Protocol):
 
     @property
     def context_length(self) -> int:
-        """Most tokens of prompt and reply together."""
+        """Maximum number of tokens of prompt and reply together."""
 
     def chat(self, requests: Sequence[ChatRequest]) -> list[ChatReply]:
         """Answer the requests, in their order."""

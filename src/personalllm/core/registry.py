@@ -161,7 +161,7 @@ class Registry:
         return name in self._builtin or name in self._plugins
 
     def is_plugin(self, name: str) -> bool:
-        """Tell whether a name is an outsider's."""
+        """Return whether a name is that of a plugin."""
         return name not in self._builtin and name in self._plugins
 
     def entries(self) -> tuple[Registered, ...]:

@@ -63,12 +63,12 @@ def shipped_tables(package: str, name: str) -> dict[str, Any]:
 
 
 def offline() -> bool:
-    """Tell whether `$PERSONALLLM_OFFLINE` forbids every connection but loopback."""
+    """Return whether `$PERSONALLLM_OFFLINE` forbids every connection but loopback."""
     return os.environ.get("PERSONALLLM_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether a URL is that of this machine.
+    """Return whether a URL is that of this machine.
 
     >>> is_loopback("http://127.0.0.1:8000/v1"), is_loopback("https://example.org")
     (True, False)

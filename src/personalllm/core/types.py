@@ -55,10 +55,10 @@ class ChatRequest:
 
     Attributes:
         messages: The turns, oldest first; the last one is the user's.
-        max_tokens: Most new tokens, >= 1.
+        max_tokens: Maximum number of new tokens, >= 1.
         temperature: 0 is greedy decoding.
         top_p: Nucleus mass in (0, 1].
-        top_k: Only the `top_k` most likely tokens are drawn from; 0 for no such limit.
+        top_k: Sample from the `top_k` most likely tokens only; 0 for no limit.
         seed: Seed of the sampler; has no effect at temperature 0.
     """
 

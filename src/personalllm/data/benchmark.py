@@ -1,4 +1,4 @@
-"""Hold a benchmark: prompts, responses, raw scores, splits and a content fingerprint."""
+"""A benchmark: prompts, responses, raw scores, splits and a content fingerprint."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def _turns(value: Any) -> Sequence[JSON] | None:
 
 
 def is_messages(value: Any) -> TypeGuard[Sequence[JSON]]:
-    """Tell whether a value is a chat: a non-empty list of dicts with `role` and `content`."""
+    """Return whether a value is a chat: a non-empty list of dicts with `role` and `content`."""
     return (
         isinstance(value, Sequence)
         and not isinstance(value, str)

@@ -36,7 +36,7 @@ def table_part(table: Any, split: str | None = None) -> Part:
 
 
 def is_columns(table: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Tell whether a table is a dict of columns: of lists or arrays, of which at least one holds no dicts."""
+    """Return whether a table is a dict of columns: of lists or arrays, of which at least one holds no dicts."""
     if not isinstance(table, Mapping):
         return False
     columns = list(table.values())

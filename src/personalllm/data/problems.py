@@ -81,7 +81,7 @@ class ProblemLog:
         rows: Iterable[int] = (),
         severity: Severity = "error",
     ) -> None:
-        """Note a problem; further `rows` (from 0) of the same kind in the same column are counted, not repeated."""
+        """Record a problem; further `rows` (from 0) of the same kind in the same column are counted, not repeated."""
         entry = self._entries.setdefault((kind, str(file), column), _Entry(message, remedy, severity))
         for row in rows:
             entry.count += 1

@@ -272,6 +272,6 @@ def _status(error: BaseException) -> int:
 
 
 def _is_broken_connection(error: BaseException) -> bool:
-    """Tell whether an exception, or one behind it, says that the connection failed or was silent for too long."""
+    """Return whether an exception, or one behind it, says that the connection failed or was silent for too long."""
     names = {cls.__name__ for cause in _causes(error) for cls in type(cause).__mro__}
     return not names.isdisjoint(("ConnectionError", "TimeoutError", "TransportError"))

@@ -187,7 +187,7 @@ class Scan:
         )
 
     def _report(self, part: Part, column: str, noun: str, converted: Converted, start: int) -> None:
-        """Note the rows of a column that cannot be used; `start` is the first row of the block."""
+        """Record the rows of a column that cannot be used; `start` is the first row of the block."""
         for kind, rows in converted.bad.items():
             if rows:
                 message, remedy = (text.format(noun=noun, column=column) for text in _FAULTS[noun == "score", kind])
@@ -294,7 +294,7 @@ def _noun(name: str) -> str:
 
 
 def _misspells(split: str, name: str) -> bool:
-    """Tell whether a split's name is another one with letters swapped or one left out, as in `tset` and `tran`."""
+    """Return whether a split's name is another one with letters swapped or one left out, as in `tset` and `tran`."""
     if split == name:
         return False
     left_out = {name[:index] + name[index + 1 :] for index in range(len(name))}

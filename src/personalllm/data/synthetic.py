@@ -86,7 +86,7 @@ def make_synthetic(n_prompts: int = 10_402, seed: int = 0) -> Benchmark:
 
 
 def as_published(standard: F32, train: npt.NDArray[np.integer[Any]]) -> F32:
-    """Give standardised scores exactly the published mean and standard deviation over the train rows."""
+    """Shift and scale standardised scores to the published mean and standard deviation over the train rows."""
     train_scores = standard[train].astype(np.float64)
     mean, sd = train_scores.mean(axis=(0, 1)), train_scores.std(axis=(0, 1))
     published = np.array([PUBLISHED[name] for name in REWARD_MODELS])

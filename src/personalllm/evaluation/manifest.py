@@ -55,14 +55,14 @@ def write_manifest(store: Store, track: Track) -> JSON:
 
 
 def write_found(store: Store, manifest: JSON, found: JSON) -> None:
-    """Note what the ends of the personalisation share came out as, e.g. which method is `text-only`."""
+    """Record what the ends of the personalisation share are, e.g. which method is `text-only`."""
     manifest["anchors"] = found
     if isinstance(store, DiskStore):
         write_json(store.directory / "manifest.json", manifest)
 
 
 def write_order(store: Store, keys: Sequence[str]) -> None:
-    """Note the order in which methods were given; those of earlier calls stay, after the new ones.
+    """Record the order in which methods were given; those of earlier calls follow the new ones.
 
     Noted before the work too: of two versions of a method the first in this order is the newer one.
     """

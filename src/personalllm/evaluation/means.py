@@ -45,7 +45,7 @@ _UNKNOWN = (math.nan, math.nan)
 
 
 def is_defined(sums: Sums, metric: Metric) -> bool:
-    """Tell whether the sums have what a metric needs: what is unknown is no zero."""
+    """Return whether the sums have the columns that a metric needs; an unknown column is not 0."""
     return all(name in sums.columns for name in metric.columns) and not (metric.users_only and sums.axis != "users")
 
 
@@ -102,7 +102,7 @@ class Parts:
         return Parts(self.top - other.top, self.bottom)
 
     def too_few(self, over: Over, fewest: int) -> bool:
-        """Tell whether there are too few users or prompts for an interval."""
+        """Return whether there are too few users or prompts for an interval."""
         return self.top is not None and (
             self.top.n_prompts < MIN_PROMPTS or (over != "prompts" and self.top.n_users < fewest)
         )

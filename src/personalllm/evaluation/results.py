@@ -1,4 +1,4 @@
-"""Hold the results of a run of any track: readable without the data and the backends."""
+"""The results of a run of any track, readable without the data and the backends."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Results:
 
     @property
     def headline(self) -> Condition:
-        """The condition that stands for the run: both or unseen users, unseen prompts, true history, most shots."""
+        """The condition that stands for the run: both or unseen users, unseen prompts, true history, maximum shots."""
         first = min(self.conditions, key=_line)
         return max((c for c in self.conditions if _line(c) == _line(first)), key=lambda condition: condition.shots)
 

@@ -208,7 +208,7 @@ def _no_number(constant: str) -> Any:
 
 
 def describe_changes(preset: str, changes: Mapping[str, tuple[Any, Any]]) -> str:
-    """Say in one line how a result relates to a preset.
+    """Return a line about how a result relates to a preset.
 
     Args:
         preset: Id of the preset.

@@ -44,12 +44,12 @@ def check_data(data: object) -> None:
 
 
 def holds_people(data: Data) -> bool:
-    """Tell whether data are people's preferences or ratings, without importing their classes."""
+    """Return whether data are people's preferences or ratings, without importing their classes."""
     return (hasattr(data, "histories") or holds_ratings(data)) and not hasattr(data, "reward_models")
 
 
 def holds_ratings(data: Data) -> bool:
-    """Tell whether data are people's ratings, without importing their class."""
+    """Return whether data are people's ratings, without importing their class."""
     return hasattr(data, "n_items") and hasattr(data, "table")
 
 

@@ -75,7 +75,7 @@ class Store:
         return self._units.get((unit.key, unit.index))
 
     def has_unit(self, unit: Unit) -> bool:
-        """Tell whether the samples of a unit are there and undamaged, without reading them."""
+        """Return whether the samples of a unit exist and are undamaged, without reading them."""
         return (unit.key, unit.index) in self._units
 
     def write_unit(self, unit: Unit, samples: Table) -> None:
@@ -129,7 +129,7 @@ class DiskStore(Store):
             return None
 
     def has_unit(self, unit: Unit) -> bool:
-        """Tell whether a unit's file is there and agrees with its note; its table is not parsed."""
+        """Return whether a unit's file exists and agrees with its note; its table is not parsed."""
         path = self._unit_path(unit)
         try:
             self._check_unit(path, unit.key, unit.spec())

@@ -93,7 +93,7 @@ def interact(
     seed: int,
     shown: Pair | None = None,
 ) -> InteractionPool:
-    """Let every user compare two responses of each of its prompts (paper, section 4).
+    """Draw every user's comparison of two responses to each of its prompts (paper, section 4).
 
     The first users do not depend on how many follow; the pairs that are shown do not depend on temperature, flips
     or ties.

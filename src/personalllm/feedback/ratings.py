@@ -28,7 +28,7 @@ _USERS_PER_BLOCK = 64
 def ratings(
     population: Population, scores: ScoreTable | F32, prompts: npt.ArrayLike, rule: RatingRule, seed: int
 ) -> RatingPool:
-    """Let every user rate some responses of each of its prompts.
+    """Draw ratings of some responses to each prompt of every user.
 
     As in `interact`, the first users do not depend on how many follow.
 

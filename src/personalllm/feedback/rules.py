@@ -20,7 +20,7 @@ __all__ = ["FeedbackRule", "PairRule", "RatingRule", "minorities"]
 PairRule = Literal["best-vs-worst", "random", "ranks", "contested", "disputed"]
 Scale = Literal["quantiles", "thresholds"]
 
-_MOST_STARS = 100
+_MAX_STARS = 100
 
 
 def _check_number(name: str, value: float, *, upper: float = math.inf) -> None:
@@ -159,7 +159,7 @@ class RatingRule:
     - `"thresholds"`: the same utilities for all users, so a user who is harder to please gives fewer stars.
 
     Attributes:
-        n_stars: Most stars, in [2, 100].
+        n_stars: Number of stars on the scale, in [2, 100].
         scale: Where the cuts come from.
         thresholds: For `"thresholds"`: n_stars - 1 ascending utilities.
         responses_per_prompt: Responses rated of each prompt, >= 1, drawn without repetition.
@@ -181,8 +181,8 @@ class RatingRule:
     def __post_init__(self) -> None:
         if self.scale not in get_args(Scale):
             raise ParameterError("scale", f"one of {', '.join(get_args(Scale))}", self.scale)
-        if type(self.n_stars) is not int or not 2 <= self.n_stars <= _MOST_STARS:
-            raise ParameterError("n_stars", f"an integer in [2, {_MOST_STARS}]", self.n_stars)
+        if type(self.n_stars) is not int or not 2 <= self.n_stars <= _MAX_STARS:
+            raise ParameterError("n_stars", f"an integer in [2, {_MAX_STARS}]", self.n_stars)
         cuts = tuple(float(cut) for cut in self.thresholds)
         object.__setattr__(self, "thresholds", cuts)
         n_values = self.n_stars - 1 if self.scale == "thresholds" else 0

@@ -34,7 +34,7 @@ __all__ = [
 
 
 def verdict_on_levels(reproduction: Reproduction) -> str:
-    """Say in a sentence or two whether our levels can be compared with the paper's."""
+    """Return a sentence or two on whether our levels can be compared with the paper's."""
     levels = [d.what[0].lower() + d.what[1:] for d in reproduction.departures if d.level]
     if not levels:
         return "Data, chat model, reward models and reply length are the paper's: the levels can be compared."

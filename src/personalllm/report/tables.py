@@ -175,13 +175,13 @@ def terminal_table(grid: Grid, width: int, *, frame: bool = True) -> Table:
     table.add_column(Text(grid.first), min_width=shortest, max_width=longest, overflow="fold")
     for index in shown:
         column = grid.columns[index]
-        least = _column_width(grid, index, one_line=one_line)
+        narrow = _column_width(grid, index, one_line=one_line)
         lines = [
-            line for text in (column.heading, column.note) for line in textwrap.wrap(text, least if frame else width)
+            line for text in (column.heading, column.note) for line in textwrap.wrap(text, narrow if frame else width)
         ]
         justify = "right" if column.numeric else "left"
         heading = Text(("\n" if frame else " ").join(lines))
-        table.add_column(heading, justify=justify, no_wrap=column.numeric, min_width=least)  # type: ignore[arg-type]
+        table.add_column(heading, justify=justify, no_wrap=column.numeric, min_width=narrow)  # type: ignore[arg-type]
     for kind, rows in grid.groups:
         for row in rows:
             cells = [row.cells[index].replace("\n", " " if one_line else "\n") for index in shown]

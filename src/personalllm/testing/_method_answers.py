@@ -31,7 +31,7 @@ _FORMS = {
 
 
 def close(scores: F32, expected: F32) -> bool:
-    """Tell whether scores agree but for the rounding of float32 sums."""
+    """Return whether scores agree but for the rounding of float32 sums."""
     scale = float(np.abs(expected).max(initial=0.0))
     return bool(np.allclose(scores, expected, rtol=1e-4, atol=1e-5 * scale))
 
@@ -57,7 +57,7 @@ class Answers:
         return getattr(method, self.hook)(self.bench.scene.queries)
 
     def agree(self, answer: Any) -> bool:
-        """Tell whether an answer is the first one."""
+        """Return whether an answer is the first one."""
         return np.array_equal(answer, self.first) if self.hook == "utilities" else bool(answer == self.first)
 
 

@@ -109,11 +109,11 @@ def choose_buffered(tiles, starts, weights, n_responses, best, worst):  # type: 
 
 
 @compiled
-def median_below(values, most):  # type: ignore[no-untyped-def]
-    """Return a number above half of the values that are at most `most`, by bisection; values are >= 0."""
-    low, high, count = 0.0, most, 0
+def median_below(values, maximum):  # type: ignore[no-untyped-def]
+    """Return a number above half of the values that are at most `maximum`, by bisection; values are >= 0."""
+    low, high, count = 0.0, maximum, 0
     for value in values:
-        count += value <= most
+        count += value <= maximum
     for _ in range(60):
         middle, below = 0.5 * (low + high), 0
         for value in values:

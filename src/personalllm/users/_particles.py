@@ -15,15 +15,15 @@ from personalllm.users._kernels import compiled, median_below
 
 __all__ = ["filter_particles"]
 
-_FARTHEST = 690.0  # logits beyond it would be subnormal weights
-_LEAST = 1e-300
-_NEGLIGIBLE = 1e-9  # weights whose sum is below it move no utility that anybody could tell apart
+_MAX_LOGIT = 690.0  # exp(-708) is the smallest normal float64; beyond it weights would lose precision
+_MIN_WEIGHT = 1e-300
+_NEGLIGIBLE = 1e-9  # two weights with a smaller sum change utilities by less than float32 resolves
 _EXACT = 3.0  # up to this sum of concentrations, rejection accepts at least one draw in eight
 _SHRINKS = 200
 _TOLERANCE = 1e-6  # utilities are compared in float32, so a comparison may be off by its rounding
 _ROUNDING = 1e-9
-_NEAR = 40
-_FEWEST = 0.25  # of the particles that a comparison may leave before it is asked for by degrees
+_N_NEAR = 40  # rows that moves respect; the others are checked after a sweep
+_MIN_LEFT = 0.25  # share of particles; if fewer satisfy a comparison, it is imposed in stages
 _STAGES = 200
 
 _compiled = partial(compiled, error_model="numpy")
@@ -79,9 +79,9 @@ def _draw_share(state, low, high, a, b):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _interval(w, i, j, near, room):  # type: ignore[no-untyped-def]
-    """Return between which logits the share of weight i in that of i and j may lie.
+    """Return the lowest and the highest logit that the share of weight i in w_i + w_j may have.
 
-    `near` are rows, (n_near, n_weights), and `room` by how much each of their margins may fall.
+    `near` are rows, (n_near, n_weights), and `room` the amounts by which their margins may fall.
     """
     down, up = -w[i], w[j]
     for r in range(len(near)):
@@ -90,11 +90,11 @@ def _interval(w, i, j, near, room):  # type: ignore[no-untyped-def]
             down = max(down, -room[r] / slope)
         elif slope < 0:
             up = min(up, -room[r] / slope)
-    low, high = -_FARTHEST, _FARTHEST
-    if w[i] + down > _LEAST:
-        low = max(low, np.log((w[i] + down) / max(w[j] - down, _LEAST)))
-    if w[j] - up > _LEAST:
-        high = min(high, np.log(max(w[i] + up, _LEAST) / (w[j] - up)))
+    low, high = -_MAX_LOGIT, _MAX_LOGIT
+    if w[i] + down > _MIN_WEIGHT:
+        low = max(low, np.log((w[i] + down) / max(w[j] - down, _MIN_WEIGHT)))
+    if w[j] - up > _MIN_WEIGHT:
+        high = min(high, np.log(max(w[i] + up, _MIN_WEIGHT) / (w[j] - up)))
     return low, high
 
 
@@ -107,18 +107,18 @@ def _slice(state, ends, share, noisy, margin, slope, rule):  # type: ignore[no-u
     low, z0, high = ends
     a, b, total, first = share
     temperature, flip = rule
-    least = np.log(_uniform(state)) + _log_share(z0, a, b)
+    height = np.log(_uniform(state)) + _log_share(z0, a, b)
     for r in range(noisy):
-        least += _log_choice(margin[r], temperature, flip)
+        height += _log_choice(margin[r], temperature, flip)
     for _ in range(_SHRINKS):
         z = low + (high - low) * _uniform(state)
         value = _log_share(z, a, b)
         step = total / (1.0 + np.exp(-z)) - first
         for r in range(noisy):
-            if value < least:
+            if value < height:
                 break
             value += _log_choice(margin[r] + step * slope[r], temperature, flip)
-        if value >= least:
+        if value >= height:
             return z
         if z < z0:
             low = z
@@ -148,7 +148,7 @@ def _move(state, w, alpha, near, room, soft, margin, slope, rule):  # type: igno
         j = int(_uniform(state) * (n - 1))
         j += j >= i
         total, a, b = w[i] + w[j], alpha[i], alpha[j]
-        z0 = min(max(np.log(w[i] / w[j]), -_FARTHEST), _FARTHEST)
+        z0 = min(max(np.log(w[i] / w[j]), -_MAX_LOGIT), _MAX_LOGIT)
         low, high = _interval(w, i, j, near if total > _NEGLIGIBLE else near[:0], room)
         if not high > low:
             continue
@@ -158,9 +158,9 @@ def _move(state, w, alpha, near, room, soft, margin, slope, rule):  # type: igno
             for r in range(noisy):
                 slope[r] = soft[r, i] - soft[r, j]
             z = _slice(state, (min(low, z0), z0, max(high, z0)), (a, b, total, w[i]), noisy, margin, slope, rule)
-        first = max(total / (1.0 + np.exp(-z)), _LEAST)
+        first = max(total / (1.0 + np.exp(-z)), _MIN_WEIGHT)
         step = first - w[i]
-        w[i], w[j] = first, max(total / (1.0 + np.exp(z)), _LEAST)
+        w[i], w[j] = first, max(total / (1.0 + np.exp(z)), _MIN_WEIGHT)
         for r in range(len(near)):
             room[r] = max(0.0, room[r] + step * (near[r, i] - near[r, j]))
         for r in range(n_soft):
@@ -192,7 +192,7 @@ def _violation(w, columns, start, stop, sign):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _resample(state, w, share, labels):  # type: ignore[no-untyped-def]
-    """Draw particles anew by their shares (systematic resampling)."""
+    """Resample particles by their shares (systematic resampling)."""
     n, u, total = len(w), _uniform(state), 0.0
     for p in range(n):
         total += share[p]
@@ -216,7 +216,7 @@ def _resample(state, w, share, labels):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _signs(labels, first, done, sign):  # type: ignore[no-untyped-def]
-    """Write which side each row must keep to for a particle."""
+    """Write the sign that the margin of each row must have for a particle."""
     for t in range(done):
         for r in range(first[t], first[t + 1]):
             sign[r] = labels[t]
@@ -224,44 +224,45 @@ def _signs(labels, first, done, sign):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _nearest(w, labels, columns, first, done, order):  # type: ignore[no-untyped-def]
-    """Write the rows that some particle is nearest to breaking, at most `len(order)`; return how many."""
+    """Write the rows that some particle is nearest to violating, at most `len(order)`; return their number."""
     n_rows = first[done]
-    margin, sign, least = np.empty(n_rows), np.empty(n_rows), np.empty(n_rows)
+    margin, sign, slack = np.empty(n_rows), np.empty(n_rows), np.empty(n_rows)
     for r in range(n_rows):
-        least[r] = np.inf
+        slack[r] = np.inf
     for p in range(len(w)):
         _margins(w[p], columns, n_rows, margin)
         _signs(labels[p], first, done, sign)
         for r in range(n_rows):
             if sign[r] != 0:
-                least[r] = min(least[r], sign[r] * margin[r])
+                slack[r] = min(slack[r], sign[r] * margin[r])
     for r in range(n_rows):
         size = 1e-18
         for m in range(len(columns)):
             size += columns[m, r] ** 2
-        least[r] /= np.sqrt(size)
+        slack[r] /= np.sqrt(size)
     for i in range(len(order)):
         best = -1
         for r in range(n_rows):
-            if least[r] < (least[best] if best >= 0 else np.inf):
+            if slack[r] < (slack[best] if best >= 0 else np.inf):
                 best = r
         if best < 0:
             return i
-        order[i], least[best] = best, np.inf
+        order[i], slack[best] = best, np.inf
     return len(order)
 
 
 @_compiled
 def _rejuvenate(state, cloud, alpha, columns, first, done, slack, soft, rule):  # type: ignore[no-untyped-def]
-    """Draw particles anew by their shares and move each.
+    """Resample particles by their shares and move each.
 
-    The moves heed the rows near to some particle alone. They are reversible, so a sweep of them is a proposal that is
-    taken if it breaks no other row either, and given up if it does: exact, and ten times faster than heeding them all.
+    The moves respect only the rows that are near to some particle. They are reversible, so a sweep of them is a
+    proposal that is accepted if it violates no other row and rejected if it does. This is exact (all else cancels in
+    the Metropolis-Hastings ratio) and ten times faster than moves that respect all rows.
     """
     w, share, labels = cloud
     temperature, flip, sweeps = rule
     _resample(state, w, share, labels)
-    n_rows, n_weights, order = first[done], w.shape[1], np.empty(_NEAR, np.int64)
+    n_rows, n_weights, order = first[done], w.shape[1], np.empty(_N_NEAR, np.int64)
     n_near = _nearest(w, labels, columns, first, done, order)
     near, room = np.empty((n_near, n_weights)), np.empty(n_near)
     noisy, margin, slope = np.empty((len(soft), n_weights)), np.empty(len(soft)), np.empty(len(soft))
@@ -284,16 +285,16 @@ def _rejuvenate(state, cloud, alpha, columns, first, done, slack, soft, rule):  
                 margin[r] = margins[soft[r]]
             _move(state, moved, alpha, near, room, noisy, margin, slope, (temperature, flip))
             _margins(moved, columns, n_rows, margins)
-            broken = 0
+            violated = 0
             for r in range(n_rows):
-                broken += sign[r] * margins[r] < -slack[r] - _ROUNDING
-            for m in range(n_weights if broken == 0 else 0):
+                violated += sign[r] * margins[r] < -slack[r] - _ROUNDING
+            for m in range(n_weights if violated == 0 else 0):
                 w[p, m] = moved[m]
 
 
 @_compiled
 def _hold_to(state, cloud, alpha, columns, first, t, slack, soft, rule):  # type: ignore[no-untyped-def]
-    """Give up the particles that contradict interaction t, by degrees if few would be left."""
+    """Drop the particles that contradict interaction t, in stages if few would be left."""
     w, share, labels = cloud
     start, stop, wrong = first[t], first[t + 1], np.empty(len(w))
     # with noise either of the two named responses may be the worse one in truth: both orders are followed
@@ -301,44 +302,44 @@ def _hold_to(state, cloud, alpha, columns, first, t, slack, soft, rule):  # type
     for p in range(len(w)):
         labels[p, t] = -1 if not noiseless and _uniform(state) < 0.5 else 1
     for _ in range(_STAGES):
-        left, total, most = 0.0, 0.0, 0.0
+        left, total, worst = 0.0, 0.0, 0.0
         for p in range(len(w)):
             wrong[p] = _violation(w[p], columns, start, stop, labels[p, t]) if share[p] > 0 else np.inf
             left += share[p] if wrong[p] <= 0 else 0.0
             total += share[p]
-            most = max(most, wrong[p] if share[p] > 0 else 0.0)
-        if left >= _FEWEST * total:
+            worst = max(worst, wrong[p] if share[p] > 0 else 0.0)
+        if left >= _MIN_LEFT * total:
             break
-        # ask for less first, so that half of them are left, and for the rest after a move
-        level = median_below(wrong, most)
+        # allow the violation that half of them satisfy, move the particles, then allow less
+        level = median_below(wrong, worst)
         for p in range(len(w)):
             share[p] = share[p] if wrong[p] <= level else 0.0
         for r in range(start, stop):
             slack[r] = level + _TOLERANCE
         _rejuvenate(state, cloud, alpha, columns, first, t + 1, slack, soft, rule)
-    least = np.inf
+    smallest = np.inf
     for p in range(len(w)):
-        least = min(least, wrong[p])
+        smallest = min(smallest, wrong[p])
     for r in range(start, stop):
         slack[r] = _TOLERANCE
     for p in range(len(w)):
-        share[p] = share[p] if wrong[p] <= least else 0.0
+        share[p] = share[p] if wrong[p] <= smallest else 0.0
 
 
 @_compiled
 def _weigh(w, share, columns, row, rule):  # type: ignore[no-untyped-def]
-    """Weigh particles by the probability of a comparison; return how many of equal weight they amount to."""
+    """Weight particles by the probability of a comparison; return the effective sample size."""
     temperature, flip, _ = rule
-    total, squares, most = 0.0, 0.0, 0.0
+    total, squares, largest = 0.0, 0.0, 0.0
     for p in range(len(w)):
         if temperature > 0 or flip > 0:
             margin = 0.0
             for m in range(w.shape[1]):
                 margin += columns[m, row] * w[p, m]
             share[p] *= np.exp(_log_choice(margin, temperature, flip))
-        most = max(most, share[p])
+        largest = max(largest, share[p])
     for p in range(len(w)):
-        share[p] /= most
+        share[p] /= largest
         total += share[p]
         squares += share[p] ** 2
     return total**2 / squares
@@ -346,7 +347,7 @@ def _weigh(w, share, columns, row, rule):  # type: ignore[no-untyped-def]
 
 @_compiled
 def filter_particles(state, w, alpha, columns, first, rule, shown, means, particles, shares):  # type: ignore[no-untyped-def]
-    """Take in a user's interactions one after another; write the posterior after each number of them in `shown`.
+    """Update with a user's interactions one after another; write the posterior after each number of them in `shown`.
 
     Args:
         state: uint64 (1,), of the random numbers.
@@ -355,7 +356,7 @@ def filter_particles(state, w, alpha, columns, first, rule, shown, means, partic
         columns: float64 (n_weights, n_rows), contiguous: scores of the better minus those of the worse response. The
             first row of an interaction is the comparison that was made, the others what it implies.
         first: int64 (n_interactions + 1,): the rows of interaction t are `first[t]:first[t + 1]`.
-        rule: Temperature and flip of the rule, and how often each weight is moved when particles are drawn anew.
+        rule: Temperature and flip of the rule, and the number of sweeps after resampling.
         shown: int64 (n_shown,), ascending.
         means: float64 (n_shown, n_weights), zeros; written.
         particles: float32 (n_shown, n_particles, n_weights), written.

@@ -26,11 +26,11 @@ __all__ = ["choices", "choices_at", "ranks"]
 
 Method = Literal["numpy", "buffered", "fused"]
 
-_USERS_PER_BLOCK, _MOST_USERS_PER_BLOCK = 64, 1_024
+_USERS_PER_BLOCK, _MAX_USERS_PER_BLOCK = 64, 1_024
 _PAIRS_PER_BLOCK = 600_000
 _PROMPTS_PER_TILE = 256
 _SMALL_WORK = 50_000_000  # multiplications below which compiling (about a second) would cost more than it saves
-_MOST_UNROLLED = 96  # responses x reward models; larger shapes take the kernel that is not unrolled
+_MAX_UNROLLED = 96  # responses x reward models; larger shapes take the kernel that is not unrolled
 
 
 def choices(population: Population, scores: Scores, *, threads: int | None = None) -> tuple[U8, U8]:
@@ -61,7 +61,7 @@ def choices(population: Population, scores: Scores, *, threads: int | None = Non
     work = population.n_users * values.size
     if work <= _SMALL_WORK:
         return _choices(population, values, "numpy", threads)
-    unrolled = values.shape[1] * values.shape[2] <= _MOST_UNROLLED
+    unrolled = values.shape[1] * values.shape[2] <= _MAX_UNROLLED
     return _choices(population, values, "fused" if unrolled else "buffered", threads)
 
 
@@ -74,7 +74,7 @@ def _choices(population: Population, values: F32, method: Method, threads: int |
         return best, worst
     build = {"numpy": _numpy_work, "buffered": _buffered_work, "fused": _fused_work}[method]
     # About 600,000 (user, prompt) pairs a block: enough work for a thread, and bounded memory.
-    size = min(max(_PAIRS_PER_BLOCK // len(values), _USERS_PER_BLOCK), _MOST_USERS_PER_BLOCK)
+    size = min(max(_PAIRS_PER_BLOCK // len(values), _USERS_PER_BLOCK), _MAX_USERS_PER_BLOCK)
     run_blocks(build(weights, values, best, worst), len(weights), size, threads)
     return best, worst
 

@@ -19,7 +19,7 @@ __all__ = ["Posterior", "enumerated_weights", "posterior_weights"]
 
 _BLOCK = 8
 _KEPT = 1024  # users of whom the posterior is kept, 30 KB each
-_LEAST = 1e-300
+_MIN_WEIGHT = 1e-300
 _TOLERANCE = 1e-6  # as in the particle filter
 
 
@@ -63,7 +63,7 @@ def posterior_weights(
             of an interaction the comparison that was made, then those it implies.
         first: For each user, int64 (n_interactions + 1,): where an interaction's rows begin.
         shown: Numbers of interactions, ascending; beyond what a user has all of theirs count.
-        seeds: One for each user, so that a user's posterior does not depend on who else is asked for.
+        seeds: One for each user, so that a user's posterior does not depend on the other users of the call.
         temperature: Of the rule of the comparisons.
         flip: Likewise.
         n_particles: >= 2.
@@ -73,9 +73,9 @@ def posterior_weights(
     >>> bool(prefers_a.mean[1, 0, 0] > prefers_a.mean[0, 0, 0])
     True
     """
-    for name, value, least in (("n_particles", n_particles, 2), ("sweeps", sweeps, 1)):
-        if value < least:
-            raise ParameterError(name, f">= {least}", value)
+    for name, value, minimum in (("n_particles", n_particles, 2), ("sweeps", sweeps, 1)):
+        if value < minimum:
+            raise ParameterError(name, f">= {minimum}", value)
     n_users, n = len(rows), rows[0].shape[1] if len(rows) else 1
     concentration = check_alpha(alpha, n)
     mean = np.empty((len(shown), n_users, n))
@@ -107,7 +107,7 @@ def _filtered(
 ) -> tuple[F64, F32, F64]:  # fmt: skip
     """Return the mean, the particles and the shares of one user, see `Posterior`; arrays come as their bytes.
 
-    Runs that differ in what methods see alone (the histories of others, say) ask for the same user again.
+    Cached: runs that differ only in what methods see (such as the histories of others) need the same user again.
     """
     from personalllm.users._particles import filter_particles  # numba is slow to import
 
@@ -135,7 +135,7 @@ def _prior(alpha: F64, n: int, seed: int) -> F64:
     # log Gamma(a) = log Gamma(a + 1) + log(U) / a, which does not underflow
     logs = np.log(rng.gamma(alpha + 1.0, size=(n, len(alpha)))) + np.log1p(-rng.random((n, len(alpha)))) / alpha
     weights = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return np.asarray(np.maximum(weights / weights.sum(axis=1, keepdims=True), _LEAST))
+    return np.asarray(np.maximum(weights / weights.sum(axis=1, keepdims=True), _MIN_WEIGHT))
 
 
 def enumerated_weights(

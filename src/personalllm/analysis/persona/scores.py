@@ -51,7 +51,7 @@ class Texts:
 
     @classmethod
     def of(cls, benchmark: Benchmark, rows: npt.ArrayLike) -> Texts:
-        """Take some rows of a benchmark.
+        """Return some rows of a benchmark.
 
         Raises:
             ParameterError: If there is no row, a row is out of range or stands twice.

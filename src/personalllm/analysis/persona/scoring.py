@@ -1,4 +1,4 @@
-"""Let personas score the responses of a benchmark: personas, prompts, the resumable run, and its estimate."""
+"""Score the responses of a benchmark for personas: personas, prompts, the resumable run, and its estimate."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def score_personas(
     block: int = 32,
     progress: Callable[[int, int], None] | None = None,
 ) -> PersonaScores:
-    """Let a scorer score the responses once for each persona, and once without any.
+    """Score the responses once for each persona, and once without one.
 
     Scores are kept on disk, one entry for each scorer, persona and prompt with its responses. A run that was stopped
     continues where it stopped and ends with the same numbers.
@@ -197,7 +197,7 @@ def estimate_personas(
         raise ParameterError("probe", ">= 1", probe)
     missing = {persona: task.missing(persona) for persona in task.voices}
     n_pairs, n_missing = len(task.voices) * len(task.texts.keys), sum(map(len, missing.values()))
-    # The voice with most to score; a persona before nobody, whose prompts are shorter.
+    # The persona with most to score; one with a text before the empty one, whose prompts are shorter.
     persona, prompts = max(missing.items(), key=lambda item: (len(item[1]), bool(item[0])))
     if not prompts:
         return PersonaEstimate(n_pairs, n_pairs, float("nan"), 0.0)

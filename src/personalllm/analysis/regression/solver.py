@@ -40,7 +40,7 @@ class Fit:
     Attributes:
         coefficients: float64 (n, n_features), log odds for one unit; NaN where there is no finite solution.
         state: uint8 (n,), codes into `STATES`.
-        rank: int64 (n,), rank of each design; below n_features the solution of least length is given.
+        rank: int64 (n,), rank of each design; below n_features the solution of minimum norm is given.
         steps: int64 (n,), Newton steps.
     """
 
@@ -65,7 +65,7 @@ def fit_logistic(design: F64, labels: npt.NDArray[np.bool_]) -> Fit:
     n, n_rows, n_features = design.shape
     signed = design * np.where(labels, 1.0, -1.0)[:, None]
     # Directions without variation get curvature 1 (`fill`) so that the system can be solved, and no step, so that the
-    # coefficients stay in the row space: of all maxima this is the one of least length.
+    # coefficients stay in the row space: of all maxima this is the one of minimum norm.
     values, vectors = np.linalg.eigh(signed.transpose(0, 2, 1) @ signed / max(n_rows, 1))
     flat = values <= _RANK * np.maximum(values[:, -1:], np.finfo(float).tiny)
     fill = (vectors * flat[:, None, :]) @ vectors.transpose(0, 2, 1)

@@ -42,7 +42,7 @@ class UserRegressions:
         accuracy: float64 (n_users,), share of the held-out rows that are predicted, in [0, 1]; NaN without a solution.
         state: uint8 (n_users,), 0 fitted, 1 separable (no finite solution), 2 not converged.
         rank: int64 (n_users,), rank of the standardised training rows; below n_features some features are collinear or
-            constant for that user, and of all solutions the one of least length is given.
+            constant for that user, and of all solutions the one of minimum norm is given.
         prompt_error: float64 (n_features,), standard error of the mean coefficient over the draw of the prompts.
         n_train: Training rows of a user.
         n_held_out: Held-out rows of a user.
@@ -75,7 +75,7 @@ class UserRegressions:
         return int(np.count_nonzero(self.state == FITTED))
 
     def accuracy_range(self) -> tuple[float, float, float]:
-        """Return the least, the mean and the greatest held-out accuracy over the fitted users; NaN if there is none."""
+        """Return the minimum, mean and maximum held-out accuracy over the fitted users; NaN if there is none."""
         fitted = self.accuracy[self.state == FITTED]
         if not fitted.size:
             return (float("nan"),) * 3
@@ -178,10 +178,10 @@ def _complete_prompts(scores: ScoreTable, features: Features, contrast: str, spl
         )
     if not features.names:
         raise ParameterError("features", "one feature or more", 0)
-    least = 1 + max(_POSITIONS[contrast][1], 1)
-    if scores.n_responses < least:
+    minimum = 1 + max(_POSITIONS[contrast][1], 1)
+    if scores.n_responses < minimum:
         raise ParameterError(
-            f"responses of a prompt, for the contrast {contrast!r},", f">= {least}", scores.n_responses
+            f"responses of a prompt, for the contrast {contrast!r},", f">= {minimum}", scores.n_responses
         )
     complete: npt.NDArray[np.bool_] = np.asarray(np.isfinite(features.values).all(axis=(1, 2)))
     if int(complete.sum()) < 2:

@@ -139,7 +139,7 @@ def ray_data() -> Any:
 
 
 def started_here() -> bool:
-    """Tell whether the cluster is a local one that this process has started."""
+    """Return whether the cluster is a local one that this process has started."""
     return bool(_local)
 
 

@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 _OURS = "PERSONALLLM_"
 _UNITS_AHEAD = 2
-_MOST_BLOCKS = 10_000
+_MAX_BLOCKS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,16 +133,16 @@ class RayExecutor:
             return
         ray = self._connected()
         data = ray_data()
-        most = max(1, min(len(units), self._slots(ray)))
+        size = max(1, min(len(units), self._slots(ray)))
         rows = [{"index": i, "unit": _Boxed(unit)} for i, unit in enumerate(units)]
         tally = ray.remote(_Tally).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
         with _sending():
-            items = data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
+            items = data.from_items(rows, override_num_blocks=min(len(rows), _MAX_BLOCKS))
         results = items.map_batches(
             _Holder,
             fn_constructor_args=(_put(ray, function), tally, self.max_retries),
             batch_size=1,
-            compute=data.ActorPoolStrategy(min_size=1, max_size=most),
+            compute=data.ActorPoolStrategy(min_size=1, max_size=size),
             num_cpus=self.num_cpus,
             num_gpus=self.num_gpus or None,
         )
@@ -161,11 +161,11 @@ class RayExecutor:
         ray = connect(self.address)
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         for kind, needed in (("CPU", self.num_cpus), ("GPU", self.num_gpus)):
-            most = max((node.get(kind, 0.0) for node in nodes), default=0.0)
-            if most < needed:
+            largest = max((node.get(kind, 0.0) for node in nodes), default=0.0)
+            if largest < needed:
                 amount = f"{needed:g} {kind}{'' if needed == 1 else 's'}"
                 raise UserError(
-                    f"A work unit takes up {amount}, but the largest node of the Ray cluster has {most:g}.",
+                    f"A work unit takes up {amount}, but the largest node of the Ray cluster has {largest:g}.",
                     f"Give a lower {kind.lower()}s= in --executor, or add such a node to the cluster first.",
                 )
         return ray
@@ -252,7 +252,7 @@ class _Tally:
         self._tries: Counter[int] = Counter()
 
     def begin(self, index: int) -> int:
-        """Note that a try begins; return which one it is, from 1."""
+        """Record the start of an attempt; return its number, from 1."""
         self._tries[index] += 1
         return self._tries[index]
 
@@ -298,7 +298,7 @@ def _put(ray: Any, function: Callable[[Any], Any]) -> _Held:
 
 @contextmanager
 def _sending() -> Iterator[None]:
-    """Say what is wrong with a function or a unit that cannot be pickled."""
+    """Return the error of a function or a unit that cannot be pickled."""
     try:
         yield
     except (TypeError, AttributeError, PicklingError) as error:

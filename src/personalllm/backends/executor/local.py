@@ -133,7 +133,7 @@ class _Crew:
             self._workers.pop().end()
 
     def _hand_out(self, requested: int) -> None:
-        """Give the idle workers units, no further ahead of the requested one than a few for each worker."""
+        """Send units to idle workers, at most a few for each worker ahead of the requested one."""
         last = min(len(self._units), requested + _UNITS_AHEAD * self._n_workers)
         for slot, worker in enumerate(self._workers):
             if worker.index is not None:

@@ -86,7 +86,7 @@ def map_parquet(
         sources: Parquet files. Small row groups (some thousand rows) share out the work and lose little to a kill.
         target: Folder of the parts.
         executor: Who does the work; this process if None.
-        rows_at_once: Most rows that the function is given at once, >= 1.
+        rows_at_once: Maximum number of rows in a call of the function, >= 1.
         progress: Called with (done, total) row groups.
 
     Returns:

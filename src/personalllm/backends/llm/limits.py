@@ -23,18 +23,18 @@ _SHARED_LOCK = threading.Lock()
 class RateLimiter:
     """Spaces requests evenly, so that no minute holds more of them, or of their tokens, than allowed.
 
-    A request that begins moves the next one away by `60 / requests_per_minute` and by `tokens * 60 / tokens_per_minute`
-    seconds, whichever is more. So any 60 seconds begin at most `requests_per_minute` requests (rounded up), and at most
-    `tokens_per_minute` tokens plus those of one request. No pause is followed by a burst; only a timer that rings late,
-    by up to a twentieth of a second, is made up for. First come, first served; only the first in the queue has a timer,
-    so no request waits in a busy loop.
+    After a request starts, the next one waits `60 / requests_per_minute` or `tokens * 60 / tokens_per_minute` seconds,
+    whichever is longer. So at most `requests_per_minute` requests (rounded up) start in any 60 seconds, with at most
+    `tokens_per_minute` tokens plus those of one request. A pause is not followed by a burst; only the delay of a timer,
+    up to 0.05 s, is caught up. Requests start in the order in which they were made, and only the first in the queue has
+    a timer, so none waits in a busy loop.
 
-    The queue belongs to no event loop and may be used from several threads.
+    The queue is not bound to an event loop and may be used from several threads.
 
     Args:
         requests_per_minute: > 0, or None for no limit.
         tokens_per_minute: > 0, or None for no limit. Prompt and new tokens together.
-        clock: Seconds that never run backwards.
+        clock: Returns seconds, monotonic.
 
     Raises:
         ParameterError: If a limit is not above 0.
@@ -84,13 +84,13 @@ class RateLimiter:
             return self._take(tokens, self._clock() if waiting_since is None else waiting_since)
 
     def settle(self, reserved: float, used: float) -> None:
-        """Give back (or take) the difference between the tokens that were reserved and those that were used."""
+        """Return (or take) the difference between the tokens that were reserved and those that were used."""
         with self._lock:
             self._next_token -= (reserved - used) * self._per_token
             self._wake_first()
 
     def hold(self, seconds: float) -> None:
-        """Let no request begin for some seconds, because a server has reported too many requests."""
+        """Start no request for some seconds, because a server has reported too many requests."""
         with self._lock:
             self._held = max(self._held, self._clock() + seconds)
 

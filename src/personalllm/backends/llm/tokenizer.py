@@ -1,4 +1,4 @@
-"""Counts the tokens of a chat with a tokenizer on disk, for servers that do not lend theirs."""
+"""Count the tokens of a chat with a tokenizer on disk, for servers that cannot count them."""
 
 from __future__ import annotations
 

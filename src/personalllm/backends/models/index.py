@@ -139,7 +139,7 @@ def _uv_settings() -> dict[str, Any]:
 
 
 def same_wheel(wheel: Wheel, filename: str) -> bool:
-    """Tell whether a file name is that of the wheel, whichever way the project's name is spelt."""
+    """Return whether a file name is that of the wheel, in any spelling of the project's name."""
     parts = filename.removesuffix(".whl").split("-")
     project = re.sub(r"[-_.]+", "_", wheel.project).lower()
     named = re.sub(r"[-_.]+", "_", parts[0]).lower()

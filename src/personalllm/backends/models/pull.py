@@ -69,14 +69,14 @@ def pull(
 
 
 def _lacking(entry: ModelEntry) -> bool:
-    """Tell whether a model is absent or damaged."""
+    """Return whether a model is absent or damaged."""
     target = model_folder(entry.name)
     return not target.is_dir() or bool(model_problems(entry, target, rehash=False))
 
 
 @contextmanager
 def _one_pull(entry: ModelEntry, progress: PullProgress) -> Iterator[None]:
-    """Let one process at a time write to the cache; the system frees the lock of a process that is killed."""
+    """Lock the cache, so that one process at a time writes to it; the system frees the lock of a killed process."""
     folder = cache_dir("models")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".pull.lock")

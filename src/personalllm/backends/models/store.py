@@ -75,7 +75,7 @@ def model_problems(entry: ModelEntry, folder: Path, *, rehash: bool) -> list[str
 
 
 def model_state(name: str) -> ModelState:
-    """Tell whether a model's files are in the cache and are the right ones.
+    """Return whether a model's files are in the cache and as registered.
 
     Raises:
         UnknownName: If no model has that name.

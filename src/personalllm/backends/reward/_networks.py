@@ -49,7 +49,7 @@ class Network:
 
 
 def layout(files: Files) -> Head:
-    """Tell from configuration and tensor names what kind of head a model has."""
+    """Return the kind of head of a model, from its configuration and tensor names."""
     config = files.json("config.json")
     if config.get("model_type") == _OASST:
         return "out-proj"
@@ -155,7 +155,7 @@ def _at_end(weight: Any, bias: Any, device: str) -> Callable[..., Any]:
 
 
 def _causal(config: Any) -> bool:
-    """Tell whether a decoder's configuration leaves its attention causal."""
+    """Return whether a decoder's configuration leaves its attention causal."""
     return not any(getattr(config, name, None) for name in ("use_bidirectional_attention", "is_encoder_decoder"))
 
 

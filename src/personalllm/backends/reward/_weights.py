@@ -25,7 +25,7 @@ _TOKENIZER = (
 
 
 def _forbidden() -> bool:
-    """Tell whether a switch forbids the network."""
+    """Return whether a switch forbids the network."""
     return offline() or os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
@@ -47,7 +47,7 @@ class Files:
         return {name: vars(self)[name] for name in ("folder", "source", "revision")}
 
     def forget(self) -> None:
-        """Let go of tensors that were read."""
+        """Release tensors that were read."""
         vars(self).pop("state_dict", None)
 
     def identity(self, *, tokenizer: bool) -> str:

@@ -100,7 +100,7 @@ class PublishedEnsemble:
 
 
 def is_published(name: str) -> bool:
-    """Tell whether `load_rewards` knows a single name.
+    """Return whether `load_rewards` knows a single name.
 
     >>> [is_published(n) for n in ("published", "gemma_2b", "transformers:./my-model", "compact-v1")]
     [True, True, True, False]

@@ -211,7 +211,7 @@ class TransformersReward:
         return Encoder(self._tokenizer, self.model.template, self._read_at, limit, self.truncation)
 
     def release(self) -> None:
-        """Let go of weights and tokenizer; they are loaded again when they are needed."""
+        """Release weights and tokenizer; they are loaded again when they are needed."""
         on_cuda = str(vars(self).get("_device", "")).startswith("cuda")
         for name in _LOADED:
             vars(self).pop(name, None)
@@ -335,7 +335,7 @@ class TransformersReward:
 
 @contextmanager
 def _threads(n: int) -> Iterator[None]:
-    """Let torch compute with so many threads of the CPU, whatever the machine or an executor has set."""
+    """Set the number of CPU threads of torch, whatever the machine or an executor has set."""
     torch = import_extra("torch", "torch")
     before = torch.get_num_threads()
     torch.set_num_threads(n)
@@ -347,7 +347,7 @@ def _threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def _memory_reported(name: str) -> Iterator[None]:
-    """Say what to do if the device has no memory left."""
+    """Turn the error of a device without free memory into one with a remedy."""
     try:
         yield
     except import_extra("torch", "torch").OutOfMemoryError as error:

@@ -131,7 +131,7 @@ class ClaimResult:
 
 
 def verdict(estimate: Estimate, sign: int, n_users: int = FEWEST_USERS) -> Verdict:
-    """Hold an interval against a sign; with fewer than `FEWEST_USERS` users the verdict is unclear.
+    """Compare an interval with a sign; with fewer than `FEWEST_USERS` users the verdict is unclear.
 
     >>> verdict(Estimate(0.2, 0.1, 0.3), 1), verdict(Estimate(0.2, 0.1, 0.3), -1), verdict(Estimate(0.2, -0.1, 0.5), 1)
     ('same direction', 'opposite', 'unclear')
@@ -310,7 +310,7 @@ def judge(
     interval: Interval,
     n_users: int,
 ) -> ClaimResult:
-    """Hold a claim against our numbers.
+    """Compare a claim with our numbers.
 
     The interval is the 95 % one. For methods that are alike it is that of the difference between our highest and
     lowest, widened (Bonferroni) because they are picked among several pairs.

@@ -72,7 +72,7 @@ _EXAMPLE_FRAME = 45
 
 
 def is_paper_data(benchmark: Benchmark) -> bool:
-    """Tell whether a benchmark is the paper's: all its prompts, scored by its ten RMs, and not synthetic."""
+    """Return whether a benchmark is the paper's: all its prompts, scored by its ten RMs, and not synthetic."""
     sized = benchmark.n_prompts == _PAPER_PROMPTS and sorted(benchmark.reward_models) == sorted(PUBLISHED)
     return sized and "synthetic" not in benchmark.metadata
 
@@ -250,9 +250,9 @@ def make_plan(
     counts = tuple(sorted(dict.fromkeys(shots)))
     if not counts or counts[0] < 1:
         raise ParameterError("shots", "one or more integers >= 1", list(shots))
-    most = {"nearest": counts[-1], "pairs": counts[-1]} if counts[-1] > _KNOWN else {}
+    larger = {"nearest": counts[-1], "pairs": counts[-1]} if counts[-1] > _KNOWN else {}
     preset = get_preset(_ACROSS[settings])
-    true = preset.protocol_for(benchmark, **most | overrides)
+    true = preset.protocol_for(benchmark, **larger | overrides)
     for name, fixed, value in (
         ("track", preset.protocol["track"], true.track),
         ("prompts_per_user", 1, true.prompts_per_user),
@@ -318,7 +318,7 @@ def estimate_load(plan: Plan, benchmark: Benchmark) -> tuple[Load, ...]:
     for cell in plan.cells:
         n_responses = 2 if cell.feedback == "winning-and-losing" else 1
         history = cell.shots * (prompt + n_responses * response + _EXAMPLE_FRAME) + (_FRAME if cell.shots else 0)
-        most = int(cell.build(plan.max_tokens).params().get("max_history_tokens", 0))
-        tokens = query / _CHARACTERS_PER_TOKEN + min(most, history / _CHARACTERS_PER_TOKEN)
+        budget = int(cell.build(plan.max_tokens).params().get("max_history_tokens", 0))
+        tokens = query / _CHARACTERS_PER_TOKEN + min(budget, history / _CHARACTERS_PER_TOKEN)
         loads.append(Load(cell, plan.n_users, round(tokens * plan.n_users), plan.max_tokens * plan.n_users))
     return tuple(loads)

@@ -284,7 +284,7 @@ def _compared(plan: Plan, results: Mapping[str, Results], by_cell: Mapping[str, 
 
 
 def _verdicts(plan: Plan, rows: tuple[CellRow, ...]) -> tuple[ClaimResult, ...]:
-    """Hold the paper's claims against ours, in the metrics in which both sides have numbers."""
+    """Compare the paper's claims with ours, in the metrics in which both sides have numbers."""
     protocol = plan.protocols["none"]
     cells = {row.cell.id: row for row in rows if row.paper is not None}
     claims = [claim for claim in paper_claims(plan.shots) if set(claim.cells) <= set(cells)]
@@ -325,7 +325,7 @@ def _departures(plan: Plan, results: Results) -> tuple[Departure, ...]:
         ("Chat model", "Llama-3-8B-Instruct", str(protocol.llm), True, _PAPER_LLM in _plain(protocol.llm)),
         ("Reward models", "the ten of the paper", ", ".join(models), True, models == published),
         ("Response model of the win rate", _PAPER_REFERENCE, reference, True, reference.endswith(_PAPER_REFERENCE)),
-        ("Most new tokens", f"{_PAPER_TOKENS}", f"{plan.max_tokens}", True, plan.max_tokens == _PAPER_TOKENS),
+        ("Maximum of new tokens", f"{_PAPER_TOKENS}", f"{plan.max_tokens}", True, plan.max_tokens == _PAPER_TOKENS),
         ("Users", f"{PAPER_USERS:,}", f"{plan.n_users:,}", False, plan.n_users == PAPER_USERS),
         ("Embedder", "stella_en_400M_v5", str(protocol.embedder), False, _PAPER_EMBEDDER in _plain(protocol.embedder)),
         ("Layout of the examples", "one turn", "chat turns", False, plan.layout == "text"),
