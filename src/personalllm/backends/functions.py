@@ -165,7 +165,7 @@ def unit_rows(rows: F64, who: str) -> F32:
 
 
 def _numbers(values: Any, what: str) -> Any:
-    """Return an array, float64, of what a stranger's function returned (lists, arrays, tensors on the CPU)."""
+    """Return an array, float64, of what the function returned (lists, arrays, tensors on the CPU)."""
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -242,7 +242,7 @@ def called(factory: Any, reference: str) -> Any:
         return factory()
     except PersonalLLMError:
         raise
-    except (Exception, SystemExit) as error:  # a stranger's code: any failure is reported under its name
+    except (Exception, SystemExit) as error:  # third-party code: any failure is reported under its name
         raise PluginError(
             f"{reference!r} was called without arguments and failed: {type(error).__name__}: {error}.",
             "Give every argument a default, or name a function without arguments that makes the object.",
@@ -280,7 +280,7 @@ def checked(backend: Any, kind: str, protocol: Any, reference: str = "") -> Any:
             value = getattr(backend, name)
         except PersonalLLMError:
             raise
-        except Exception as error:  # a stranger's property: any failure is reported under its name
+        except Exception as error:  # third-party property: any failure is reported under its name
             raise PluginError(f"{where}: {name} fails: {type(error).__name__}: {error}.") from error
         if not isinstance(value, str) or not value.strip():
             raise PluginError(

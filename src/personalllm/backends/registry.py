@@ -1,4 +1,4 @@
-"""Embedders, chat models and reward ensembles by name: listed without importing them; outsiders add theirs.
+"""Embedders, chat models and reward ensembles by name: listed without importing them; plug-ins add theirs.
 
 A built-in name here is what the command line knows under that name; what it needs besides (an address, a cache) is
 given in `personalllm.backends.names`. A plugin is a class or a function that is called without arguments.

@@ -144,7 +144,7 @@ def _plugin(kind: Kind, registry: Registry, entry: Registered) -> Listing:
         return _described(kind, registry, entry)
     except UserError as error:
         return Listing(entry, problem=error.message)
-    except Exception as error:  # noqa: BLE001  (a stranger's class may fail in any way)
+    except Exception as error:  # noqa: BLE001  (third-party class: may fail in any way)
         return Listing(entry, problem=f"{type(error).__name__}: {error}")
 
 

@@ -124,7 +124,7 @@ def _say(console: Console, n_personas: int, n_prompts: int, scorer: PersonaScore
     name = scorer.identity.rsplit("@", 1)[0]
     lines = [f"{n_personas:,} personas x {n_prompts:,} prompts, scored by {name}."]
     earlier = f", {costs.n_kept:,} of them kept from before" if costs.n_kept else ""
-    lines.append(f"{costs.n_pairs:,} pairs of persona and prompt (nobody counts as one persona){earlier}.")
+    lines.append(f"{costs.n_pairs:,} pairs of persona and prompt (no persona counts as one){earlier}.")
     if costs.seconds > 0:
         long = f"{costs.seconds / 60:.0f} min" if costs.seconds > _SLOW_SECONDS else f"{costs.seconds:.0f} s"
         lines.append(f"About {long}: {costs.seconds_per_pair:.2g} s a pair (measured).")

@@ -36,7 +36,7 @@ def load_object(reference: str) -> Any:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does on import is reported under its name
+    except (Exception, SystemExit) as error:  # third-party import: any failure is reported under its name
         raise PluginError(
             f"Cannot import {module_name!r} for {reference!r}: {type(error).__name__}: {error}.",
             _how_to_import(module_name, error),
@@ -144,7 +144,7 @@ class Registry:
 
     @property
     def group(self) -> str:
-        """The entry-point group through which outsiders add names."""
+        """The entry-point group through which plug-ins add names."""
         return f"personalllm.{self.kind.replace(' ', '_')}"
 
     @property
@@ -215,7 +215,7 @@ class Registry:
             )
         try:
             return point.load()
-        except (Exception, SystemExit) as error:  # a stranger's code: any failure is reported under its name
+        except (Exception, SystemExit) as error:  # third-party code: any failure is reported under its name
             raise PluginError(
                 f"{where} does not load: {type(error).__name__}: {error}.",
                 f"Fix, update or uninstall {origin.partition(' ')[0]}; everything else works without it.",

@@ -101,7 +101,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `target`; it becomes `target` if the block ends well and nobody was faster."""
+    """Yield a temporary folder beside `target`; it is renamed to `target` unless the block fails or that one exists."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:

@@ -207,7 +207,7 @@ class _FirstColumns(Sequence[Sequence[str]]):
 
 
 def _column(name: str, values: npt.ArrayLike, dtype: type[np.generic], upper: int) -> npt.NDArray[Any]:
-    """Return a (n,) column on memory that nobody can make writable, after a check of its range [0, upper)."""
+    """Return a (n,) column on read-only memory, after a check of its range [0, upper)."""
     array = np.array(values, dtype=dtype)
     if array.ndim != 1:
         raise AxisMismatch(f"{name} must be one-dimensional, got shape {array.shape}.")

@@ -74,7 +74,7 @@ class SweepRow:
 
     @property
     def at(self) -> Condition:
-        """The condition that stands for the run."""
+        """The main condition of the run."""
         return self.results.headline
 
     @property

@@ -168,7 +168,7 @@ class Track(ABC):
         people_metrics: The metrics where the users are people; None: `metrics`.
         needs: Backends that the track itself needs, of `llm` and `rewards`.
         metrics: In the order of the tables.
-        headline: Id of the metric that stands for a run.
+        headline: Id of the main metric of a run.
         names: Baselines and oracles -> title; methods cannot have these names.
         elsewhere: Whether an executor may do the units; if not, all are done in this process.
         work_unit: What the weights of units count, in the plural.

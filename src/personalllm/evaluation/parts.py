@@ -47,7 +47,7 @@ TRACKS = Registry(
         "online": "personalllm.evaluation.tracks.online:OnlineTrack",
     },
 )
-"""Tracks by name; outsiders add theirs through entry points of the group `personalllm.track`."""
+"""Tracks by name; plug-ins add theirs through entry points of the group `personalllm.track`."""
 
 
 def load_track(name: str) -> Any:

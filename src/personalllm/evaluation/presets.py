@@ -89,7 +89,7 @@ class Preset:
         return Protocol.for_benchmark(benchmark, preset=self.id, **settings)
 
     def _fit(self, benchmark: Benchmark, settings: JSON, given: JSON) -> None:
-        """Replace what nobody gave and the benchmark does not have, in place."""
+        """Replace, in place, defaults that the benchmark is too small for."""
         flat = flatten(settings)
         per_prompt = flat.get("feedback.pairs_per_prompt") or 1
         reserved = 0

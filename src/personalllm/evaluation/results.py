@@ -81,7 +81,7 @@ class Results:
         track: Name of the track.
         methods: Methods in the order given, then baselines, then oracles.
         metrics: Those of the track, in the order of the tables.
-        main_metric: Id of the metric that stands for the run.
+        main_metric: Id of the main metric of the run.
         conditions: Everything that was measured.
         directory: The run directory; None if the run was kept in memory.
         manifest: Versions, fingerprints and sizes of the run.
@@ -106,7 +106,7 @@ class Results:
 
     @property
     def headline(self) -> Condition:
-        """The condition that stands for the run: both or unseen users, unseen prompts, true history, maximum shots."""
+        """The main condition of the run: both or unseen users, unseen prompts, true history, maximum shots."""
         first = min(self.conditions, key=_line)
         return max((c for c in self.conditions if _line(c) == _line(first)), key=lambda condition: condition.shots)
 

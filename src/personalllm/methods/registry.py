@@ -1,4 +1,4 @@
-"""The methods by name: listed without importing them; outsiders add theirs through entry points."""
+"""The methods by name: listed without importing them; plug-ins add theirs through entry points."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def leaderboard(
     main, rows = results.metric(results.main_metric), ranked(results, condition)
     compared = {pair.b: pair for pair in results.comparisons(main.id, condition, versus)}
     rival = next(iter(compared.values())).a if compared else versus
-    leading = leading_metrics(results)
-    first = next((each for each in leading if any(_is_known(row, each, condition) for row in rows)), main)
+    leading = [each for each in leading_metrics(results) if any(_is_known(row, each, condition) for row in rows)]
+    first = leading[0] if leading else main
     shots = _shots(results, first, condition) if curve else ()
     columns = [Column(f"{k} shots" if not i else str(k), optional=min(i, 1) * (1 + i)) for i, k in enumerate(shots)]
     others = [metric for metric in results.metrics if metric is not main and metric not in leading]
@@ -112,12 +112,19 @@ def leaderboard(
         "leaderboard",
         _title(results, condition),
         f"{results.about_intervals(condition)} Differences from {rival} are paired"
-        f"{'; verdicts are Holm-corrected at 5 %' * tested}. "
-        "Below the methods: baselines, which ignore the user, and oracles, which see the scores.",
+        f"{'; verdicts are Holm-corrected at 5 %' * tested}. {_below(rows)}".rstrip(),
         tuple(columns),
         tuple(Row(row.title or row.label, cells(row), row.label, row.kind) for row in rows),
     )
     return grid.without_empty_columns(keep=len(shots) + len(leading))
+
+
+def _below(rows: Sequence[MethodResult]) -> str:
+    """Return what the rows below the methods are, of the kinds that there are."""
+    meanings = {"baseline": "baselines, which ignore the user", "oracle": "oracles, which see the scores"}
+    kinds = {row.kind for row in rows}
+    listed = ", and ".join(meaning for kind, meaning in meanings.items() if kind in kinds)
+    return f"Below the methods: {listed}." if listed else ""
 
 
 def leading_metrics(results: Results) -> tuple[Metric, ...]:

@@ -87,7 +87,7 @@ def _failure(check: Check) -> str:
         check.run()
     except AssertionError as error:
         return str(error) or _raised(error)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  (a stranger's code: any failure is its verdict)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (third-party code: any failure is its verdict)
         return _raised(error)
     return ""
 

@@ -34,8 +34,8 @@ class OpenAIEmbedder:
         batch: Maximum texts in one request, >= 1.
         max_chars: Only the first `max_chars` characters of a text are sent, >= 1; part of the identity. All of it if
             None, and the server refuses what is too long.
-        timeout: Maximum seconds without a sign of life.
-        retries: Further tries after a failure that may pass.
+        timeout: Maximum seconds without a byte from the server.
+        retries: Further tries after a transient failure.
 
     Raises:
         UserError: If the address cannot be used.

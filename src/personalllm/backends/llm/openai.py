@@ -90,7 +90,7 @@ class OpenAIChatModel(BatchChatModel):
         stream: Whether replies are received piece by piece. The texts are the same.
         concurrency: Maximum requests under way at once, >= 1.
         revision: What fixes the weights (a commit, a digest); takes the place of the address in the identity.
-        options: Patience, further fields, and a tokenizer.
+        options: Time limits, retries, further fields, and a tokenizer.
 
     Raises:
         UserError: If the address cannot be used.

@@ -27,7 +27,7 @@ views = Registry(
         "predict-people": "personalllm.report.views.people:PeopleView",
     },
 )
-"""Views by track, `TRACK-people` for runs on people; outsiders add theirs through entry points `personalllm.view`."""
+"""Views by track, `TRACK-people` for runs on people; plug-ins add theirs through entry points `personalllm.view`."""
 
 
 def make_view(results: Results, key: str = "", versus: str | None = None, label: str = "") -> View:

@@ -73,7 +73,7 @@ class View:
 
     @property
     def main(self) -> Metric:
-        """The metric that stands for the run."""
+        """The main metric of the run."""
         return self.results.metric(self.results.main_metric)
 
     @property
