@@ -56,6 +56,7 @@ def test_its_stages_fit_together(make_tiny, monkeypatch, tmp_path):
     monkeypatch.setattr("personalllm.backends.llm.LocalChatModel", lambda **sizes: EchoChatModel())
     monkeypatch.setattr(f"{names}.build_rewards", lambda metadata, embedder: SurfaceRewards())
     monkeypatch.setattr(demo_command, "POOL", {"n_users": 20, "pairs_per_user": 6})
+    monkeypatch.setattr(demo_command, "METHODS", ("ridge-user", "pooled-bt"))
     text = demo(tmp_path, "--users", "10")
     check_demo(tmp_path, text, users=10)
     assert "writes 3 responses to 3 prompts" in text
@@ -70,7 +71,7 @@ def check_demo(out: Path, text: str, users: int = 40) -> None:
     for label in ("Rank: another user\u2019s history", "Predict"):
         assert f">{label}</a>" in page
     assert "Did personalisation help?" in text
-    for name in ("Calibrated Bayes on text and embedding", "Pooled Bradley-Terry", "Best on text and pool alone"):
+    for name in ("Pooled Bradley-Terry", "Best on text and pool alone"):
         assert name in page
     assert "<script" not in page
     runs = [load_run(path.parent).protocol for path in out.rglob("manifest.json")]
