@@ -278,7 +278,7 @@ BAD = [
     (("--only", "audits"), UnknownName, "Did you mean 'audit'"),
     (("--only", "people"), UserError, "Give --votes FILE"),
     (("--only", "personas"), UserError, "Give --personas FILE"),
-    (("--only", "opinion"), UserError, "Give --questions FILE"),
+    (("--only", "opinion"), UserError, "Give --opinions FOLDER, or --questions and --opinions"),
     (("--only", "paper", "--alpha", "1"), UserError, "0.01, 0.05 and 0.1"),
     (("--only", "regressions", "--features", f"{__name__}:Absent"), MissingExtra, "nothing"),
     (("--out", "tiny.parquet"), UserError, "not a folder"),

@@ -214,7 +214,11 @@ BAD: list[tuple[list[str], type[PersonalLLMError], str]] = [
     (["longest", "--versus", "longst", *PREDICT], UnknownName, "no method in this run named 'longst'.*'longest'"),
     (["zero-shot", *PREDICT], UserError, "'zero-shot' does not take part in the predict track"),
     (["longest", "--set", "prediction.users=[]", *PREDICT], ParameterError, "prediction.users"),
-    (["longest", "model:one", *PREDICT], UserError, "'model:one' is a baseline of the generate and the rank track"),
+    (
+        ["longest", "model:one", *PREDICT],
+        UserError,
+        "'model:one' is a baseline of another track: generate, online, rank",
+    ),
     (["methods_for_tests:Hinted", *PREDICT], UserError, "--set prediction.reward_signals=true"),
     (["longest", *PEOPLE, "--column", "user"], UserError, "Cannot read --column 'user'. Write COLUMN=NAME"),
     (["longest", *PEOPLE, "--set", "folds.prompt_folds=2"], UserError, "--set folds.prompt_folds is given twice"),

@@ -75,7 +75,7 @@ def test_every_field_is_an_option_of_evaluate(options: type, output: Callable[..
     shown = output("evaluate", "--help")
     for field in fields(options):
         assert field.default is not MISSING
-        assert ("--set" if field.name == "settings" else f"--{field.name.replace('_', '-')}") in shown
+        assert {"settings": "--set", "read_as": "--as"}.get(field.name, f"--{field.name.replace('_', '-')}") in shown
 
 
 def test_mistyped_names_get_a_suggestion(run: Callable[..., Any]) -> None:

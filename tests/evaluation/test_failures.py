@@ -103,7 +103,7 @@ def test_a_response_model_that_is_not_the_reference_is_refused(benchmark_: Bench
     ids=["name", "none", "number", "rows"],
 )
 def test_what_is_no_data_is_refused(data: Any, message: str) -> None:
-    with pytest.raises(UserError, match="data must be a Benchmark or Preferences, " + message):
+    with pytest.raises(UserError, match="data must be a Benchmark, Preferences or Ratings, " + message):
         evaluate(["random"], data)
 
 

@@ -150,7 +150,7 @@ def test_a_class_typed_into_a_session_is_warned_of(
 
 
 def test_a_baseline_of_another_track_is_named() -> None:
-    with pytest.raises(UserError, match=r"'oracle' is a baseline of the .*rank track. Leave it out: the predict track"):
+    with pytest.raises(UserError, match=r"'oracle' is a baseline of another track: .*rank\. Leave it out"):
         resolve(["oracle"], load_track("predict"))
     assert resolve(["random"], load_track("predict")) == ((), ("random",))
 

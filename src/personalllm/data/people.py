@@ -93,6 +93,7 @@ def open_people(
     if layout is not None and layout not in LAYOUTS:
         raise UnknownName("layout", layout, LAYOUTS)
     place, where = _located(source, layout)
+    place = list(place) if isinstance(place, Iterator) else place  # it is read twice
     name = name or (Path(where or str(place)).name.partition("@")[0] if isinstance(place, str | Path) else "people")
     notes = parquet_notes(parts_of(place)).get("people", {})
     odd: Oddities = Counter(notes.get("odd"))

@@ -285,7 +285,7 @@ def _expand(item: object, track: type[Track], *, signals: bool) -> Sequence[Meth
     others = [other for other in TRACKS if name not in list_methods() and load_track(other).is_baseline(name)]
     if others:
         raise UserError(
-            f"{item!r} is a baseline of the {' and the '.join(others)} track.",
+            f"{item!r} is a baseline of another track: {', '.join(others)}.",
             f"Leave it out: the {track.id} track has {', '.join(track.names) or 'none'}.",
         )
     try:

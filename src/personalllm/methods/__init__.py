@@ -4,7 +4,7 @@ Every built-in class is imported when it is first used:
 
 >>> from personalllm import methods
 >>> methods.LoRe(n_basis=4)
-LoRe(n_features=None, n_basis=4, prior_strength=None, ridge=None, rounds=5)
+LoRe(implied=True, n_features=None, n_basis=4, prior_strength=None, ridge=None, rounds=5)
 """
 
 from __future__ import annotations

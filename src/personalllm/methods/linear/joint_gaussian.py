@@ -83,7 +83,7 @@ class JointGaussian(Method):
         result = np.zeros((len(queries), corpus.n_responses), np.float32)
         order = np.argsort(queries.prompt, kind="stable")
         prompts, starts = np.unique(queries.prompt[order], return_index=True)
-        for prompt, rows in zip(prompts.tolist(), np.split(order, starts[1:]), strict=True):
+        for prompt, rows in zip(prompts.tolist(), np.split(order, starts)[1:], strict=True):
             n = int(corpus.counts[prompt])
             keys = prompt * corpus.n_responses + np.arange(n, dtype=np.int64)
             names = response_names(corpus, keys)

@@ -237,7 +237,7 @@ def _mean_slopes(x: F64, total: F64, raters: F64, prompt: I64) -> F64:
 def _user_slopes(standings: Standings, above: F64) -> F64:
     """Return each user's slopes beyond those of the mean, float64 (n_users, n_features)."""
     d, rows = standings.features.shape[1], np.ones(len(above), np.bool_)
-    some = np.unique(np.linspace(0, max(0, standings.n_users - 1), _TUNED_ON).astype(np.int64))
+    some = np.unique(np.linspace(0, max(0, standings.n_users - 1), _TUNED_ON).astype(np.int64))[: standings.n_users]
 
     def slopes(used: npt.NDArray[np.bool_], penalty: float, users: I64) -> F64:
         result = np.zeros((standings.n_users, d))
