@@ -360,13 +360,11 @@ def test_who_rated_no_whole_group_is_not_asked() -> None:
         evaluate([f"greedy[{BT}]"], none, "online", few, embedder=embedder)
 
 
-def test_an_executor_gives_the_same(benchmark_: Benchmark) -> None:
-    from personalllm.backends.executor import ProcessExecutor
-
+def test_an_executor_gives_the_same(benchmark_: Benchmark, elsewhere: Any) -> None:
     settings = {**FEW, "users_per_shard": 6}
     settings["online"] = {"checkpoints": settings.pop("checkpoints")}
     given: dict[str, Any] = {"protocol": Protocol.for_data(benchmark_, track="online", **settings)}
     given["embedder"] = HashEmbedder()
     here = evaluate([f"greedy[{BT}]"], benchmark_, **given)
-    there = evaluate([f"greedy[{BT}]"], benchmark_, **given, executor=ProcessExecutor(2))
+    there = evaluate([f"greedy[{BT}]"], benchmark_, **given, executor=elsewhere)
     assert there.table().equals(here.table())
