@@ -47,7 +47,7 @@ def start(command: str, recipe: Path, out: Path) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     status = 1
     try:
-        STEPS[command](recipe, out)
+        STEPS[command](recipe, out=out)
         status = 0
     finally:
         if status:

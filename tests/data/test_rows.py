@@ -7,9 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pandas as pd
-import polars as pl
 import pyarrow as pa
 import pyarrow.feather as feather
 import pyarrow.parquet as pq
@@ -87,12 +84,14 @@ def test_every_table_format_gives_the_same_rows(tmp_path: Path, kind: str) -> No
 def tables(library: str) -> list[Any]:
     table = pa.Table.from_pylist(ROWS)
     if library == "polars":
+        pl = pytest.importorskip("polars")
         return [pl.DataFrame(COLUMNS), pl.LazyFrame(COLUMNS)]
     if library == "datasets":
+        datasets = pytest.importorskip("datasets")
         dataset = datasets.Dataset.from_list([*reversed(ROWS)]).select([1, 0])
         return [dataset, dataset.to_iterable_dataset(), datasets.DatasetDict({"train": dataset})]
     if library == "pandas":
-        return [pd.DataFrame(COLUMNS)]
+        return [pytest.importorskip("pandas").DataFrame(COLUMNS)]
     return [ROWS, iter(ROWS), {"train": ROWS}, COLUMNS, table, table.to_reader(), Stream(table)]
 
 
@@ -189,6 +188,7 @@ def test_a_cell_that_cannot_be_used_is_named(tmp_path: Path, line: str, message:
 
 
 def test_fractions_of_pandas_are_whole_numbers() -> None:
+    pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(
         {
             "instruction": ["a", "b"],
@@ -208,6 +208,7 @@ def test_fractions_of_pandas_are_whole_numbers() -> None:
 
 
 def test_an_empty_cell_of_csv_is_a_missing_value_as_in_pandas(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
     path = tmp_path / "p.csv"
     path.write_text("user,prompt,chosen,rejected\nann,Hi,Hello.,What?\nbob,Hi,Hello.,\n", encoding="utf-8")
     for source in (path, pd.read_csv(path)):
@@ -248,6 +249,7 @@ def test_candidates_of_any_number() -> None:
 
 
 def test_a_benchmark_from_memory_equals_the_file(tmp_path: Path, columns: Any, write_parquet: Any) -> None:
+    pd = pytest.importorskip("pandas")
     expected = load(write_parquet(tmp_path / "a.parquet", columns)).fingerprint
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     for source in (rows, pd.DataFrame(columns), pa.table(columns)):
