@@ -7,7 +7,7 @@ from personalllm.core.errors import UserError
 from personalllm.core.seeding import generator
 from personalllm.core.types import Corpus, Histories, Queries
 from personalllm.methods import get_method
-from personalllm.methods.linear.matrix_factorisation import _by_text, _names
+from personalllm.methods.linear.matrix_factorisation import _by_text
 from personalllm.methods.parts.factors import _Problem, fit_factors, held_out, population
 from personalllm.methods.parts.features import FeatureMap, Pairs, used_responses
 from personalllm.methods.parts.particles import log_likelihoods, posterior, vote
@@ -140,7 +140,7 @@ def test_known_responses_use_their_own_factors_and_unknown_ones_their_features()
     assert method.deviations_.shape == (len(method.names_), 1 + method.size_)
     method.deviations_ = method.deviations_ + 5.0
     features = FeatureMap.of_keys(method.features_, HashEmbedder(), corpus, np.arange(2 * 60))
-    items = method._items(features, _names(corpus, np.arange(2 * 60)))
+    items = method._items(features, response_names(corpus, np.arange(2 * 60)))
     own = items - features.astype(np.float64) @ method.slopes_
     known = np.isin(np.arange(2 * 60), used_responses(pool)[0])
     assert np.all(own[known] > 4)

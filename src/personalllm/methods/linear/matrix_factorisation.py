@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from personalllm.core.types import F32, F64, I64, Corpus, Histories, Queries
+from personalllm.core.types import F32, F64, Histories, Queries
 from personalllm.methods.base import fitting
 from personalllm.methods.parts.factors import Factors, fit_factors, held_out, held_out_loss, population
-from personalllm.methods.parts.features import FeatureMap, Pairs, text_blocks, used_responses
+from personalllm.methods.parts.features import FeatureMap, Pairs, used_responses
 from personalllm.methods.parts.learner import PreferenceLearner
 from personalllm.methods.parts.linear_method import moderated_scores
 from personalllm.methods.parts.logistic import newton_map
+from personalllm.methods.parts.standings import Names, response_names
 
 __all__ = ["MatrixFactorisation"]
-
-Names = npt.NDArray[np.uint64]
 
 _PENALTIES = (1000.0, 100.0, 30.0, 10.0, 3.0, 1.0)
 _SIZES = (2, 4, 8)
@@ -121,7 +118,7 @@ class MatrixFactorisation(PreferenceLearner):
         width = queries.corpus.n_responses
         keys = (np.unique(queries.prompt).astype(np.int64)[:, None] * width + np.arange(width)).ravel()
         features = candidates.reshape(len(keys), candidates.shape[2])
-        items = self._items(features, _names(queries.corpus, keys)).astype(np.float32)
+        items = self._items(features, response_names(queries.corpus, keys)).astype(np.float32)
         shape = (*candidates.shape[:2], items.shape[1])
         return moderated_scores(self.user_mean_, self.user_spread_, items.reshape(shape), index, queries.user)
 
@@ -129,7 +126,7 @@ class MatrixFactorisation(PreferenceLearner):
         """Return what is learned from, and the names of the distinct responses, in the order of their vectors."""
         pairs = self.features_.pairs(self.embedder, histories, together=self.together)
         of = histories.implied()[0] if self.together else histories
-        return pairs, _names(histories.corpus, used_responses(of)[0])
+        return pairs, response_names(histories.corpus, used_responses(of)[0])
 
     def _items(self, features: F32, names: Names) -> F64:
         """Return the factors of responses, float64 (n, 1 + n_factors), with the deviations of those that are known."""
@@ -139,17 +136,6 @@ class MatrixFactorisation(PreferenceLearner):
         train = train[self.names_[index[train]] == names[train]]
         items[train] += self.deviations_[index[train]]
         return np.asarray(items)
-
-
-def _names(corpus: Corpus, keys: I64) -> Names:
-    """Return 64 bits that stand for the texts of prompt and response, uint64 (n,), of ascending keys."""
-    result = np.empty(len(keys), dtype=np.uint64)
-    prompts = (keys // max(1, corpus.n_responses)).tolist()
-    for block, texts in text_blocks(corpus, keys):
-        for i, text in enumerate(texts, block.start):
-            name = blake2b(f"{corpus.prompts[prompts[i]]}\0{text}".encode(), digest_size=8)
-            result[i] = int.from_bytes(name.digest(), "little")
-    return result
 
 
 def _by_text(pairs: Pairs, names: Names) -> tuple[Pairs, Names]:
